@@ -1,0 +1,1 @@
+"""The nightly job: bundle and items -> release."""

@@ -1,0 +1,1 @@
+"""Release and history -> POST /recommend."""

@@ -1,0 +1,112 @@
+"""Stream the event log: record batches of rows whose ids are strings and whose times are milliseconds.
+
+E: events of a batch
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from twotower.errors import DataError
+from twotower.features import Ints
+from twotower.schema import EventColumns
+
+BATCH_ROWS = 131_072
+MAX_ID_BYTES = 128
+# Epoch seconds of any plausible date, read as milliseconds, fall before this; so do a timestamp's unit errors.
+_EARLIEST_MS = 315_532_800_000  # 1980-01-01
+_LATEST_MS = 4_102_444_800_000  # 2100-01-01
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """Some rows of the log, in file order."""
+
+    user_ids: pa.Array
+    item_ids: pa.Array
+    times_ms_E: Ints
+    event_types: pa.Array
+    features: dict[str, pa.Array]
+
+    def __len__(self) -> int:
+        return len(self.times_ms_E)
+
+
+def stream_events(path: Path, columns: EventColumns, features: tuple[str, ...] = ()) -> Iterator[EventBatch]:
+    """Batches of the log with the features asked for; DataError names the column and what is wrong with it."""
+    dataset = open_parquet(path, "events")
+    needed = [*columns.roles, *features]
+    require_columns(dataset.schema, needed, path)
+    empty = True
+    for batch in dataset.to_batches(columns=needed, batch_size=BATCH_ROWS, batch_readahead=1, fragment_readahead=1):
+        if not batch.num_rows:
+            continue
+        empty = False
+        user, item, time, kind = (batch.column(name) for name in columns.roles)
+        yield EventBatch(
+            user_ids=ids(user, columns.user_id),
+            item_ids=ids(item, columns.item_id),
+            times_ms_E=times_ms(time, columns.timestamp),
+            event_types=kind.cast(pa.string()).fill_null("event"),
+            features={name: batch.column(name) for name in features},
+        )
+    if empty:
+        raise DataError(f"{path} holds no events")
+
+
+def open_parquet(path: Path, what: str) -> ds.Dataset:
+    """A Parquet file, or every Parquet file of a directory, as one dataset."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist: give the Parquet file (or a directory of them) that holds the {what}")
+    try:
+        return ds.dataset(path, format="parquet")
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def require_columns(schema: pa.Schema, names: list[str], path: Path) -> None:
+    """DataError when a column that the schema file names is absent."""
+    if missing := [n for n in names if n not in schema.names]:
+        raise DataError(
+            f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(schema.names)}. "
+            f"Correct the names in schema.toml, or the file."
+        )
+
+
+def ids(column: pa.Array, name: str) -> pa.Array:
+    """The column as opaque string ids of 1 to 128 bytes; a missing id becomes the empty string."""
+    if pa.types.is_floating(column.type):
+        raise DataError(f"column {name!r} holds floats: ids are strings or integers")
+    try:
+        strings = column.cast(pa.string()).fill_null("")
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"column {name!r} holds {column.type}: ids are strings or integers") from error
+    longest = pc.max(pc.binary_length(strings)).as_py() or 0
+    if longest > MAX_ID_BYTES:
+        raise DataError(f"column {name!r} holds an id of {longest} bytes: ids are at most {MAX_ID_BYTES} bytes")
+    return strings
+
+
+def times_ms(column: pa.Array, name: str) -> Ints:
+    """The column as UTC milliseconds; DataError for a missing time, or for numbers that can only be of another unit."""
+    if column.null_count:
+        raise DataError(f"column {name!r}: {column.null_count} events have no time; drop them or fill them in")
+    if pa.types.is_integer(column.type):
+        values = column.cast(pa.int64())
+    elif pa.types.is_temporal(column.type):
+        values = column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
+    else:
+        raise DataError(f"column {name!r} holds {column.type}: give a timestamp, or integers that count milliseconds")
+    result: Ints = values.to_numpy(zero_copy_only=False)
+    low, high = int(result.min()), int(result.max())
+    if low < _EARLIEST_MS or high > _LATEST_MS:
+        unit = "seconds" if high < _EARLIEST_MS else "micro- or nanoseconds" if low > _LATEST_MS else "another unit"
+        raise DataError(
+            f"column {name!r} reaches from {low} to {high}, which as milliseconds lies outside 1980 to 2100: "
+            f"it looks like {unit}. Store a timestamp, or epoch milliseconds."
+        )
+    return result

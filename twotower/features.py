@@ -1,0 +1,316 @@
+"""Raw column values -> the arrays the model reads. Pure, and versioned by `FeatureSpec.version`.
+
+Words, categories and ids become rows of one shared hash table (k signed hashes each, so that no vocabulary has to be
+kept and new values work at once); numbers and times become piecewise-linear encodings.
+
+N: items or events, S: hash slots of one row, F: dense features of one row, B: bins
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from twotower.errors import DataError
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.int32]
+Hashes = npt.NDArray[np.uint64]
+
+VERSION = 1
+DAY_MS = 86_400_000
+EVENT_TIME_WIDTH = 6
+REQUEST_TIME_WIDTH = 7
+_WORD = re.compile(r"\w+")
+
+
+class FieldSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature column as fitted on the training data."""
+
+    name: str
+    kind: str
+    edges: tuple[float, ...] = ()  # numeric, time: B + 1 quantiles of the training rows
+    dim: int = 0  # vector: its length
+
+    @property
+    def dense_width(self) -> int:
+        """Columns this field fills in the dense array."""
+        match self.kind:
+            case "numeric":
+                return max(len(self.edges) - 1, 0) + 1
+            case "time":
+                return max(len(self.edges) - 1, 0) + 3
+            case "vector":
+                return self.dim + 1
+            case _:
+                return 0
+
+    def num_slots(self, spec: "FeatureSpec") -> int:
+        """Hash slots this field fills."""
+        match self.kind:
+            case "id":
+                return spec.num_id_hashes
+            case "categorical":
+                return spec.num_hashes
+            case "list" | "text":
+                return spec.num_hashes * spec.max_tokens
+            case _:
+                return 0
+
+
+class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that turns a raw row into arrays; part of the vector space's identity."""
+
+    fields: tuple[FieldSpec, ...]
+    version: int = VERSION
+    num_hashes: int = 2  # two signed hashes keep most value pairs apart (Svenstrup et al. 2017)
+    num_id_hashes: int = 3
+    max_tokens: int = 12  # words and word pairs of a text, values of a list; the rest is cut
+
+    @property
+    def hashed(self) -> tuple[FieldSpec, ...]:
+        """Fields that live in the hash table, in slot order."""
+        return tuple(f for f in self.fields if f.num_slots(self))
+
+    @property
+    def slot_counts(self) -> tuple[int, ...]:
+        """Slots of each hashed field."""
+        return tuple(f.num_slots(self) for f in self.hashed)
+
+    @property
+    def dense_width(self) -> int:
+        """F."""
+        return sum(f.dense_width for f in self.fields)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRows:
+    """Rows ready for the model: table rows and signed weights of every slot, and dense features."""
+
+    slots_NS: Rows
+    weights_NS: Floats
+    dense_NF: Floats
+
+    def __len__(self) -> int:
+        return len(self.slots_NS)
+
+    def take(self, index: npt.NDArray[Any]) -> "EncodedRows":
+        """The rows at `index`."""
+        return EncodedRows(self.slots_NS[index], self.weights_NS[index], self.dense_NF[index])
+
+    @staticmethod
+    def concatenate(parts: Sequence["EncodedRows"]) -> "EncodedRows":
+        """All rows of all parts, in order."""
+        return EncodedRows(
+            np.concatenate([p.slots_NS for p in parts]),
+            np.concatenate([p.weights_NS for p in parts]),
+            np.concatenate([p.dense_NF for p in parts]),
+        )
+
+
+def fingerprint(field: str, values: Sequence[str]) -> Hashes:
+    """A 64-bit keyed hash of each (field, value).
+
+    This is the permutation of ids that hashing needs: nothing of an id's digits or order survives it, so catalogue
+    order cannot leak into the model (ids of one basket are often sorted).
+    """
+    seed = xxhash.xxh3_64_intdigest(field.encode())
+    return np.fromiter(
+        (xxhash.xxh3_64_intdigest(v.encode("utf-8", "surrogatepass"), seed) for v in values), np.uint64, len(values)
+    )
+
+
+def hash_slots(prints: Hashes, num_hashes: int, table_rows: int) -> tuple[Rows, Floats]:
+    """`num_hashes` (row, sign) pairs per fingerprint by the splitmix64 finaliser (Steele et al. 2014).
+
+    Shapes [..., num_hashes]; rows in [0, table_rows), signs -1 or 1.
+    """
+    with np.errstate(over="ignore"):
+        x = prints[..., None] + np.uint64(0x9E3779B97F4A7C15) * np.arange(1, num_hashes + 1, dtype=np.uint64)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x ^= x >> np.uint64(31)
+    rows = ((x >> np.uint64(1)) % np.uint64(table_rows)).astype(np.int32)
+    return rows, np.where(x & np.uint64(1), 1.0, -1.0).astype(np.float32)
+
+
+def piecewise_linear(values: npt.NDArray[np.float64], edges: Sequence[float]) -> Floats:
+    """Piecewise-linear encoding (Gorishniy et al. 2022, eq. 1) with a missing flag; shape [N, B + 1].
+
+    Values beyond the outer edges saturate, so that a wild value (89,638 litres of fuel) cannot dominate.
+    """
+    bounds = np.asarray(edges, np.float64)
+    missing = ~np.isfinite(values)
+    filled = np.where(missing, bounds[0] if len(bounds) else 0.0, values)
+    low, width = bounds[:-1], np.diff(bounds)
+    parts = np.clip((filled[:, None] - low) / np.where(width > 0, width, 1.0), 0.0, 1.0)
+    parts[missing] = 0.0
+    return np.concatenate([parts, missing[:, None]], 1).astype(np.float32)
+
+
+def quantile_edges(values: npt.NDArray[np.float64], num_bins: int = 8) -> tuple[float, ...]:
+    """Distinct quantiles of the finite values: the bin edges of `piecewise_linear`; empty when there is nothing to bin."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return ()
+    edges = np.unique(np.quantile(finite, np.linspace(0, 1, num_bins + 1)))
+    return tuple(float(e) for e in edges) if len(edges) > 1 else (float(edges[0]), float(edges[0]) + 1.0)
+
+
+def fit_field(name: str, kind: str, column: pa.Array) -> FieldSpec:
+    """The spec of one column, bins and dimensions taken from the rows given (training rows only)."""
+    match kind:
+        case "numeric":
+            return FieldSpec(name=name, kind=kind, edges=quantile_edges(to_floats(column, name)))
+        case "time":
+            return FieldSpec(name=name, kind=kind, edges=quantile_edges(to_days(column, name)))
+        case "vector":
+            lengths = pc.unique(pc.list_value_length(column).drop_null())
+            if len(lengths) > 1:
+                raise DataError(f"column {name!r}: vectors of {len(lengths)} different lengths; all must have one length")
+            return FieldSpec(name=name, kind=kind, dim=lengths[0].as_py() if len(lengths) else 0)
+        case _:
+            return FieldSpec(name=name, kind=kind)
+
+
+def encode_rows(columns: dict[str, pa.Array], spec: FeatureSpec, table_rows: int) -> EncodedRows:
+    """Encode N rows given as one array per field of the spec; a field that is absent is missing in every row."""
+    num_rows = len(next(iter(columns.values())))
+    slots: list[Rows] = []
+    weights: list[Floats] = []
+    dense: list[Floats] = [np.zeros((num_rows, 0), np.float32)]
+    for field in spec.fields:
+        column = columns.get(field.name)
+        if column is None:
+            column = pa.nulls(num_rows)
+        if field.num_slots(spec):
+            rows, signs = _encode_hashed(column, field, spec, table_rows)
+            slots.append(rows)
+            weights.append(signs)
+        else:
+            dense.append(_encode_dense(column, field))
+    if not slots:
+        slots, weights = [np.zeros((num_rows, 0), np.int32)], [np.zeros((num_rows, 0), np.float32)]
+    return EncodedRows(np.concatenate(slots, 1), np.concatenate(weights, 1), np.concatenate(dense, 1))
+
+
+def encode_wanted(event_types: Sequence[str | None], spec: FeatureSpec, table_rows: int) -> tuple[Rows, Floats]:
+    """Slots and weights [Q, num_hashes] of the event type each request asks for; None is "whatever comes next"."""
+    field = FieldSpec(name="wanted_event_type", kind="categorical")
+    return _encode_hashed(pa.array(event_types, pa.string()), field, spec, table_rows)
+
+
+def _encode_hashed(column: pa.Array, field: FieldSpec, spec: FeatureSpec, table_rows: int) -> tuple[Rows, Floats]:
+    """Slots and weights of one field, [N, num_slots]. Each distinct value is hashed once."""
+    encoded = column.dictionary_encode() if not pa.types.is_nested(column.type) else _encode_lists(column)
+    values = encoded.dictionary.to_pylist()
+    if field.kind in ("id", "categorical"):
+        num_hashes = spec.num_id_hashes if field.kind == "id" else spec.num_hashes
+        tokens: list[list[str]] = [[str(v)] for v in values]
+        width = 1
+    else:
+        num_hashes, width = spec.num_hashes, spec.max_tokens
+        tokens = [(_words(str(v)) if field.kind == "text" else [str(x) for x in v])[:width] for v in values]
+    # The last row stands for a missing value: one token of its own.
+    tokens.append([])
+    counts = np.array([max(len(t), 1) for t in tokens])
+    prints = np.zeros((len(tokens), width), np.uint64)
+    flat = fingerprint(field.name, [x for t in tokens for x in (t or ["\0missing"])])
+    filled = np.arange(width) < counts[:, None]
+    prints[filled] = flat
+    rows, signs = hash_slots(prints, num_hashes, table_rows)
+    signs *= np.where(filled, counts[:, None] ** -0.5, 0.0).astype(np.float32)[..., None]
+    index = encoded.indices.fill_null(len(tokens) - 1).to_numpy(zero_copy_only=False)
+    return rows.reshape(len(tokens), -1)[index], signs.reshape(len(tokens), -1)[index]
+
+
+def _encode_lists(column: pa.Array) -> pa.DictionaryArray:
+    """Dictionary of distinct lists; Arrow has none for nested types."""
+    seen: dict[tuple[object, ...], int] = {}
+    index = [None if v is None else seen.setdefault(tuple(x for x in v if x is not None), len(seen)) for v in column.to_pylist()]
+    return pa.DictionaryArray.from_arrays(pa.array(index, pa.int32()), pa.array([list(k) for k in seen], column.type))
+
+
+def _words(text: str) -> list[str]:
+    """Lower-case words, then pairs of neighbours."""
+    words = _WORD.findall(text.lower())
+    return words + [f"{a} {b}" for a, b in pairwise(words)]
+
+
+def _encode_dense(column: pa.Array, field: FieldSpec) -> Floats:
+    if field.kind == "numeric":
+        return piecewise_linear(to_floats(column, field.name), field.edges)
+    if field.kind == "time":
+        days = to_days(column, field.name)
+        year = np.nan_to_num(days) * (2 * np.pi / 365.2425)
+        return np.concatenate(
+            [piecewise_linear(days, field.edges), (np.stack([np.sin(year), np.cos(year)], 1) * np.isfinite(days)[:, None])], 1
+        ).astype(np.float32)
+    return _encode_vectors(column, field)
+
+
+def _encode_vectors(column: pa.Array, field: FieldSpec) -> Floats:
+    """Unit-length vectors and a missing flag, [N, dim + 1]; a vector of another length or with a NaN is missing."""
+    out = np.zeros((len(column), field.dim + 1), np.float32)
+    out[:, -1] = 1.0
+    if field.dim and not pa.types.is_null(column.type):
+        right = pc.equal(pc.list_value_length(column), field.dim).fill_null(False).to_numpy(zero_copy_only=False)
+        flat = pc.list_flatten(column.filter(pa.array(right))).fill_null(float("nan"))
+        vectors = flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, field.dim)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        good = np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)
+        out[np.flatnonzero(right)[good], :-1] = vectors[good] / norms[good]
+        out[np.flatnonzero(right)[good], -1] = 0.0
+    return out
+
+
+def to_floats(column: pa.Array, name: str) -> npt.NDArray[np.float64]:
+    """The column as float64, NaN where missing; DataError when it holds no numbers."""
+    try:
+        return column.cast(pa.float64()).fill_null(float("nan")).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"column {name!r} is numeric in the schema but holds {column.type}: {error}") from error
+
+
+def to_days(column: pa.Array, name: str) -> npt.NDArray[np.float64]:
+    """The column as days since the epoch, NaN where missing; DataError when it holds no times."""
+    if pa.types.is_null(column.type):
+        return np.full(len(column), np.nan)
+    try:
+        stamps = column.cast(pa.timestamp("ms"), safe=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"column {name!r} is a time in the schema but holds {column.type}: {error}") from error
+    return to_floats(stamps.cast(pa.int64()), name) / DAY_MS
+
+
+def event_time_features(times_ms: Ints) -> Floats:
+    """What an event of one history knows of time, [L, 6]: gap to the event before, same-time flag, hour, weekday.
+
+    Gaps look back and the first event of a window has none, so the features are a function of the window alone.
+    """
+    gaps = np.diff(times_ms, prepend=times_ms[:1]) / DAY_MS
+    together = (gaps == 0).astype(np.float64)
+    together[:1] = 0.0
+    return np.stack([np.log1p(np.maximum(gaps, 0)) / 3, together, *_clock(times_ms)], 1).astype(np.float32)
+
+
+def request_time_features(now_ms: Ints, last_ms: Ints) -> Floats:
+    """What only the request knows of time, [Q, 7]: gap since the last event (days), hour, weekday, season."""
+    gaps = np.maximum(now_ms - last_ms, 0) / DAY_MS
+    season = (now_ms / DAY_MS) * (2 * np.pi / 365.2425)
+    return np.stack([np.log1p(gaps) / 3, *_clock(now_ms), np.sin(season), np.cos(season)], 1).astype(np.float32)
+
+
+def _clock(times_ms: Ints) -> list[npt.NDArray[np.float64]]:
+    days = times_ms / DAY_MS
+    hour, week = (days % 1) * (2 * np.pi), (days % 7) * (2 * np.pi / 7)
+    return [np.sin(hour), np.cos(hour), np.sin(week), np.cos(week)]

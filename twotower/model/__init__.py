@@ -1,0 +1,1 @@
+"""The two towers: the embedder (items -> vectors) and the contextualizer (history -> query vector)."""

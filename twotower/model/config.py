@@ -1,0 +1,45 @@
+"""Sizes of the two towers. One frozen record, written into the bundle's config.json."""
+
+import msgspec
+
+from twotower.features import EVENT_TIME_WIDTH, FeatureSpec
+from twotower.window import PAGE, WINDOW
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything needed to rebuild both towers around their weights."""
+
+    item_spec: FeatureSpec
+    context_spec: FeatureSpec  # event_type first: the request asks for one through the same slots
+    width: int = 128  # of vectors and of the residual stream
+    num_layers: int = 4
+    num_heads: int = 4
+    num_kv_heads: int = 2  # grouped-query attention (Ainslie et al. 2023)
+    ffn_width: int = 344  # SwiGLU, 8/3 of the width in multiples of 8
+    context_table_rows: int = 256
+    repeat_hidden: int = 32
+    repeat_rank: int = 8
+    num_popularity: int = 1  # popularity dimensions appended to every item vector
+    table_rows: int = 512  # shared hash table of the embedder
+    table_dim: int = 8
+    embedder_hidden: int = 64
+    window: int = WINDOW
+    page: int = PAGE
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads or (self.width // self.num_heads) % 2:
+            raise ValueError(f"width {self.width} must split into {self.num_heads} heads of an even width")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"{self.num_heads} heads cannot share {self.num_kv_heads} key/value heads")
+        if self.window % self.page:
+            raise ValueError(f"window {self.window} must be a multiple of page {self.page}")
+
+    @property
+    def embedder_input(self) -> int:
+        """Width of the pooled fields and dense features of one item."""
+        return len(self.item_spec.hashed) * self.table_dim + self.item_spec.dense_width
+
+    @property
+    def context_input(self) -> int:
+        """Dense width of one event's context, its time features included."""
+        return EVENT_TIME_WIDTH + self.context_spec.dense_width

@@ -1,0 +1,35 @@
+"""Recent popularity: decayed purchase counts, log-smoothed. It is appended to every item vector, so it costs one more
+dimension of the index and is refreshed nightly without re-encoding anything.
+
+N: items, P: half-lives, E: events
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from twotower.features import DAY_MS, Floats, Ints
+
+SMOOTHING = 0.1  # pseudo-events per item: an item never bought keeps a finite log popularity
+
+Counts = npt.NDArray[np.float64]
+
+
+def decayed_counts(
+    item_rows_E: Ints, times_ms_E: Ints, as_of_ms: int, half_lives_days: tuple[float, ...], num_items: int
+) -> Counts:
+    """Counts [P, N] in which an event of age a weighs 2^-(a / half-life); events at or after `as_of_ms` must not be given."""
+    age_days = (as_of_ms - times_ms_E) / DAY_MS
+    return np.stack([np.bincount(item_rows_E, 0.5 ** (age_days / h), num_items) for h in half_lives_days])
+
+
+def fade(counts_PN: Counts, elapsed_ms: int, half_lives_days: tuple[float, ...]) -> Counts:
+    """The same counts as seen `elapsed_ms` later."""
+    weights: Counts = 0.5 ** (elapsed_ms / DAY_MS / np.array(half_lives_days))[:, None]
+    return counts_PN * weights
+
+
+def log_popularity(counts_PN: Counts) -> Floats:
+    """log of each item's smoothed share, [N, P]."""
+    smoothed = counts_PN + SMOOTHING
+    shares: Counts = smoothed / smoothed.sum(1, keepdims=True)
+    return np.log(shares).T.astype(np.float32)

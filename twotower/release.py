@@ -1,0 +1,129 @@
+"""The release: what the service loads. Towers, vectors, index and item table made together, named by one pointer.
+
+STORE/CURRENT              which release is served; replaced whole, its sequence number only grows
+STORE/releases/<id>/       one directory per release, manifest last
+"""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from twotower.bundle import TOWER_FILES, read_config
+from twotower.errors import ReleaseMismatch, StoreError
+from twotower.manifest import Manifest, read_manifest, sync, verify_directory
+
+KIND = "release"
+VECTORS, INDEX, ITEMS = "vectors.npy", "index.faiss", "items.arrow"
+GOLDEN, GATES, INFO = "golden.json", "gates.json", "release.json"
+FILES = (*TOWER_FILES, VECTORS, INDEX, ITEMS, GOLDEN, GATES, INFO)
+POINTER = "CURRENT"
+
+
+class ReleaseInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """release.json: what the parts must agree on."""
+
+    bundle_id: str
+    vector_space_id: str
+    num_items: int
+    vector_width: int  # embedding and popularity dimensions
+    popularity_as_of_ms: int | None
+
+
+class GoldenQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """A history and the answer it must get from this release, checked before it serves."""
+
+    item_ids: list[str]
+    times_ms: list[int]
+    now_ms: int
+    top_item_ids: list[str]
+    top_scores: list[float]
+
+
+class Pointer(msgspec.Struct, frozen=True, kw_only=True):
+    """CURRENT: the release to serve. A rollback is a new pointer with a higher sequence number."""
+
+    sequence: int
+    release: str
+    previous: str | None
+    reason: str
+    written_at: datetime
+
+
+def release_path(store: Path, release: str) -> Path:
+    """Directory of a release; StoreError when the store has none of that id."""
+    path = store / "releases" / release
+    if path.parent != store / "releases" or not path.is_dir():
+        known = ", ".join(list_releases(store)) or "none"
+        raise StoreError(f"{store} has no release {release!r} (it has: {known}). See `twotower releases list --store {store}`.")
+    return path
+
+
+def list_releases(store: Path) -> list[str]:
+    """Ids of the releases in a store, oldest first."""
+    paths = [p for p in (store / "releases").glob(f"{KIND}-*") if p.is_dir()]
+    return [p.name for p in sorted(paths, key=lambda p: (p.stat().st_mtime, p.name))]
+
+
+def read_pointer(store: Path) -> Pointer:
+    """The current pointer; StoreError when nothing has been published."""
+    try:
+        return msgspec.json.decode((store / POINTER).read_bytes(), type=Pointer)
+    except FileNotFoundError:
+        raise StoreError(
+            f"{store} has no current release: publish one with `twotower embed --bundle B --items I --store {store}`"
+        ) from None
+    except (msgspec.DecodeError, NotADirectoryError) as error:
+        raise StoreError(f"{store / POINTER} cannot be read: {error}. Activate a release again.") from error
+
+
+def write_pointer(store: Path, release: str, reason: str) -> Pointer:
+    """Name `release` as current, under the next sequence number."""
+    try:
+        current: Pointer | None = read_pointer(store)
+    except StoreError:
+        current = None
+    pointer = Pointer(
+        sequence=current.sequence + 1 if current else 1,
+        release=release,
+        previous=current.release if current else None,
+        reason=reason,
+        written_at=datetime.now(UTC),
+    )
+    staged = store / f".{POINTER}.{os.getpid()}"
+    staged.write_bytes(msgspec.json.encode(pointer))
+    sync(staged)
+    staged.replace(store / POINTER)
+    sync(store)
+    return pointer
+
+
+def verify_release(path: Path) -> tuple[Manifest, ReleaseInfo]:
+    """Every hash true, every part present, and all of one vector space; else IntegrityError or ReleaseMismatch."""
+    manifest = verify_directory(path, KIND)
+    if missing := set(FILES) - set(manifest.files):
+        raise ReleaseMismatch(f"{path} lacks {', '.join(sorted(missing))}. Publish it again with `twotower embed`.")
+    info = read_info(path)
+    config = read_config(path)
+    if config.vector_space_id != info.vector_space_id:
+        raise ReleaseMismatch(
+            f"{path}: vectors are of space {info.vector_space_id}, the towers of {config.vector_space_id}. "
+            f"Publish it again with `twotower embed`."
+        )
+    if config.model.width + config.model.num_popularity != info.vector_width:
+        raise ReleaseMismatch(f"{path}: vectors are {info.vector_width} wide, the towers say otherwise. Publish it again.")
+    return manifest, info
+
+
+def read_info(path: Path) -> ReleaseInfo:
+    """release.json of a release directory whose manifest has been read."""
+    try:
+        return msgspec.json.decode((path / INFO).read_bytes(), type=ReleaseInfo)
+    except (FileNotFoundError, msgspec.DecodeError) as error:
+        raise ReleaseMismatch(f"{path / INFO}: {error}. Publish it again with `twotower embed`.") from error
+
+
+def read_release_manifest(path: Path) -> Manifest:
+    """The manifest of a release, its files not yet hashed."""
+    return read_manifest(path, KIND)

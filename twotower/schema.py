@@ -1,0 +1,93 @@
+"""Which column is what: the `schema.toml` beside the data.
+
+Events have four roles (user, item, time, type) and any number of event-level features; items have an id and any number
+of features. A value may be missing everywhere but in the roles, and every kind says what missing means:
+
+| kind        | column holds                  | missing means                           |
+|-------------|-------------------------------|-----------------------------------------|
+| text        | free text                     | the field's own "missing" token         |
+| categorical | one value (string or integer) | the field's own "missing" token         |
+| list        | several values                | the field's own "missing" token         |
+| numeric     | number; NaN is missing        | zeros and a raised flag                 |
+| time        | timestamp or date             | zeros and a raised flag                 |
+| vector      | fixed-length list of floats   | zeros and a raised flag                 |
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from twotower.errors import DataError
+
+ItemKind = Literal["text", "categorical", "list", "numeric", "time", "vector"]
+EventKind = Literal["categorical", "numeric"]
+
+
+class EventColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Columns of the event log; `features` are known only once the event happened (price paid, channel)."""
+
+    user_id: str = "user_id"
+    item_id: str = "item_id"
+    timestamp: str = "timestamp"
+    event_type: str = "event_type"
+    features: dict[str, EventKind] = {}
+
+    @property
+    def roles(self) -> tuple[str, str, str, str]:
+        """The columns every event log must have, in the order user, item, time, type."""
+        return self.user_id, self.item_id, self.timestamp, self.event_type
+
+
+class ItemColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Columns of the catalogue; `features` describe the item itself and may be embedded ahead of time."""
+
+    item_id: str = "item_id"
+    features: dict[str, ItemKind] = {}
+    title: str | None = None
+
+
+class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Global time split: train < `validation_from` <= validation < `test_from` <= test."""
+
+    validation_from: datetime
+    test_from: datetime
+
+    def __post_init__(self) -> None:
+        if utc_ms(self.validation_from) >= utc_ms(self.test_from):
+            raise ValueError("[split] validation_from must lie before test_from")
+
+
+class Schema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole of `schema.toml`."""
+
+    events: EventColumns = EventColumns()
+    items: ItemColumns = ItemColumns()
+    split: Split | None = None
+
+    def require_split(self) -> Split:
+        """The time split, or a DataError that says how to add one."""
+        if self.split is None:
+            raise DataError("schema.toml has no [split]: add validation_from and test_from, or run `twotower schema infer`")
+        return self.split
+
+
+def utc_ms(moment: datetime) -> int:
+    """Milliseconds since the epoch; a moment without a zone is UTC."""
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def load_schema(path: Path) -> Schema:
+    """Read and check a schema file; DataError names the offending key."""
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=Schema)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: write one with `twotower schema infer`") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def dump_schema(schema: Schema) -> str:
+    """The schema as TOML, as `load_schema` reads it."""
+    return msgspec.toml.encode(schema).decode()
