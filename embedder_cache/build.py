@@ -1,0 +1,177 @@
+"""The nightly job: embed the catalogue, index it, prove the result answers, publish it with the towers that made it.
+
+N: items, D: item vector width, P: popularity dimensions, V: D + P
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from embedder_cache.popularity import popularity_from_bundle, popularity_from_events
+from twotower.bundle import TOWER_FILES, Bundle
+from twotower.catalogue import embed_catalogue, read_item_ids
+from twotower.errors import DataError, EnvironmentProblem
+from twotower.features import DAY_MS, Floats, encode_rows
+from twotower.manifest import Manifest, move_into_place, seal, staging
+from twotower.release import (
+    GATES,
+    GOLDEN,
+    INDEX,
+    INFO,
+    ITEMS,
+    KIND,
+    VECTORS,
+    GoldenQuery,
+    ReleaseInfo,
+    verify_release,
+    write_pointer,
+)
+from twotower.repeat import item_statistics
+from twotower.scoring import Request, answer
+from twotower.window import History
+
+GOLDEN_LENGTHS = (0, 1, 2, 7, 30, 200)
+GOLDEN_RESULTS = 10
+# A new catalogue without any event is dated like this, so that golden answers do not depend on the clock.
+_GOLDEN_NOW_MS = 1_735_689_600_000  # 2025-01-01
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What one run of the job did."""
+
+    release: str
+    num_items: int
+    changed: bool  # False when the same release was already there: nothing was written
+
+
+def build_release(
+    bundle: Bundle, items: Path, store: Path, events: Path | None, on_items: Callable[[int], None] = lambda _: None
+) -> Published:
+    """Embed, index, verify and publish `items` under `bundle`; the pointer moves only once all of it is true.
+
+    With `events` the popularity dimension is as of the last event; without, as of the bundle's training.
+    """
+    columns = bundle.towers.schema.items
+    item_ids = read_item_ids(items, columns)
+    if events is None:
+        popularity_NP, as_of_ms = popularity_from_bundle(bundle, item_ids), None
+    else:
+        popularity_NP, as_of_ms = popularity_from_events(events, bundle, item_ids)
+    make_store(store)
+    with staging(store / "releases") as directory:
+        for name in TOWER_FILES:
+            shutil.copyfile(bundle.path / name, directory / name)
+        write_vectors(directory, bundle, items, popularity_NP, on_items)
+        info = ReleaseInfo(
+            bundle_id=bundle.manifest.id,
+            vector_space_id=bundle.towers.config.vector_space_id,
+            num_items=len(item_ids),
+            vector_width=bundle.towers.config.model.width + popularity_NP.shape[1],
+            popularity_as_of_ms=as_of_ms,
+        )
+        (directory / INFO).write_bytes(msgspec.json.encode(info))
+        vectors_NV = np.load(directory / VECTORS, mmap_mode="c")  # torch refuses a read-only map
+        build_index(vectors_NV, directory / INDEX)
+        golden = golden_queries(bundle, item_ids, vectors_NV, as_of_ms)
+        (directory / GOLDEN).write_bytes(msgspec.json.encode(golden))
+        (directory / GATES).write_text(json.dumps(check_gates(vectors_NV), indent=2))
+        manifest = seal(directory, KIND, parent=bundle.manifest.id)
+        return publish(store, directory, manifest, len(item_ids))
+
+
+def write_vectors(directory: Path, bundle: Bundle, items: Path, popularity_NP: Floats, on_items: Callable[[int], None]) -> None:
+    """Stream the catalogue into vectors.npy [N, V] and items.arrow; memory is one batch."""
+    towers, model = bundle.towers, bundle.towers.config.model
+    shape = (len(popularity_NP), model.width + popularity_NP.shape[1])
+    vectors_NV = np.lib.format.open_memmap(directory / VECTORS, mode="w+", dtype=np.float32, shape=shape)
+    vectors_NV[:, model.width :] = popularity_NP
+    done = 0
+    writer: pa.ipc.RecordBatchFileWriter | None = None
+    stream = embed_catalogue(items, towers.schema.items, towers.embedder, model.item_spec, model.table_rows, on_items)
+    with pa.OSFile(str(directory / ITEMS), "wb") as sink:
+        for table, part in stream:
+            writer = writer or pa.ipc.new_file(sink, table.schema)
+            writer.write_table(table)
+            vectors_NV[done : done + len(part), : model.width] = part
+            done += len(part)
+        assert writer is not None, "stream_items refuses an empty catalogue"
+        writer.close()
+    if done != len(popularity_NP):
+        raise DataError(f"{items} changed while it was read: {len(popularity_NP)} items, then {done}. Run the job again.")
+    vectors_NV.flush()
+
+
+def build_index(vectors_NV: npt.NDArray[np.float32], path: Path) -> None:
+    """Exact inner-product index: it cannot be wrong, and up to some 10^5 items it is also the fastest."""
+    index = faiss.IndexFlatIP(vectors_NV.shape[1])
+    index.add(vectors_NV)
+    faiss.write_index(index, str(path))
+
+
+def check_gates(vectors_NV: npt.NDArray[np.float32]) -> dict[str, bool | int]:
+    """Refuse vectors that would serve nonsense; the numbers go into gates.json."""
+    not_finite = int((~np.isfinite(vectors_NV)).any(1).sum())
+    zero = int((np.abs(vectors_NV).sum(1) == 0).sum())
+    if not_finite or zero:
+        raise DataError(f"not published: {not_finite} item vectors are not finite and {zero} are zero. Train the bundle again.")
+    return {"passed": True, "items": len(vectors_NV), "not_finite": not_finite, "zero": zero}
+
+
+def golden_queries(
+    bundle: Bundle, item_ids: pa.Array, vectors_NV: npt.NDArray[np.float32], as_of_ms: int | None
+) -> list[GoldenQuery]:
+    """Made-up histories of several lengths with the exact answers of this release."""
+    rng = np.random.default_rng(0)
+    model = bundle.towers.config.model
+    vectors = torch.from_numpy(vectors_NV)
+    now_ms = as_of_ms or _GOLDEN_NOW_MS
+    result = []
+    for length in GOLDEN_LENGTHS:
+        rows = rng.integers(0, len(vectors_NV), length)
+        times = np.sort(now_ms - rng.integers(1, 60 * DAY_MS, length))
+        types = {"event_type": pa.array(["golden"] * length, pa.string())}
+        context = encode_rows(types, model.context_spec, model.context_table_rows)
+        request = Request(History(rows, times, context), item_statistics(rows, times), now_ms)
+        scores_N = answer(bundle.towers.contextualizer, model, vectors, [request]).dense_scores(vectors)[0]
+        top = scores_N.topk(min(GOLDEN_RESULTS, len(vectors)))
+        result.append(
+            GoldenQuery(
+                item_ids=pc.take(item_ids, pa.array(rows)).to_pylist(),
+                times_ms=times.tolist(),
+                now_ms=now_ms,
+                top_item_ids=pc.take(item_ids, pa.array(top.indices.numpy())).to_pylist(),
+                top_scores=top.values.tolist(),
+            )
+        )
+    return result
+
+
+def make_store(store: Path) -> None:
+    """The store's directories; EnvironmentProblem when they cannot be made."""
+    try:
+        (store / "releases").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot write to {store}: {error.strerror or error}. Choose another --store.") from error
+
+
+def publish(store: Path, directory: Path, manifest: Manifest, num_items: int) -> Published:
+    """Move a sealed release into the store, read it back, then point at it."""
+    path = store / "releases" / manifest.id
+    changed = not path.exists()
+    if changed:
+        move_into_place(directory, path)
+    verify_release(path)
+    if changed:
+        write_pointer(store, manifest.id, reason="published by twotower embed")
+    return Published(manifest.id, num_items, changed)

@@ -1,0 +1,41 @@
+"""The popularity dimension of a release: fresh from the event log, or as the bundle remembers it.
+
+N: items, P: half-lives
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from twotower.bundle import Bundle
+from twotower.events import stream_events
+from twotower.features import Floats
+from twotower.popularity import decayed_counts, fade, log_popularity
+
+
+def popularity_from_events(events: Path, bundle: Bundle, item_ids: pa.Array) -> tuple[Floats, int]:
+    """Log popularity [N, P] as of the last event, and that event's time in ms. One pass, in any order of the log."""
+    half_lives = bundle.towers.config.popularity_half_lives_days
+    counts_PN = np.zeros((len(half_lives), len(item_ids)))
+    as_of_ms = 0
+    for batch in stream_events(events, bundle.towers.schema.events):
+        newest = max(as_of_ms, int(batch.times_ms_E.max()))
+        counts_PN = fade(counts_PN, newest - as_of_ms if as_of_ms else 0, half_lives)
+        as_of_ms = newest
+        rows = pc.index_in(batch.item_ids, item_ids)
+        known = rows.is_valid().to_numpy(zero_copy_only=False)
+        rows_E = rows.drop_null().to_numpy(zero_copy_only=False)
+        counts_PN += decayed_counts(rows_E, batch.times_ms_E[known], as_of_ms, half_lives, len(item_ids))
+    return log_popularity(counts_PN), as_of_ms
+
+
+def popularity_from_bundle(bundle: Bundle, item_ids: pa.Array) -> Floats:
+    """Log popularity [N, P] as of the end of training; an item the bundle never saw gets the lowest it knows."""
+    known = bundle.popularity.column("log_popularity").combine_chunks()
+    values_NP = np.stack(known.to_pylist()).astype(np.float32)
+    rows = pc.index_in(item_ids, bundle.popularity.column("item_id").combine_chunks())
+    filled = rows.fill_null(0).to_numpy(zero_copy_only=False)
+    missing = rows.is_null().to_numpy(zero_copy_only=False)
+    return np.asarray(np.where(missing[:, None], values_NP.min(0), values_NP[filled]), np.float32)

@@ -1,0 +1,72 @@
+"""One small shop for all tests: its files, an untrained bundle made for it, and a store with one release."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from embedder_cache.build import build_release
+from twotower.bundle import load_bundle, save_bundle
+from twotower.catalogue import fit_item_spec, read_item_ids
+from twotower.features import FeatureSpec, FieldSpec
+from twotower.model.config import ModelConfig
+from twotower.model.contextualizer import Contextualizer
+from twotower.model.embedder import Embedder
+from twotower.schema import load_schema
+from twotower.synthetic import write_shop
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with events.parquet, items.parquet and schema.toml."""
+    directory = tmp_path_factory.mktemp("shop")
+    write_shop(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with seeded, untrained towers: everything true of it but its quality."""
+    torch.manual_seed(0)
+    schema = load_schema(tiny_shop / "schema.toml")
+    item_ids = read_item_ids(tiny_shop / "items.parquet", schema.items)
+    model = ModelConfig(
+        item_spec=fit_item_spec(tiny_shop / "items.parquet", schema.items),
+        context_spec=FeatureSpec(
+            fields=(
+                FieldSpec(name="event_type", kind="categorical"),
+                FieldSpec(name="price_paid", kind="numeric", edges=(0.0, 2.0, 8.0)),
+                FieldSpec(name="channel", kind="categorical"),
+            )
+        ),
+        width=32,
+        num_layers=2,
+        num_heads=4,
+        ffn_width=88,
+        table_rows=64,
+        embedder_hidden=32,
+        context_table_rows=32,
+    )
+    popularity = pa.table(
+        {
+            "item_id": item_ids,
+            "log_popularity": pa.array([[-6.0 - 0.01 * i] for i in range(len(item_ids))], pa.list_(pa.float32())),
+        }
+    )
+    path = tmp_path_factory.mktemp("bundle") / "bundle"
+    save_bundle(path, Embedder(model), Contextualizer(model), model, (14.0,), schema, popularity, {}, {"seed": 0})
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tiny_shop: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release store whose current release serves the tiny shop."""
+    store = tmp_path_factory.mktemp("store")
+    published = build_release(load_bundle(tiny_bundle), tiny_shop / "items.parquet", store, tiny_shop / "events.parquet")
+    assert published.changed
+    assert json.loads((store / "CURRENT").read_bytes())["release"] == published.release
+    return store

@@ -1,0 +1,84 @@
+"""score(u, j) = <query_u, [e_j, log popularity_j]> + [j is u's own] * repeat(u, j): the one place where it is computed.
+
+Q: requests, V: vector width (D + P), M: own items of all requests, N: items
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twotower.features import Ints, encode_wanted, request_time_features
+from twotower.model.config import ModelConfig
+from twotower.model.contextualizer import Contextualizer
+from twotower.repeat import ItemStatistics, repeat_features
+from twotower.window import History, collate
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One user at one moment."""
+
+    history: History
+    statistics: ItemStatistics
+    now_ms: int
+    wanted_event_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """What is searched for, and what the requests' own items get on top of their dot product."""
+
+    vectors_QV: Tensor
+    own_request_M: Tensor
+    own_rows_M: Tensor
+    repeat_M: Tensor
+
+    def own_scores(self, item_vectors_NV: Tensor) -> Tensor:
+        """Full scores of all own items, [M]."""
+        dots = (self.vectors_QV[self.own_request_M] * item_vectors_NV[self.own_rows_M]).sum(-1)
+        return dots + self.repeat_M
+
+    def dense_scores(self, item_vectors_NV: Tensor) -> Tensor:
+        """Scores of the whole catalogue, [Q, N]."""
+        scores_QN = self.vectors_QV @ item_vectors_NV.T
+        return scores_QN.index_put_((self.own_request_M, self.own_rows_M), self.repeat_M, accumulate=True)
+
+
+@torch.inference_mode()
+def answer(contextualizer: Contextualizer, config: ModelConfig, item_vectors_NV: Tensor, requests: Sequence[Request]) -> Queries:
+    """Queries of a batch of requests. Each depends on its own request alone."""
+    batch = collate([r.history for r in requests])
+    hidden_BLD = contextualizer(item_vectors_NV[batch.item_rows_BL, : config.width], batch)
+    last_QD = hidden_BLD[torch.arange(len(requests)), (batch.lengths_B - 1).clamp(min=0)]
+    return finish(contextualizer, config, item_vectors_NV, last_QD, requests)
+
+
+@torch.inference_mode()
+def finish(
+    contextualizer: Contextualizer, config: ModelConfig, item_vectors_NV: Tensor, hidden_QD: Tensor, requests: Sequence[Request]
+) -> Queries:
+    """Queries from the hidden state after each request's last event."""
+    now = np.array([r.now_ms for r in requests])
+    last = np.array([r.history.times_ms_L[-1] if len(r.history) else r.now_ms for r in requests])
+    wanted = encode_wanted([r.wanted_event_type for r in requests], config.context_spec, config.context_table_rows)
+    query_input = contextualizer.query_input(
+        hidden_QD,
+        torch.tensor([len(r.history) == 0 for r in requests]),
+        torch.from_numpy(request_time_features(now, last)),
+        *map(torch.from_numpy, wanted),
+    )
+    own_rows, own_request, features = own_items([r.statistics for r in requests], now)
+    popularity_MP = item_vectors_NV[own_rows, config.width :]
+    repeat_M = contextualizer.repeat_scores(query_input, own_request, features, popularity_MP)
+    return Queries(contextualizer.queries(query_input), own_request, own_rows, repeat_M)
+
+
+def own_items(statistics: Sequence[ItemStatistics], now_ms_Q: Ints) -> tuple[Tensor, Tensor, Tensor]:
+    """Own items of several requests, flattened: rows [M], whose they are [M], repeat features [M, 6]."""
+    rows = np.concatenate([s.item_rows_M for s in statistics])
+    owner = np.repeat(np.arange(len(statistics)), [len(s) for s in statistics])
+    features = np.concatenate([repeat_features(s, int(now)) for s, now in zip(statistics, now_ms_Q, strict=True)])
+    return torch.from_numpy(rows), torch.from_numpy(owner), torch.from_numpy(features)
