@@ -47,18 +47,41 @@ class Queries:
         return scores_QN.index_put_((self.own_request_M, self.own_rows_M), self.repeat_M, accumulate=True)
 
 
+@dataclass(frozen=True, slots=True)
+class OwnItems:
+    """Own items of several requests, flattened."""
+
+    rows_M: Tensor
+    request_M: Tensor  # whose they are
+    features_M6: Tensor
+
+
+def own_items(statistics: Sequence[ItemStatistics], now_ms_Q: Ints) -> OwnItems:
+    """Own items of several requests at the moment of each."""
+    rows = np.concatenate([s.item_rows_M for s in statistics])
+    owner = np.repeat(np.arange(len(statistics)), [len(s) for s in statistics])
+    features = np.concatenate([repeat_features(s, int(now)) for s, now in zip(statistics, now_ms_Q, strict=True)])
+    return OwnItems(torch.from_numpy(rows), torch.from_numpy(owner), torch.from_numpy(features))
+
+
 @torch.inference_mode()
 def answer(contextualizer: Contextualizer, config: ModelConfig, item_vectors_NV: Tensor, requests: Sequence[Request]) -> Queries:
     """Queries of a batch of requests. Each depends on its own request alone."""
     batch = collate([r.history for r in requests])
     hidden_BLD = contextualizer(item_vectors_NV[batch.item_rows_BL, : config.width], batch)
     last_QD = hidden_BLD[torch.arange(len(requests)), (batch.lengths_B - 1).clamp(min=0)]
-    return finish(contextualizer, config, item_vectors_NV, last_QD, requests)
+    own = own_items([r.statistics for r in requests], np.array([r.now_ms for r in requests]))
+    return finish(contextualizer, config, last_QD, requests, own, item_vectors_NV[own.rows_M, config.width :])
 
 
 @torch.inference_mode()
 def finish(
-    contextualizer: Contextualizer, config: ModelConfig, item_vectors_NV: Tensor, hidden_QD: Tensor, requests: Sequence[Request]
+    contextualizer: Contextualizer,
+    config: ModelConfig,
+    hidden_QD: Tensor,
+    requests: Sequence[Request],
+    own: OwnItems,
+    own_popularity_MP: Tensor,
 ) -> Queries:
     """Queries from the hidden state after each request's last event."""
     now = np.array([r.now_ms for r in requests])
@@ -70,15 +93,5 @@ def finish(
         torch.from_numpy(request_time_features(now, last)),
         *map(torch.from_numpy, wanted),
     )
-    own_rows, own_request, features = own_items([r.statistics for r in requests], now)
-    popularity_MP = item_vectors_NV[own_rows, config.width :]
-    repeat_M = contextualizer.repeat_scores(query_input, own_request, features, popularity_MP)
-    return Queries(contextualizer.queries(query_input), own_request, own_rows, repeat_M)
-
-
-def own_items(statistics: Sequence[ItemStatistics], now_ms_Q: Ints) -> tuple[Tensor, Tensor, Tensor]:
-    """Own items of several requests, flattened: rows [M], whose they are [M], repeat features [M, 6]."""
-    rows = np.concatenate([s.item_rows_M for s in statistics])
-    owner = np.repeat(np.arange(len(statistics)), [len(s) for s in statistics])
-    features = np.concatenate([repeat_features(s, int(now)) for s, now in zip(statistics, now_ms_Q, strict=True)])
-    return torch.from_numpy(rows), torch.from_numpy(owner), torch.from_numpy(features)
+    repeat_M = contextualizer.repeat_scores(query_input, own.request_M, own.features_M6, own_popularity_MP)
+    return Queries(contextualizer.queries(query_input), own.request_M, own.rows_M, repeat_M)

@@ -1,0 +1,233 @@
+"""The protocols, and the rankers they judge: one code path for the model and for the counters beside it.
+
+Q: queries, N: items, V: vector width, D: model width, P: popularity dimensions
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.eventlog import EventLog, basket_starts
+from training.metrics import Array, Rankings, tied_ranks, top_rows
+from training.snapshots import PopularitySnapshots
+from twotower.bundle import Towers
+from twotower.features import Ints
+from twotower.repeat import ItemStatistics, item_statistics
+from twotower.scoring import Request, finish, own_items
+from twotower.window import anchor, collate
+
+ProtocolName = Literal["next-basket", "next-event", "leave-one-out"]
+PROTOCOLS: tuple[ProtocolName, ...] = ("next-basket", "next-event", "leave-one-out")
+WINDOWS_PER_BATCH = 16
+QUERIES_PER_BATCH = 64
+MASKED = -1e9  # finite, so that the entropy stays a number
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """After `seen` events of `user`, at `now_ms`: what comes next?"""
+
+    user: int
+    seen: int
+    now_ms: int
+    answers: Ints
+    mask_seen: bool = False  # leave-one-out only: seen items are not candidates
+
+
+def next_basket(log: EventLog, from_ms: int, until_ms: int) -> list[Query]:
+    """One query per basket in [from, until): everything strictly before it is known, its items are the answer."""
+    return list(_baskets(log, from_ms, until_ms))
+
+
+def next_event(log: EventLog, from_ms: int, until_ms: int) -> list[Query]:
+    """One query per event in [from, until): everything strictly before its time is known, its item is the answer."""
+    return [
+        Query(q.user, q.seen, q.now_ms, q.answers[i : i + 1])
+        for q in _baskets(log, from_ms, until_ms)
+        for i in range(len(q.answers))
+    ]
+
+
+def leave_one_out(log: EventLog, held_out: int = 1) -> list[Query]:
+    """The last event of every user (or the one `held_out` places from the end), seen items masked."""
+    queries = []
+    for user in range(log.num_users):
+        start, stop = log.span(user)
+        at = stop - held_out
+        if at > start:
+            answer = log.item_rows_E[at : at + 1].astype(np.int64)
+            queries.append(Query(user, at - start, int(log.times_ms_E[at]), answer, mask_seen=True))
+    return queries
+
+
+def _baskets(log: EventLog, from_ms: int, until_ms: int) -> Iterator[Query]:
+    for user in range(log.num_users):
+        start, stop = log.span(user)
+        times = log.times_ms_E[start:stop]
+        bounds = np.append(basket_starts(times), len(times))
+        first, last = np.searchsorted(times[bounds[:-1]], (from_ms, until_ms))
+        for basket in range(int(first), int(last)):
+            seen, end = int(bounds[basket]), int(bounds[basket + 1])
+            yield Query(user, seen, int(times[seen]), np.unique(log.item_rows_E[start + seen : start + end]).astype(np.int64))
+
+
+class Ranker(Protocol):
+    """Scores the whole catalogue for a batch of queries of consecutive users."""
+
+    has_probabilities: bool
+
+    def scores(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics]) -> Tensor:
+        """[Q, N]; with `has_probabilities`, a softmax over it is the predicted distribution."""
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """Log of the decayed global counts, refreshed nightly."""
+
+    snapshots: PopularitySnapshots
+    has_probabilities: bool = True
+
+    def scores(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics]) -> Tensor:  # noqa: ARG002
+        """The same for every user."""
+        now = np.array([q.now_ms for q in queries])
+        return torch.from_numpy(self.snapshots.at(now)[..., 0])
+
+
+@dataclass(frozen=True)
+class PersonalFrequency:
+    """How often the user had the item; ties, and what is left to fill, by global popularity."""
+
+    snapshots: PopularitySnapshots
+    has_probabilities: bool = False
+
+    def scores(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics]) -> Tensor:
+        """Counts, plus a popularity below one."""
+        now = np.array([q.now_ms for q in queries])
+        scores_QN = np.exp(self.snapshots.at(now)[..., 0])
+        for row, own in zip(scores_QN, statistics, strict=True):
+            row[own.item_rows_M] += own.count_M
+        return torch.from_numpy(scores_QN)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The two towers, each history cut by the anchored window exactly as the service cuts it."""
+
+    towers: Towers
+    vectors_ND: Tensor
+    log: EventLog
+    snapshots: PopularitySnapshots
+    has_probabilities: bool = True
+
+    @torch.inference_mode()
+    def scores(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics]) -> Tensor:
+        """One forward pass serves every query that shares its user and its anchor: attention is causal."""
+        config = self.towers.config.model
+        windows = [list(g) for _, g in groupby(range(len(queries)), lambda i: self._window(queries[i]))]
+        hidden: list[Tensor] = []
+        for begin in range(0, len(windows), WINDOWS_PER_BATCH):
+            hidden.append(self._hidden(queries, windows[begin : begin + WINDOWS_PER_BATCH]))
+        requests = [self._request(q, s) for q, s in zip(queries, statistics, strict=True)]
+        # A night's refresh changes the popularity dimensions alone, so each query meets its own day's.
+        now = np.array([q.now_ms for q in queries])
+        own = own_items(statistics, now)
+        own_popularity_MP = self.snapshots.of_items(now[own.request_M.numpy()], own.rows_M.numpy())
+        answered = finish(
+            self.towers.contextualizer, config, torch.cat(hidden), requests, own, torch.from_numpy(own_popularity_MP)
+        )
+        scores_QN = answered.vectors_QV[:, : config.width] @ self.vectors_ND.T
+        popularity_QNP = torch.from_numpy(self.snapshots.at(now))
+        for p in range(config.num_popularity):
+            scores_QN.addcmul_(answered.vectors_QV[:, config.width + p, None], popularity_QNP[..., p])
+        return scores_QN.index_put_((own.request_M, own.rows_M), answered.repeat_M, accumulate=True)
+
+    def _window(self, query: Query) -> tuple[int, int]:
+        config = self.towers.config.model
+        return query.user, anchor(query.seen, config.window, config.page)
+
+    def _hidden(self, queries: Sequence[Query], windows: Sequence[list[int]]) -> Tensor:
+        histories = []
+        for members in windows:
+            user, first = self._window(queries[members[0]])
+            start = self.log.span(user)[0]
+            histories.append(self.log.history(start + first, start + max(queries[i].seen for i in members)))
+        batch = collate(histories)
+        hidden_BLD = self.towers.contextualizer(self.vectors_ND[batch.item_rows_BL], batch)
+        window = [b for b, members in enumerate(windows) for _ in members]
+        position = [max(queries[i].seen - self._window(queries[i])[1] - 1, 0) for members in windows for i in members]
+        picked: Tensor = hidden_BLD[window, position]
+        return picked
+
+    def _request(self, query: Query, statistics: ItemStatistics) -> Request:
+        start = self.log.span(query.user)[0]
+        last = start + query.seen
+        return Request(self.log.history(max(last - 1, start), last), statistics, query.now_ms)
+
+
+def rank(
+    ranker: Ranker,
+    log: EventLog,
+    queries: Sequence[Query],
+    train_count_N: Ints,
+    on_queries: Callable[[int], None] = lambda _: None,
+) -> Rankings:
+    """Rank the whole catalogue for every query."""
+    answer_query, ranks, unseen, nll, entropies, own_flags, tops = [], [], [], [], [], [], []
+    for begin in range(0, len(queries), QUERIES_PER_BATCH):
+        part = queries[begin : begin + QUERIES_PER_BATCH]
+        statistics = [statistics_before(log, q) for q in part]
+        scores_QN = ranker.scores(part, statistics)
+        for row, (query, own) in enumerate(zip(part, statistics, strict=True)):
+            if query.mask_seen:
+                scores_QN[row, own.item_rows_M] = MASKED
+            overall, among_unseen = tied_ranks(scores_QN[row].numpy(), query.answers, own.item_rows_M)
+            ranks.append(overall)
+            unseen.append(among_unseen)
+            own_flags.append(np.isin(query.answers, own.item_rows_M))
+            answer_query.append(np.full(len(query.answers), begin + row))
+        nll_part, entropy_part = _likelihood(ranker, scores_QN, part)
+        nll.append(nll_part)
+        entropies.append(entropy_part)
+        tops.append(top_rows(scores_QN))
+        on_queries(len(part))
+    rows = np.concatenate([q.answers for q in queries])
+    return Rankings(
+        user_Q=np.array([q.user for q in queries]),
+        answer_query_A=np.concatenate(answer_query),
+        rank_A=np.concatenate(ranks),
+        unseen_rank_A=np.concatenate(unseen),
+        nll_A=np.concatenate(nll),
+        entropy_Q=np.concatenate(entropies),
+        own_A=np.concatenate(own_flags),
+        train_count_A=train_count_N[rows],
+        top10_QK=np.concatenate(tops),
+    )
+
+
+def _likelihood(ranker: Ranker, scores_QN: Tensor, queries: Sequence[Query]) -> tuple[Array, Array]:
+    """-log p of every answer, and the entropy of every query."""
+    sizes = [len(q.answers) for q in queries]
+    if not ranker.has_probabilities:
+        return np.full(sum(sizes), np.nan), np.full(len(queries), np.nan)
+    log_partition_Q = torch.logsumexp(scores_QN, 1)
+    entropy_Q = log_partition_Q - torch.einsum("qn,qn->q", torch.softmax(scores_QN, 1), scores_QN)
+    row = torch.from_numpy(np.repeat(np.arange(len(queries)), sizes))
+    nll = log_partition_Q[row] - scores_QN[row, torch.from_numpy(np.concatenate([q.answers for q in queries]))]
+    return nll.double().numpy(), entropy_Q.double().numpy()
+
+
+def statistics_before(log: EventLog, query: Query) -> ItemStatistics:
+    """Statistics of everything the query may know."""
+    start = log.span(query.user)[0]
+    stop = start + query.seen
+    return item_statistics(log.item_rows_E[start:stop].astype(np.int64), log.times_ms_E[start:stop])
+
+
+def train_counts(log: EventLog, until_ms: int, num_items: int) -> Ints:
+    """Events of each item before `until_ms`, [N]."""
+    return np.bincount(log.item_rows_E[log.times_ms_E < until_ms], minlength=num_items)
