@@ -15,6 +15,7 @@ from twotower.model.embedder import Embedder
 
 TABLE_SHARE = 0.35  # of the embedder's budget; rows before width, or the tail of the catalogue collides (quality research)
 MIN_TABLE_ROWS = 64
+CONTEXT_TABLE_ROWS = 256  # event types, channels and the like; part of the contextualizer
 
 
 class ParameterCount(NamedTuple):
@@ -39,6 +40,7 @@ def size_model(config: TrainConfig, item_spec: FeatureSpec, context_spec: Featur
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
         ffn_width=config.width * 8 // 3 // 8 * 8,
+        context_table_rows=CONTEXT_TABLE_ROWS,
         num_popularity=len(config.half_lives_days),
     )
     budget = config.embedder_share / (1 - config.embedder_share) * count_parameters(model).contextualizer

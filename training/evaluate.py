@@ -79,10 +79,12 @@ def _baskets(log: EventLog, from_ms: int, until_ms: int) -> Iterator[Query]:
 class Ranker(Protocol):
     """Scores the whole catalogue for a batch of queries of consecutive users."""
 
-    has_probabilities: bool
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether a softmax over the scores is the predicted distribution."""
 
     def scores(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics]) -> Tensor:
-        """[Q, N]; with `has_probabilities`, a softmax over it is the predicted distribution."""
+        """[Q, N]."""
 
 
 @dataclass(frozen=True)

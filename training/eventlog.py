@@ -93,10 +93,19 @@ class EventLog:
 
 
 def read_event_log(
-    path: Path, schema: Schema, item_ids: pa.Array, context_rows: int, on_events: Callable[[int], None] = lambda _: None
+    path: Path,
+    schema: Schema,
+    item_ids: pa.Array,
+    context_rows: int,
+    context_spec: FeatureSpec | None = None,
+    on_events: Callable[[int], None] = lambda _: None,
 ) -> EventLog:
-    """Stream the log twice: count and fit, then place. The maps live in a temporary directory until the process ends."""
-    counts, spec, types, report = _first_pass(path, schema, item_ids, on_events)
+    """Stream the log twice: count, and fit the context's spec unless one is given; then place every event.
+
+    The maps' files vanish when the process ends.
+    """
+    counts, fitted, types, report = _first_pass(path, schema, item_ids, on_events)
+    spec = context_spec or fitted
     user_ids = sorted(counts)
     offsets_U1 = np.concatenate([[0], np.cumsum([counts[u] for u in user_ids])]).astype(np.int64)
     log = _allocate(user_ids, offsets_U1, types, spec, report)

@@ -17,4 +17,4 @@ def demo(minutes: float = 3.75) -> TrainConfig:
     )
 
 
-RECIPES: dict[str, Callable[[float], TrainConfig]] = {"demo": demo}
+RECIPES: dict[str, Callable[..., TrainConfig]] = {"demo": demo}

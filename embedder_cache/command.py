@@ -1,0 +1,27 @@
+"""`twotower embed`: bundle and items -> a published release."""
+
+import argparse
+from pathlib import Path
+
+
+def main(argv: list[str]) -> int:
+    """Embed the catalogue, build the index, verify, and point the store at the new release."""
+    parser = argparse.ArgumentParser(prog="twotower embed", description=main.__doc__)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--items", type=Path, required=True)
+    parser.add_argument("--store", type=Path, required=True, help="directory of releases; made when missing")
+    parser.add_argument("--events", type=Path, help="refresh item popularity from these; else it is as of training")
+    args = parser.parse_args(argv)
+
+    from embedder_cache.build import build_release
+    from twotower.bundle import load_bundle
+    from twotower.progress import say, step
+
+    bundle = load_bundle(args.bundle)
+    with step("embed items", unit="items") as work:
+        published = build_release(bundle, args.items, args.store, args.events, work.advance)
+    if published.changed:
+        say(f"published {published.release} ({published.num_items:,} items) in {args.store}")
+    else:
+        say(f"nothing changed: {published.release} is published already")
+    return 0

@@ -1,0 +1,68 @@
+"""`twotower releases`: list, verify, activate and roll back what a store holds."""
+
+import argparse
+from pathlib import Path
+
+
+def main(argv: list[str]) -> int:
+    """Look after a release store. Nothing is ever overwritten: a rollback is a new pointer to an older release."""
+    parser = argparse.ArgumentParser(prog="twotower releases", description=main.__doc__)
+    actions = parser.add_subparsers(dest="action", required=True)
+    for action, what in (
+        ("list", "releases, oldest first, the current one marked"),
+        ("verify", "hash every file of a release (default: the current one)"),
+        ("activate", "point at a release after verifying it"),
+        ("rollback", "point at the release that was current before"),
+    ):
+        sub = actions.add_parser(action, help=what, description=what)
+        sub.add_argument("--store", type=Path, required=True)
+        if action in ("verify", "activate"):
+            sub.add_argument("release", nargs="?" if action == "verify" else None)
+    args = parser.parse_args(argv)
+    return {"list": _list, "verify": _verify, "activate": _activate, "rollback": _rollback}[args.action](args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from twotower.errors import StoreError
+    from twotower.release import list_releases, read_info, read_pointer, release_path
+
+    releases = list_releases(args.store)
+    if not releases:
+        raise StoreError(f"{args.store} holds no releases: publish one with `twotower embed`")
+    current = read_pointer(args.store).release
+    for release in releases:
+        info = read_info(release_path(args.store, release))
+        mark = "*" if release == current else " "
+        print(f"{mark} {release}  {info.num_items:>10,} items  {info.bundle_id}  space {info.vector_space_id}")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from twotower.release import read_pointer, release_path, verify_release
+
+    release = args.release or read_pointer(args.store).release
+    manifest, _ = verify_release(release_path(args.store, release))
+    print(f"{release}: {len(manifest.files)} files, {sum(f.size for f in manifest.files.values()):,} bytes, all true")
+    return 0
+
+
+def _activate(args: argparse.Namespace) -> int:
+    from twotower.release import release_path, verify_release, write_pointer
+
+    verify_release(release_path(args.store, args.release))
+    pointer = write_pointer(args.store, args.release, reason="activated by hand")
+    print(f"{pointer.release} is current (pointer {pointer.sequence})")
+    return 0
+
+
+def _rollback(args: argparse.Namespace) -> int:
+    from twotower.errors import StoreError
+    from twotower.release import read_pointer, release_path, verify_release, write_pointer
+
+    current = read_pointer(args.store)
+    if current.previous is None:
+        raise StoreError(f"{current.release} is the only release that was ever current: there is nothing to roll back to")
+    verify_release(release_path(args.store, current.previous))
+    pointer = write_pointer(args.store, current.previous, reason=f"rolled back from {current.release}")
+    print(f"{pointer.release} is current again (pointer {pointer.sequence})")
+    return 0

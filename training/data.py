@@ -1,0 +1,52 @@
+"""What a run reads: the event log, the popularity of every day, and the moments that divide them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from training.evaluate import train_counts
+from training.eventlog import EventLog, read_event_log
+from training.snapshots import PopularitySnapshots, take_snapshots
+from twotower.catalogue import read_item_ids
+from twotower.features import FeatureSpec, Ints
+from twotower.progress import say, step
+from twotower.schema import Schema, utc_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a run reads, and the moments that divide it."""
+
+    schema: Schema
+    item_ids: pa.Array
+    log: EventLog
+    snapshots: PopularitySnapshots
+    train_until_ms: int
+    test_from_ms: int
+    end_ms: int
+
+    @property
+    def train_count_N(self) -> Ints:
+        """Events of each item in training."""
+        return train_counts(self.log, self.train_until_ms, len(self.item_ids))
+
+
+def read_data(
+    events: Path,
+    items: Path,
+    schema: Schema,
+    half_lives_days: tuple[float, ...],
+    context_rows: int,
+    context_spec: FeatureSpec | None = None,
+) -> Data:
+    """Stream events and item ids; the schema must have a split. A bundle brings its own `context_spec`."""
+    split = schema.require_split()
+    item_ids = read_item_ids(items, schema.items)
+    with step("read events", unit="events") as work:
+        log = read_event_log(events, schema, item_ids, context_rows, context_spec, work.advance)
+        snapshots = take_snapshots(log, len(item_ids), half_lives_days)
+    for line in log.report.lines():
+        say(f"  {line}")
+    end_ms = int(log.times_ms_E.max()) + 1
+    return Data(schema, item_ids, log, snapshots, utc_ms(split.validation_from), utc_ms(split.test_from), end_ms)

@@ -1,0 +1,70 @@
+"""Rankers side by side on the parts of the split."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from training.data import Data
+from training.evaluate import Model, PersonalFrequency, Popularity, Query, Ranker, next_basket, rank
+from training.metrics import summarise
+from twotower.bundle import Towers
+from twotower.catalogue import embed_catalogue
+from twotower.progress import step
+
+SAMPLE_QUERIES = 2000  # of the training and validation months; the test month is judged whole
+
+
+def compare_with_counters(
+    data: Data, towers: Towers, items: Path, queries: list[Query], name: str
+) -> dict[str, dict[str, float]]:
+    """Metrics of a bundle's model and of the counters on the same queries."""
+    model = towers.config.model
+    with step("embed items", unit="items") as work:
+        parts = embed_catalogue(items, towers.schema.items, towers.embedder, model.item_spec, model.table_rows, work.advance)
+        vectors_ND = torch.from_numpy(np.concatenate([vectors for _, vectors in parts]))
+    return judge_part(data, with_counters(data, Model(towers, vectors_ND, data.log, data.snapshots)), queries, name)
+
+
+def with_counters(data: Data, model: Ranker) -> dict[str, Ranker]:
+    """The model, and what it must beat."""
+    return {
+        "model": model,
+        "popularity": Popularity(data.snapshots),
+        "personal_frequency": PersonalFrequency(data.snapshots),
+    }
+
+
+def judge(data: Data, model: Ranker, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Next-basket metrics of the model on all three parts of the split, with the counters beside it on the test part."""
+    rng = np.random.default_rng(seed)
+    month_ms = data.test_from_ms - data.train_until_ms
+    parts = {
+        "train": sample(rng, next_basket(data.log, data.train_until_ms - month_ms, data.train_until_ms)),
+        "validation": sample(rng, next_basket(data.log, data.train_until_ms, data.test_from_ms)),
+        "test": next_basket(data.log, data.test_from_ms, data.end_ms),
+    }
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for name, queries in parts.items():
+        result[name] = judge_part(data, with_counters(data, model) if name == "test" else {"model": model}, queries, name)
+    return result
+
+
+def judge_part(data: Data, rankers: dict[str, Ranker], queries: list[Query], name: str) -> dict[str, dict[str, float]]:
+    """Metrics of several rankers on the same queries; nothing when there are no queries."""
+    result = {}
+    for ranker_name, ranker in rankers.items():
+        if queries:
+            with step(f"rank {name}: {ranker_name}"[:28], total=len(queries), unit="queries") as work:
+                rankings = rank(ranker, data.log, queries, data.train_count_N, work.advance)
+                result[ranker_name] = summarise(rankings, len(data.item_ids))
+    return result
+
+
+def sample(rng: np.random.Generator, queries: list[Query]) -> list[Query]:
+    """Up to 2,000 queries of whole users, seeded; users stay together because they share forward passes."""
+    users, sizes = np.unique([q.user for q in queries], return_counts=True)
+    order = rng.permutation(len(users))
+    enough = int(np.searchsorted(np.cumsum(sizes[order]), SAMPLE_QUERIES)) + 1
+    chosen = set(users[order[:enough]].tolist())
+    return [q for q in queries if q.user in chosen]

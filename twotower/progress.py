@@ -1,0 +1,73 @@
+"""Progress of long work: a bar with rate and time left on a terminal, one line per step elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+CONSOLE = Console(stderr=True, soft_wrap=True)
+
+
+class Step:
+    """One piece of long work; call `advance` as it proceeds."""
+
+    def __init__(self, progress: Progress | None, task: int) -> None:
+        self._progress, self._task = progress, task
+        self.done = 0.0
+        self.note = ""
+
+    def advance(self, amount: float) -> None:
+        """So much more is done."""
+        self.done += amount
+        if self._progress is not None:
+            self._progress.advance(self._task, amount)  # type: ignore[arg-type]
+
+    def say(self, note: str) -> None:
+        """Shown beside the bar, and at the end of the line."""
+        self.note = note
+        if self._progress is not None:
+            self._progress.update(self._task, note=note)  # type: ignore[arg-type]
+
+
+class _Rate(ProgressColumn):
+    """Units per second."""
+
+    def render(self, task: Task) -> Text:
+        unit = task.fields["unit"]
+        return Text(f"{task.speed:,.0f} {unit}/s" if unit and task.speed else "", style="cyan")
+
+
+@contextmanager
+def step(title: str, total: float | None = None, unit: str = "") -> Iterator[Step]:
+    """Announce work called `title`; on a terminal draw a bar until it is done, then leave one line with the time it took."""
+    started = time.monotonic()
+    if CONSOLE.is_terminal:
+        columns = (
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=24),
+            _Rate(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+        )
+        with Progress(*columns, console=CONSOLE, transient=True) as progress:
+            work = Step(progress, progress.add_task(title, total=total, unit=unit, note=""))
+            yield work
+    else:
+        work = Step(None, 0)
+        yield work
+    seconds = time.monotonic() - started
+    rate = f", {work.done / max(seconds, 1e-9):,.0f} {unit}/s" if unit and work.done else ""
+    note = f" - {work.note}" if work.note else ""
+    say(f"{title:<28} {seconds:6.1f} s{rate}{note}")
+
+
+def say(line: str) -> None:
+    """One line for the person watching (stderr: stdout belongs to results)."""
+    CONSOLE.print(line, highlight=False, markup=False)
+    sys.stderr.flush()
