@@ -39,9 +39,7 @@ def main(argv: list[str]) -> int:
         queries = protocol(data.log, data.test_from_ms, data.end_ms)
     result = compare_with_counters(data, towers, args.items, queries, args.protocol)
     if args.json:
-        sys.stdout.write(
-            json.dumps({"protocol": args.protocol, "candidates": "full catalogue", "rankers": result}, indent=2) + "\n"
-        )
+        print(json.dumps({"protocol": args.protocol, "candidates": "full catalogue", "rankers": result}, indent=2))
     else:
         _print_table(args.protocol, result)
     return 0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from training.batches import BatchSampler, TrainBatch, prefetch
 from training.config import StageConfig, TrainConfig
-from training.loss import correct_for_sampling, set_loss
+from training.loss import FrozenCatalogue, correct_for_sampling, frozen_set_loss, set_loss
 from training.negatives import Candidates, draw_candidates, owner_share
 from training.snapshots import PopularitySnapshots
 from twotower.catalogue import embed_rows, tensors
@@ -175,7 +175,8 @@ def sampled_loss(inputs: TrainInputs, state: TrainState, batch: TrainBatch, draw
     answer_column_A = drawn.column_of(batch.answer_rows_A)
     popularity_QCP = torch.from_numpy(inputs.snapshots.of_items(batch.now_ms_Q[:, None], drawn.rows_C))
     inputs_BLD = vectors_CD[drawn.column_of(batch.histories.item_rows_BL)]
-    scores_QC = batch_scores(state.contextualizer, batch, inputs_BLD, vectors_CD, popularity_QCP, own_column_M)
+    query_input = query_inputs(state.contextualizer, batch, inputs_BLD)
+    scores_QC = candidate_scores(state.contextualizer, batch, query_input, vectors_CD, popularity_QCP, own_column_M)
     query = torch.cat([batch.own.request_M, batch.answer_query_A])
     certain = torch.unique(query * len(drawn.rows_C) + torch.cat([own_column_M, answer_column_A]))
     query, column = certain // len(drawn.rows_C), certain % len(drawn.rows_C)
@@ -185,26 +186,41 @@ def sampled_loss(inputs: TrainInputs, state: TrainState, batch: TrainBatch, draw
 
 def exact_loss(inputs: TrainInputs, state: TrainState, batch: TrainBatch, vectors_ND: Tensor) -> Tensor:
     """The set loss over the whole catalogue, its vectors fixed."""
-    popularity_QNP = torch.from_numpy(inputs.snapshots.at(batch.now_ms_Q))
-    inputs_BLD = vectors_ND[batch.histories.item_rows_BL]
-    scores_QN = batch_scores(state.contextualizer, batch, inputs_BLD, vectors_ND, popularity_QNP, batch.own.rows_M)
-    return set_loss(scores_QN, batch.answer_query_A, batch.answer_rows_A, batch.answer_weights_A)
+    query_input = query_inputs(state.contextualizer, batch, vectors_ND[batch.histories.item_rows_BL])
+    popularity_MP = inputs.snapshots.of_items(batch.now_ms_Q[batch.own.request_M.numpy()], batch.own.rows_M.numpy())
+    return frozen_set_loss(
+        state.contextualizer.queries(query_input),
+        state.contextualizer.repeat_scores(
+            query_input, batch.own.request_M, batch.own.features_M6, torch.from_numpy(popularity_MP)
+        ),
+        batch.own.request_M,
+        batch.own.rows_M,
+        batch.now_ms_Q,
+        batch.answer_query_A,
+        batch.answer_rows_A,
+        batch.answer_weights_A,
+        FrozenCatalogue(vectors_ND, inputs.snapshots),
+    )
 
 
-def batch_scores(
+def query_inputs(contextualizer: Contextualizer, batch: TrainBatch, inputs_BLD: Tensor) -> Tensor:
+    """What every query knows of its history and of its request."""
+    hidden_BLD = contextualizer(inputs_BLD, batch.histories)
+    hidden_QD = hidden_BLD[batch.window_Q, batch.position_Q.clamp(min=0)]
+    return contextualizer.query_input(
+        hidden_QD, batch.position_Q < 0, batch.request_Q7, batch.wanted_QS, batch.wanted_weights_QS
+    )
+
+
+def candidate_scores(
     contextualizer: Contextualizer,
     batch: TrainBatch,
-    inputs_BLD: Tensor,
+    query_input: Tensor,
     vectors_CD: Tensor,
     popularity_QCP: Tensor,
     own_column_M: Tensor,
 ) -> Tensor:
     """Scores [Q, C] of every candidate, each query under the popularity of its own day."""
-    hidden_BLD = contextualizer(inputs_BLD, batch.histories)
-    hidden_QD = hidden_BLD[batch.window_Q, batch.position_Q.clamp(min=0)]
-    query_input = contextualizer.query_input(
-        hidden_QD, batch.position_Q < 0, batch.request_Q7, batch.wanted_QS, batch.wanted_weights_QS
-    )
     query_QV = contextualizer.queries(query_input)
     width = vectors_CD.shape[1]
     scores_QC = query_QV[:, :width] @ vectors_CD.T

@@ -89,5 +89,11 @@ def load_schema(path: Path) -> Schema:
 
 
 def dump_schema(schema: Schema) -> str:
-    """The schema as TOML, as `load_schema` reads it."""
-    return msgspec.toml.encode(schema).decode()
+    """The schema as TOML, as `load_schema` reads it. TOML has no null: what is absent is left out."""
+    tables = msgspec.to_builtins(schema, builtin_types=(datetime,))
+    present = {name: _without_none(table) for name, table in tables.items() if table is not None}
+    return msgspec.toml.encode(present).decode()
+
+
+def _without_none(table: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in table.items() if value is not None}

@@ -76,9 +76,9 @@ class Contextualizer(nn.Module):
         self.query_out = nn.Linear(2 * width, width + config.num_popularity)
         self.repeat_mlp = nn.Sequential(
             nn.Linear(NUM_REPEAT_FEATURES + config.num_popularity, config.repeat_hidden),
-            nn.GELU(),
+            nn.ReLU(),
             nn.Linear(config.repeat_hidden, config.repeat_hidden),
-            nn.GELU(),
+            nn.ReLU(),
             nn.Linear(config.repeat_hidden, 1),
         )
         self.repeat_query = nn.Linear(query_input, config.repeat_rank)

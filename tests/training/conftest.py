@@ -1,0 +1,63 @@
+"""The tiny shop as training reads it, and a config small enough to train in a test."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from training.batches import BatchSampler
+from training.budget import CONTEXT_TABLE_ROWS, size_model
+from training.config import StageConfig, TrainConfig
+from training.data import Data, read_data
+from twotower.catalogue import encode_items, fit_item_spec, stream_items
+from twotower.features import EncodedRows
+from twotower.model.config import ModelConfig
+from twotower.schema import load_schema
+
+TINY = TrainConfig(
+    metric="next-basket NDCG@10",
+    minutes=60.0,
+    stages=(
+        StageConfig(share=0.5, num_uniform=64, train_embedder=True, max_steps=6),
+        StageConfig(share=0.5, num_uniform=None, train_embedder=False, max_steps=4),
+    ),
+    width=32,
+    num_layers=1,
+    embedder_share=0.2,
+    batch_windows=3,
+    max_queries=40,
+)
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Data, sizes and encoded items of the tiny shop."""
+
+    data: Data
+    model: ModelConfig
+    items: EncodedRows
+    config: TrainConfig
+
+    def sampler(self) -> BatchSampler:
+        return BatchSampler(self.data.log, self.data.train_until_ms, self.model, self.config)
+
+
+def read_shop(directory: Path, config: TrainConfig = TINY) -> Shop:
+    schema = load_schema(directory / "schema.toml")
+    items = directory / "items.parquet"
+    data = read_data(directory / "events.parquet", items, schema, config.half_lives_days, CONTEXT_TABLE_ROWS)
+    spec = fit_item_spec(items, schema.items)
+    model = size_model(config, spec, data.log.context_spec)
+    encoded = EncodedRows.concatenate([encode_items(t, spec, model.table_rows) for t in stream_items(items, schema.items)])
+    return Shop(data, model, encoded, config)
+
+
+@pytest.fixture(scope="session")
+def shop(tiny_shop: Path) -> Shop:
+    return read_shop(tiny_shop)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> TrainConfig:
+    return msgspec.structs.replace(TINY)

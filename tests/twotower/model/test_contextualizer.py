@@ -1,0 +1,67 @@
+"""Causality, padding, rotary positions: what the serving cache will stand on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twotower.bundle import Towers, load_bundle
+from twotower.features import EncodedRows
+from twotower.model.contextualizer import rotate
+from twotower.window import History, HistoryBatch, collate
+
+
+def batch_of(towers: Towers, *lengths: int) -> HistoryBatch:
+    spec = towers.config.model.context_spec
+    rng = np.random.default_rng(3)
+    histories = []
+    for n in lengths:
+        context = EncodedRows(
+            rng.integers(0, 32, (n, sum(spec.slot_counts))).astype(np.int32),
+            np.ones((n, sum(spec.slot_counts)), np.float32),
+            rng.random((n, spec.dense_width)).astype(np.float32),
+        )
+        histories.append(History(rng.integers(0, 100, n), np.sort(rng.integers(0, 10**9, n)), context))
+    return collate(histories)
+
+
+def hidden(towers: Towers, batch: HistoryBatch) -> Tensor:
+    vectors = torch.randn(100, towers.config.model.width, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        out: Tensor = towers.contextualizer(vectors[batch.item_rows_BL], batch)
+    return out
+
+
+def test_no_event_sees_a_later_one(tiny_bundle: Path) -> None:
+    towers = load_bundle(tiny_bundle).towers
+    batch = batch_of(towers, 20)
+    changed = replace(batch, item_rows_BL=batch.item_rows_BL.clone(), time_BL6=batch.time_BL6.clone())
+    changed.item_rows_BL[:, 12:] = 0
+    changed.time_BL6[:, 12:] = 9.0
+    before, after = hidden(towers, batch), hidden(towers, changed)
+    torch.testing.assert_close(before[:, :12], after[:, :12])
+    assert not torch.allclose(before[:, 12:], after[:, 12:])
+
+
+def test_padding_changes_nothing(tiny_bundle: Path) -> None:
+    towers = load_bundle(tiny_bundle).towers
+    together = hidden(towers, batch_of(towers, 5, 30))
+    torch.testing.assert_close(together[0, :5], hidden(towers, batch_of(towers, 5))[0], rtol=1e-4, atol=1e-5)
+
+
+def test_rotated_dot_products_depend_on_distance_alone() -> None:
+    angles = torch.outer(torch.arange(12.0), 10_000.0 ** (-torch.arange(4) / 4))
+    q, k = torch.randn(8).expand(12, 8), torch.randn(8).expand(12, 8)
+    dots = rotate(q, angles.cos(), angles.sin()) @ rotate(k, angles.cos(), angles.sin()).T
+    torch.testing.assert_close(dots[0, 3], dots[7, 10], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(dots[0, 3], dots[0, 4])
+
+
+def test_a_new_model_ranks_by_popularity(tiny_bundle: Path) -> None:
+    contextualizer = load_bundle(tiny_bundle).towers.contextualizer
+    width = contextualizer.width
+    query = contextualizer.queries(torch.zeros(1, width + 7))
+    assert torch.equal(query[0, width:], torch.ones(1))
+    assert torch.equal(query[0, :width], torch.zeros(width))

@@ -1,0 +1,133 @@
+"""The `twotower` command: a table of names, each imported only when called, so that `--help` answers in 0.1 s."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+from twotower.errors import TwoTowerError
+
+PACKAGES = ("twotower", "training", "embedder_cache", "service")
+
+
+class Command(NamedTuple):
+    """Where a command lives ("module:function") and what it does, in one line."""
+
+    target: str
+    summary: str
+
+
+COMMANDS = {
+    "prepare": Command("training.prepare_command:main", "write events, items and schema of a public data set"),
+    "schema": Command("training.schema_command:main", "`schema infer`: write a first schema.toml for your files"),
+    "validate": Command("training.validate_command:main", "report what is wrong with events and items, and what it costs"),
+    "train": Command("training.command:main", "events and items -> bundle"),
+    "evaluate": Command("training.evaluate_command:main", "measure a bundle, or the counters it must beat"),
+    "embed": Command("embedder_cache.command:main", "bundle and items -> release, published in a store"),
+    "releases": Command("embedder_cache.releases_command:main", "list, verify, activate or roll back the releases of a store"),
+    "serve": Command("service.command:main", "answer /v1/recommend from a store's current release"),
+    "demo": Command("twotower.demo:main", "all of the above on real purchases, in minutes"),
+    "doctor": Command("twotower.doctor:main", "what works on this machine, and what to do about the rest"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return the exit status: 2 for what the caller can put right, 130 when interrupted."""
+    arguments = sys.argv[1:] if argv is None else argv
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if name in ("-h", "--help", "help"):
+        print(usage())  # noqa: T201
+        return 0
+    if name == "--version":
+        print(f"twotower {installed_version()}")  # noqa: T201
+        return 0
+    try:
+        return load(name)(rest)
+    except KeyboardInterrupt:
+        return 130
+    except (TwoTowerError, ValueError, ModuleNotFoundError) as error:
+        if (message := explanation(error, name)) is None:
+            raise
+        print(f"twotower: error: {message}", file=sys.stderr)  # noqa: T201
+        return 2
+
+
+def usage() -> str:
+    """What `twotower --help` prints."""
+    lines = [f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: twotower COMMAND [OPTIONS]",
+            "",
+            "events + items -> train -> bundle -> embed -> release -> serve -> POST /v1/recommend",
+            "",
+            *lines,
+            "",
+            "`twotower COMMAND --help` explains one command; `twotower --version` names the version.",
+        ]
+    )
+
+
+def load(name: str) -> Callable[[list[str]], int]:
+    """Import the function of a command; ValueError with the nearest name when there is no such command."""
+    if name not in COMMANDS:
+        raise ValueError(f"there is no command {name!r}.{suggestion(name)} `twotower --help` lists them.")
+    module, function = COMMANDS[name].target.split(":")
+    command: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
+    return command
+
+
+def suggestion(name: str) -> str:
+    """A question that names the nearest command, or nothing when none is near."""
+    import difflib
+
+    nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def explanation(error: Exception, name: str) -> str | None:
+    """One line for the caller, or None when the error is a bug and its traceback must be seen."""
+    if isinstance(error, ModuleNotFoundError):
+        return missing_module(error, name)
+    return str(error) if isinstance(error, TwoTowerError) or raised_by_us(error) else None
+
+
+def raised_by_us(error: Exception) -> bool:
+    """Whether our own code raised it: such a ValueError is about the caller's input, one from a library is a bug."""
+    innermost = error.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    return innermost is not None and package_of(innermost.tb_frame.f_globals["__name__"]) in (*PACKAGES, "__main__")
+
+
+def missing_module(error: ModuleNotFoundError, name: str) -> str | None:
+    """What to install, or None when the missing module would be one of ours inside a package that is here."""
+    from importlib.util import find_spec
+
+    package = package_of(error.name or "")
+    if package not in PACKAGES:
+        return (
+            f"`twotower {name}` needs the Python package {package!r}, which is not installed. "
+            f"`twotower doctor` says what to install."
+        )
+    if find_spec(package) is None:
+        return (
+            f"`twotower {name}` is not part of this installation, which lacks {package}/. Run it where {package}/ is installed."
+        )
+    return None
+
+
+def package_of(module: str) -> str:
+    """The first part of a dotted name."""
+    return module.partition(".")[0]
+
+
+def installed_version() -> str:
+    """The version of the installed distribution."""
+    from importlib.metadata import version
+
+    return version("twotower")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,253 @@
+"""`twotower doctor`: what works on this machine, and what to do about the rest.
+
+Every native library is tried in a subprocess: a broken build may kill the process that imports it, and the report must
+survive that. It also keeps faiss and redis out of this package's imports, which the import contracts forbid.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+PROBE_TIMEOUT_S = 120
+DEMO_MEMORY_GIB = 4.0  # what `twotower demo` may take
+
+_TORCH = """
+import torch
+torch.ones(8, 8) @ torch.ones(8, 8)
+gpu = None
+if torch.cuda.is_available():
+    properties = torch.cuda.get_device_properties(0)
+    gpu = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+print(json.dumps({"version": torch.__version__, "threads": torch.get_num_threads(), "gpu": gpu}))
+"""
+_FAISS = """
+import faiss, numpy
+index = faiss.IndexFlatIP(4)
+index.add(numpy.eye(4, dtype=numpy.float32))
+found = index.search(numpy.array([[0, 0, 1, 0]], dtype=numpy.float32), 1)[1][0, 0]
+assert found == 2, f"the nearest of four unit vectors came out as {found}"
+gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+print(json.dumps({"version": faiss.__version__, "gpus": gpus}))
+"""
+_VERSION = """
+import importlib
+print(json.dumps({"version": importlib.import_module(sys.stdin.read()).__version__}))
+"""
+_SQLITE = """
+import pathlib, sqlite3, tempfile
+with tempfile.TemporaryDirectory() as directory:
+    database = sqlite3.connect(pathlib.Path(directory) / "history.db")
+    mode = database.execute("PRAGMA journal_mode = wal").fetchone()[0]
+    database.close()
+assert mode == "wal", f"no write-ahead log, only {mode}"
+print(json.dumps({"version": sqlite3.sqlite_version}))
+"""
+_REDIS_PING = """
+import redis
+client = redis.Redis.from_url(sys.stdin.read(), socket_timeout=5, socket_connect_timeout=5)
+client.ping()
+print(json.dumps({"version": client.info("server")["redis_version"]}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report. `advice` is empty when there is nothing to do."""
+
+    what: str
+    state: str
+    works: bool
+    required: bool = True
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a subprocess found: the facts it printed, or why it could not."""
+
+    facts: dict[str, object]
+    failure: str = ""
+
+
+RunProbe = Callable[[str, str], Probe]
+
+
+def main(argv: list[str]) -> int:
+    """Say what works on this machine and what to do about the rest; 0 when everything required works, else 1."""
+    parser = argparse.ArgumentParser(prog="twotower doctor", description=main.__doc__)
+    parser.add_argument("--redis", metavar="URL", help="also require that this Redis answers (redis://host:6379/0)")
+    arguments = parser.parse_args(argv)
+    checks = examine(run_probe, arguments.redis)
+    Console().print(report(checks))
+    return 0 if all(check.works for check in checks if check.required) else 1
+
+
+def examine(probe: RunProbe, redis_url: str | None) -> list[Check]:
+    """Every check, in the order of the report."""
+    torch = probe(_TORCH, "")
+    return [
+        python_check(),
+        library_check("pyarrow", probe),
+        library_check("numpy", probe),
+        torch_check(torch),
+        cores_check(torch, usable_cores()),
+        memory_check(available_gib()),
+        faiss_check(probe(_FAISS, "")),
+        sqlite_check(probe(_SQLITE, "")),
+        library_check("redis", probe),
+        redis_server_check(shutil.which("redis-server")) if redis_url is None else redis_url_check(probe(_REDIS_PING, redis_url)),
+        gpu_check(torch),
+        triton_check(torch, probe(_VERSION, "triton")),
+    ]
+
+
+def run_probe(code: str, given: str) -> Probe:
+    """Run `code` in a fresh interpreter with `given` on its stdin (not in its arguments: a URL may hold a password)."""
+    try:
+        finished = subprocess.run(
+            [sys.executable, "-c", "import json, sys\n" + code],
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=PROBE_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Probe({}, f"did not answer within {PROBE_TIMEOUT_S} s")
+    if finished.returncode < 0:
+        return Probe({}, f"killed by signal {-finished.returncode}")
+    if finished.returncode:
+        last_line = (finished.stderr.strip().splitlines() or ["failed without a word"])[-1]
+        return Probe({}, re.sub(r"^[\w.]+: ", "", last_line))
+    return Probe(json.loads(finished.stdout.splitlines()[-1]))
+
+
+def python_check() -> Check:
+    """This interpreter."""
+    works = sys.version_info >= (3, 11)
+    return Check("Python", platform.python_version(), works, advice="" if works else "install Python 3.11 or newer")
+
+
+def library_check(module: str, probe: RunProbe) -> Check:
+    """A required library that only needs to be importable."""
+    found = probe(_VERSION, module)
+    name = "redis client" if module == "redis" else module
+    if found.failure:
+        return Check(name, found.failure, works=False, advice=f"pip install -c constraints.txt {module}")
+    return Check(name, str(found.facts["version"]), works=True)
+
+
+def torch_check(torch: Probe) -> Check:
+    """PyTorch multiplies two matrices."""
+    if torch.failure:
+        return Check("torch", torch.failure, works=False, advice="pip install -c constraints.txt torch")
+    return Check("torch", str(torch.facts["version"]), works=True)
+
+
+def cores_check(torch: Probe, cores: float) -> Check:
+    """Cores this process may use, beside the threads torch would start on them."""
+    threads = torch.facts.get("threads")
+    crowded = isinstance(threads, int) and threads > max(1, cores)
+    advice = f"set OMP_NUM_THREADS={max(1, int(cores))}: torch would start more threads than there are cores" if crowded else ""
+    return Check("cores", f"{cores:g} usable, {threads or 'no'} torch threads", works=not crowded, required=False, advice=advice)
+
+
+def memory_check(available: float | None) -> Check:
+    """Enough memory for the demo."""
+    if available is None:
+        return Check("memory", "unknown on this system", works=True, required=False)
+    enough = available >= DEMO_MEMORY_GIB
+    advice = "" if enough else f"`twotower demo` takes up to {DEMO_MEMORY_GIB:g} GiB: free some, or use a larger machine"
+    return Check("memory", f"{available:.1f} GiB available", works=enough, required=False, advice=advice)
+
+
+def faiss_check(faiss: Probe) -> Check:
+    """FAISS finds the nearest of four vectors."""
+    if faiss.failure:
+        return Check("FAISS", faiss.failure, works=False, advice="pip install -c constraints.txt 'twotower[cpu]' (or [gpu])")
+    gpus = faiss.facts["gpus"]
+    return Check("FAISS", f"{faiss.facts['version']}, search is right, {gpus or 'no'} GPU", works=True)
+
+
+def sqlite_check(sqlite: Probe) -> Check:
+    """The embedded history store keeps a write-ahead log."""
+    if sqlite.failure:
+        advice = "use a Python built with SQLite and a temporary directory that can be written, or keep histories in Redis"
+        return Check("SQLite", sqlite.failure, works=False, advice=advice)
+    return Check("SQLite", f"{sqlite.facts['version']}, with write-ahead log", works=True)
+
+
+def redis_server_check(server: str | None) -> Check:
+    """A Redis to keep histories in, when none was named."""
+    if server:
+        return Check("Redis server", f"installed: {server}", works=True, required=False)
+    advice = "only for several servers at once: install redis-server, or test one with `twotower doctor --redis URL`"
+    return Check("Redis server", "not installed", works=False, required=False, advice=advice)
+
+
+def redis_url_check(redis: Probe) -> Check:
+    """The Redis that the caller named answers."""
+    if redis.failure:
+        return Check("Redis server", redis.failure, works=False, advice="start it, or correct the URL given with --redis")
+    return Check("Redis server", f"{redis.facts['version']} answers", works=True)
+
+
+def gpu_check(torch: Probe) -> Check:
+    """A GPU that torch can use. Nothing needs one."""
+    if gpu := torch.facts.get("gpu"):
+        return Check("GPU", str(gpu), works=True, required=False)
+    advice = "nothing: all stages run on the CPU. With an NVIDIA GPU, install its driver and a CUDA build of torch"
+    return Check("GPU", "none that torch can use", works=False, required=False, advice=advice)
+
+
+def triton_check(torch: Probe, triton: Probe) -> Check:
+    """Triton, which compiles kernels for a GPU."""
+    has_gpu = bool(torch.facts.get("gpu"))
+    if not triton.failure:
+        use = "used" if has_gpu else "idle without a GPU"
+        return Check("Triton", f"{triton.facts['version']}, {use}", works=True, required=False)
+    advice = "pip install 'twotower[gpu]'" if has_gpu else "nothing: it is used on a GPU only"
+    return Check("Triton", triton.failure, works=False, required=False, advice=advice)
+
+
+def usable_cores() -> float:
+    """Cores by affinity and by container quota, whichever is less."""
+    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    limit = Path("/sys/fs/cgroup/cpu.max")
+    if limit.is_file():
+        quota, period = limit.read_text().split()
+        if quota != "max":
+            cores = min(cores, int(quota) / int(period))
+    return cores
+
+
+def available_gib() -> float | None:
+    """Memory that could be taken without swapping; None where the system does not say."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return None
+    entries = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    return int(entries["MemAvailable"].split()[0]) / 2**20
+
+
+def report(checks: list[Check]) -> Table:
+    """The table printed: what, state, what to do about it."""
+    table = Table()
+    for heading in ("", "what", "state", "what to do about it"):
+        table.add_column(heading, overflow="fold")
+    for check in checks:
+        mark = "[green]ok[/]" if check.works else "[red]fails[/]" if check.required else "[yellow]-[/]"
+        table.add_row(mark, check.what, escape(check.state), escape(check.advice))
+    return table
