@@ -1,1 +1,57 @@
-.venv/bin/x: 
+# A fresh clone needs Python 3.11 and make; everything else is installed into .venv, by these targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# pip reads both: the versions of what is installed, and of what builds it. Relative, so that a path may hold spaces.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test bench loadtest
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo [ARGS=...]     train on real purchases and serve, in minutes; ARGS=--once exits when it has shown it"
+	@echo "make test                install, then every check and test"
+	@echo "make bench NAME=...      run benchmarks/NAME.py: a table, and build/bench/NAME.json"
+	@echo "make loadtest [ARGS=...] replay real histories against a server for 60 s; needs what make demo leaves behind"
+
+demo: $(VENV)/.demo-installed
+	$(BIN)/twotower demo $(ARGS)
+
+test: $(VENV)/.test-installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+bench: $(VENV)/.test-installed
+	@test -n "$(NAME)" && test -f "benchmarks/$(NAME).py" || { \
+	  echo "give NAME= one of: $(filter-out report,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))" >&2; exit 2; }
+	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
+
+loadtest: $(VENV)/.test-installed
+	$(BIN)/python -m loadtests.run $(ARGS)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed; $(PYTHON) is not. Try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "making $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; \
+	  rm -rf $(VENV); exit 1; }
+
+# torch first and alone: it is most of the download, and a failure there should not hide among the rest.
+$(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing torch (the largest download: a minute or more)"
+	@$(BIN)/python -m pip install --quiet torch
+	@echo "installing the rest"
+	@$(BIN)/python -m pip install --quiet -e '.[cpu,demo]'
+	@touch $@
+
+$(VENV)/.test-installed: $(VENV)/.demo-installed
+	@echo "installing what the checks and tests need"
+	@$(BIN)/python -m pip install --quiet -e '.[cpu,demo,loadtest,test]'
+	@touch $@

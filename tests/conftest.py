@@ -17,7 +17,7 @@ from twotower.model.embedder import Embedder
 from twotower.schema import load_schema
 from twotower.synthetic import write_shop
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # several processes share the cores; waiting threads would spin
 
 
 @pytest.fixture(scope="session")

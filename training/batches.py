@@ -1,4 +1,4 @@
-"""Windows of histories with every basket boundary in them as a query, sampled and prefetched.
+"""Windows of histories with every basket boundary in them as a query.
 
 A query stands after the last event of one basket; its answer is the set of items of the next. Items that share a time
 are shuffled freshly whenever they are drawn: their order in the log means nothing and must teach nothing.
@@ -7,7 +7,6 @@ B: windows, Q: queries, M: own items of all queries, A: answers (items of the ne
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,14 +138,11 @@ class BatchSampler:
         return self.log.event_types[wanted], np.unique(rows[types == wanted]).astype(np.int64)
 
 
-def prefetch(sampler: BatchSampler, seed: int, ahead: int = 2) -> Iterator[TrainBatch]:
-    """An endless, seeded stream of batches, drawn in a thread `ahead` of their use."""
+def stream_batches(sampler: BatchSampler, seed: int) -> Iterator[TrainBatch]:
+    """An endless, seeded stream of batches.
+
+    Drawn in line: on two cores a second thread only takes turns with the arithmetic (measured .45 s a step against .31).
+    """
     rng = np.random.default_rng(seed)
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-        waiting = [pool.submit(sampler.sample, rng) for _ in range(ahead)]
-        try:
-            while True:
-                waiting.append(pool.submit(sampler.sample, rng))
-                yield waiting.pop(0).result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    while True:
+        yield sampler.sample(rng)

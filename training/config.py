@@ -29,7 +29,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     embedder_share: float = 0.02  # of all trainable scalars, the compute-optimal share (SCIENCE)
     batch_windows: int = 8
     max_queries: int = 160  # basket boundaries of a batch that are scored
-    learning_rate: float = 2e-3  # at a batch of 512 queries; scaled by sqrt(queries / 512)
+    learning_rate: float = 2e-3  # at a batch of 512 queries; scaled by sqrt(queries / 512) (SCIENCE)
     warmup: float = 0.05  # of the run
     weight_decay: float = 0.02
     dropout: float = 0.1

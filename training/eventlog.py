@@ -24,6 +24,7 @@ from twotower.features import (
     Ints,
     encode_rows,
     fingerprint,
+    hash_slots,
     quantile_edges,
     to_floats,
 )
@@ -31,7 +32,7 @@ from twotower.schema import Schema, utc_ms
 from twotower.window import History
 
 SORT_EVENTS = 1_000_000  # events sorted at a time
-SAMPLE_PER_BATCH = 4096  # rows of each batch that bins are fitted on
+SAMPLE_EVENTS = 200_000  # training rows that bins are fitted on
 EVENT_TYPE = "event_type"
 
 
@@ -127,9 +128,8 @@ def _first_pass(
     users: Counter[str] = Counter()
     types: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
-    samples: dict[str, list[npt.NDArray[np.float64]]] = {n: [] for n, kind in schema.events.features.items() if kind == "numeric"}
+    samples = {name: _Sample() for name, kind in schema.events.features.items() if kind == "numeric"}
     total = without_item = without_user = 0
-    rng = np.random.default_rng(0)
     for batch in stream_events(path, schema.events, tuple(schema.events.features)):
         total += len(batch)
         no_item, no_user = pc.equal(batch.item_ids, ""), pc.equal(batch.user_ids, "")
@@ -139,20 +139,34 @@ def _first_pass(
         _count(unknown, batch.item_ids.filter(pc.and_not(pc.invert(known), no_item)))
         _count(users, batch.user_ids.filter(pc.and_not(known, no_user)))
         _count(types, batch.event_types)
-        rows = np.flatnonzero(batch.times_ms_E < train_until)
-        rows = np.sort(rng.permutation(rows)[:SAMPLE_PER_BATCH])
-        for name, parts in samples.items():
-            parts.append(to_floats(batch.features[name].take(pa.array(rows)), name))
+        training = batch.times_ms_E < train_until
+        for name, sample in samples.items():
+            sample.add(batch.times_ms_E[training], to_floats(batch.features[name], name)[training])
         on_events(len(batch))
     if not users:
         raise DataError(f"{path}: none of the {total:,} events is of an item in the catalogue; do both files use the same ids?")
     fields = [FieldSpec(name=EVENT_TYPE, kind="categorical")]
     for name, kind in schema.events.features.items():
-        edges = quantile_edges(np.concatenate(samples[name])) if kind == "numeric" else ()
+        edges = quantile_edges(samples[name].values) if kind == "numeric" else ()
         fields.append(FieldSpec(name=name, kind=kind, edges=edges))
     examples = tuple(name for name, _ in unknown.most_common(3))
     report = LogReport(total, users.total(), len(users), unknown.total(), examples, without_item, without_user)
     return users, FeatureSpec(fields=tuple(fields)), sorted(types), report
+
+
+class _Sample:
+    """The rows whose times hash lowest: a bounded sample that the order of the file cannot change."""
+
+    def __init__(self) -> None:
+        self.keys = np.zeros(0, np.int64)
+        self.values = np.zeros(0, np.float64)
+
+    def add(self, times_ms: Ints, values: npt.NDArray[np.float64]) -> None:
+        """Consider more rows."""
+        keys = hash_slots(times_ms.astype(np.uint64), 1, 2**31 - 1)[0][:, 0].astype(np.int64)
+        keys, values = np.concatenate([self.keys, keys]), np.concatenate([self.values, values])
+        kept = np.lexsort((values, keys))[:SAMPLE_EVENTS]
+        self.keys, self.values = keys[kept], values[kept]
 
 
 def _count(counter: Counter[str], values: pa.Array) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from training.batches import BatchSampler, TrainBatch, prefetch
+from training.batches import BatchSampler, TrainBatch, stream_batches
 from training.config import StageConfig, TrainConfig
 from training.loss import FrozenCatalogue, correct_for_sampling, frozen_set_loss, set_loss
 from training.negatives import Candidates, draw_candidates, owner_share
@@ -91,12 +91,11 @@ def make_optimizer(config: TrainConfig, embedder: nn.Module, contextualizer: nn.
 def train(inputs: TrainInputs, state: TrainState, on_step: Callable[[StepReport], None] = lambda _: None) -> TrainState:
     """Run every stage of the config; the learning rate follows one cosine over all of them."""
     begun = time.monotonic()
-    batches = prefetch(inputs.sampler, inputs.config.seed + 2)
+    batches = stream_batches(inputs.sampler, inputs.config.seed + 2)
     before = 0.0
     for number, stage in enumerate(inputs.config.stages, start=1):
         state = run_stage(inputs, state, stage, number, before, begun, batches, on_step)
         before += stage.share
-    batches.close()  # type: ignore[attr-defined]
     state.embedder.eval()
     state.contextualizer.eval()
     return state
@@ -207,9 +206,7 @@ def query_inputs(contextualizer: Contextualizer, batch: TrainBatch, inputs_BLD: 
     """What every query knows of its history and of its request."""
     hidden_BLD = contextualizer(inputs_BLD, batch.histories)
     hidden_QD = hidden_BLD[batch.window_Q, batch.position_Q.clamp(min=0)]
-    return contextualizer.query_input(
-        hidden_QD, batch.position_Q < 0, batch.request_Q7, batch.wanted_QS, batch.wanted_weights_QS
-    )
+    return contextualizer.query_input(hidden_QD, batch.position_Q < 0, batch.request_Q7, batch.wanted_QS, batch.wanted_weights_QS)
 
 
 def candidate_scores(

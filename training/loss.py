@@ -60,7 +60,7 @@ def frozen_set_loss(
     """
     vectors_ND, snapshots = catalogue.vectors_ND, catalogue.snapshots
     width, num_items = vectors_ND.shape[1], len(vectors_ND)
-    log_partition_Q = _LogPartition.apply(query_QV, repeat_M, own_query_M, own_rows_M, now_ms_Q, catalogue)
+    log_partition_Q = _LogPartition.apply(query_QV, repeat_M, own_query_M, own_rows_M, now_ms_Q, catalogue)  # type: ignore[no-untyped-call]
     popularity_AP = torch.from_numpy(snapshots.of_items(now_ms_Q[answer_query_A.numpy()], answer_rows_A.numpy()))
     item_AV = torch.cat([vectors_ND[answer_rows_A], popularity_AP], 1)
     assert item_AV.shape[1] == query_QV.shape[1] > width

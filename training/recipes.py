@@ -6,10 +6,16 @@ from training.config import StageConfig, TrainConfig
 
 
 def demo(minutes: float = 3.75) -> TrainConfig:
-    """A few minutes on two cores, for the demo: chosen by next-basket NDCG@10 on Complete Journey's November."""
+    """A few minutes on two cores, for the demo: chosen by next-basket NDCG@10 on Complete Journey's November.
+
+    So short a run sees a fraction of the events once: nothing to regularise, and it takes a rate five times the default
+    (two minutes each on 600 households: 2e-3 gives NDCG@10 .216, 5e-3 .228, 1e-2 .227 at a lower loss).
+    """
     return TrainConfig(
         metric="next-basket NDCG@10",
         minutes=minutes,
+        learning_rate=1e-2,
+        dropout=0.0,
         stages=(
             StageConfig(share=0.6, num_uniform=4096, train_embedder=True),
             StageConfig(share=0.4, num_uniform=None, train_embedder=False),

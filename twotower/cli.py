@@ -111,9 +111,7 @@ def missing_module(error: ModuleNotFoundError, name: str) -> str | None:
             f"`twotower doctor` says what to install."
         )
     if find_spec(package) is None:
-        return (
-            f"`twotower {name}` is not part of this installation, which lacks {package}/. Run it where {package}/ is installed."
-        )
+        return f"`twotower {name}` is not part of this installation. Run it where the package {package!r} is installed."
     return None
 
 

@@ -18,8 +18,8 @@ from twotower.schema import EventColumns
 BATCH_ROWS = 131_072
 MAX_ID_BYTES = 128
 # Epoch seconds of any plausible date, read as milliseconds, fall before this; so do a timestamp's unit errors.
-_EARLIEST_MS = 315_532_800_000  # 1980-01-01
-_LATEST_MS = 4_102_444_800_000  # 2100-01-01
+EARLIEST_MS = 315_532_800_000  # 1980-01-01
+LATEST_MS = 4_102_444_800_000  # 2100-01-01
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,8 @@ def times_ms(column: pa.Array, name: str) -> Ints:
         raise DataError(f"column {name!r} holds {column.type}: give a timestamp, or integers that count milliseconds")
     result: Ints = values.to_numpy(zero_copy_only=False)
     low, high = int(result.min()), int(result.max())
-    if low < _EARLIEST_MS or high > _LATEST_MS:
-        unit = "seconds" if high < _EARLIEST_MS else "micro- or nanoseconds" if low > _LATEST_MS else "another unit"
+    if low < EARLIEST_MS or high > LATEST_MS:
+        unit = "seconds" if high < EARLIEST_MS else "micro- or nanoseconds" if low > LATEST_MS else "another unit"
         raise DataError(
             f"column {name!r} reaches from {low} to {high}, which as milliseconds lies outside 1980 to 2100: "
             f"it looks like {unit}. Store a timestamp, or epoch milliseconds."

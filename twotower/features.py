@@ -211,6 +211,8 @@ def encode_wanted(event_types: Sequence[str | None], spec: FeatureSpec, table_ro
 
 def _encode_hashed(column: pa.Array, field: FieldSpec, spec: FeatureSpec, table_rows: int) -> tuple[Rows, Floats]:
     """Slots and weights of one field, [N, num_slots]. Each distinct value is hashed once."""
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.string())
     encoded = column.dictionary_encode() if not pa.types.is_nested(column.type) else _encode_lists(column)
     values = encoded.dictionary.to_pylist()
     if field.kind in ("id", "categorical"):

@@ -5,6 +5,7 @@ STORE/releases/<id>/       one directory per release, manifest last
 """
 
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ VECTORS, INDEX, ITEMS = "vectors.npy", "index.faiss", "items.arrow"
 GOLDEN, GATES, INFO = "golden.json", "gates.json", "release.json"
 FILES = (*TOWER_FILES, VECTORS, INDEX, ITEMS, GOLDEN, GATES, INFO)
 POINTER = "CURRENT"
+_RELEASE_ID = re.compile(KIND + "-[0-9a-f]{12}")  # nothing else may become part of a path
 
 
 class ReleaseInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +56,7 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
 def release_path(store: Path, release: str) -> Path:
     """Directory of a release; StoreError when the store has none of that id."""
     path = store / "releases" / release
-    if path.parent != store / "releases" or not path.is_dir():
+    if not _RELEASE_ID.fullmatch(release) or not path.is_dir():
         known = ", ".join(list_releases(store)) or "none"
         raise StoreError(f"{store} has no release {release!r} (it has: {known}). See `twotower releases list --store {store}`.")
     return path

@@ -29,6 +29,15 @@ TINY = TrainConfig(
     max_queries=40,
 )
 
+LEARNS = msgspec.structs.replace(
+    TINY,
+    learning_rate=1e-2,
+    stages=(
+        StageConfig(share=0.5, num_uniform=100, train_embedder=True, max_steps=60),
+        StageConfig(share=0.5, num_uniform=None, train_embedder=False, max_steps=30),
+    ),
+)
+
 
 @dataclass(frozen=True)
 class Shop:
@@ -56,8 +65,3 @@ def read_shop(directory: Path, config: TrainConfig = TINY) -> Shop:
 @pytest.fixture(scope="session")
 def shop(tiny_shop: Path) -> Shop:
     return read_shop(tiny_shop)
-
-
-@pytest.fixture(scope="session")
-def tiny_config() -> TrainConfig:
-    return msgspec.structs.replace(TINY)

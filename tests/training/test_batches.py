@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests.training.conftest import Shop
-from training.batches import prefetch
+from training.batches import stream_batches
 
 
 def test_no_answer_lies_in_the_held_out_months(shop: Shop) -> None:
@@ -50,13 +50,10 @@ def test_weights_sum_to_one_and_large_baskets_do_not_drown_small_ones(shop: Shop
     np.testing.assert_allclose(per_query / per_query[0], (sizes / sizes[0]) ** 0.5, rtol=1e-4)
 
 
-def test_prefetched_batches_are_the_sampled_ones(shop: Shop) -> None:
-    stream = prefetch(shop.sampler(), seed=5)
-    fetched = [next(stream) for _ in range(3)]
-    stream.close()  # type: ignore[attr-defined]
-    rng = np.random.default_rng(5)
-    for batch in fetched:
-        assert batch.now_ms_Q.tolist() == shop.sampler().sample(rng).now_ms_Q.tolist()
+def test_a_stream_repeats_with_its_seed(shop: Shop) -> None:
+    first, second = (stream_batches(shop.sampler(), seed=5) for _ in range(2))
+    for _ in range(3):
+        assert next(first).now_ms_Q.tolist() == next(second).now_ms_Q.tolist()
 
 
 def test_new_users_are_asked_about_too(shop: Shop) -> None:

@@ -31,7 +31,7 @@ def spec(*fields: FieldSpec) -> FeatureSpec:
 
 def test_piecewise_linear_by_hand() -> None:
     encoded = piecewise_linear(np.array([0.0, 5.0, 15.0, 99.0, np.nan]), (0.0, 10.0, 20.0))
-    np.testing.assert_allclose(encoded, [[0, 0, 0], [0.5, 0, 0], [1, 0.5, 0], [1, 1, 0], [0, 0, 1]])
+    np.testing.assert_allclose(encoded, np.array([[0, 0, 0], [0.5, 0, 0], [1, 0.5, 0], [1, 1, 0], [0, 0, 1]]))
 
 
 def test_edges_of_a_constant_column_still_bin_it() -> None:
@@ -66,7 +66,11 @@ def test_a_missing_value_is_a_token_of_its_own() -> None:
 
 
 def test_an_absent_column_is_missing_everywhere() -> None:
-    both = spec(FieldSpec(name="brand", kind="categorical"), FieldSpec(name="price", kind="numeric", edges=(0.0, 1.0)))
+    both = spec(
+        FieldSpec(name="brand", kind="categorical"),
+        FieldSpec(name="tags", kind="list"),
+        FieldSpec(name="price", kind="numeric", edges=(0.0, 1.0)),
+    )
     absent = encode_rows({"brand": pa.nulls(2)}, both, 97)
     given_null = encode_rows({"brand": pa.nulls(2), "price": pa.nulls(2, pa.float64())}, both, 97)
     np.testing.assert_array_equal(absent.dense_NF, given_null.dense_NF)
@@ -91,7 +95,8 @@ def test_lists_are_bags_and_long_ones_are_cut() -> None:
 def test_vectors_are_made_unit_and_bad_ones_are_missing() -> None:
     column = pa.array([[3.0, 4.0], None, [float("nan"), 1.0], [0.0, 0.0], [1.0]], pa.list_(pa.float32()))
     rows = encode_rows({"image": column}, spec(FieldSpec(name="image", kind="vector", dim=2)), 7)
-    np.testing.assert_allclose(rows.dense_NF, [[0.6, 0.8, 0], [0, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 1]], rtol=1e-6)
+    expected = np.array([[0.6, 0.8, 0], [0, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 1]])
+    np.testing.assert_allclose(rows.dense_NF, expected, rtol=1e-6)
 
 
 def test_times_may_be_dates_or_missing() -> None:

@@ -26,7 +26,7 @@ def test_a_schema_survives_writing_and_reading(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[items.features]\nprice = 'number'\n", "price"),
+        ("[items.features]\nprice = 'number'\n", "number"),
         ("[itmes]\nitem_id = 'x'\n", "itmes"),
         ("[split]\nvalidation_from = 2024-02-01\n", "validation_from"),
         ("[split]\nvalidation_from = 2024-02-01T00:00:00Z\ntest_from = 2024-01-01T00:00:00Z\n", "before"),

@@ -1,0 +1,103 @@
+"""The one writer of benchmark results: a table for the reader and build/bench/NAME.json for machines."""
+
+import json
+import math
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+DIRECTORY = Path("build/bench")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measured figure. `must` is the least that is accepted and `goal` what is aimed at; None asks nothing."""
+
+    metric: str
+    value: float
+    unit: str
+    better: Literal["higher", "lower"]
+    must: float | None = None
+    goal: float | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError(f"{self.metric} is {self.value}: leave out what was not measured")
+
+    @property
+    def meets_must(self) -> bool:
+        """Whether the figure is accepted."""
+        return self._reaches(self.must)
+
+    @property
+    def meets_goal(self) -> bool:
+        """Whether the figure is where it should be."""
+        return self._reaches(self.goal)
+
+    def _reaches(self, bound: float | None) -> bool:
+        if bound is None:
+            return True
+        return self.value >= bound if self.better == "higher" else self.value <= bound
+
+
+def write_report(name: str, rows: Sequence[Row], directory: Path = DIRECTORY) -> Path:
+    """Write `directory`/`name`.json, print the same as a table, and return the file's path."""
+    content = {
+        "name": name,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "cores": os.cpu_count(),
+        "rows": [asdict(row) for row in rows],
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{name}.json"
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    console = Console()
+    console.print(table(name, rows))
+    console.print(f"written to {path}", highlight=False)
+    return path
+
+
+def table(name: str, rows: Sequence[Row]) -> Table:
+    """The rows as they are printed, each marked met or missed."""
+    result = Table("metric", title=name)
+    for heading in ("value", "unit", "must", "goal"):
+        result.add_column(heading, justify="left" if heading == "unit" else "right")
+    result.add_column("")
+    for row in rows:
+        sign = ">=" if row.better == "higher" else "<="
+        bounds = ("" if bound is None else f"{sign} {figure(bound)}" for bound in (row.must, row.goal))
+        result.add_row(row.metric, figure(row.value), row.unit, *bounds, mark(row))
+    return result
+
+
+def mark(row: Row) -> str:
+    """Met, missed, or what lies between: accepted, but short of the goal."""
+    if row.must is None and row.goal is None:
+        return ""
+    if not row.meets_must:
+        return "[red]missed[/]"
+    return "[green]met[/]" if row.meets_goal else "[yellow]short of goal[/]"
+
+
+def figure(value: float) -> str:
+    """Four significant digits; whole numbers in full."""
+    return f"{value:,.0f}" if value == round(value) or abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def commit() -> str | None:
+    """The commit measured, marked `-dirty` when files differ from it; None outside a git checkout."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
+    return described.stdout.strip() or None

@@ -1,0 +1,132 @@
+"""Real histories as traffic: which households to replay, and the request bodies their events become."""
+
+import functools
+import json
+import math
+import operator
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+Json = dict[str, Any]
+
+ROLES = ("user_id", "item_id", "timestamp", "event_type")
+SHORTEST_HISTORY = 40  # events; shorter ones are over before the load is steady
+LONGEST_HISTORY = 400  # events of one household that are replayed at most
+MOST_KNOWN = 200  # events told before the first question: most of the model's window
+NUM_RESULTS = 10
+MOMENT_MS = 1000  # a question comes this long after the last event
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What one household did, oldest first, as the `events` of POST /v1/events without ids."""
+
+    user_id: str
+    events: tuple[Json, ...]
+
+
+def write_histories(events: Path, out: Path, num_users: int, seed: int = 0) -> int:
+    """Choose up to `num_users` households of an event log and write one JSON line each; returns how many were written.
+
+    Reads the log twice as a stream. Columns beside user, item, time and type become event properties. ValueError when the
+    log has other column names or no history that is long enough.
+    """
+    log = ds.dataset(events, format="parquet")
+    if missing := [name for name in ROLES if name not in log.schema.names]:
+        raise ValueError(f"{events} has no column {', '.join(missing)}: the load test reads {', '.join(ROLES)}")
+    complete = functools.reduce(operator.and_, (pc.field(name).is_valid() for name in ROLES))
+    counts: Counter[Any] = Counter()
+    for batch in log.to_batches(columns=["user_id"], filter=complete):
+        for entry in pc.value_counts(batch.column("user_id")).to_pylist():
+            counts[entry["values"]] += entry["counts"]
+    regular = sorted(user for user, count in counts.items() if count >= SHORTEST_HISTORY)
+    if not regular:
+        raise ValueError(f"{events} has no user with {SHORTEST_HISTORY} events: there is nothing to replay")
+    chosen = random.Random(seed).sample(regular, min(num_users, len(regular)))
+    table = log.to_table(filter=complete & pc.field("user_id").isin(chosen))
+    times_ms = table.column("timestamp").cast(pa.timestamp("ms")).cast(pa.int64())
+    table = table.set_column(table.column_names.index("timestamp"), "timestamp", times_ms)
+    rows = table.sort_by("timestamp").to_pylist()
+    histories: dict[str, list[Json]] = {str(user): [] for user in chosen}
+    for row in rows:
+        histories[str(row["user_id"])].append(event(row))
+    with out.open("w") as lines:
+        for user, replayed in histories.items():
+            lines.write(json.dumps({"user_id": user, "events": replayed[:LONGEST_HISTORY]}, allow_nan=False) + "\n")
+    return len(histories)
+
+
+def event(row: Json) -> Json:
+    """One row of the log, its timestamp in epoch milliseconds, as an event of the API.
+
+    Missing values, and kinds that JSON has no word for, are left out.
+    """
+    told = {name: value for name, value in row.items() if name not in ROLES and tellable(value)}
+    return {
+        "item_id": str(row["item_id"]),
+        "event_type": row["event_type"],
+        "timestamp": row["timestamp"],
+        "properties": told,
+    }
+
+
+def tellable(value: object) -> bool:
+    """Whether the API takes the value as a property."""
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def read_histories(path: Path) -> list[History]:
+    """What `write_histories` wrote."""
+    lines = map(json.loads, path.read_text().splitlines())
+    return [History(user_id=line["user_id"], events=tuple(line["events"])) for line in lines]
+
+
+@dataclass(slots=True)
+class Replay:
+    """One household being replayed under a name of its own, so that neither users nor runs meet in the history store."""
+
+    user_id: str
+    history: History
+    told: int = field(default=0, init=False)  # events the service has been given
+
+    @classmethod
+    def start(cls, history: History, suffix: str) -> Self:
+        """A replay of which nothing has been told."""
+        return cls(user_id=f"{history.user_id}-{suffix}", history=history)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every event has been told."""
+        return self.told == len(self.history.events)
+
+    def first_events(self) -> Json:
+        """Body of POST /v1/events with the first half of the history, 200 events at most."""
+        return self._tell(min(MOST_KNOWN, len(self.history.events) // 2))
+
+    def next_event(self) -> Json:
+        """Body of POST /v1/events with the one event that really came next."""
+        return self._tell(1)
+
+    def question(self) -> Json:
+        """Body of POST /v1/recommend, asked just after the last event told."""
+        return {
+            "user_id": self.user_id,
+            "num_results": NUM_RESULTS,
+            "timestamp": self.history.events[self.told - 1]["timestamp"] + MOMENT_MS,
+        }
+
+    def _tell(self, num_events: int) -> Json:
+        first, self.told = self.told, self.told + num_events
+        return {"events": list(self._named(first, self.told))}
+
+    def _named(self, first: int, last: int) -> Iterator[Json]:
+        for number in range(first, last):
+            yield {**self.history.events[number], "user_id": self.user_id, "event_id": f"{self.user_id}-{number}"}

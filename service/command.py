@@ -1,0 +1,125 @@
+"""`twotower serve`: one server process."""
+
+import argparse
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from twotower.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    from service.history import HistoryStore
+    from service.settings import Settings
+
+
+def main(argv: list[str]) -> int:
+    """Serve the current release of a store until SIGTERM or SIGINT; 0 after a clean end."""
+    arguments = parser().parse_args(argv)
+    settings = make_settings({k: v for k, v in vars(arguments).items() if v is not None})
+    return serve(settings)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; what it leaves out comes from TWOTOWER_* variables, then from the defaults."""
+    result = argparse.ArgumentParser("twotower serve", description="Serve the current release of a store over HTTP.")
+    result.add_argument("--store", type=Path, help="release store, as `twotower embed` writes it (TWOTOWER_STORE)")
+    result.add_argument("--host", help="address to listen on (127.0.0.1)")
+    result.add_argument("--port", type=int, help="port to listen on; 0 takes a free one (8000)")
+    result.add_argument("--history", metavar="URL", help="sqlite:///FILE, redis://... or rediss://... (sqlite:///history.db)")
+    result.add_argument(
+        "--insecure", action="store_true", default=None, help="allow an address that others can reach, without keys"
+    )
+    return result
+
+
+def make_settings(given: dict[str, Any]) -> "Settings":
+    """Settings of the values given; EnvironmentProblem in one line per value that is wrong."""
+    from pydantic import ValidationError
+
+    from service.settings import Settings
+
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        lines = [": ".join([*map(str, e["loc"]), e["msg"].removeprefix("Value error, ")]) for e in error.errors()]
+        hint = " (give --store, or set TWOTOWER_STORE)" if any(e["loc"] == ("store",) for e in error.errors()) else ""
+        raise EnvironmentProblem("cannot serve: " + "; ".join(lines) + hint) from error
+
+
+def serve(settings: "Settings") -> int:
+    """Take the port, load the release, open the history, answer."""
+    with listen(settings.host, settings.port) as listener:
+        import uvicorn
+        from prometheus_client import CollectorRegistry
+
+        from service.app import build_app
+        from service.index import load_release
+        from service.metrics import Metrics
+
+        release = load_release(settings.store)
+        history = open_history(settings)
+        app = build_app(settings, release, history, Metrics(CollectorRegistry()))
+        config = uvicorn.Config(
+            app,
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=settings.shutdown_timeout_s,
+        )
+        host, port = listener.getsockname()[:2]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+        class Server(uvicorn.Server):
+            """Says when it is ready."""
+
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                sys.stdout.write(f"serving release {release.id} ({len(release):,} items) on {address} - try {address}/docs\n")
+                sys.stdout.flush()
+
+        # uvicorn drains, then raises the signal again for whoever started it: that is us, and all is well.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _leave)
+        Server(config).run(sockets=[listener])
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; EnvironmentProblem when the port is taken or the address is not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise EnvironmentProblem(f"cannot listen on {host}:{port}: {error.strerror or error}. Choose another --port.") from error
+    return listener
+
+
+def open_history(settings: "Settings") -> "HistoryStore":
+    """The store that the URL names; EnvironmentProblem for a URL or a place that cannot be used."""
+    kind, _, rest = settings.history.partition("://")
+    if kind == "sqlite" and len(rest) > 1 and rest.startswith("/"):
+        from service.sqlite_history import SqliteHistory
+
+        return SqliteHistory(Path(rest[1:]))
+    if kind in ("redis", "rediss"):
+        from service.redis_history import RedisHistory
+
+        try:
+            return RedisHistory(settings.history, settings.redis_timeout_s, settings.redis_ttl_days)
+        except ValueError as error:
+            raise EnvironmentProblem(f"--history is no Redis URL: {error}") from error
+    # Not the URL itself: it may hold a password.
+    raise EnvironmentProblem(
+        "--history must be sqlite:///FILE (sqlite:////FILE for an absolute path), redis://... or rediss://..."
+    )
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)

@@ -1,0 +1,64 @@
+"""Every way a request can fail: one table from code to status, one body for all of them."""
+
+from typing import Literal
+
+import msgspec
+
+Code = Literal[
+    "malformed_json",
+    "not_found",
+    "method_not_allowed",
+    "slow_body",
+    "body_too_large",
+    "unsupported_media_type",
+    "invalid_request",
+    "internal",
+    "not_ready",
+    "overloaded",
+    "history_unavailable",
+    "deadline_exceeded",
+]
+
+STATUS: dict[Code, int] = {
+    "malformed_json": 400,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "slow_body": 408,
+    "body_too_large": 413,
+    "unsupported_media_type": 415,
+    "invalid_request": 422,
+    "internal": 500,
+    "not_ready": 503,
+    "overloaded": 503,
+    "history_unavailable": 503,
+    "deadline_exceeded": 504,
+}
+RETRY_AFTER_S = 1  # sent with every 503: what makes us refuse passes within a second or needs an operator
+
+
+class ApiError(Exception):
+    """A refusal that the client is told about."""
+
+    def __init__(self, code: Code, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.field = code, message, field
+
+    @property
+    def status(self) -> int:
+        """HTTP status of the refusal."""
+        return STATUS[self.code]
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What went wrong, in which field, and the id to quote when asking about it."""
+
+    code: str
+    message: str
+    request_id: str
+    field: str | None = None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """Body of every answer that is not a success."""
+
+    error: ErrorDetail

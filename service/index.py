@@ -1,0 +1,202 @@
+"""One release as the service holds it, and the exact search over it.
+
+N: items, D: item vector width, V: D + popularity dimensions, K: results, M: own items
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss as faiss_module
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from service.filters import Filters, Mask
+from twotower.bundle import Towers, load_towers, read_table
+from twotower.catalogue import ID_FIELD
+from twotower.errors import ReleaseMismatch
+from twotower.features import Floats, Ints, encode_rows
+from twotower.release import (
+    GOLDEN,
+    INDEX,
+    ITEMS,
+    VECTORS,
+    GoldenQuery,
+    ReleaseInfo,
+    read_pointer,
+    release_path,
+    verify_release,
+)
+from twotower.repeat import item_statistics
+from twotower.scoring import Queries, Request, answer
+from twotower.window import History
+
+faiss: Any = faiss_module  # its stubs describe the C++ constructors, not what its Python wrappers take
+
+GOLDEN_TOLERANCE = 1e-3  # another machine's kernels round differently; a wrong vector is off by far more
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRelease:
+    """Everything of one release. A request uses one of these from its first line to its last."""
+
+    id: str
+    info: ReleaseInfo
+    towers: Towers
+    vectors_NV: Tensor
+    norms_N: Floats  # of the first D columns
+    index: Any  # faiss.IndexFlatIP over vectors_NV
+    items: pa.Table
+    item_ids: list[str]
+    rows: dict[str, int]  # item_id -> item_row
+    filters: Filters
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+
+def load_release(store: Path) -> LoadedRelease:
+    """The release the store points at, verified, loaded and proven by its golden queries.
+
+    StoreError without one; IntegrityError, FormatError or ReleaseMismatch when it must not be used.
+    """
+    return open_release(release_path(store, read_pointer(store).release))
+
+
+def open_release(path: Path) -> LoadedRelease:
+    """The release in a directory; see `load_release`."""
+    # FAISS reads damaged files without noticing, and its parser trusts them: hashes come first.
+    manifest, info = verify_release(path)
+    towers = load_towers(path)
+    vectors_NV = np.load(path / VECTORS, mmap_mode="c", allow_pickle=False)
+    index = faiss.read_index(str(path / INDEX))
+    items = read_table(path / ITEMS)
+    check_agreement(path, info, vectors_NV, index, items)
+    item_ids = items.column(ID_FIELD).to_pylist()
+    release = LoadedRelease(
+        id=manifest.id,
+        info=info,
+        towers=towers,
+        vectors_NV=torch.from_numpy(vectors_NV),
+        norms_N=np.maximum(np.linalg.norm(vectors_NV[:, : towers.config.model.width], axis=1), 1e-12),
+        index=index,
+        items=items,
+        item_ids=item_ids,
+        rows={item_id: row for row, item_id in enumerate(item_ids)},
+        filters=Filters(items),
+    )
+    if len(release.rows) != len(item_ids):
+        raise ReleaseMismatch(f"{path}: an item id occurs twice. Publish it again with `twotower embed`.")
+    replay_golden_queries(release, msgspec.json.decode((path / GOLDEN).read_bytes(), type=list[GoldenQuery]))
+    return release
+
+
+def check_agreement(path: Path, info: ReleaseInfo, vectors_NV: npt.NDArray[Any], index: Any, items: pa.Table) -> None:
+    """ReleaseMismatch unless index, vectors and item table hold the same items in the same space."""
+    shape = (info.num_items, info.vector_width)
+    says = f"release.json says {info.num_items} of width {info.vector_width}"
+    if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise _mismatch(path, f"the index is {type(index).__name__}, not an exact inner-product index")
+    if (index.ntotal, index.d) != shape:
+        raise _mismatch(path, f"the index holds {index.ntotal} vectors of width {index.d}, {says}")
+    if vectors_NV.shape != shape or vectors_NV.dtype != np.float32:
+        raise _mismatch(path, f"vectors are {vectors_NV.dtype} {vectors_NV.shape}, {says}")
+    if len(items) != info.num_items:
+        raise _mismatch(path, f"the item table has {len(items)} rows, {says}")
+    if not np.array_equal(faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(shape), vectors_NV):
+        raise _mismatch(path, "the index was built over other vectors")
+
+
+def _mismatch(path: Path, what: str) -> ReleaseMismatch:
+    return ReleaseMismatch(f"{path}: {what}. Publish it again with `twotower embed`.")
+
+
+def replay_golden_queries(release: LoadedRelease, golden: Sequence[GoldenQuery]) -> None:
+    """ReleaseMismatch unless every golden query gets the answer it got when the release was made.
+
+    Two items may swap places when their scores are closer than rounding.
+    """
+    for query in golden:
+        queries = _golden_request(release, query)
+        rows, scores = best(release, queries, len(query.top_item_ids), None)
+        dense_N = queries.dense_scores(release.vectors_NV)[0].numpy()
+        promised = np.array(query.top_scores, np.float32)
+        again = dense_N[[release.rows[i] for i in query.top_item_ids]]
+        same = [release.item_ids[r] for r in rows] == query.top_item_ids
+        near = len(scores) == len(promised) and all(
+            np.abs(s - promised).max(initial=0) <= GOLDEN_TOLERANCE for s in (scores, again)
+        )
+        if not near or not (same or has_near_ties(promised, dense_N)):
+            raise ReleaseMismatch(
+                f"{release.id} no longer gives its golden answer to a history of {len(query.item_ids)} events. "
+                f"Publish it again with `twotower embed`, with the program that serves it."
+            )
+
+
+def has_near_ties(scores_K: Floats, dense_N: Floats) -> bool:
+    """Whether some score of the top K is so close to another of the catalogue that rounding could swap them."""
+    ordered = np.sort(dense_N)[::-1][: len(scores_K) + 1]
+    return bool((ordered[:-1] - ordered[1:] <= 2 * GOLDEN_TOLERANCE).any())
+
+
+def _golden_request(release: LoadedRelease, query: GoldenQuery) -> Queries:
+    config = release.towers.config.model
+    if unknown := [i for i in (*query.item_ids, *query.top_item_ids) if i not in release.rows]:
+        raise ReleaseMismatch(f"{release.id}: its golden queries know {unknown[0]!r}, its item table does not. Publish it again.")
+    rows = np.array([release.rows[i] for i in query.item_ids], np.int64)
+    times = np.array(query.times_ms, np.int64)
+    types = {"event_type": pa.array(["golden"] * len(rows), pa.string())}
+    context = encode_rows(types, config.context_spec, config.context_table_rows)
+    request = Request(History(rows, times, context), item_statistics(rows, times), query.now_ms)
+    return answer(release.towers.contextualizer, config, release.vectors_NV, [request])
+
+
+def best(release: LoadedRelease, queries: Queries, k: int, allowed_N: Mask | None) -> tuple[Ints, Floats]:
+    """Rows and scores of the top k of one query by the full score, best first; equal scores by the lower row.
+
+    Own items get a repeat score that no index knows: they are scored in full, and the index is searched among the others.
+    The answer is shorter than k only when fewer items are allowed.
+    """
+    own_rows = queries.own_rows_M.numpy()
+    own_scores = queries.own_scores(release.vectors_NV).numpy()
+    others_N = np.ones(len(release), bool) if allowed_N is None else allowed_N.copy()
+    others_N[own_rows] = False
+    rows, scores = search(release.index, queries.vectors_QV[0].numpy(), k, others_N if len(own_rows) else allowed_N)
+    mine = slice(None) if allowed_N is None else allowed_N[own_rows]
+    rows, scores = np.concatenate([rows, own_rows[mine]]), np.concatenate([scores, own_scores[mine]])
+    order = np.lexsort((rows, -scores))[:k]
+    return rows[order], scores[order]
+
+
+def search(index: Any, query_V: Floats, k: int, allowed_N: Mask | None) -> tuple[Ints, Floats]:
+    """Exact top k by inner product among the allowed rows, best first; equal scores by the lower row."""
+    num_allowed = index.ntotal if allowed_N is None else int(np.count_nonzero(allowed_N))
+    k, wanted = min(k, num_allowed), min(k + 1, num_allowed)
+    if k == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.float32)
+    params = None
+    if allowed_N is not None:
+        params = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(np.packbits(allowed_N, bitorder="little")))
+    while True:
+        scores_1K, rows_1K = index.search(np.ascontiguousarray(query_V[None], np.float32), wanted, params=params)
+        scores, rows = scores_1K[0], rows_1K[0]
+        # Of equal scores FAISS keeps any: look on until all that tie with the last place are seen.
+        if wanted == num_allowed or scores[-1] < scores[k - 1]:
+            order = np.lexsort((rows, -scores))[:k]
+            return rows[order], scores[order]
+        wanted = min(2 * wanted, num_allowed)
+
+
+def similar(release: LoadedRelease, vector_D: Floats, k: int, allowed_N: Mask) -> tuple[Ints, Floats]:
+    """Rows and cosines of the k allowed items most like an item vector; equal cosines by the lower row."""
+    width = release.towers.config.model.width
+    norm = max(float(np.linalg.norm(vector_D)), 1e-12)
+    cosines_N = release.vectors_NV.numpy()[:, :width] @ vector_D / (release.norms_N * norm)
+    rows = np.flatnonzero(allowed_N)
+    order = rows[np.lexsort((rows, -cosines_N[rows]))[:k]]
+    return order, cosines_N[order]

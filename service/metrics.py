@@ -1,0 +1,53 @@
+"""Every Prometheus metric, named once. Labels are bounded: no user, item, release or free text on a histogram."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    """The metrics of one server, registered in the registry given."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.requests = Histogram(
+            "http_server_request_duration_seconds",
+            "Time from the first byte of a request to the last of its answer",
+            ["method", "route", "status"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.in_flight = Gauge("twotower_requests_in_flight", "Requests being answered", registry=registry)
+        self.stages = Histogram(
+            "twotower_stage_duration_seconds",
+            "Time in one stage of a request; `engine` is the wait for the engine and its work",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.queue_depth = Gauge("twotower_queue_depth", "Requests waiting for the engine", registry=registry)
+        self.heartbeat_age = Gauge("twotower_engine_heartbeat_age_seconds", "Since the engine last moved", registry=registry)
+        self.rejected = Counter("twotower_admission_rejected", "Requests refused at the door", ["reason"], registry=registry)
+        self.late = Counter("twotower_deadline_exceeded", "Requests that ran out of time", ["stage"], registry=registry)
+        self.degraded = Counter("twotower_degraded", "Answers that lack something", ["reason"], registry=registry)
+        self.unknown_items = Counter("twotower_unknown_items", "Item ids not in the catalogue", registry=registry)
+        self.empty = Counter("twotower_empty_results", "Answers without a single item", registry=registry)
+        self.events = Counter("twotower_events", "Events received", ["outcome"], registry=registry)
+        self.history_errors = Counter("twotower_history_errors", "Failed calls of the history store", ["op"], registry=registry)
+        self.release = Gauge("twotower_release_info", "1 for the release served", ["release", "vector_space"], registry=registry)
+        self.release_loaded = Gauge(
+            "twotower_release_loaded_timestamp_seconds", "When the release served was loaded", registry=registry
+        )
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage, whether it ends well or not."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self.stages.labels(name).observe(perf_counter() - started)

@@ -1,0 +1,310 @@
+"""What each route does: decode, history, engine, encode. One table says where each is found."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+from prometheus_client import generate_latest
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from service import schemas
+from service.engine import Engine
+from service.errors import ApiError
+from service.history import HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
+from service.index import LoadedRelease
+from service.metrics import Metrics
+from service.recommender import find_similar, recommend, to_stored
+from service.settings import Settings
+from service.wire import decode, read_json, reply
+from twotower.errors import ArtefactError, StoreError
+from twotower.release import list_releases, read_info, read_pointer, read_release_manifest, release_path
+
+T = TypeVar("T")
+Handler = Callable[[Request], Awaitable[Response]]
+
+HISTORY_UNAVAILABLE = "history_unavailable"
+CLOCK_SKEW_MS = 86_400_000  # a stored event may lie a day ahead of us: clients' clocks and time zones are what they are
+_recommend = msgspec.json.Decoder(schemas.RecommendRequest)
+_similar = msgspec.json.Decoder(schemas.SimilarRequest)
+_events = msgspec.json.Decoder(schemas.EventsBody)
+_event = msgspec.json.Decoder(schemas.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route and the types its OpenAPI entry is made from."""
+
+    method: str
+    paths: tuple[str, ...]  # the first is its name; the others are aliases
+    handler: Handler
+    takes: type[msgspec.Struct] | None = None
+    gives: type[msgspec.Struct] | None = None
+    status: int = 200
+
+
+@dataclass(slots=True)
+class Service:
+    """State of one server, and its handlers."""
+
+    settings: Settings
+    release: LoadedRelease
+    history: HistoryStore
+    engine: Engine
+    metrics: Metrics
+
+    def routes(self) -> tuple[Route, ...]:
+        """Every route there is."""
+        return (
+            Route(
+                "POST",
+                ("/v1/recommend", "/recommend"),
+                self.recommend,
+                schemas.RecommendRequest,
+                schemas.RecommendResponse,
+            ),
+            Route("POST", ("/v1/similar", "/similar"), self.similar, schemas.SimilarRequest, schemas.SimilarResponse),
+            Route("POST", ("/v1/events", "/events"), self.events, schemas.EventsRequest, schemas.EventsResponse, 202),
+            Route("GET", ("/v1/users/{user_id:path}",), self.user, None, schemas.UserResponse),
+            Route("DELETE", ("/v1/users/{user_id:path}",), self.delete_user, None, schemas.DeletedResponse),
+            Route("GET", ("/v1/releases",), self.releases, None, schemas.ReleasesResponse),
+            Route("GET", ("/livez",), self.live, None, schemas.HealthResponse),
+            Route("GET", ("/readyz",), self.ready, None, schemas.HealthResponse),
+            Route("GET", ("/metrics",), self.exposition),
+            Route("GET", ("/",), self.home),
+        )
+
+    async def recommend(self, request: Request) -> Response:
+        """POST /v1/recommend."""
+        started = time.monotonic()
+        asked = await self._body(request, _recommend)
+        release, deadline_s = self.release, self._deadline(started, asked.timeout_ms)
+        now_ms = _now_ms() if asked.timestamp is None else schemas.to_ms(asked.timestamp)
+        stored, degraded = await self._stored(asked, deadline_s)
+        work = partial(recommend, release, asked, stored or UserHistory(), now_ms)
+        ranking = await self._compute(work, deadline_s)
+        degraded += ranking.degraded
+        self._count(degraded, len(ranking.missing_item_ids), bool(ranking.items) or asked.validate_only)
+        response = schemas.RecommendResponse(
+            recommendation_id=uuid.uuid4().hex,
+            items=ranking.items,
+            release=release.id,
+            events_used=ranking.events_used,
+            events_ignored=ranking.events_ignored,
+            missing_item_ids=ranking.missing_item_ids,
+            history_seq=stored.seq if stored else None,
+            degraded=degraded,
+            took_ms=_ms_since(started),
+        )
+        return self._encode(response)
+
+    async def similar(self, request: Request) -> Response:
+        """POST /v1/similar."""
+        started = time.monotonic()
+        asked = await self._body(request, _similar)
+        release = self.release
+        items, degraded = await self._compute(partial(find_similar, release, asked), self._deadline(started, asked.timeout_ms))
+        self._count(degraded, 0, bool(items))
+        return self._encode(
+            schemas.SimilarResponse(items=items, release=release.id, degraded=degraded, took_ms=_ms_since(started))
+        )
+
+    async def events(self, request: Request) -> Response:
+        """POST /v1/events: what is counted as accepted is stored."""
+        body = await self._body(request, _events)
+        good, rejected = judge(body.events, _now_ms())
+        stored = await self._confirmed("append", self.history.append(good)) if good else []
+        accepted = sum(stored)
+        outcomes = {"accepted": accepted, "duplicate": len(stored) - accepted, "rejected": len(rejected)}
+        for outcome, count in outcomes.items():
+            self.metrics.events.labels(outcome).inc(count)
+        response = schemas.EventsResponse(accepted=accepted, duplicates=outcomes["duplicate"], rejected=rejected)
+        return reply(response, 202)
+
+    async def user(self, request: Request) -> Response:
+        """GET /v1/users/{id}: an unknown user has an empty history."""
+        user_id = _user_id(request)
+        history = await self._confirmed("read", self.history.read(user_id))
+        return reply(describe(user_id, history))
+
+    async def delete_user(self, request: Request) -> Response:
+        """DELETE /v1/users/{id}."""
+        user_id = _user_id(request)
+        count = await self._confirmed("delete", self.history.delete(user_id))
+        return reply(schemas.DeletedResponse(user_id=user_id, deleted_events=count))
+
+    async def releases(self, _: Request) -> Response:
+        """GET /v1/releases."""
+        entries = await asyncio.to_thread(partial(release_entries, self.settings))
+        return reply(schemas.ReleasesResponse(serving=self.release.id, releases=entries))
+
+    async def live(self, _: Request) -> Response:
+        """GET /livez: 503 when the engine is stuck and the process should be restarted; a busy engine is alive."""
+        age_s = self.engine.heartbeat_age_s
+        if age_s > self.settings.heartbeat_limit_s:
+            raise ApiError("not_ready", f"the engine has not moved for {age_s:.1f} s")
+        return reply(schemas.HealthResponse(status="ok", release=self.release.id, heartbeat_age_s=round(age_s, 3)))
+
+    async def ready(self, request: Request) -> Response:
+        """GET /readyz: the server starts listening once its release is loaded, so what is left is the engine."""
+        return await self.live(request)
+
+    async def exposition(self, _: Request) -> Response:
+        """GET /metrics."""
+        return Response(generate_latest(self.metrics.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def home(self, _: Request) -> Response:
+        """GET /."""
+        return RedirectResponse("/docs")
+
+    async def _body(self, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
+        with self.metrics.stage("decode"):
+            return await read_json(request, decoder, self.settings)
+
+    def _deadline(self, started_s: float, timeout_ms: int | None) -> float:
+        return started_s + (timeout_ms / 1000 if timeout_ms else self.settings.request_timeout_s)
+
+    async def _stored(self, asked: schemas.RecommendRequest, deadline_s: float) -> tuple[UserHistory | None, list[str]]:
+        """What the store knows of the user, None when it was not asked or could not answer, and notes for `degraded`."""
+        if asked.user_id is None or asked.history_mode == "replace":
+            return None, []
+        try:
+            async with self._stage("history", deadline_s):
+                return await self.history.read(asked.user_id), []
+        except HistoryUnavailable:
+            self.metrics.history_errors.labels("read").inc()
+            return None, [HISTORY_UNAVAILABLE]
+
+    async def _confirmed(self, op: str, call: Awaitable[T]) -> T:
+        """The result of a call of the history store, without which there is no answer."""
+        try:
+            async with self._stage("history", time.monotonic() + self.settings.request_timeout_s):
+                return await call
+        except HistoryUnavailable as error:
+            self.metrics.history_errors.labels(op).inc()
+            message = "the history store did not confirm; send it again, events under the same event_id"
+            raise ApiError("history_unavailable", message) from error
+
+    async def _compute(self, work: Callable[[], T], deadline_s: float) -> T:
+        try:
+            async with self._stage("engine", deadline_s):
+                return await self.engine.submit(work, deadline_s)
+        except ApiError as error:
+            if error.code == "overloaded":
+                self.metrics.rejected.labels("queue_full").inc()
+            raise
+
+    @asynccontextmanager
+    async def _stage(self, name: str, deadline_s: float) -> AsyncIterator[None]:
+        """Time a stage and end it at the deadline."""
+        with self.metrics.stage(name):
+            try:
+                async with asyncio.timeout(max(deadline_s - time.monotonic(), 0)):
+                    yield
+            except TimeoutError:
+                self.metrics.late.labels(name).inc()
+                raise ApiError("deadline_exceeded", f"the request's time was over during: {name}") from None
+
+    def _encode(self, response: msgspec.Struct) -> Response:
+        with self.metrics.stage("encode"):
+            return reply(response)
+
+    def _count(self, degraded: list[str], num_unknown: int, has_items: bool) -> None:
+        self.metrics.unknown_items.inc(num_unknown)
+        self.metrics.empty.inc(not has_items)
+        for reason in degraded:
+            self.metrics.degraded.labels(reason).inc()
+
+
+def judge(raw_events: list[msgspec.Raw], now_ms: int) -> tuple[list[StoredEvent], list[schemas.Rejected]]:
+    """The events that may be stored, and why the others may not."""
+    good: list[StoredEvent] = []
+    rejected: list[schemas.Rejected] = []
+    for index, raw in enumerate(raw_events):
+        try:
+            event = decode(raw, _event)
+            if event.user_id is None:
+                raise ApiError("invalid_request", "Object missing required field `user_id`", "user_id")
+            if event.time_ms > now_ms + CLOCK_SKEW_MS:
+                raise ApiError("invalid_request", "timestamp: lies more than a day in the future", "timestamp")
+        except ApiError as error:
+            where = f" (field {error.field})" if error.field else ""
+            rejected.append(schemas.Rejected(index=index, reason=error.message + where))
+        else:
+            good.append(to_stored(event, event.user_id))
+    return good, rejected
+
+
+def describe(user_id: str, history: UserHistory) -> schemas.UserResponse:
+    """A user's history as the client sees it."""
+    events = [
+        schemas.UserEvent(
+            event_type=e.event_type,
+            timestamp=e.time_ms,
+            item_id=e.item_id,
+            event_id=e.event_id,
+            session_id=e.session_id,
+            value=e.value,
+            properties=e.properties,
+            recommendation_id=e.recommendation_id,
+            position=e.position,
+        )
+        for e in history.events
+    ]
+    items = [
+        schemas.UserItem(item_id=i, count=own.count, first=own.first_ms, last=own.last_ms, event_types=sorted(own.event_types))
+        for i, own in sorted(history.items.items())
+    ]
+    return schemas.UserResponse(
+        user_id=user_id, num_events=history.num_events, history_seq=history.seq, events=events, items=items
+    )
+
+
+def release_entries(settings: Settings) -> list[schemas.ReleaseEntry]:
+    """The releases of the store; one that cannot be read is listed with its problem."""
+    store = settings.store
+    try:
+        current = read_pointer(store).release
+    except StoreError:
+        current = ""
+    entries = []
+    for release in list_releases(store):
+        path = release_path(store, release)
+        try:
+            read_release_manifest(path)
+            info = read_info(path)
+            entry = schemas.ReleaseEntry(
+                id=release,
+                current=release == current,
+                bundle=info.bundle_id,
+                vector_space_id=info.vector_space_id,
+                items=info.num_items,
+            )
+        except ArtefactError:
+            # The message names a path of ours; the caller needs to know only that it is not usable.
+            entry = schemas.ReleaseEntry(id=release, current=release == current, problem="it cannot be read")
+        entries.append(entry)
+    return entries
+
+
+def _user_id(request: Request) -> str:
+    user_id: str = request.path_params["user_id"]
+    try:
+        schemas.check_id(user_id)
+    except ValueError as error:
+        raise ApiError("invalid_request", str(error), "user_id") from error
+    return user_id
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _ms_since(started_s: float) -> float:
+    return round((time.monotonic() - started_s) * 1000, 3)

@@ -1,0 +1,46 @@
+"""How one server process is set up: from TWOTOWER_* variables and the command line, fixed for its life."""
+
+import ipaddress
+import os
+from pathlib import Path
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Frozen; a value out of range is refused when made."""
+
+    model_config = SettingsConfigDict(env_prefix="TWOTOWER_", frozen=True)
+
+    store: Path
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)  # 0 takes any free port
+    history: str = "sqlite:///history.db"  # sqlite:///relative, sqlite:////absolute, redis://..., rediss://...
+    insecure: bool = False
+    torch_threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    max_body_bytes: int = Field(default=256 * 1024, ge=1)  # 1,024 inline events of usual size
+    body_timeout_s: float = Field(default=10.0, gt=0)
+    request_timeout_s: float = Field(default=10.0, gt=0)  # when the request itself names no timeout_ms
+    max_queued: int = Field(default=1024, ge=1)  # at 10 ms a request that is a wait of 10 s: what lies beyond would time out
+    heartbeat_limit_s: float = Field(default=10.0, gt=0)
+    redis_timeout_s: float = Field(default=0.5, gt=0)
+    redis_ttl_days: float = Field(default=400.0, gt=0)  # a yearly habit is still there a year later
+    shutdown_timeout_s: int = Field(default=10, ge=0)
+
+    @model_validator(mode="after")
+    def _keep_to_loopback(self) -> "Settings":
+        if not self.insecure and not is_loopback(self.host):
+            raise ValueError(
+                f"refusing to listen on {self.host}: anyone who can reach it could read and delete histories, and API keys "
+                f"are not built yet. Listen on 127.0.0.1 behind a gateway that checks callers, or add --insecure."
+            )
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`; a name other than localhost counts as reachable."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,170 @@
+"""Histories in one SQLite file: the default, for one server on one machine.
+
+Calls run on two threads of the store's own, one that writes and one that reads: WAL lets readers pass a writer that waits
+for the disk.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from service.history import KEPT_EVENT_IDS, KEPT_EVENTS, KEPT_ITEMS, HistoryUnavailable, OwnItem, StoredEvent, UserHistory
+from twotower.errors import EnvironmentProblem, FormatError
+
+T = TypeVar("T")
+
+VERSION = 1
+_TABLES = """
+CREATE TABLE users (user_id TEXT PRIMARY KEY, num_events INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE events (user_id TEXT, seq INTEGER, payload BLOB NOT NULL, PRIMARY KEY (user_id, seq)) WITHOUT ROWID;
+CREATE TABLE event_ids (user_id TEXT, event_id TEXT, seq INTEGER NOT NULL, PRIMARY KEY (user_id, event_id)) WITHOUT ROWID;
+CREATE INDEX event_ids_by_age ON event_ids (user_id, seq);
+CREATE TABLE items (
+    user_id TEXT, item_id TEXT, count INTEGER NOT NULL, first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL,
+    week REAL NOT NULL, month REAL NOT NULL, quarter REAL NOT NULL, event_types BLOB NOT NULL,
+    PRIMARY KEY (user_id, item_id)
+) WITHOUT ROWID;
+CREATE INDEX items_by_age ON items (user_id, last_ms, item_id);
+"""
+_ITEM = "count, first_ms, last_ms, week, month, quarter, event_types"
+_event = msgspec.json.Decoder(StoredEvent)
+_types = msgspec.json.Decoder(frozenset[str])
+
+
+class SqliteHistory:
+    """A HistoryStore in the file at `path`, which is made when missing; EnvironmentProblem when it cannot be."""
+
+    def __init__(self, path: Path) -> None:
+        self._writing = ThreadPoolExecutor(1, "history-write")
+        self._reading = ThreadPoolExecutor(1, "history-read")
+        self._writer = connect(path)
+        make_tables(self._writer, path)
+        self._reader = connect(path)
+
+    async def append(self, events: Sequence[StoredEvent]) -> list[bool]:
+        """One transaction, on the disk when this returns."""
+        return await self._call(self._writing, lambda: append(self._writer, events))
+
+    async def read(self, user_id: str) -> UserHistory:
+        """One consistent snapshot."""
+        return await self._call(self._reading, lambda: read(self._reader, user_id))
+
+    async def delete(self, user_id: str) -> int:
+        """One transaction, on the disk when this returns."""
+        return await self._call(self._writing, lambda: delete(self._writer, user_id))
+
+    async def close(self) -> None:
+        """Wait for calls under way, then close the file."""
+        for pool, connection in ((self._writing, self._writer), (self._reading, self._reader)):
+            pool.shutdown()
+            connection.close()
+
+    async def _call(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, work)
+        except (sqlite3.Error, msgspec.DecodeError) as error:
+            raise HistoryUnavailable(f"the history file cannot be used: {error}") from error
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that may be used from another thread; each of ours stays on one."""
+    try:
+        connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        # NORMAL could lose acknowledged events in a power cut: it does not sync the WAL at commit.
+        connection.execute("PRAGMA synchronous = FULL")
+    except sqlite3.Error as error:
+        raise EnvironmentProblem(
+            f"cannot keep histories in {path}: {error}. Choose a writable file with --history sqlite:///PATH."
+        ) from error
+    return connection
+
+
+def make_tables(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables of a new file; FormatError for one of another version."""
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+            version = VERSION
+    except sqlite3.Error as error:
+        raise EnvironmentProblem(f"cannot keep histories in {path}: {error}. Choose another file with --history.") from error
+    if version != VERSION:
+        raise FormatError(f"{path} holds histories of version {version}, this program writes {VERSION}. Choose another file.")
+
+
+def append(connection: sqlite3.Connection, events: Sequence[StoredEvent]) -> list[bool]:
+    """Store events in one transaction; which of them were new."""
+    with connection:  # commits, or rolls back on an error
+        connection.execute("BEGIN IMMEDIATE")
+        counts = {user: count_events(connection, user) for user in {e.user_id for e in events}}
+        stored = [_append_one(connection, event, counts) for event in events]
+        for user, count in counts.items():
+            _trim(connection, user, count)
+    return stored
+
+
+def count_events(connection: sqlite3.Connection, user_id: str) -> int:
+    """n of a user."""
+    row = connection.execute("SELECT num_events FROM users WHERE user_id = ?", (user_id,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _append_one(connection: sqlite3.Connection, event: StoredEvent, counts: dict[str, int]) -> bool:
+    user, seq = event.user_id, counts[event.user_id] + 1
+    if event.event_id is not None:
+        sql = "INSERT OR IGNORE INTO event_ids VALUES (?, ?, ?)"
+        if not connection.execute(sql, (user, event.event_id, seq)).rowcount:
+            return False
+    connection.execute("INSERT INTO events VALUES (?, ?, ?)", (user, seq, msgspec.json.encode(event)))
+    if event.item_id is not None:
+        sql = f"SELECT {_ITEM} FROM items WHERE user_id = ? AND item_id = ?"  # noqa: S608 - a constant of this file
+        row = connection.execute(sql, (user, event.item_id)).fetchone()
+        own = OwnItem.after(_own_item(row) if row else None, event)
+        values = (own.count, own.first_ms, own.last_ms, *own.decayed, msgspec.json.encode(sorted(own.event_types)))
+        connection.execute("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (user, event.item_id, *values))
+    counts[user] = seq
+    return True
+
+
+def _own_item(row: tuple[int, int, int, float, float, float, bytes]) -> OwnItem:
+    count, first_ms, last_ms, week, month, quarter, types = row
+    return OwnItem(count, first_ms, last_ms, (week, month, quarter), _types.decode(types))
+
+
+def _trim(connection: sqlite3.Connection, user_id: str, num_events: int) -> None:
+    """Write n and cut what a user may not keep."""
+    connection.execute("INSERT OR REPLACE INTO users VALUES (?, ?)", (user_id, num_events))
+    connection.execute("DELETE FROM events WHERE user_id = ? AND seq <= ?", (user_id, num_events - KEPT_EVENTS))
+    connection.execute("DELETE FROM event_ids WHERE user_id = ? AND seq <= ?", (user_id, num_events - KEPT_EVENT_IDS))
+    connection.execute(
+        "DELETE FROM items WHERE user_id = ?1 AND item_id IN"
+        " (SELECT item_id FROM items WHERE user_id = ?1 ORDER BY last_ms DESC, item_id DESC LIMIT -1 OFFSET ?2)",
+        (user_id, KEPT_ITEMS),
+    )
+
+
+def read(connection: sqlite3.Connection, user_id: str) -> UserHistory:
+    """A user's history as of one moment."""
+    with connection:
+        connection.execute("BEGIN")
+        count = count_events(connection, user_id)
+        payloads = connection.execute("SELECT payload FROM events WHERE user_id = ? ORDER BY seq", (user_id,)).fetchall()
+        sql = f"SELECT item_id, {_ITEM} FROM items WHERE user_id = ?"  # noqa: S608 - a constant of this file
+        items = connection.execute(sql, (user_id,)).fetchall()
+    return UserHistory(tuple(_event.decode(p) for (p,) in payloads), count, {item: _own_item(row) for item, *row in items})
+
+
+def delete(connection: sqlite3.Connection, user_id: str) -> int:
+    """Forget a user."""
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        count = count_events(connection, user_id)
+        for table in ("users", "events", "event_ids", "items"):
+            connection.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))  # noqa: S608 - names of this file
+    return count

@@ -1,0 +1,89 @@
+"""deploy/compose.yaml and what it mounts, read as YAML; by Docker itself where the compose plugin is installed."""
+
+import importlib
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from twotower.cli import COMMANDS
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+
+
+def has_compose_plugin() -> bool:
+    return shutil.which("docker") is not None and (
+        subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+    )
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_build_target_is_a_stage_of_the_dockerfile(name: str) -> None:
+    build = OURS[name]["build"]
+    assert (DEPLOY / build["context"] / build["dockerfile"]).samefile(DEPLOY / "Dockerfile")
+    stages = re.findall(r"^FROM \S+ AS (\S+)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    assert build["target"] in stages
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_command_and_option_exists(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command, *arguments = OURS[name]["command"]
+    module, function = COMMANDS[command].target.split(":")
+
+    with pytest.raises(SystemExit):
+        getattr(importlib.import_module(module), function)(["--help"])
+
+    known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    assert {a for a in arguments if a.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_container_is_locked_down(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_ports_are_published_on_loopback_only(name: str) -> None:
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_named_volumes_are_declared_and_mounted_files_exist(name: str) -> None:
+    for mount in SERVICES[name].get("volumes", []):
+        source = mount.split(":")[0]
+        if source.startswith("./"):
+            assert (DEPLOY / source).is_file()
+        elif not source.startswith("${"):
+            assert source in COMPOSE["volumes"]
+
+
+def test_only_the_nightly_job_writes_releases() -> None:
+    writers = [n for n, s in SERVICES.items() if any(re.fullmatch(r"store:[^:]+", v) for v in s.get("volumes", []))]
+    assert writers == ["embed"]
+    assert SERVICES["embed"]["profiles"] == ["nightly"]
+
+
+def test_prometheus_reads_the_service_where_it_listens() -> None:
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    targets = [t for job in config["scrape_configs"] for group in job["static_configs"] for t in group["targets"]]
+    command = SERVICES["service"]["command"]
+    assert targets == [f"service:{command[command.index('--port') + 1]}"]
+
+
+@pytest.mark.skipif(not has_compose_plugin(), reason="the compose plugin is not installed")
+def test_docker_accepts_the_file() -> None:
+    checked = subprocess.run(
+        ["docker", "compose", "-f", str(DEPLOY / "compose.yaml"), "config", "-q"], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr

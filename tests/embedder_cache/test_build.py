@@ -1,0 +1,103 @@
+"""The nightly job: what it publishes, what it refuses, and what it leaves alone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from embedder_cache.build import build_release, check_gates
+from twotower.bundle import load_bundle, read_table
+from twotower.errors import DataError, EnvironmentProblem
+from twotower.release import INDEX, ITEMS, VECTORS, list_releases, read_pointer, release_path, verify_release
+
+
+def test_vectors_index_and_items_are_of_one_catalogue(tiny_store: Path, tiny_shop: Path) -> None:
+    path = release_path(tiny_store, read_pointer(tiny_store).release)
+    vectors, index = np.load(path / VECTORS), faiss.read_index(str(path / INDEX))
+    items = pq.read_table(tiny_shop / "items.parquet")
+    assert read_table(path / ITEMS)["item_id"].equals(items["item_id"])
+    assert vectors.shape == (len(items), 33)
+    np.testing.assert_array_equal(index.reconstruct_n(0, index.ntotal), vectors)
+
+
+def test_popularity_comes_fresh_from_events(tiny_store: Path, tiny_shop: Path) -> None:
+    """The most bought item of the last weeks has the highest popularity dimension."""
+    path = release_path(tiny_store, read_pointer(tiny_store).release)
+    events = pq.read_table(tiny_shop / "events.parquet")
+    times_s = np.array([t.timestamp() for t in events["timestamp"].to_pylist()])
+    age_days = (times_s.max() - times_s) / 86400
+    rows = pc.index_in(events["item_id"], read_table(path / ITEMS)["item_id"].combine_chunks()).to_numpy()
+    expected = np.bincount(rows, 0.5 ** (age_days / 14), 400)
+    popularity = np.load(path / VECTORS)[:, 32]
+    np.testing.assert_allclose(popularity, np.log((expected + 0.1) / (expected + 0.1).sum()), rtol=1e-4)
+
+
+def test_a_second_run_with_nothing_changed_publishes_nothing(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(tiny_bundle)
+    first, second = (build_release(bundle, tiny_shop / "items.parquet", tmp_path, None) for _ in range(2))
+    assert (first.changed, second.changed) == (True, False)
+    assert read_pointer(tmp_path).sequence == 1
+    assert list_releases(tmp_path) == [first.release]
+
+
+def test_refreshed_popularity_leaves_embeddings_bit_equal(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(tiny_bundle)
+    releases = [
+        build_release(bundle, tiny_shop / "items.parquet", tmp_path, e).release for e in (None, tiny_shop / "events.parquet")
+    ]
+    old, new = (np.load(release_path(tmp_path, r) / VECTORS) for r in releases)
+    np.testing.assert_array_equal(old[:, :32], new[:, :32])
+    assert not np.array_equal(old[:, 32], new[:, 32])
+    assert read_pointer(tmp_path).previous == releases[0]
+
+
+def test_a_new_item_without_history_is_served(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    shop = Path(shutil.copytree(tiny_shop, tmp_path / "shop"))
+    items = pq.read_table(shop / "items.parquet")
+    new = items.slice(0, 1).set_column(0, "item_id", pa.array(["brand new"]))
+    pq.write_table(pa.concat_tables([items, new]), shop / "items.parquet")
+    published = build_release(load_bundle(tiny_bundle), shop / "items.parquet", tmp_path / "store", None)
+    vectors = np.load(release_path(tmp_path / "store", published.release) / VECTORS)
+    assert np.isfinite(vectors[-1]).all()
+    assert vectors[-1, 32] == vectors[:-1, 32].min()
+
+
+def test_a_bad_catalogue_leaves_the_store_as_it_was(tiny_store: Path, tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(tiny_store, tmp_path / "store"))
+    before = (read_pointer(store), list_releases(store))
+    items = pq.read_table(tiny_shop / "items.parquet")
+    pq.write_table(pa.concat_tables([items, items.slice(3, 1)]), tmp_path / "items.parquet")
+    with pytest.raises(DataError, match="more than once"):
+        build_release(load_bundle(tiny_bundle), tmp_path / "items.parquet", store, None)
+    assert (read_pointer(store), list_releases(store)) == before
+    assert not list((store / "releases").glob(".staging-*"))
+
+
+def test_vectors_that_would_serve_nonsense_are_not_published() -> None:
+    vectors = np.ones((4, 3), np.float32)
+    assert check_gates(vectors)["passed"]
+    vectors[1, 0] = np.nan
+    vectors[2] = 0
+    with pytest.raises(DataError, match="1 item vectors are not finite and 1 are zero"):
+        check_gates(vectors)
+
+
+def test_an_unwritable_store_is_named(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EnvironmentProblem, match="--store"):
+        build_release(load_bundle(tiny_bundle), tiny_shop / "items.parquet", tmp_path / "file", None)
+
+
+def test_golden_answers_are_those_of_the_release(tiny_store: Path) -> None:
+    path = release_path(tiny_store, read_pointer(tiny_store).release)
+    verify_release(path)
+    golden = json.loads((path / "golden.json").read_bytes())
+    assert [len(g["item_ids"]) for g in golden] == [0, 1, 2, 7, 30, 200]
+    assert all(len(g["top_item_ids"]) == 10 == len(set(g["top_item_ids"])) for g in golden)
+    assert all(g["top_scores"] == sorted(g["top_scores"], reverse=True) for g in golden)

@@ -1,0 +1,59 @@
+"""`twotower releases`: list, verify, activate, roll back."""
+
+from pathlib import Path
+
+import pytest
+
+from embedder_cache.build import build_release
+from embedder_cache.releases_command import main
+from twotower.bundle import load_bundle
+from twotower.errors import IntegrityError, StoreError
+from twotower.release import VECTORS, read_pointer, release_path
+
+
+@pytest.fixture
+def store(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> Path:
+    """Two releases; the second is current."""
+    for events in (None, tiny_shop / "events.parquet"):
+        build_release(load_bundle(tiny_bundle), tiny_shop / "items.parquet", tmp_path, events)
+    return tmp_path
+
+
+def test_the_current_release_is_marked(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--store", str(store)]) == 0
+    old, new = capsys.readouterr().out.splitlines()
+    assert old.startswith("  release-")
+    assert new.startswith(f"* {read_pointer(store).release}")
+    assert "400 items" in new
+
+
+def test_a_rollback_is_a_new_pointer_to_the_old_release(store: Path) -> None:
+    before = read_pointer(store)
+    assert main(["rollback", "--store", str(store)]) == 0
+    after = read_pointer(store)
+    assert (after.release, after.sequence) == (before.previous, before.sequence + 1)
+
+
+def test_a_release_can_be_activated_by_name(store: Path) -> None:
+    first = read_pointer(store).previous
+    assert first is not None
+    assert main(["activate", first, "--store", str(store)]) == 0
+    assert read_pointer(store).release == first
+
+
+def test_a_damaged_release_is_found_and_never_activated(store: Path) -> None:
+    pointer = read_pointer(store)
+    assert pointer.previous is not None
+    (release_path(store, pointer.previous) / VECTORS).write_bytes(b"nothing")
+    assert main(["verify", "--store", str(store)]) == 0
+    for arguments in (["verify", pointer.previous], ["activate", pointer.previous], ["rollback"]):
+        with pytest.raises(IntegrityError, match=VECTORS):
+            main([*arguments, "--store", str(store)])
+    assert read_pointer(store) == pointer
+
+
+def test_nothing_to_roll_back_to_is_said(tiny_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="nothing to roll back"):
+        main(["rollback", "--store", str(tiny_store)])
+    with pytest.raises(StoreError, match="no releases"):
+        main(["list", "--store", str(tmp_path)])

@@ -1,0 +1,121 @@
+"""The command as its users run it: processes, sockets, signals."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.command import main, open_history
+from service.settings import Settings
+from twotower.errors import EnvironmentProblem, StoreError
+
+RUN = "import sys; from service.command import main; sys.exit(main(sys.argv[1:]))"
+
+
+@contextmanager
+def serving(store: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server process and the line it says when ready."""
+    command = [sys.executable, "-W", "error", "-c", RUN, "--store", str(store), "--port", "0", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline()
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_where_it_listens_answers_and_ends_cleanly_on_a_signal(tiny_store: Path, tmp_path: Path, number: int) -> None:
+    with serving(tiny_store, "--history", f"sqlite:///{tmp_path / 'h.db'}") as (process, line):
+        release, address = line.split()[2], line.split()[6]
+        assert line == f"serving release {release} (400 items) on {address} - try {address}/docs\n"
+        with httpx.Client(base_url=address) as http:
+            event = {"user_id": "a/b", "item_id": "item-1", "event_type": "view", "timestamp": 10**12}
+            assert http.post("/v1/events", json={"events": [event]}).json()["accepted"] == 1
+            answer = http.post("/v1/recommend", json={"user_id": "a/b"}).json()
+            assert (answer["release"], answer["events_used"], len(answer["items"])) == (release, 1, 10)
+            assert http.get("/v1/users/a%2Fb").json()["num_events"] == 1
+            assert http.post("/v1/recommend", content=b" " * 300_000).status_code == 415
+        process.send_signal(number)
+        assert process.wait(timeout=20) == 0
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
+
+
+def test_histories_outlive_the_server_even_when_it_is_killed(tiny_store: Path, tmp_path: Path) -> None:
+    history = ("--history", f"sqlite:///{tmp_path / 'h.db'}")
+    event = {"user_id": "ann", "item_id": "item-1", "event_type": "view", "timestamp": 10**12}
+    with serving(tiny_store, *history) as (process, line):
+        assert httpx.post(line.split()[6] + "/v1/events", json={"events": [event]}).status_code == 202
+        process.kill()
+    with serving(tiny_store, *history) as (_, line):
+        assert httpx.get(line.split()[6] + "/v1/users/ann").json()["num_events"] == 1
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys, service.command as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    started = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--history URL" in result.stdout
+    assert time.monotonic() - started < 5
+
+
+def test_a_port_in_use_is_refused_with_advice(tiny_store: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(EnvironmentProblem, match=rf"cannot listen on 127.0.0.1:{port}: .*Choose another --port"):
+            main(["--store", str(tiny_store), "--port", str(port)])
+
+
+def test_an_address_that_others_can_reach_is_refused_without_insecure(tiny_store: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match=r"refusing to listen on 0\.0\.0\.0.*API keys.*--insecure"):
+        main(["--store", str(tiny_store), "--host", "0.0.0.0"])
+
+
+def test_a_store_without_a_release_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="twotower embed"):
+        main(["--store", str(tmp_path), "--port", "0"])
+
+
+def test_a_history_that_cannot_be_written_is_refused(tiny_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match="Choose a writable file"):
+        main(["--store", str(tiny_store), "--port", "0", "--history", f"sqlite:///{tmp_path}/nowhere/h.db"])
+
+
+def test_without_a_store_it_says_which_option_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TWOTOWER_STORE", raising=False)
+    with pytest.raises(EnvironmentProblem, match="give --store, or set TWOTOWER_STORE"):
+        main([])
+
+
+@pytest.mark.parametrize(
+    "url", ["", "history.db", "sqlite://", "sqlite:///", "mysql://u:secret@h/d", "redis:/x", "unix://u:secret@/s"]
+)
+def test_a_history_url_of_another_kind_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(EnvironmentProblem, match="--history must be") as refused:
+        open_history(Settings(store=Path("store"), history=url))
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "rediss://user:word@127.0.0.1:1/0"])
+def test_a_redis_url_is_taken_though_nobody_answers_there_yet(url: str) -> None:
+    store: Any = open_history(Settings(store=Path("store"), history=url))
+    assert type(store).__name__ == "RedisHistory"
+
+
+def test_a_port_that_is_no_number_is_refused() -> None:
+    with pytest.raises(SystemExit):
+        main(["--store", "x", "--port", "http"])

@@ -1,0 +1,54 @@
+import json
+import re
+from typing import Any
+
+import msgspec
+import pytest
+
+from service.schemas import RecommendRequest, RecommendResponse
+from tests.service.conftest import Client
+
+
+@pytest.fixture
+def document(client: Client) -> dict[str, Any]:
+    return dict(client.get("/openapi.json").json())
+
+
+def test_every_route_of_the_contract_is_described(document: dict[str, Any]) -> None:
+    assert {(method, path) for path, methods in document["paths"].items() for method in methods} == {
+        ("post", "/v1/recommend"),
+        ("post", "/v1/similar"),
+        ("post", "/v1/events"),
+        ("get", "/v1/users/{user_id}"),
+        ("delete", "/v1/users/{user_id}"),
+        ("get", "/v1/releases"),
+        ("get", "/livez"),
+        ("get", "/readyz"),
+        ("get", "/metrics"),
+        ("get", "/"),
+    }
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    names = re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document))
+    assert set(names) <= set(document["components"]["schemas"])
+    assert {"RecommendRequest", "RecommendResponse", "Event", "ErrorBody"} <= set(names)
+
+
+def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
+    ids = [operation["operationId"] for methods in document["paths"].values() for operation in methods.values()]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("kind", [RecommendRequest, RecommendResponse])
+def test_the_document_has_the_fields_and_limits_the_server_decodes_with(
+    document: dict[str, Any], kind: type[msgspec.Struct]
+) -> None:
+    described = document["components"]["schemas"][kind.__name__]
+    assert set(described["properties"]) == set(kind.__struct_fields__)
+    assert "examples" not in described
+
+
+def test_limits_are_in_the_document(document: dict[str, Any]) -> None:
+    results = document["components"]["schemas"]["RecommendRequest"]["properties"]["num_results"]
+    assert (results["minimum"], results["maximum"], results["default"]) == (1, 500, 10)

@@ -1,0 +1,39 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings, is_loopback
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_needs_no_permission(host: str) -> None:
+    assert is_loopback(host)
+    assert Settings(store=Path("store"), host=host).host == host
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
+def test_any_other_address_is_refused_unless_insecure(host: str) -> None:
+    with pytest.raises(ValidationError, match="--insecure"):
+        Settings(store=Path("store"), host=host)
+    assert Settings(store=Path("store"), host=host, insecure=True).host == host
+
+
+@pytest.mark.parametrize("wrong", [{"port": 65536}, {"port": -1}, {"torch_threads": 0}, {"max_body_bytes": 0}, {"host": None}])
+def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(store=Path("store"), **wrong)
+
+
+def test_variables_set_what_the_command_line_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWOTOWER_STORE", "elsewhere")
+    monkeypatch.setenv("TWOTOWER_PORT", "9000")
+    settings = Settings(port=9001)  # type: ignore[call-arg]
+    assert (settings.store, settings.port) == (Path("elsewhere"), 9001)
+    assert Settings().port == 9000  # type: ignore[call-arg]
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings(store=Path("store")).port = 1

@@ -1,0 +1,83 @@
+"""The house rules that a program can check."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from twotower.cli import COMMANDS, PACKAGES
+
+ROOT = Path(__file__).parents[1]
+ROOMS = (*PACKAGES, "benchmarks", "loadtests", "deploy")
+MAX_LINES = 500
+CODE = sorted(path for room in PACKAGES for path in (ROOT / room).rglob("*.py"))
+EVERYTHING = sorted(path for room in (*ROOMS, "tests") for path in (ROOT / room).rglob("*.py"))
+CODE_LOADERS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_imports_point_the_way_they_should() -> None:
+    linter = Path(sys.executable).with_name("lint-imports")
+    checked = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_no_module_has_a_name_that_admits_anything() -> None:
+    assert not [relative(p) for p in EVERYTHING if p.stem.lower() in ("utils", "util", "common", "helpers", "misc")]
+
+
+def test_no_file_is_too_long_to_read() -> None:
+    assert not [relative(p) for p in EVERYTHING if len(p.read_text().splitlines()) > MAX_LINES]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_names_a_function_that_exists(name: str) -> None:
+    module, function = COMMANDS[name].target.split(":")
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
+    assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_test_file_mirrors_what_it_tests(room: str) -> None:
+    homeless = []
+    for test in (ROOT / "tests" / room).rglob("test_*.py"):
+        tested = (ROOT / test.relative_to(ROOT / "tests")).parent
+        stems = {path.stem.lower() for path in tested.glob("*")}
+        if test.stem.removeprefix("test_") not in stems:
+            homeless.append(relative(test))
+    assert not homeless
+
+
+@pytest.mark.parametrize("path", CODE, ids=relative)
+def test_nothing_we_read_can_run_code(path: Path) -> None:
+    assert list(code_from_data(ast.parse(path.read_text()))) == []
+
+
+def test_the_check_for_code_in_data_finds_each_way_in() -> None:
+    bad = "import pickle\nfrom joblib import load\ntorch.load(f)\nnp.load(f, allow_pickle=True)\neval(s)\nexec(s)\n"
+    good = "model.eval()\nnp.load(f, allow_pickle=False)\nimport json\n"
+
+    assert sorted(line for line, _ in code_from_data(ast.parse(bad))) == [1, 2, 3, 4, 5, 6]
+    assert list(code_from_data(ast.parse(good))) == []
+
+
+def code_from_data(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and text of whatever could turn bytes we read into code we run."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names) if CODE_LOADERS & {alias.name.split(".")[0] for alias in names}:
+                yield node.lineno, ast.unparse(node)
+            case ast.ImportFrom(module=str(module)) if module.split(".")[0] in CODE_LOADERS:
+                yield node.lineno, ast.unparse(node)
+            case ast.Call(func=ast.Name(id="eval" | "exec")):
+                yield node.lineno, ast.unparse(node)
+            case ast.Attribute(value=ast.Name(id="torch"), attr="load"):
+                yield node.lineno, ast.unparse(node)
+            case ast.keyword(arg="allow_pickle", value=ast.Constant(value=value)) if value is not False:
+                yield node.lineno, ast.unparse(node)

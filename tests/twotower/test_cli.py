@@ -1,0 +1,123 @@
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from types import ModuleType
+
+import pytest
+
+from twotower import cli
+from twotower.cli import COMMANDS, Command, main
+
+
+def use_command(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    """Make `twotower try` run `main` of a module of ours with this source."""
+    module = ModuleType("twotower.tried")
+    code = compile(source, "tried.py", "exec")
+    exec(code, module.__dict__)
+    monkeypatch.setitem(sys.modules, "twotower.tried", module)
+    monkeypatch.setitem(COMMANDS, "try", Command("twotower.tried:main", "for this test"))
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+
+    shown = capsys.readouterr().out
+    assert all(f"\n  {name} " in shown and command.summary in shown for name, command in COMMANDS.items())
+
+
+def test_without_arguments_it_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert capsys.readouterr().out.startswith("usage: twotower COMMAND")
+
+
+def test_help_imports_nothing_but_the_standard_library() -> None:
+    program = "import sys; from twotower.cli import main; main(['--help']); print(*{m.split('.')[0] for m in sys.modules})"
+
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+    imported = set(shown.splitlines()[-1].split()) - sys.stdlib_module_names
+    assert imported & {"torch", "pyarrow", "numpy", "msgspec", "rich", "faiss"} == set()
+
+
+def test_help_answers_at_once() -> None:
+    def seconds() -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "twotower.cli", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - started
+
+    assert min(seconds() for _ in range(7)) < 0.15
+
+
+def test_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"twotower {version('twotower')}\n"
+
+
+def test_an_unknown_command_gets_the_nearest_one_suggested(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sevre"]) == 2
+
+    shown = capsys.readouterr().err
+    assert shown.startswith("twotower: error: there is no command 'sevre'. Did you mean 'serve'?")
+
+
+def test_a_command_like_no_other_gets_no_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["xyzzy"]) == 2
+    assert "Did you mean" not in capsys.readouterr().err
+
+
+def test_a_command_gets_the_rest_of_the_line_and_decides_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_command(monkeypatch, "def main(argv): return len(argv)")
+
+    assert main(["try", "--one", "two", "three"]) == 3
+
+
+def test_our_errors_are_one_line_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    use_command(monkeypatch, "from twotower.errors import StoreError\ndef main(argv): raise StoreError('no release; embed one')")
+
+    assert main(["try"]) == 2
+    assert capsys.readouterr().err == "twotower: error: no release; embed one\n"
+
+
+def test_a_value_error_of_ours_is_about_the_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    use_command(monkeypatch, "def main(argv): raise ValueError('width 3 must be even')")
+
+    assert main(["try"]) == 2
+    assert capsys.readouterr().err == "twotower: error: width 3 must be even\n"
+
+
+def test_a_value_error_of_a_library_is_a_bug_and_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_command(monkeypatch, "import json\ndef main(argv): json.loads('{')")
+
+    with pytest.raises(ValueError, match="Expecting property name"):
+        main(["try"])
+
+
+def test_an_interrupted_command_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_command(monkeypatch, "def main(argv): raise KeyboardInterrupt")
+
+    assert main(["try"]) == 130
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    use_command(monkeypatch, "def main(argv): import a_library_that_nobody_has")
+
+    assert main(["try"]) == 2
+    assert "needs the Python package 'a_library_that_nobody_has'" in capsys.readouterr().err
+
+
+def test_a_command_of_a_package_that_was_left_out_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "PACKAGES", ("twotower", "package_left_out"))
+    monkeypatch.setitem(COMMANDS, "serve", Command("package_left_out.command:main", "as in the training image"))
+
+    assert main(["serve"]) == 2
+    assert "`twotower serve` is not part of this installation" in capsys.readouterr().err
+
+
+def test_a_module_of_ours_that_does_not_exist_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMMANDS, "try", Command("twotower.no_such_module:main", "for this test"))
+
+    with pytest.raises(ModuleNotFoundError):
+        main(["try"])
