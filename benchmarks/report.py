@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -12,6 +11,8 @@ from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
+
+from twotower.provenance import commit
 
 DIRECTORY = Path("build/bench")
 
@@ -90,14 +91,3 @@ def mark(row: Row) -> str:
 def figure(value: float) -> str:
     """Four significant digits; whole numbers in full."""
     return f"{value:,.0f}" if value == round(value) or abs(value) >= 10_000 else f"{value:.4g}"
-
-
-def commit() -> str | None:
-    """The commit measured, marked `-dirty` when files differ from it; None outside a git checkout."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return None
-    return described.stdout.strip() or None

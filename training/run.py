@@ -1,8 +1,5 @@
 """One training run, read top to bottom: data -> spec -> sizes -> both stages -> metrics -> bundle."""
 
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -27,6 +24,7 @@ from twotower.catalogue import embed_rows, encode_items, fit_item_spec, stream_i
 from twotower.features import EncodedRows
 from twotower.manifest import refuse_existing
 from twotower.progress import say, step
+from twotower.provenance import commit, environment
 from twotower.schema import Schema
 
 
@@ -108,23 +106,7 @@ def provenance(config: TrainConfig) -> Mapping[str, Any]:
         "config": msgspec.to_builtins(config),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "pyarrow": pa.__version__,
-        },
-        "cores": os.cpu_count(),
+        **environment(),
         "threads": torch.get_num_threads(),
         "command": sys.argv[1:],
     }
-
-
-def commit() -> str | None:
-    """The checked-out commit, or None outside a repository."""
-    source = Path(__file__).parent
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=source, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip()

@@ -5,8 +5,6 @@ The stages meet only through files, so this imports none of them: each step is a
 
 import argparse
 import json
-import os
-import platform
 import resource
 import shutil
 import signal
@@ -16,12 +14,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from twotower.errors import EnvironmentProblem, TwoTowerError
 from twotower.progress import CONSOLE, say
+from twotower.provenance import environment
 
 NUM_TIMED = 500  # sequential requests behind the latency figures
 NUM_HOUSEHOLDS = 50  # whose real histories the service is given
@@ -239,9 +237,7 @@ def write_report(out: Path, bundle: Path, store: Path, seconds: dict[str, float]
         "release": answers["after"]["release"],
         "store": json.loads((store / "CURRENT").read_bytes()),
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2),
-        "versions": {name: version(name) for name in ("twotower", "torch", "faiss-cpu", "pyarrow", "fastapi")},
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
+        **environment(),
     }
     (out / "report.json").write_text(json.dumps(report, indent=2))
     report["bought"] = answers["bought"]
@@ -253,7 +249,7 @@ def print_summary(report: Json, port: int, out: Path, serving: bool) -> None:
     from rich.table import Table
 
     test = report["next_basket"]["test"]
-    table = Table(title="December's baskets, ranked among all 92,331 items".replace("92,331", f"{report['data']['items']:,}"))
+    table = Table(title=f"December's baskets, ranked among all {report['data']['items']:,} items")
     table.add_column("")
     for name in ("recall@10", "ndcg@10", "mrr@10", "hit_rate@10", "new items: recall@10", "set loss (nats)"):
         table.add_column(name, justify="right")

@@ -4,7 +4,8 @@ from typing import Literal
 
 import pytest
 
-from benchmarks.report import Row, commit, mark, write_report
+from benchmarks.report import Row, mark, write_report
+from twotower.provenance import commit
 
 
 def row(value: float, better: Literal["higher", "lower"] = "higher", must: float | None = None, goal: float | None = None) -> Row:

@@ -1,0 +1,30 @@
+"""Where a result comes from: the commit and the versions behind it."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("twotower", "torch", "numpy", "pyarrow", "faiss-cpu", "fastapi")
+
+
+def commit() -> str | None:
+    """The checked-out commit of this code, `-dirty` when files differ from it; None outside a git checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        described = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return described.stdout.strip() or None
+
+
+def environment() -> dict[str, object]:
+    """Versions of the packages that matter to a figure, Python's own, and the cores it was measured on."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {"versions": versions, "cores": os.cpu_count()}
