@@ -11,7 +11,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--items", type=Path, required=True)
     parser.add_argument("--store", type=Path, required=True, help="directory of releases; made when missing")
     parser.add_argument("--events", type=Path, help="refresh item popularity from these; else it is as of training")
+    parser.add_argument("--json", action="store_true", help="what was done, as JSON on stdout")
     args = parser.parse_args(argv)
+
+    import json
+    import time
 
     from embedder_cache.build import build_release
     from twotower.bundle import load_bundle
@@ -19,9 +23,13 @@ def main(argv: list[str]) -> int:
 
     bundle = load_bundle(args.bundle)
     with step("embed items", unit="items") as work:
+        started = time.monotonic()
         published = build_release(bundle, args.items, args.store, args.events, work.advance)
+        seconds = time.monotonic() - started
     if published.changed:
         say(f"published {published.release} ({published.num_items:,} items) in {args.store}")
     else:
         say(f"nothing changed: {published.release} is published already")
+    if args.json:
+        print(json.dumps({"release": published.release, "items": published.num_items, "seconds": seconds}))
     return 0

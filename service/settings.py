@@ -18,7 +18,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)  # 0 takes any free port
     history: str = "sqlite:///history.db"  # sqlite:///relative, sqlite:////absolute, redis://..., rediss://...
     insecure: bool = False
-    torch_threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    torch_threads: int = Field(default_factory=lambda: max(1, (os.cpu_count() or 1) - 1), ge=1)  # one core for the event loop
     max_body_bytes: int = Field(default=256 * 1024, ge=1)  # 1,024 inline events of usual size
     body_timeout_s: float = Field(default=10.0, gt=0)
     request_timeout_s: float = Field(default=10.0, gt=0)  # when the request itself names no timeout_ms

@@ -3,17 +3,17 @@
 Q: queries, N: items, V: vector width, D: model width, P: popularity dimensions
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from training.eventlog import EventLog, basket_starts
-from training.metrics import Array, Rankings, tied_ranks, top_rows
+from training.metrics import Array, Flags, Rankings, tied_ranks, top_rows
 from training.snapshots import PopularitySnapshots
 from twotower.bundle import Towers
 from twotower.features import Ints
@@ -171,44 +171,61 @@ class Model:
         return Request(self.log.history(max(last - 1, start), last), statistics, query.now_ms)
 
 
+@torch.inference_mode()
 def rank(
-    ranker: Ranker,
+    rankers: Mapping[str, Ranker],
     log: EventLog,
     queries: Sequence[Query],
     train_count_N: Ints,
     on_queries: Callable[[int], None] = lambda _: None,
-) -> Rankings:
-    """Rank the whole catalogue for every query."""
-    answer_query, ranks, unseen, nll, entropies, own_flags, tops = [], [], [], [], [], [], []
+) -> dict[str, Rankings]:
+    """Rank the whole catalogue for every query, by each ranker; they share what is known of each query's user."""
+    parts: dict[str, list[_Ranked]] = {name: [] for name in rankers}
+    own: list[Flags] = []
     for begin in range(0, len(queries), QUERIES_PER_BATCH):
-        part = queries[begin : begin + QUERIES_PER_BATCH]
-        statistics = [statistics_before(log, q) for q in part]
-        scores_QN = ranker.scores(part, statistics)
-        for row, (query, own) in enumerate(zip(part, statistics, strict=True)):
-            if query.mask_seen:
-                scores_QN[row, own.item_rows_M] = MASKED
-            overall, among_unseen = tied_ranks(scores_QN[row].numpy(), query.answers, own.item_rows_M)
-            ranks.append(overall)
-            unseen.append(among_unseen)
-            own_flags.append(np.isin(query.answers, own.item_rows_M))
-            answer_query.append(np.full(len(query.answers), begin + row))
-        nll_part, entropy_part = _likelihood(ranker, scores_QN, part)
-        nll.append(nll_part)
-        entropies.append(entropy_part)
-        tops.append(top_rows(scores_QN))
-        on_queries(len(part))
+        batch = queries[begin : begin + QUERIES_PER_BATCH]
+        statistics = [statistics_before(log, q) for q in batch]
+        own.extend(np.isin(q.answers, s.item_rows_M) for q, s in zip(batch, statistics, strict=True))
+        for name, ranker in rankers.items():
+            parts[name].append(_rank_batch(ranker, batch, statistics))
+        on_queries(len(batch))
+    sizes = [len(q.answers) for q in queries]
     rows = np.concatenate([q.answers for q in queries])
-    return Rankings(
-        user_Q=np.array([q.user for q in queries]),
-        answer_query_A=np.concatenate(answer_query),
-        rank_A=np.concatenate(ranks),
-        unseen_rank_A=np.concatenate(unseen),
-        nll_A=np.concatenate(nll),
-        entropy_Q=np.concatenate(entropies),
-        own_A=np.concatenate(own_flags),
-        train_count_A=train_count_N[rows],
-        top10_QK=np.concatenate(tops),
-    )
+    return {
+        name: Rankings(
+            user_Q=np.array([q.user for q in queries]),
+            answer_query_A=np.repeat(np.arange(len(queries)), sizes),
+            rank_A=np.concatenate([r.rank_A for r in ranked]),
+            unseen_rank_A=np.concatenate([r.unseen_rank_A for r in ranked]),
+            nll_A=np.concatenate([r.nll_A for r in ranked]),
+            entropy_Q=np.concatenate([r.entropy_Q for r in ranked]),
+            own_A=np.concatenate(own),
+            train_count_A=train_count_N[rows],
+            top10_QK=np.concatenate([r.top10_QK for r in ranked]),
+        )
+        for name, ranked in parts.items()
+    }
+
+
+class _Ranked(NamedTuple):
+    """One ranker's part of `Rankings`, of one batch."""
+
+    rank_A: Array
+    unseen_rank_A: Array
+    nll_A: Array
+    entropy_Q: Array
+    top10_QK: Ints
+
+
+def _rank_batch(ranker: Ranker, queries: Sequence[Query], statistics: Sequence[ItemStatistics]) -> _Ranked:
+    scores_QN = ranker.scores(queries, statistics)
+    ranks = []
+    for scores_N, query, own in zip(scores_QN, queries, statistics, strict=True):
+        if query.mask_seen:
+            scores_N[own.item_rows_M] = MASKED
+        ranks.append(tied_ranks(scores_N.numpy(), query.answers, own.item_rows_M))
+    overall, unseen = (np.concatenate(r) for r in zip(*ranks, strict=True))
+    return _Ranked(overall, unseen, *_likelihood(ranker, scores_QN, queries), top_rows(scores_QN))
 
 
 def _likelihood(ranker: Ranker, scores_QN: Tensor, queries: Sequence[Query]) -> tuple[Array, Array]:

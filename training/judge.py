@@ -12,7 +12,7 @@ from twotower.bundle import Towers
 from twotower.catalogue import embed_catalogue
 from twotower.progress import step
 
-SAMPLE_QUERIES = 2000  # of the training and validation months; the test month is judged whole
+SAMPLE_QUERIES = 1000  # of the training and validation months; the test month is judged whole
 
 
 def compare_with_counters(
@@ -52,17 +52,16 @@ def judge(data: Data, model: Ranker, seed: int) -> dict[str, dict[str, dict[str,
 
 def judge_part(data: Data, rankers: dict[str, Ranker], queries: list[Query], name: str) -> dict[str, dict[str, float]]:
     """Metrics of several rankers on the same queries; nothing when there are no queries."""
-    result = {}
-    for ranker_name, ranker in rankers.items():
-        if queries:
-            with step(f"rank {name}: {ranker_name}"[:28], total=len(queries), unit="queries") as work:
-                rankings = rank(ranker, data.log, queries, data.train_count_N, work.advance)
-                result[ranker_name] = summarise(rankings, len(data.item_ids))
-    return result
+    if not queries:
+        return {}
+    with step(f"rank {name}", total=len(queries), unit="queries") as work:
+        work.say(", ".join(rankers).replace("_", " "))
+        ranked = rank(rankers, data.log, queries, data.train_count_N, work.advance)
+        return {ranker: summarise(rankings, len(data.item_ids)) for ranker, rankings in ranked.items()}
 
 
 def sample(rng: np.random.Generator, queries: list[Query]) -> list[Query]:
-    """Up to 2,000 queries of whole users, seeded; users stay together because they share forward passes."""
+    """About 1,000 queries, of whole users, seeded; users stay together because they share forward passes."""
     users, sizes = np.unique([q.user for q in queries], return_counts=True)
     order = rng.permutation(len(users))
     enough = int(np.searchsorted(np.cumsum(sizes[order]), SAMPLE_QUERIES)) + 1

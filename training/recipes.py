@@ -5,7 +5,7 @@ from collections.abc import Callable
 from training.config import StageConfig, TrainConfig
 
 
-def demo(minutes: float = 3.75) -> TrainConfig:
+def demo(minutes: float = 3.0) -> TrainConfig:
     """A few minutes on two cores, for the demo: chosen by next-basket NDCG@10 on Complete Journey's November.
 
     So short a run sees a fraction of the events once: nothing to regularise, and it takes a rate five times the default

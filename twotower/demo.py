@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
         "--out", type=Path, default=Path("build/demo"), help="directory for everything made (default: build/demo)"
     )
     parser.add_argument("--once", action="store_true", help="exit after the calls instead of serving on")
-    parser.add_argument("--minutes", type=float, default=3.75, help="training time (default: 3.75)")
+    parser.add_argument("--minutes", type=float, default=3.0, help="training time (default: 3)")
     parser.add_argument("--port", type=int, default=0, help="port to serve on (default: 8000, or a free one with --once)")
     args = parser.parse_args(argv)
     seconds: dict[str, float] = {}
@@ -50,13 +50,15 @@ def main(argv: list[str]) -> int:
             "train", "demo", "--events", events, "--items", items, "--schema", schema, "--out", bundle, "--minutes", args.minutes
         )
     with timed(seconds, "embed"):
-        command("embed", "--bundle", bundle, "--items", items, "--events", events, "--store", store)
+        embedded = json.loads(
+            command("embed", "--bundle", bundle, "--items", items, "--events", events, "--store", store, "--json")
+        )
     port = args.port or (free_port() if args.once else 8000)
     with timed(seconds, "start_service"):
         server = start_service(store, port, out / "history.db", out / "service.log")
     try:
         answers = conversation(f"http://127.0.0.1:{port}", events, seconds)
-        report = write_report(out, bundle, store, seconds, answers)
+        report = write_report(out, bundle, embedded, seconds, answers)
         print_summary(report, port, out, serving=not args.once)
         if not args.once:
             say("The service keeps running; Ctrl-C stops it.")
@@ -89,13 +91,15 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = round(time.monotonic() - started, 2)
 
 
-def command(*arguments: object) -> None:
-    """Run a `twotower` command, shown as it would be typed; its own message explains a failure."""
+def command(*arguments: object) -> str:
+    """Run a `twotower` command, shown as it would be typed, and return its output; its own message explains a failure."""
     shown = " ".join(str(a) for a in arguments)
     CONSOLE.print(f"[bold]$ twotower {shown}[/bold]", highlight=False)
-    finished = subprocess.run([sys.executable, "-m", "twotower.cli", *map(str, arguments)], check=False)
+    line = [sys.executable, "-m", "twotower.cli", *map(str, arguments)]
+    finished = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=False)
     if finished.returncode:
         raise TwoTowerError(f"`twotower {shown}` failed; its message is above")
+    return finished.stdout
 
 
 def start_service(store: Path, port: int, history: Path, log: Path) -> subprocess.Popen[bytes]:
@@ -222,20 +226,18 @@ def time_requests(client: Any, histories: dict[str, list[Json]]) -> list[float]:
     return sorted(latencies_ms)
 
 
-def write_report(out: Path, bundle: Path, store: Path, seconds: dict[str, float], answers: Json) -> Json:
+def write_report(out: Path, bundle: Path, embedded: Json, seconds: dict[str, float], answers: Json) -> Json:
     """Everything measured, in report.json."""
     metrics = json.loads((bundle / "metrics.json").read_bytes())
-    num_items = metrics["data"]["items"]
     report: Json = {
         "seconds": seconds | {"training": round(metrics["training"]["seconds"], 2)},
         "parameters": metrics["parameters"],
         "data": metrics["data"],
         "next_basket": metrics["next_basket"],
-        "items_embedded_per_s": round(num_items / seconds["embed"]),
+        "items_embedded_per_s": round(embedded["items"] / embedded["seconds"]),
         "latency_ms": answers["latency_ms"],
         "answers": {k: answers[k] for k in ("requests", "before", "accepted", "after")},
         "release": answers["after"]["release"],
-        "store": json.loads((store / "CURRENT").read_bytes()),
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2),
         **environment(),
     }
@@ -251,7 +253,7 @@ def print_summary(report: Json, port: int, out: Path, serving: bool) -> None:
     test = report["next_basket"]["test"]
     table = Table(title=f"December's baskets, ranked among all {report['data']['items']:,} items")
     table.add_column("")
-    for name in ("recall@10", "ndcg@10", "mrr@10", "hit_rate@10", "new items: recall@10", "set loss (nats)"):
+    for name in ("R@10", "NDCG@10", "MRR@10", "HR@10", "new R@10", "loss"):
         table.add_column(name, justify="right")
     for ranker in ("popularity", "personal_frequency", "model"):
         row = test[ranker]
@@ -262,6 +264,7 @@ def print_summary(report: Json, port: int, out: Path, serving: bool) -> None:
         )
     CONSOLE.print()
     CONSOLE.print(table)
+    say("new R@10: items the household never bought, ranked among those; loss: nats per item of the basket, full catalogue")
     share, latency = report["parameters"]["embedder_share"], report["latency_ms"]
     say(
         f"trained in {report['seconds']['training']:.0f} s; the embedder holds {share:.2%} of the parameters and embeds "

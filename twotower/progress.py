@@ -47,7 +47,7 @@ def step(title: str, total: float | None = None, unit: str = "") -> Iterator[Ste
     started = time.monotonic()
     if CONSOLE.is_terminal:
         columns = (
-            TextColumn("{task.description:<28}"),
+            TextColumn("{task.description:<32}"),
             BarColumn(bar_width=24),
             _Rate(),
             TimeElapsedColumn(),
@@ -64,7 +64,7 @@ def step(title: str, total: float | None = None, unit: str = "") -> Iterator[Ste
     seconds = time.monotonic() - started
     rate = f", {work.done / max(seconds, 1e-9):,.0f} {unit}/s" if unit and work.done else ""
     note = f" - {work.note}" if work.note else ""
-    say(f"{title:<28} {seconds:6.1f} s{rate}{note}")
+    say(f"{title:<32} {seconds:6.1f} s{rate}{note}")
 
 
 def say(line: str) -> None:

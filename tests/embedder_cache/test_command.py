@@ -1,5 +1,6 @@
 """`twotower embed` says what it did."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,5 +14,7 @@ def test_it_publishes_once_and_says_when_nothing_changed(
     arguments = ["--bundle", tiny_bundle, "--items", tiny_shop / "items.parquet", "--store", tmp_path / "store"]
     assert main([str(a) for a in arguments]) == 0
     assert "published release-" in capsys.readouterr().err
-    assert main([str(a) for a in arguments]) == 0
-    assert "nothing changed" in capsys.readouterr().err
+    assert main([str(a) for a in [*arguments, "--json"]]) == 0
+    said = capsys.readouterr()
+    assert "nothing changed" in said.err
+    assert json.loads(said.out)["items"] == 400

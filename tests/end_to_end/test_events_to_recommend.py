@@ -134,6 +134,7 @@ def test_refusals_are_one_line_without_a_traceback(tiny_shop: Path, bundle: Path
 def test_results_are_json_when_asked_for(bundle: Path, tiny_shop: Path) -> None:
     data = [x for name in ("events", "items") for x in (f"--{name}", tiny_shop / f"{name}.parquet")]
     evaluated = twotower("evaluate", "--bundle", bundle, *data, "--protocol", "leave-one-out", "--json")
+    assert evaluated.returncode == 0, evaluated.stderr
     result = json.loads(evaluated.stdout)
     assert result["protocol"] == "leave-one-out"
     assert set(result["rankers"]) == {"model", "popularity", "personal_frequency"}

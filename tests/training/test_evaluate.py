@@ -53,7 +53,7 @@ def queries_of(shop: Shop) -> list[Query]:
 
 
 def judge(shop: Shop, ranker: Ranker, queries: list[Query] | None = None) -> Rankings:
-    return rank(ranker, shop.data.log, queries or queries_of(shop), shop.data.train_count_N)
+    return rank({"one": ranker}, shop.data.log, queries or queries_of(shop), shop.data.train_count_N)["one"]
 
 
 def with_events(tiny_shop: Path, to: Path, events: pa.Table) -> Shop:
