@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from training.eventlog import EventLog, basket_starts
-from training.metrics import Array, Flags, Rankings, tied_ranks, top_rows
+from training.metrics import Array, Flags, Rankings, likelihood, tied_ranks, top_rows
 from training.snapshots import PopularitySnapshots
 from twotower.bundle import Towers
 from twotower.features import Ints
@@ -218,26 +218,18 @@ class _Ranked(NamedTuple):
 
 
 def _rank_batch(ranker: Ranker, queries: Sequence[Query], statistics: Sequence[ItemStatistics]) -> _Ranked:
+    """Query by query: one row of scores stays in the cache, and no second matrix of them is ever made."""
     scores_QN = ranker.scores(queries, statistics)
-    ranks = []
-    for scores_N, query, own in zip(scores_QN, queries, statistics, strict=True):
+    ranks, nll, entropies = [], [], []
+    for scores_N, query, own in zip(scores_QN.numpy(), queries, statistics, strict=True):
         if query.mask_seen:
             scores_N[own.item_rows_M] = MASKED
-        ranks.append(tied_ranks(scores_N.numpy(), query.answers, own.item_rows_M))
+        ranks.append(tied_ranks(scores_N, query.answers, own.item_rows_M))
+        log_partition, entropy = likelihood(scores_N) if ranker.has_probabilities else (np.nan, np.nan)
+        nll.append(log_partition - scores_N[query.answers].astype(np.float64))
+        entropies.append(entropy)
     overall, unseen = (np.concatenate(r) for r in zip(*ranks, strict=True))
-    return _Ranked(overall, unseen, *_likelihood(ranker, scores_QN, queries), top_rows(scores_QN))
-
-
-def _likelihood(ranker: Ranker, scores_QN: Tensor, queries: Sequence[Query]) -> tuple[Array, Array]:
-    """-log p of every answer, and the entropy of every query."""
-    sizes = [len(q.answers) for q in queries]
-    if not ranker.has_probabilities:
-        return np.full(sum(sizes), np.nan), np.full(len(queries), np.nan)
-    log_partition_Q = torch.logsumexp(scores_QN, 1)
-    entropy_Q = log_partition_Q - torch.einsum("qn,qn->q", torch.softmax(scores_QN, 1), scores_QN)
-    row = torch.from_numpy(np.repeat(np.arange(len(queries)), sizes))
-    nll = log_partition_Q[row] - scores_QN[row, torch.from_numpy(np.concatenate([q.answers for q in queries]))]
-    return nll.double().numpy(), entropy_Q.double().numpy()
+    return _Ranked(overall, unseen, np.concatenate(nll), np.array(entropies), top_rows(scores_QN))
 
 
 def statistics_before(log: EventLog, query: Query) -> ItemStatistics:

@@ -3,6 +3,7 @@
 Q: queries, A: answers of all queries, N: items
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,15 @@ def tied_ranks(scores_N: Floats, answers: Ints, own: Ints) -> tuple[Array, Array
         overall[i] = 1 + np.count_nonzero(scores_N > score) + (np.count_nonzero(scores_N == score) - 1) / 2
         unseen[i] = overall[i] - np.count_nonzero(own_scores > score) - np.count_nonzero(own_scores == score) / 2
     return overall, unseen
+
+
+def likelihood(scores_N: Floats) -> tuple[float, float]:
+    """log sum exp of one query's scores, and the entropy of their softmax, in nats."""
+    highest = scores_N.max()
+    weights_N = np.exp(scores_N - highest)
+    total = float(weights_N.sum(dtype=np.float64))
+    log_partition = float(highest) + math.log(total)
+    return log_partition, log_partition - float(weights_N @ scores_N) / total
 
 
 def summarise(rankings: Rankings, num_items: int) -> dict[str, float]:

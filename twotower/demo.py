@@ -180,7 +180,8 @@ def conversation(url: str, events: Path, seconds: dict[str, float]) -> Json:
         now = history[-1]["timestamp"] + 86_400_000
         question = {"user_id": user, "timestamp": now, "num_results": SHOWN, "include_metadata": ["title"]}
         before = ask(client, "/v1/recommend", question)
-        new = ask(client, "/v1/recommend", question | {"exclude_seen": True, "num_results": 1})["items"][0]
+        offers = ask(client, "/v1/recommend", question | {"exclude_seen": True, "num_results": 50})["items"]
+        new = next((item for item in offers if title(item) not in map(title, before["items"])), offers[0])
         event = {"user_id": user, "item_id": new["item_id"], "event_type": "purchase", "timestamp": now}
         accepted = ask(client, "/v1/events", {"events": [event]})
         question_after = question | {"timestamp": now + 600_000}

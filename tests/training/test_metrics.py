@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.metrics import Rankings, ndcg, summarise, tied_ranks, user_bootstrap
+from training.metrics import Rankings, likelihood, ndcg, summarise, tied_ranks, user_bootstrap
 
 
 def rankings() -> Rankings:
@@ -46,6 +46,12 @@ def test_ties_share_their_mean_rank() -> None:
     overall, unseen = tied_ranks(scores, np.array([1, 4]), own=np.array([0, 2]))
     assert overall.tolist() == [3.0, 5.0]
     assert unseen.tolist() == [1.5, 3.0]
+
+
+def test_likelihood_of_a_known_distribution() -> None:
+    log_partition, entropy = likelihood(np.log(np.array([1.0, 1.0, 2.0], np.float32)) + 50)
+    assert log_partition == pytest.approx(50 + np.log(4), rel=1e-6)
+    assert entropy == pytest.approx(1.5 * np.log(2), rel=1e-4)
 
 
 def test_a_ranker_that_knows_nothing_gains_nothing_from_ties() -> None:
