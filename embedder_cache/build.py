@@ -21,7 +21,8 @@ from embedder_cache.popularity import popularity_from_bundle, popularity_from_ev
 from twotower.bundle import TOWER_FILES, Bundle
 from twotower.catalogue import embed_catalogue, read_item_ids
 from twotower.errors import DataError, EnvironmentProblem
-from twotower.features import DAY_MS, Floats, encode_rows
+from twotower.features import DAY_MS, Floats
+from twotower.golden import GoldenQuery, golden_request
 from twotower.manifest import Manifest, move_into_place, seal, staging
 from twotower.release import (
     GATES,
@@ -31,14 +32,11 @@ from twotower.release import (
     ITEMS,
     KIND,
     VECTORS,
-    GoldenQuery,
     ReleaseInfo,
     verify_release,
     write_pointer,
 )
-from twotower.repeat import item_statistics
-from twotower.scoring import Request, answer
-from twotower.window import History
+from twotower.scoring import answer
 
 GOLDEN_LENGTHS = (0, 1, 2, 7, 30, 200)
 GOLDEN_RESULTS = 10
@@ -140,9 +138,7 @@ def golden_queries(
     for length in GOLDEN_LENGTHS:
         rows = rng.integers(0, len(vectors_NV), length)
         times = np.sort(now_ms - rng.integers(1, 60 * DAY_MS, length))
-        types = {"event_type": pa.array(["golden"] * length, pa.string())}
-        context = encode_rows(types, model.context_spec, model.context_table_rows)
-        request = Request(History(rows, times, context), item_statistics(rows, times), now_ms)
+        request = golden_request(model, rows, times, now_ms)
         scores_N = answer(bundle.towers.contextualizer, model, vectors, [request]).dense_scores(vectors)[0]
         top = scores_N.topk(min(GOLDEN_RESULTS, len(vectors)))
         result.append(

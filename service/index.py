@@ -20,21 +20,19 @@ from service.filters import Filters, Mask
 from twotower.bundle import Towers, load_towers, read_table
 from twotower.catalogue import ID_FIELD
 from twotower.errors import ReleaseMismatch
-from twotower.features import Floats, Ints, encode_rows
+from twotower.features import Floats, Ints
+from twotower.golden import GoldenQuery, golden_request
 from twotower.release import (
     GOLDEN,
     INDEX,
     ITEMS,
     VECTORS,
-    GoldenQuery,
     ReleaseInfo,
     read_pointer,
     release_path,
     verify_release,
 )
-from twotower.repeat import item_statistics
-from twotower.scoring import Queries, Request, answer
-from twotower.window import History
+from twotower.scoring import Queries, answer
 
 faiss: Any = faiss_module  # its stubs describe the C++ constructors, not what its Python wrappers take
 
@@ -150,9 +148,7 @@ def _golden_request(release: LoadedRelease, query: GoldenQuery) -> Queries:
         raise ReleaseMismatch(f"{release.id}: its golden queries know {unknown[0]!r}, its item table does not. Publish it again.")
     rows = np.array([release.rows[i] for i in query.item_ids], np.int64)
     times = np.array(query.times_ms, np.int64)
-    types = {"event_type": pa.array(["golden"] * len(rows), pa.string())}
-    context = encode_rows(types, config.context_spec, config.context_table_rows)
-    request = Request(History(rows, times, context), item_statistics(rows, times), query.now_ms)
+    request = golden_request(config, rows, times, query.now_ms)
     return answer(release.towers.contextualizer, config, release.vectors_NV, [request])
 
 

@@ -24,6 +24,7 @@ from twotower.provenance import environment
 NUM_TIMED = 500  # sequential requests behind the latency figures
 NUM_HOUSEHOLDS = 50  # whose real histories the service is given
 READY_TIMEOUT_S = 60
+HOUSEHOLD = "1001"  # the one that is asked about
 SHOWN = 6  # recommendations printed per answer
 Json = dict[str, Any]
 
@@ -176,13 +177,13 @@ def conversation(url: str, events: Path, seconds: dict[str, float]) -> Json:
             for history in histories.values():
                 for start in range(0, len(history), 500):
                     ask(client, "/v1/events", {"events": history[start : start + 500]})
-        user, history = next(iter(histories.items()))
+        user = HOUSEHOLD if HOUSEHOLD in histories else next(iter(histories))
+        history = histories[user]
         now = history[-1]["timestamp"] + 86_400_000
         question = {"user_id": user, "timestamp": now, "num_results": SHOWN, "include_metadata": ["title"]}
         before = ask(client, "/v1/recommend", question)
-        offers = ask(client, "/v1/recommend", question | {"exclude_seen": True, "num_results": 50})["items"]
-        new = next((item for item in offers if title(item) not in map(title, before["items"])), offers[0])
-        event = {"user_id": user, "item_id": new["item_id"], "event_type": "purchase", "timestamp": now}
+        bought = before["items"][0]
+        event = {"user_id": user, "item_id": bought["item_id"], "event_type": "purchase", "timestamp": now}
         accepted = ask(client, "/v1/events", {"events": [event]})
         question_after = question | {"timestamp": now + 600_000}
         after = ask(client, "/v1/recommend", question_after)
@@ -190,7 +191,7 @@ def conversation(url: str, events: Path, seconds: dict[str, float]) -> Json:
             latencies_ms = time_requests(client, histories)
     return {
         "user_id": user,
-        "bought": new,
+        "bought": bought,
         "requests": [question, {"events": [event]}, question_after],
         "before": before,
         "accepted": accepted,
@@ -276,7 +277,7 @@ def print_summary(report: Json, port: int, out: Path, serving: bool) -> None:
     before = [i["item_id"] for i in report["answers"]["before"]["items"]]
     print_call(port, "/v1/recommend", first, "1. What will this household buy next?")
     print_items(report["answers"]["before"]["items"], [])
-    print_call(port, "/v1/events", told, f"2. It buys {title(report['bought'])}, for the first time.")
+    print_call(port, "/v1/events", told, f"2. It buys the first of them, {title(report['bought'])}.")
     print_call(port, "/v1/recommend", second, "3. And now?")
     print_items(report["answers"]["after"]["items"], before)
     CONSOLE.print()

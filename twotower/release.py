@@ -33,16 +33,6 @@ class ReleaseInfo(msgspec.Struct, frozen=True, kw_only=True):
     popularity_as_of_ms: int | None
 
 
-class GoldenQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """A history and the answer it must get from this release, checked before it serves."""
-
-    item_ids: list[str]
-    times_ms: list[int]
-    now_ms: int
-    top_item_ids: list[str]
-    top_scores: list[float]
-
-
 class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     """CURRENT: the release to serve. A rollback is a new pointer with a higher sequence number."""
 
