@@ -19,10 +19,11 @@ def main(argv: list[str]) -> int:
 
     from embedder_cache.build import build_release
     from twotower.bundle import load_bundle
+    from twotower.events import count_rows
     from twotower.progress import say, step
 
     bundle = load_bundle(args.bundle)
-    with step("embed items", unit="items") as work:
+    with step("embed items", total=count_rows(args.items, "items"), unit="items") as work:
         started = time.monotonic()
         published = build_release(bundle, args.items, args.store, args.events, work.advance)
         seconds = time.monotonic() - started

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--store", type=Path, default=Path("build/demo/store"), help="release store to serve")
     parser.add_argument("--events", type=Path, default=Path("build/demo/data/events.parquet"), help="histories to replay")
     parser.add_argument("--duration", type=int, default=60, help="seconds under load (60)")
-    parser.add_argument("--users", type=int, default=8, help="households at once (8)")
+    parser.add_argument("--users", type=int, default=2, help="households at once (2: what two cores shared with Locust bear)")
     parser.add_argument("--p99-ms", type=float, default=100.0, help="gate: slowest 1 %% of recommendations (100)")
     parser.add_argument("--max-failure-ratio", type=float, default=0.0, help="gate: share of failed requests (0)")
     args = parser.parse_args(argv)

@@ -6,9 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from training.evaluate import train_counts
-from training.eventlog import EventLog, read_event_log
+from training.eventlog import READS, EventLog, read_event_log
 from training.snapshots import PopularitySnapshots, take_snapshots
 from twotower.catalogue import read_item_ids
+from twotower.events import count_rows
 from twotower.features import FeatureSpec, Ints
 from twotower.progress import say, step
 from twotower.schema import Schema, utc_ms
@@ -43,7 +44,7 @@ def read_data(
     """Stream events and item ids; the schema must have a split. A bundle brings its own `context_spec`."""
     split = schema.require_split()
     item_ids = read_item_ids(items, schema.items)
-    with step("read events", unit="events") as work:
+    with step("read events", total=READS * count_rows(events, "events"), unit="events") as work:
         log = read_event_log(events, schema, item_ids, context_rows, context_spec, work.advance)
         snapshots = take_snapshots(log, len(item_ids), half_lives_days)
     for line in log.report.lines():

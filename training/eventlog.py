@@ -31,6 +31,7 @@ from twotower.features import (
 from twotower.schema import Schema, utc_ms
 from twotower.window import History
 
+READS = 2  # passes over the log
 SORT_EVENTS = 1_000_000  # events sorted at a time
 SAMPLE_EVENTS = 200_000  # training rows that bins are fitted on
 EVENT_TYPE = "event_type"

@@ -14,7 +14,7 @@ import pyarrow.types as pt
 from training.eventlog import LogReport, read_event_log
 from twotower.catalogue import read_item_ids, stream_items
 from twotower.errors import DataError
-from twotower.events import open_parquet, stream_events
+from twotower.events import count_rows, open_parquet, stream_events
 from twotower.features import to_days, to_floats
 from twotower.schema import EventColumns, EventKind, ItemColumns, ItemKind, Schema, Split
 
@@ -103,7 +103,7 @@ def _item_kind(field: pa.Field, values: pa.ChunkedArray) -> ItemKind | None:
 
 def _split(events: Path, columns: EventColumns) -> Split:
     """Time quantiles of the events, rounded down to a day when that keeps them apart."""
-    stride = max(1, open_parquet(events, "events").count_rows() // 1_000_000)
+    stride = max(1, count_rows(events, "events") // 1_000_000)
     sample = np.concatenate([batch.times_ms_E[::stride] for batch in stream_events(events, columns)])
     at = np.quantile(sample, (1 - VALIDATION_SHARE - TEST_SHARE, 1 - TEST_SHARE))
     moments = [datetime.fromtimestamp(int(ms) // 1000, UTC) for ms in at]

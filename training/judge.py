@@ -20,7 +20,7 @@ def compare_with_counters(
 ) -> dict[str, dict[str, float]]:
     """Metrics of a bundle's model and of the counters on the same queries."""
     model = towers.config.model
-    with step("embed items", unit="items") as work:
+    with step("embed items", total=len(data.item_ids), unit="items") as work:
         parts = embed_catalogue(items, towers.schema.items, towers.embedder, model.item_spec, model.table_rows, work.advance)
         vectors_ND = torch.from_numpy(np.concatenate([vectors for _, vectors in parts]))
     return judge_part(data, with_counters(data, Model(towers, vectors_ND, data.log, data.snapshots)), queries, name)

@@ -34,9 +34,12 @@ def run(config: TrainConfig, events: Path, items: Path, schema: Schema, out: Pat
     data = read_data(events, items, schema, config.half_lives_days, CONTEXT_TABLE_ROWS)
     spec = fit_item_spec(items, schema.items)
     model = size_model(config, spec, data.log.context_spec)
-    with step("encode items", unit="items") as work:
-        encoded = EncodedRows.concatenate([encode_items(t, spec, model.table_rows) for t in stream_items(items, schema.items)])
-        work.advance(len(encoded))
+    with step("encode items", total=len(data.item_ids), unit="items") as work:
+        parts = []
+        for table in stream_items(items, schema.items):
+            parts.append(encode_items(table, spec, model.table_rows))
+            work.advance(len(table))
+        encoded = EncodedRows.concatenate(parts)
     parameters = count_parameters(model)
     say(
         f"  {parameters.embedder:,} embedder + {parameters.contextualizer:,} contextualizer parameters: "

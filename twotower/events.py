@@ -68,6 +68,11 @@ def open_parquet(path: Path, what: str) -> ds.Dataset:
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
 
 
+def count_rows(path: Path, what: str) -> int:
+    """Rows of a Parquet file or directory, from its metadata alone."""
+    return int(open_parquet(path, what).count_rows())
+
+
 def require_columns(schema: pa.Schema, names: list[str], path: Path) -> None:
     """DataError when a column that the schema file names is absent."""
     if missing := [n for n in names if n not in schema.names]:
