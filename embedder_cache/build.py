@@ -5,7 +5,8 @@ N: items, D: item vector width, P: popularity dimensions, V: D + P
 
 import json
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch
 from embedder_cache.popularity import popularity_from_bundle, popularity_from_events
 from twotower.bundle import TOWER_FILES, Bundle
 from twotower.catalogue import embed_catalogue, read_item_ids
-from twotower.errors import DataError, EnvironmentProblem
+from twotower.errors import ArtefactError, DataError, EnvironmentProblem
 from twotower.features import DAY_MS, Floats
 from twotower.golden import GoldenQuery, golden_request
 from twotower.manifest import Manifest, move_into_place, seal, staging
@@ -33,6 +34,7 @@ from twotower.release import (
     KIND,
     VECTORS,
     ReleaseInfo,
+    current_release,
     verify_release,
     write_pointer,
 )
@@ -83,7 +85,8 @@ def build_release(
         build_index(vectors_NV, directory / INDEX)
         golden = golden_queries(bundle, item_ids, vectors_NV, as_of_ms)
         (directory / GOLDEN).write_bytes(msgspec.json.encode(golden))
-        (directory / GATES).write_text(json.dumps(check_gates(vectors_NV), indent=2))
+        gates = check_gates(vectors_NV, bundle.towers.config.model.width, golden)
+        (directory / GATES).write_text(json.dumps(gates, indent=2))
         manifest = seal(directory, KIND, parent=bundle.manifest.id)
         return publish(store, directory, manifest, len(item_ids))
 
@@ -101,7 +104,8 @@ def write_vectors(directory: Path, bundle: Bundle, items: Path, popularity_NP: F
         for table, part in stream:
             writer = writer or pa.ipc.new_file(sink, table.schema)
             writer.write_table(table)
-            vectors_NV[done : done + len(part), : model.width] = part
+            if done + len(part) <= len(vectors_NV):
+                vectors_NV[done : done + len(part), : model.width] = part
             done += len(part)
         assert writer is not None, "stream_items refuses an empty catalogue"
         writer.close()
@@ -117,12 +121,14 @@ def build_index(vectors_NV: npt.NDArray[np.float32], path: Path) -> None:
     faiss.write_index(index, str(path))
 
 
-def check_gates(vectors_NV: npt.NDArray[np.float32]) -> dict[str, bool | int]:
-    """Refuse vectors that would serve nonsense; the numbers go into gates.json."""
+def check_gates(vectors_NV: npt.NDArray[np.float32], width: int, golden: Sequence[GoldenQuery]) -> dict[str, bool | int]:
+    """Refuse what would serve nonsense; the numbers go into gates.json. The first `width` columns are the embedding."""
     not_finite = int((~np.isfinite(vectors_NV)).any(1).sum())
-    zero = int((np.abs(vectors_NV).sum(1) == 0).sum())
+    zero = int((~vectors_NV[:, :width].any(1)).sum())
     if not_finite or zero:
         raise DataError(f"not published: {not_finite} item vectors are not finite and {zero} are zero. Train the bundle again.")
+    if not all(np.isfinite(query.top_scores).all() for query in golden):
+        raise DataError("not published: the contextualizer's scores are not finite. Train the bundle again.")
     return {"passed": True, "items": len(vectors_NV), "not_finite": not_finite, "zero": zero}
 
 
@@ -162,12 +168,27 @@ def make_store(store: Path) -> None:
 
 
 def publish(store: Path, directory: Path, manifest: Manifest, num_items: int) -> Published:
-    """Move a sealed release into the store, read it back, then point at it."""
+    """Move a sealed release into the store, read it back, then point at it.
+
+    A release that is there already, because a run was killed or the catalogue went back, is only pointed at; one that is
+    there but damaged is put aside and replaced.
+    """
     path = store / "releases" / manifest.id
-    changed = not path.exists()
-    if changed:
+    if path.exists() and not is_sound(path):
+        path.rename(path.with_name(f".damaged-{manifest.id}-{time.time_ns()}"))
+    if not path.exists():
         move_into_place(directory, path)
     verify_release(path)
+    changed = current_release(store) != manifest.id
     if changed:
         write_pointer(store, manifest.id, reason="published by twotower embed")
     return Published(manifest.id, num_items, changed)
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a release directory verifies."""
+    try:
+        verify_release(path)
+    except ArtefactError:
+        return False
+    return True

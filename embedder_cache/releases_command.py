@@ -23,17 +23,21 @@ def main(argv: list[str]) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from twotower.errors import StoreError
-    from twotower.release import list_releases, read_info, read_pointer, release_path
+    from twotower.errors import ArtefactError, StoreError
+    from twotower.release import current_release, list_releases, read_info, release_path
 
     releases = list_releases(args.store)
     if not releases:
         raise StoreError(f"{args.store} holds no releases: publish one with `twotower embed`")
-    current = read_pointer(args.store).release
+    current = current_release(args.store)
     for release in releases:
-        info = read_info(release_path(args.store, release))
         mark = "*" if release == current else " "
-        print(f"{mark} {release}  {info.num_items:>10,} items  {info.bundle_id}  space {info.vector_space_id}")
+        try:
+            info = read_info(release_path(args.store, release))
+        except ArtefactError as error:
+            print(f"{mark} {release}  damaged: {error}")
+        else:
+            print(f"{mark} {release}  {info.num_items:>10,} items  {info.bundle_id}  space {info.vector_space_id}")
     return 0
 
 

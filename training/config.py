@@ -39,7 +39,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.minutes <= 0:
+        if not self.minutes > 0:  # NaN is refused too
             raise ValueError(f"minutes is {self.minutes}: give a positive number")
         if not 0 < self.embedder_share < 0.5:
             raise ValueError(f"embedder_share is {self.embedder_share}: give a fraction in (0, 0.5)")

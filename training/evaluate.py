@@ -45,7 +45,7 @@ def next_basket(log: EventLog, from_ms: int, until_ms: int) -> list[Query]:
 
 
 def next_event(log: EventLog, from_ms: int, until_ms: int) -> list[Query]:
-    """One query per event in [from, until): everything strictly before its time is known, its item is the answer."""
+    """One query per item of a basket in [from, until): everything strictly before its time is known, the item is the answer."""
     return [
         Query(q.user, q.seen, q.now_ms, q.answers[i : i + 1])
         for q in _baskets(log, from_ms, until_ms)
@@ -53,15 +53,15 @@ def next_event(log: EventLog, from_ms: int, until_ms: int) -> list[Query]:
     ]
 
 
-def leave_one_out(log: EventLog, held_out: int = 1) -> list[Query]:
-    """The last event of every user (or the one `held_out` places from the end), seen items masked."""
+def leave_one_out(log: EventLog, from_ms: int) -> list[Query]:
+    """The last event of every user who has one at or after `from_ms`; what happened strictly before it is known and masked."""
     queries = []
     for user in range(log.num_users):
         start, stop = log.span(user)
-        at = stop - held_out
-        if at > start:
-            answer = log.item_rows_E[at : at + 1].astype(np.int64)
-            queries.append(Query(user, at - start, int(log.times_ms_E[at]), answer, mask_seen=True))
+        now_ms = int(log.times_ms_E[stop - 1])
+        if now_ms >= from_ms:
+            seen = int(np.searchsorted(log.times_ms_E[start:stop], now_ms))
+            queries.append(Query(user, seen, now_ms, log.item_rows_E[stop - 1 : stop].astype(np.int64), mask_seen=True))
     return queries
 
 
@@ -220,13 +220,18 @@ class _Ranked(NamedTuple):
 def _rank_batch(ranker: Ranker, queries: Sequence[Query], statistics: Sequence[ItemStatistics]) -> _Ranked:
     """Query by query: one row of scores stays in the cache, and no second matrix of them is ever made."""
     scores_QN = ranker.scores(queries, statistics)
+    if not torch.isfinite(scores_QN).all():
+        raise ValueError("the ranker's scores are not finite: the model is broken, train it again")
     ranks, nll, entropies = [], [], []
     for scores_N, query, own in zip(scores_QN.numpy(), queries, statistics, strict=True):
         if query.mask_seen:
             scores_N[own.item_rows_M] = MASKED
         ranks.append(tied_ranks(scores_N, query.answers, own.item_rows_M))
         log_partition, entropy = likelihood(scores_N) if ranker.has_probabilities else (np.nan, np.nan)
-        nll.append(log_partition - scores_N[query.answers].astype(np.float64))
+        nll_of_query = log_partition - scores_N[query.answers].astype(np.float64)
+        if query.mask_seen:
+            nll_of_query[np.isin(query.answers, own.item_rows_M)] = np.nan  # an answer that may not be given has no likelihood
+        nll.append(nll_of_query)
         entropies.append(entropy)
     overall, unseen = (np.concatenate(r) for r in zip(*ranks, strict=True))
     return _Ranked(overall, unseen, np.concatenate(nll), np.array(entropies), top_rows(scores_QN))

@@ -21,6 +21,7 @@ def main(argv: list[str]) -> int:
     from training.evaluate import leave_one_out, next_basket, next_event
     from training.judge import compare_with_counters
     from twotower.bundle import load_bundle
+    from twotower.errors import DataError
 
     bundle = load_bundle(args.bundle)
     towers, config = bundle.towers, bundle.towers.config
@@ -33,13 +34,17 @@ def main(argv: list[str]) -> int:
         config.model.context_spec,
     )
     if args.protocol == "leave-one-out":
-        queries = leave_one_out(data.log)
+        queries = leave_one_out(data.log, data.test_from_ms)
     else:
         protocol = next_basket if args.protocol == "next-basket" else next_event
         queries = protocol(data.log, data.test_from_ms, data.end_ms)
+    if not queries:
+        raise DataError("nothing to judge: no event lies at or after the split's test_from")
     result = compare_with_counters(data, towers, args.items, queries, args.protocol)
     if args.json:
-        print(json.dumps({"protocol": args.protocol, "candidates": "full catalogue", "rankers": result}, indent=2))
+        print(
+            json.dumps({"protocol": args.protocol, "candidates": "full catalogue", "rankers": result}, indent=2, allow_nan=False)
+        )
     else:
         _print_table(args.protocol, result)
     return 0
@@ -54,5 +59,5 @@ def _print_table(protocol: str, result: dict[str, dict[str, float]]) -> None:
     for name in SHOWN:
         table.add_column(name, justify="right")
     for ranker, metrics in result.items():
-        table.add_row(ranker, *(f"{metrics[name]:.4f}" for name in SHOWN))
+        table.add_row(ranker, *(f"{metrics[name]:.4f}" if name in metrics else "-" for name in SHOWN))
     Console().print(table)

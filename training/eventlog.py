@@ -48,6 +48,7 @@ class LogReport:
     unknown_item_examples: tuple[str, ...]
     without_item: int
     without_user: int
+    in_future: int
 
     def lines(self) -> list[str]:
         """For the terminal: one line, and one more per thing left out."""
@@ -59,6 +60,8 @@ class LogReport:
             lines.append(f"{self.without_item:,} events left out: no item id")
         if self.without_user:
             lines.append(f"{self.without_user:,} events left out: no user id")
+        if self.in_future:
+            lines.append(f"{self.in_future:,} events left out: they lie more than a day in the future")
         return lines
 
 
@@ -130,9 +133,10 @@ def _first_pass(
     types: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     samples = {name: _Sample() for name, kind in schema.events.features.items() if kind == "numeric"}
-    total = without_item = without_user = 0
+    total = without_item = without_user = in_future = 0
     for batch in stream_events(path, schema.events, tuple(schema.events.features)):
-        total += len(batch)
+        total += len(batch) + batch.num_future
+        in_future += batch.num_future
         no_item, no_user = pc.equal(batch.item_ids, ""), pc.equal(batch.user_ids, "")
         without_item += pc.sum(no_item).as_py()
         without_user += pc.sum(no_user).as_py()
@@ -151,12 +155,12 @@ def _first_pass(
         edges = quantile_edges(samples[name].values) if kind == "numeric" else ()
         fields.append(FieldSpec(name=name, kind=kind, edges=edges))
     examples = tuple(name for name, _ in unknown.most_common(3))
-    report = LogReport(total, users.total(), len(users), unknown.total(), examples, without_item, without_user)
+    report = LogReport(total, users.total(), len(users), unknown.total(), examples, without_item, without_user, in_future)
     return users, FeatureSpec(fields=tuple(fields)), sorted(types), report
 
 
 class _Sample:
-    """The rows whose times hash lowest: a bounded sample that the order of the file cannot change."""
+    """The rows whose times and values hash lowest: a bounded sample that the order of the file cannot change."""
 
     def __init__(self) -> None:
         self.keys = np.zeros(0, np.int64)
@@ -164,7 +168,8 @@ class _Sample:
 
     def add(self, times_ms: Ints, values: npt.NDArray[np.float64]) -> None:
         """Consider more rows."""
-        keys = hash_slots(times_ms.astype(np.uint64), 1, 2**31 - 1)[0][:, 0].astype(np.int64)
+        prints = hash_slots(times_ms.astype(np.uint64), 1, 2**31 - 1)[0][:, 0].astype(np.uint64) ^ values.view(np.uint64)
+        keys = hash_slots(prints, 1, 2**31 - 1)[0][:, 0].astype(np.int64)
         keys, values = np.concatenate([self.keys, keys]), np.concatenate([self.values, values])
         kept = np.lexsort((values, keys))[:SAMPLE_EVENTS]
         self.keys, self.values = keys[kept], values[kept]

@@ -1,21 +1,19 @@
 """Look at events and items before anything is trained on them: guess a schema, and report what is wrong and what it costs."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from training.eventlog import LogReport, read_event_log
-from twotower.catalogue import read_item_ids, stream_items
+from twotower.catalogue import fit_item_spec, read_item_ids, stream_items
 from twotower.errors import DataError
 from twotower.events import count_rows, open_parquet, stream_events
-from twotower.features import to_days, to_floats
+from twotower.features import as_lists, as_values, to_days, to_floats
 from twotower.schema import EventColumns, EventKind, ItemColumns, ItemKind, Schema, Split
 
 # Column names seen in public data sets, best guess first.
@@ -75,14 +73,11 @@ def _find(role: str, names: list[str], path: Path) -> str:
 
 
 def _event_kind(field: pa.Field) -> EventKind | None:
-    """Ids of groups (baskets, sessions) are not features: only floats and short strings are taken."""
+    """Ids of groups (baskets, sessions) are not features, and integers may be such ids: floats and strings are taken."""
     if pt.is_floating(field.type) or pt.is_decimal(field.type):
         return "numeric"
-    if (pt.is_string(field.type) or pt.is_dictionary(field.type)) and not field.name.endswith(
-        ("basket_id", "session_id", "event_id")
-    ):
-        return "categorical"
-    return None
+    is_text = any(check(field.type) for check in (pt.is_string, pt.is_large_string, pt.is_string_view, pt.is_dictionary))
+    return "categorical" if is_text and not field.name.endswith(GROUP_IDS) else None
 
 
 def _item_kind(field: pa.Field, values: pa.ChunkedArray) -> ItemKind | None:
@@ -108,7 +103,8 @@ def _split(events: Path, columns: EventColumns) -> Split:
     at = np.quantile(sample, (1 - VALIDATION_SHARE - TEST_SHARE, 1 - TEST_SHARE))
     moments = [datetime.fromtimestamp(int(ms) // 1000, UTC) for ms in at]
     days = [m.replace(hour=0, minute=0, second=0) for m in moments]
-    first, second = days if days[0] < days[1] else moments
+    start = datetime.fromtimestamp(int(sample.min()) // 1000, UTC)
+    first, second = days if start < days[0] < days[1] else moments
     if first >= second:
         raise DataError(f"{events}: all events happen at one time, so they cannot be split into training, validation and test")
     return Split(validation_from=first, test_from=second)
@@ -121,7 +117,9 @@ def inspect(events: Path, items: Path, schema: Schema) -> list[Finding]:
         try:
             findings.extend(look(events, items, schema))
         except DataError as error:
-            findings.append(Finding("error", "items" if look is _look_at_items else "events", str(error)))
+            # Events are read against the items, so a fault of the items may be met twice.
+            if str(error) not in (f.what for f in findings):
+                findings.append(Finding("error", "items" if look is _look_at_items else "events", str(error)))
     order = {"error": 0, "warning": 1, "note": 2}
     return sorted(findings, key=lambda f: order[f.level])
 
@@ -133,6 +131,7 @@ def _look_at_items(events: Path, items: Path, schema: Schema) -> list[Finding]: 
     for table in stream_items(items, schema.items):
         for name, kind in schema.items.features.items():
             missing[name] += _num_missing(table.column(name).combine_chunks(), name, kind)
+    fit_item_spec(items, schema.items)
     for name, count in missing.items():
         share = count / len(item_ids)
         if count:
@@ -143,12 +142,15 @@ def _look_at_items(events: Path, items: Path, schema: Schema) -> list[Finding]: 
 
 def _num_missing(column: pa.Array, name: str, kind: str) -> int:
     """Missing values, NaN and infinities among them; DataError when the column is not of its kind."""
-    check: dict[str, Callable[[pa.Array, str], npt.NDArray[np.float64]]] = {"numeric": to_floats, "time": to_days}
-    if kind in check:
-        return int((~np.isfinite(check[kind](column, name))).sum())
-    if kind in ("list", "vector") and not pt.is_nested(column.type):
-        raise DataError(f"column {name!r} is a {kind} in the schema but holds {column.type}")
-    return int(column.null_count)
+    match kind:
+        case "numeric":
+            return int((~np.isfinite(to_floats(column, name))).sum())
+        case "time":
+            return int((~np.isfinite(to_days(column, name))).sum())
+        case "list" | "vector":
+            return int(as_lists(column, name, pa.string() if kind == "list" else pa.float64()).null_count)
+        case _:
+            return int(as_values(column, name).null_count)
 
 
 def _look_at_events(events: Path, items: Path, schema: Schema) -> list[Finding]:
@@ -174,6 +176,7 @@ def _left_out(report: LogReport) -> list[Finding]:
         (report.unknown_items, f"items are not in the catalogue (such as {', '.join(report.unknown_item_examples)})"),
         (report.without_item, "no item id"),
         (report.without_user, "no user id"),
+        (report.in_future, "they lie more than a day in the future"),
     )
     return [
         Finding("warning", "events", f"{count:,} events ({count / report.num_events:.2%}) will be left out: {why}")

@@ -7,7 +7,7 @@ import torch
 
 from training.data import Data
 from training.evaluate import Model, PersonalFrequency, Popularity, Query, Ranker, next_basket, rank
-from training.metrics import summarise
+from training.metrics import paired_differences, summarise
 from twotower.bundle import Towers
 from twotower.catalogue import embed_catalogue
 from twotower.progress import step
@@ -57,7 +57,11 @@ def judge_part(data: Data, rankers: dict[str, Ranker], queries: list[Query], nam
     with step(f"rank {name}", total=len(queries), unit="queries") as work:
         work.say(", ".join(rankers).replace("_", " "))
         ranked = rank(rankers, data.log, queries, data.train_count_N, work.advance)
-        return {ranker: summarise(rankings, len(data.item_ids)) for ranker, rankings in ranked.items()}
+        result = {ranker: summarise(rankings, len(data.item_ids)) for ranker, rankings in ranked.items()}
+        for other in rankers.keys() - {"model"}:
+            for bound, value in paired_differences(ranked["model"], ranked[other]).items():
+                result["model"][f"minus {other}: {bound}"] = value
+        return result
 
 
 def sample(rng: np.random.Generator, queries: list[Query]) -> list[Query]:

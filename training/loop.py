@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from training.batches import BatchSampler, TrainBatch, stream_batches
 from training.config import StageConfig, TrainConfig
 from training.loss import FrozenCatalogue, correct_for_sampling, frozen_set_loss, set_loss
-from training.negatives import Candidates, draw_candidates, owner_share
+from training.negatives import Candidates, certain_items, draw_candidates, owner_share
 from training.snapshots import PopularitySnapshots
 from twotower.catalogue import embed_rows, tensors
+from twotower.errors import TwoTowerError
 from twotower.features import EncodedRows
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
@@ -27,8 +28,8 @@ from twotower.model.embedder import Embedder
 ADAM_BETAS = (0.9, 0.98)
 
 
-class TrainingDiverged(RuntimeError):
-    """The loss is not a number any more; nothing is saved."""
+class TrainingDiverged(TwoTowerError):
+    """The loss or a weight is not a number any more; nothing is saved."""
 
 
 @dataclass
@@ -96,8 +97,9 @@ def train(inputs: TrainInputs, state: TrainState, on_step: Callable[[StepReport]
     for number, stage in enumerate(inputs.config.stages, start=1):
         state = run_stage(inputs, state, stage, number, before, begun, batches, on_step)
         before += stage.share
-    state.embedder.eval()
-    state.contextualizer.eval()
+    for tower in (state.embedder.eval(), state.contextualizer.eval()):
+        if not all(torch.isfinite(p).all() for p in tower.parameters()):
+            raise TrainingDiverged(f"{type(tower).__name__} has weights that are not finite after step {state.step}")
     return state
 
 
@@ -150,7 +152,10 @@ def train_step(
     else:
         loss = exact_loss(inputs, state, batch, vectors_ND)
     if not math.isfinite(loss.item()):
-        raise TrainingDiverged(f"the loss is {loss.item()} at step {state.step}: lower the learning rate (it is {rate:.2e})")
+        raise TrainingDiverged(
+            f"the loss is {loss.item()} at step {state.step} (learning rate {rate:.2e}): look for wild values with "
+            f"`twotower validate`, and lower the recipe's learning_rate"
+        )
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.zero_grad(set_to_none=True)
@@ -176,10 +181,8 @@ def sampled_loss(inputs: TrainInputs, state: TrainState, batch: TrainBatch, draw
     inputs_BLD = vectors_CD[drawn.column_of(batch.histories.item_rows_BL)]
     query_input = query_inputs(state.contextualizer, batch, inputs_BLD)
     scores_QC = candidate_scores(state.contextualizer, batch, query_input, vectors_CD, popularity_QCP, own_column_M)
-    query = torch.cat([batch.own.request_M, batch.answer_query_A])
-    certain = torch.unique(query * len(drawn.rows_C) + torch.cat([own_column_M, answer_column_A]))
-    query, column = certain // len(drawn.rows_C), certain % len(drawn.rows_C)
-    corrected_QC = correct_for_sampling(scores_QC, torch.from_numpy(drawn.log_weight_C), query, column)
+    certain_QC = certain_items(batch, drawn)[batch.window_Q]
+    corrected_QC = correct_for_sampling(scores_QC, torch.from_numpy(drawn.log_weight_C), certain_QC)
     return set_loss(corrected_QC, batch.answer_query_A, answer_column_A, batch.answer_weights_A)
 
 

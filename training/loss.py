@@ -26,13 +26,12 @@ def set_loss(scores_QC: Tensor, answer_query_A: Tensor, answer_column_A: Tensor,
     return (nll_A * answer_weights_A).sum()
 
 
-def correct_for_sampling(scores_QC: Tensor, log_weight_C: Tensor, certain_query: Tensor, certain_column: Tensor) -> Tensor:
-    """Add log(1/pi) to every score but those of pairs that are candidates for certain: a query's own items and answers.
+def correct_for_sampling(scores_QC: Tensor, log_weight_C: Tensor, certain_QC: Tensor) -> Tensor:
+    """Add log(1/pi) to every score but those of items that are candidates of that query for certain.
 
-    Then sum_C exp(score) is an unbiased estimate of the sum over the catalogue. Each certain pair may be named only once.
+    Then sum_C exp(score) is an unbiased estimate of the sum over the catalogue.
     """
-    corrected = scores_QC + log_weight_C
-    return corrected.index_put((certain_query, certain_column), -log_weight_C[certain_column], accumulate=True)
+    return scores_QC + torch.where(certain_QC, 0.0, log_weight_C)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Ranking metrics over the full catalogue, from ranks. Every number names its candidate set: all items, seen ones included.
+"""Ranking metrics over the full catalogue, from ranks. Seen items are candidates, except under leave-one-out.
 
 Q: queries, A: answers of all queries, N: items
 """
@@ -57,7 +57,7 @@ def likelihood(scores_N: Floats) -> tuple[float, float]:
 
 
 def summarise(rankings: Rankings, num_items: int) -> dict[str, float]:
-    """Every metric as one flat table; a mean over no queries is NaN."""
+    """Every metric as one flat table, 95 % intervals of the headline ones among them; a mean over no queries is left out."""
     size_Q = np.bincount(rankings.answer_query_A, minlength=len(rankings.user_Q))
     result: dict[str, float] = {"queries": float(len(rankings.user_Q)), "users": float(len(np.unique(rankings.user_Q)))}
     for k in CUTOFFS:
@@ -82,6 +82,23 @@ def summarise(rankings: Rankings, num_items: int) -> dict[str, float]:
     result["entropy"] = mean(rankings.entropy_Q)
     result["coverage@10"] = len(np.unique(rankings.top10_QK)) / num_items
     assert size_Q.all(), "every query has an answer"
+    for name, values_Q in ranking_values(rankings).items():
+        result[f"{name}.low"], result[f"{name}.high"] = user_bootstrap(values_Q, rankings.user_Q)
+    # JSON has no NaN: what cannot be said of a ranker is left out.
+    return {name: value for name, value in result.items() if not math.isnan(value)}
+
+
+def ranking_values(rankings: Rankings) -> dict[str, Array]:
+    """The headline metrics of each query, for intervals."""
+    return {"recall@10": recall(rankings, rankings.rank_A, 10, None), "ndcg@10": ndcg(rankings, 10)}
+
+
+def paired_differences(ours: Rankings, theirs: Rankings) -> dict[str, float]:
+    """95 % intervals of our headline metrics minus theirs on the same queries."""
+    result: dict[str, float] = {}
+    other = ranking_values(theirs)
+    for name, values_Q in ranking_values(ours).items():
+        result[f"{name}.low"], result[f"{name}.high"] = user_bootstrap(values_Q - other[name], ours.user_Q)
     return result
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from training.batches import BatchSampler, TrainBatch
+from training.eventlog import basket_starts
 from twotower.features import Floats, Ints
 
 
@@ -31,22 +32,39 @@ class Candidates:
 
 
 def owner_share(sampler: BatchSampler, num_items: int) -> npt.NDArray[np.float64]:
-    """Probability [N] that one randomly drawn window's user has had the item by the end of training."""
+    """Probability [N] that a randomly drawn window holds the item among its history, own items and answers.
+
+    Window ends are uniform among a user's K baskets and their start, so an item first had in basket b is there in
+    (K + 1 - b) of K + 1 windows.
+    """
     share_N = np.zeros(num_items)
-    for user in range(sampler.log.num_users):
-        start = sampler.log.span(user)[0]
-        share_N[np.unique(sampler.log.item_rows_E[start : sampler.stops_U[user]])] += sampler.share_U[user]
+    for user in np.flatnonzero(sampler.share_U).tolist():
+        start, stop = sampler.log.span(user)[0], int(sampler.stops_U[user])
+        bounds = basket_starts(sampler.log.times_ms_E[start:stop])
+        rows, first = np.unique(sampler.log.item_rows_E[start:stop], return_index=True)
+        basket = np.searchsorted(bounds, first, "right") - 1
+        share_N[rows] += sampler.share_U[user] * (1 - basket / (len(bounds) + 1))
     return np.minimum(share_N, 1.0)
+
+
+def certain_items(batch: TrainBatch, drawn: Candidates) -> Tensor:
+    """Which candidates each window [B, C] brought itself: for its queries they are there for certain, whatever was drawn.
+
+    All of a window's own, not only what a query may know: an item bought later is a candidate of earlier queries too.
+    """
+    lengths_B = batch.histories.lengths_B
+    certain_BC = torch.zeros(len(lengths_B), len(drawn.rows_C), dtype=torch.bool)
+    window, place = torch.nonzero(torch.arange(batch.histories.item_rows_BL.shape[1]) < lengths_B[:, None], as_tuple=True)
+    certain_BC[window, drawn.column_of(batch.histories.item_rows_BL[window, place])] = True
+    certain_BC[batch.window_Q[batch.own.request_M], drawn.column_of(batch.own.rows_M)] = True
+    certain_BC[batch.window_Q[batch.answer_query_A], drawn.column_of(batch.answer_rows_A)] = True
+    return certain_BC
 
 
 def draw_candidates(
     rng: np.random.Generator, batch: TrainBatch, owner_share_N: npt.NDArray[np.float64], num_uniform: int, num_windows: int
 ) -> Candidates:
-    """The candidate set of a batch. The probability leaves out the query's own user, whose items are certain for it.
-
-    Ownership is taken as of the end of training, so early windows are a little overcounted: a bias of the estimate that
-    stage 2, which is exact, does not have.
-    """
+    """The candidate set of a batch. The probability is that of a query's view: drawn, or brought by another window."""
     num_items = len(owner_share_N)
     drawn = rng.choice(num_items, min(num_uniform, num_items), replace=False, shuffle=False)
     histories = batch.histories

@@ -22,7 +22,7 @@ from training.loop import StepReport, prepare_training, train
 from twotower.bundle import BundleConfig, Towers, save_bundle
 from twotower.catalogue import embed_rows, encode_items, fit_item_spec, stream_items
 from twotower.features import EncodedRows
-from twotower.manifest import refuse_existing
+from twotower.manifest import refuse_existing, staging
 from twotower.progress import say, step
 from twotower.provenance import commit, environment
 from twotower.schema import Schema
@@ -31,6 +31,8 @@ from twotower.schema import Schema
 def run(config: TrainConfig, events: Path, items: Path, schema: Schema, out: Path) -> dict[str, Any]:
     """Train by `config`, write the bundle to `out`, and return what its metrics.json holds."""
     refuse_existing(out)
+    with staging(out.parent):
+        pass  # a place that cannot be written to is found now, not after the training
     data = read_data(events, items, schema, config.half_lives_days, CONTEXT_TABLE_ROWS)
     spec = fit_item_spec(items, schema.items)
     model = size_model(config, spec, data.log.context_spec)

@@ -39,7 +39,7 @@ class PopularitySnapshots:
 
 
 def take_snapshots(log: EventLog, num_items: int, half_lives_days: tuple[float, ...]) -> PopularitySnapshots:
-    """Daily snapshots over the whole log, in a memory map; memory is one day's counts."""
+    """Daily snapshots over the whole log, in a memory map; memory is 4 bytes per event and one day's counts."""
     start_ms = int(log.times_ms_E.min()) // DAY_MS * DAY_MS
     num_days = (int(log.times_ms_E.max()) - start_ms) // DAY_MS + 2
     step_days = -(-num_days // MAX_SNAPSHOTS)

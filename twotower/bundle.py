@@ -80,7 +80,7 @@ def save_bundle(
         (directory / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(config)))
         (directory / SCHEMA).write_text(dump_schema(schema))
         write_table(directory / POPULARITY, popularity)
-        (directory / METRICS).write_text(json.dumps(metrics, indent=2))
+        (directory / METRICS).write_text(json.dumps(metrics, indent=2, allow_nan=False))
         (directory / PROVENANCE).write_text(json.dumps(provenance, indent=2))
         manifest = seal(directory, KIND, parent=None)
         move_into_place(directory, path)

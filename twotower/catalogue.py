@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import torch
 
 from twotower.errors import DataError
-from twotower.events import ids, open_parquet, require_columns
+from twotower.events import ids, open_parquet, require_columns, stream_batches
 from twotower.features import EncodedRows, FeatureSpec, FieldSpec, Floats, encode_rows, fit_field
 from twotower.model.embedder import Embedder
 from twotower.schema import ItemColumns
@@ -27,11 +27,10 @@ def stream_items(path: Path, columns: ItemColumns) -> Iterator[pa.Table]:
     names = list(columns.features)
     require_columns(dataset.schema, [columns.item_id, *names], path)
     seen = 0
-    for batch in dataset.to_batches(columns=[columns.item_id, *names], batch_size=BATCH_ITEMS, batch_readahead=1):
-        if batch.num_rows:
-            seen += batch.num_rows
-            arrays = [ids(batch.column(columns.item_id), columns.item_id), *(batch.column(n) for n in names)]
-            yield pa.table(arrays, names=[ID_FIELD, *names])
+    for batch in stream_batches(dataset, [columns.item_id, *names], BATCH_ITEMS, path):
+        seen += batch.num_rows
+        arrays = [ids(batch.column(columns.item_id), columns.item_id), *(batch.column(n) for n in names)]
+        yield pa.table(arrays, names=[ID_FIELD, *names])
     if not seen:
         raise DataError(f"{path} holds no items")
 

@@ -144,7 +144,7 @@ def free_port() -> int:
 
 
 def households(events: Path) -> dict[str, list[Json]]:
-    """Real histories of some households with at least 100 purchases, as /v1/events takes them, oldest first."""
+    """Real histories of some households with 300 to 900 purchases, as /v1/events takes them, oldest first."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -243,7 +243,7 @@ def write_report(out: Path, bundle: Path, embedded: Json, seconds: dict[str, flo
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2),
         **environment(),
     }
-    (out / "report.json").write_text(json.dumps(report, indent=2))
+    (out / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False))
     report["bought"] = answers["bought"]
     return report
 
@@ -259,7 +259,7 @@ def print_summary(report: Json, port: int, out: Path, serving: bool) -> None:
         table.add_column(name, justify="right")
     for ranker in ("popularity", "personal_frequency", "model"):
         row = test[ranker]
-        loss = f"{row['set_loss']:.2f}" if row["set_loss"] == row["set_loss"] else "-"
+        loss = f"{row['set_loss']:.2f}" if "set_loss" in row else "-"
         figures = [f"{row[m]:.3f}" for m in ("recall@10", "ndcg@10", "mrr@10", "hit_rate@10")]
         table.add_row(
             ranker.replace("_", " "), *figures, f"{row['unseen_recall@10']:.4f}", loss, style="bold" * (ranker == "model")

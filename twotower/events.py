@@ -3,6 +3,7 @@
 E: events of a batch
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from twotower.errors import DataError
-from twotower.features import Ints
+from twotower.features import DAY_MS, Ints, as_values
 from twotower.schema import EventColumns
 
 BATCH_ROWS = 131_072
 MAX_ID_BYTES = 128
+CLOCK_SKEW_MS = DAY_MS  # clocks and time zones are what they are; one date of 2096 would age all popularity to nothing
 # Epoch seconds of any plausible date, read as milliseconds, fall before this; so do a timestamp's unit errors.
 EARLIEST_MS = 315_532_800_000  # 1980-01-01
 LATEST_MS = 4_102_444_800_000  # 2100-01-01
@@ -31,6 +33,7 @@ class EventBatch:
     times_ms_E: Ints
     event_types: pa.Array
     features: dict[str, pa.Array]
+    num_future: int  # rows left out because they lie more than a day ahead of the clock
 
     def __len__(self) -> int:
         return len(self.times_ms_E)
@@ -41,18 +44,22 @@ def stream_events(path: Path, columns: EventColumns, features: tuple[str, ...] =
     dataset = open_parquet(path, "events")
     needed = [*columns.roles, *features]
     require_columns(dataset.schema, needed, path)
+    latest_ms = time.time_ns() // 1_000_000 + CLOCK_SKEW_MS
     empty = True
-    for batch in dataset.to_batches(columns=needed, batch_size=BATCH_ROWS, batch_readahead=1, fragment_readahead=1):
-        if not batch.num_rows:
-            continue
+    for batch in stream_batches(dataset, needed, BATCH_ROWS, path):
         empty = False
-        user, item, time, kind = (batch.column(name) for name in columns.roles)
+        times_ms_E = times_ms(batch.column(columns.timestamp), columns.timestamp)
+        num_future = int((times_ms_E > latest_ms).sum())
+        if num_future:
+            batch = batch.filter(pa.array(times_ms_E <= latest_ms))
+            times_ms_E = times_ms_E[times_ms_E <= latest_ms]
         yield EventBatch(
-            user_ids=ids(user, columns.user_id),
-            item_ids=ids(item, columns.item_id),
-            times_ms_E=times_ms(time, columns.timestamp),
-            event_types=kind.cast(pa.string()).fill_null("event"),
+            user_ids=ids(batch.column(columns.user_id), columns.user_id),
+            item_ids=ids(batch.column(columns.item_id), columns.item_id),
+            times_ms_E=times_ms_E,
+            event_types=as_values(batch.column(columns.event_type), columns.event_type).fill_null("event"),
             features={name: batch.column(name) for name in features},
+            num_future=num_future,
         )
     if empty:
         raise DataError(f"{path} holds no events")
@@ -63,9 +70,23 @@ def open_parquet(path: Path, what: str) -> ds.Dataset:
     if not path.exists():
         raise DataError(f"{path} does not exist: give the Parquet file (or a directory of them) that holds the {what}")
     try:
-        return ds.dataset(path, format="parquet")
+        dataset = ds.dataset(path, format="parquet")
+        if not dataset.files:
+            raise DataError(f"{path} holds no Parquet files")
+        return dataset
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def stream_batches(dataset: ds.Dataset, columns: list[str], batch_rows: int, path: Path) -> Iterator[pa.RecordBatch]:
+    """Record batches that hold rows, dictionaries spelt out; DataError for a damaged file or files that disagree."""
+    try:
+        for batch in dataset.to_batches(columns=columns, batch_size=batch_rows, batch_readahead=1, fragment_readahead=1):
+            if batch.num_rows:
+                plain = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in batch.columns]
+                yield pa.record_batch(plain, names=columns)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}. Are all its files whole, and of one schema?") from error
 
 
 def count_rows(path: Path, what: str) -> int:
@@ -100,12 +121,12 @@ def times_ms(column: pa.Array, name: str) -> Ints:
     """The column as UTC milliseconds; DataError for a missing time, or for numbers that can only be of another unit."""
     if column.null_count:
         raise DataError(f"column {name!r}: {column.null_count} events have no time; drop them or fill them in")
-    if pa.types.is_integer(column.type):
+    try:
+        if not pa.types.is_integer(column.type):
+            column = column.cast(pa.timestamp("ms"), safe=False)
         values = column.cast(pa.int64())
-    elif pa.types.is_temporal(column.type):
-        values = column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
-    else:
-        raise DataError(f"column {name!r} holds {column.type}: give a timestamp, or integers that count milliseconds")
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"column {name!r} holds {column.type}: give a timestamp, or integers that count milliseconds") from error
     result: Ints = values.to_numpy(zero_copy_only=False)
     low, high = int(result.min()), int(result.max())
     if low < EARLIEST_MS or high > LATEST_MS:

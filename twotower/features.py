@@ -6,6 +6,7 @@ kept and new values work at once); numbers and times become piecewise-linear enc
 N: items or events, S: hash slots of one row, F: dense features of one row, B: bins
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -167,14 +168,14 @@ def quantile_edges(values: npt.NDArray[np.float64], num_bins: int = 8) -> tuple[
 
 
 def fit_field(name: str, kind: str, column: pa.Array) -> FieldSpec:
-    """The spec of one column, bins and dimensions taken from the rows given (training rows only)."""
+    """The spec of one column, bins and dimensions taken from the rows given."""
     match kind:
         case "numeric":
             return FieldSpec(name=name, kind=kind, edges=quantile_edges(to_floats(column, name)))
         case "time":
             return FieldSpec(name=name, kind=kind, edges=quantile_edges(to_days(column, name)))
         case "vector":
-            lengths = pc.unique(pc.list_value_length(column).drop_null())
+            lengths = pc.unique(pc.list_value_length(as_lists(column, name, pa.float64())).drop_null())
             if len(lengths) > 1:
                 raise DataError(f"column {name!r}: vectors of {len(lengths)} different lengths; all must have one length")
             return FieldSpec(name=name, kind=kind, dim=lengths[0].as_py() if len(lengths) else 0)
@@ -211,9 +212,7 @@ def encode_wanted(event_types: Sequence[str | None], spec: FeatureSpec, table_ro
 
 def _encode_hashed(column: pa.Array, field: FieldSpec, spec: FeatureSpec, table_rows: int) -> tuple[Rows, Floats]:
     """Slots and weights of one field, [N, num_slots]. Each distinct value is hashed once."""
-    if pa.types.is_null(column.type):
-        column = column.cast(pa.string())
-    encoded = column.dictionary_encode() if not pa.types.is_nested(column.type) else _encode_lists(column)
+    encoded = _encode_lists(column, field.name) if field.kind == "list" else as_values(column, field.name).dictionary_encode()
     values = encoded.dictionary.to_pylist()
     if field.kind in ("id", "categorical"):
         num_hashes = spec.num_id_hashes if field.kind == "id" else spec.num_hashes
@@ -235,11 +234,34 @@ def _encode_hashed(column: pa.Array, field: FieldSpec, spec: FeatureSpec, table_
     return rows.reshape(len(tokens), -1)[index], signs.reshape(len(tokens), -1)[index]
 
 
-def _encode_lists(column: pa.Array) -> pa.DictionaryArray:
+def _encode_lists(column: pa.Array, name: str) -> pa.DictionaryArray:
     """Dictionary of distinct lists; Arrow has none for nested types."""
-    seen: dict[tuple[object, ...], int] = {}
-    index = [None if v is None else seen.setdefault(tuple(x for x in v if x is not None), len(seen)) for v in column.to_pylist()]
-    return pa.DictionaryArray.from_arrays(pa.array(index, pa.int32()), pa.array([list(k) for k in seen], column.type))
+    seen: dict[tuple[str, ...], int] = {}
+    lists = as_lists(column, name, pa.string()).to_pylist()
+    index = [None if v is None else seen.setdefault(tuple(x for x in v if x is not None), len(seen)) for v in lists]
+    return pa.DictionaryArray.from_arrays(pa.array(index, pa.int32()), pa.array([list(k) for k in seen], pa.list_(pa.string())))
+
+
+def as_values(column: pa.Array, name: str) -> pa.Array:
+    """The column as strings to hash. Whole floats lose their point: tools that meet a missing integer write doubles."""
+    if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+        numbers = to_floats(column, name).tolist()
+        texts = [None if math.isnan(x) else str(int(x)) if x.is_integer() else str(x) for x in numbers]
+        return pa.array(texts, pa.string())
+    try:
+        return column.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"column {name!r} should hold one value per row but holds {column.type}") from error
+
+
+def as_lists(column: pa.Array, name: str, values: pa.DataType) -> pa.Array:
+    """The column as lists of `values`; DataError when it holds no lists, or lists of something else."""
+    if not pa.types.is_null(column.type) and not pa.types.is_nested(column.type):
+        raise DataError(f"column {name!r} is a list or vector in the schema but holds {column.type}")
+    try:
+        return column.cast(pa.list_(values))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise DataError(f"column {name!r} holds {column.type}, which is no list of {values}: {error}") from error
 
 
 def _words(text: str) -> list[str]:
@@ -264,7 +286,8 @@ def _encode_vectors(column: pa.Array, field: FieldSpec) -> Floats:
     """Unit-length vectors and a missing flag, [N, dim + 1]; a vector of another length or with a NaN is missing."""
     out = np.zeros((len(column), field.dim + 1), np.float32)
     out[:, -1] = 1.0
-    if field.dim and not pa.types.is_null(column.type):
+    column = as_lists(column, field.name, pa.float64())
+    if field.dim:
         right = pc.equal(pc.list_value_length(column), field.dim).fill_null(False).to_numpy(zero_copy_only=False)
         flat = pc.list_flatten(column.filter(pa.array(right))).fill_null(float("nan"))
         vectors = flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, field.dim)

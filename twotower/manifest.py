@@ -91,7 +91,7 @@ def read_manifest(path: Path, kind: str) -> Manifest:
     """The manifest itself, its format and names checked; the files it lists are not."""
     try:
         raw = (path / MANIFEST).read_bytes()
-    except FileNotFoundError:
+    except OSError:
         raise IntegrityError(f"{path} is not a {kind}: it has no {MANIFEST}. {_MEND[kind]}") from None
     try:
         version = msgspec.json.decode(raw, type=dict[str, object]).get("format_version")

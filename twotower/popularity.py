@@ -17,7 +17,7 @@ Counts = npt.NDArray[np.float64]
 def decayed_counts(
     item_rows_E: Ints, times_ms_E: Ints, as_of_ms: int, half_lives_days: tuple[float, ...], num_items: int
 ) -> Counts:
-    """Counts [P, N] in which an event of age a weighs 2^-(a / half-life); events at or after `as_of_ms` must not be given."""
+    """Counts [P, N] in which an event of age a weighs 2^-(a / half-life); events after `as_of_ms` must not be given."""
     age_days = (as_of_ms - times_ms_E) / DAY_MS
     return np.stack([np.bincount(item_rows_E, 0.5 ** (age_days / h), num_items) for h in half_lives_days])
 

@@ -4,7 +4,7 @@ STORE/CURRENT              which release is served; replaced whole, its sequence
 STORE/releases/<id>/       one directory per release, manifest last
 """
 
-import os
+import fcntl
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ VECTORS, INDEX, ITEMS = "vectors.npy", "index.faiss", "items.arrow"
 GOLDEN, GATES, INFO = "golden.json", "gates.json", "release.json"
 FILES = (*TOWER_FILES, VECTORS, INDEX, ITEMS, GOLDEN, GATES, INFO)
 POINTER = "CURRENT"
+LOCK = ".lock"
 _RELEASE_ID = re.compile(KIND + "-[0-9a-f]{12}")  # nothing else may become part of a path
 
 
@@ -67,27 +68,34 @@ def read_pointer(store: Path) -> Pointer:
             f"{store} has no current release: publish one with `twotower embed --bundle B --items I --store {store}`"
         ) from None
     except (msgspec.DecodeError, NotADirectoryError) as error:
-        raise StoreError(f"{store / POINTER} cannot be read: {error}. Activate a release again.") from error
+        raise StoreError(f"{store / POINTER} cannot be read ({error}): delete it and activate a release") from error
+
+
+def current_release(store: Path) -> str | None:
+    """Id of the current release; None when nothing was ever published."""
+    return read_pointer(store).release if (store / POINTER).exists() else None
 
 
 def write_pointer(store: Path, release: str, reason: str) -> Pointer:
-    """Name `release` as current, under the next sequence number."""
+    """Name `release` as current, under the next sequence number. One writer at a time; StoreError when it cannot be written."""
     try:
-        current: Pointer | None = read_pointer(store)
-    except StoreError:
-        current = None
-    pointer = Pointer(
-        sequence=current.sequence + 1 if current else 1,
-        release=release,
-        previous=current.release if current else None,
-        reason=reason,
-        written_at=datetime.now(UTC),
-    )
-    staged = store / f".{POINTER}.{os.getpid()}"
-    staged.write_bytes(msgspec.json.encode(pointer))
-    sync(staged)
-    staged.replace(store / POINTER)
-    sync(store)
+        with (store / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            current = read_pointer(store) if (store / POINTER).exists() else None
+            pointer = Pointer(
+                sequence=current.sequence + 1 if current else 1,
+                release=release,
+                previous=current.release if current else None,
+                reason=reason,
+                written_at=datetime.now(UTC),
+            )
+            staged = store / f".{POINTER}"
+            staged.write_bytes(msgspec.json.encode(pointer))
+            sync(staged)
+            staged.replace(store / POINTER)
+            sync(store)
+    except OSError as error:
+        raise StoreError(f"cannot write to {store}: {error.strerror or error}") from error
     return pointer
 
 

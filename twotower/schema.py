@@ -34,6 +34,12 @@ class EventColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     event_type: str = "event_type"
     features: dict[str, EventKind] = {}
 
+    def __post_init__(self) -> None:
+        if len(set(self.roles)) < len(self.roles):
+            raise ValueError(f"[events] two roles name one column: {', '.join(self.roles)}")
+        if clash := {*self.roles, "event_type"} & self.features.keys():
+            raise ValueError(f"[events.features] {', '.join(sorted(clash))} is a role, not a feature")
+
     @property
     def roles(self) -> tuple[str, str, str, str]:
         """The columns every event log must have, in the order user, item, time, type."""
@@ -46,6 +52,12 @@ class ItemColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     item_id: str = "item_id"
     features: dict[str, ItemKind] = {}
     title: str | None = None
+
+    def __post_init__(self) -> None:
+        if clash := {self.item_id, "item_id"} & self.features.keys():
+            raise ValueError(f"[items.features] {', '.join(sorted(clash))} is the id, not a feature")
+        if self.title is not None and self.title not in self.features:
+            raise ValueError(f"[items] title {self.title!r} is not among the features")
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,7 +96,7 @@ def load_schema(path: Path) -> Schema:
         return msgspec.toml.decode(path.read_bytes(), type=Schema)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: write one with `twotower schema infer`") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path}: {error}") from error
 
 

@@ -14,6 +14,7 @@ import pytest
 from embedder_cache.build import build_release, check_gates
 from twotower.bundle import load_bundle, read_table
 from twotower.errors import DataError, EnvironmentProblem
+from twotower.golden import GoldenQuery
 from twotower.release import INDEX, ITEMS, VECTORS, list_releases, read_pointer, release_path, verify_release
 
 
@@ -44,6 +45,32 @@ def test_a_second_run_with_nothing_changed_publishes_nothing(tiny_shop: Path, ti
     assert (first.changed, second.changed) == (True, False)
     assert read_pointer(tmp_path).sequence == 1
     assert list_releases(tmp_path) == [first.release]
+
+
+def test_a_run_killed_before_the_pointer_is_finished_by_the_next(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle, items = load_bundle(tiny_bundle), tiny_shop / "items.parquet"
+    first = build_release(bundle, items, tmp_path, None)
+    (tmp_path / "CURRENT").unlink()
+    again = build_release(bundle, items, tmp_path, None)
+    assert (again.release, again.changed) == (first.release, True)
+    assert read_pointer(tmp_path).release == first.release
+
+
+def test_a_catalogue_that_goes_back_is_served_again(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle, items = load_bundle(tiny_bundle), tiny_shop / "items.parquet"
+    for events in (None, tiny_shop / "events.parquet", None):
+        published = build_release(bundle, items, tmp_path, events)
+        assert published.changed
+        assert read_pointer(tmp_path).release == published.release
+    assert len(list_releases(tmp_path)) == 2
+
+
+def test_a_damaged_release_is_replaced(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle, items = load_bundle(tiny_bundle), tiny_shop / "items.parquet"
+    path = release_path(tmp_path, build_release(bundle, items, tmp_path, None).release)
+    (path / VECTORS).write_bytes(b"rotten")
+    build_release(bundle, items, tmp_path, None)
+    verify_release(path)
 
 
 def test_refreshed_popularity_leaves_embeddings_bit_equal(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -81,11 +108,14 @@ def test_a_bad_catalogue_leaves_the_store_as_it_was(tiny_store: Path, tiny_shop:
 
 def test_vectors_that_would_serve_nonsense_are_not_published() -> None:
     vectors = np.ones((4, 3), np.float32)
-    assert check_gates(vectors)["passed"]
+    assert check_gates(vectors, 2, [])["passed"]
+    broken = GoldenQuery(item_ids=[], times_ms=[], now_ms=0, top_item_ids=["a"], top_scores=[float("nan")])
+    with pytest.raises(DataError, match="scores are not finite"):
+        check_gates(vectors, 2, [broken])
     vectors[1, 0] = np.nan
-    vectors[2] = 0
+    vectors[2, :2] = 0  # its popularity is still there
     with pytest.raises(DataError, match="1 item vectors are not finite and 1 are zero"):
-        check_gates(vectors)
+        check_gates(vectors, 2, [])
 
 
 def test_an_unwritable_store_is_named(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:

@@ -78,12 +78,16 @@ def test_next_event_asks_once_per_item(shop: Shop) -> None:
 
 
 def test_leave_one_out_asks_for_the_last_event_and_masks_what_was_seen(shop: Shop) -> None:
-    queries = leave_one_out(shop.data.log)
-    assert len(queries) == shop.data.log.num_users
+    log = shop.data.log
+    queries = leave_one_out(log, shop.data.test_from_ms)
+    lasts = log.times_ms_E[log.offsets_U1[1:] - 1]
+    assert len(queries) == (lasts >= shop.data.test_from_ms).sum(), "an older last event was trained on"
+    assert all(log.times_ms_E[log.span(q.user)[0] + q.seen - 1] < q.now_ms for q in queries), "nothing of its own basket is known"
     ranked = judge(shop, PersonalFrequency(shop.data.snapshots), queries)
     own = ranked.own_A
     assert own.any()
     assert (ranked.rank_A[own] > len(shop.items) / 4).all(), "a masked answer cannot be found"
+    assert np.isnan(ranked.nll_A[own]).all()
 
 
 def test_one_pass_per_window_equals_one_request_at_a_time(shop: Shop) -> None:

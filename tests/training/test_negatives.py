@@ -1,11 +1,13 @@
 """Sampling changes the variance of the loss, not its mean."""
 
+import msgspec
 import numpy as np
 import torch
 
 from tests.training.conftest import Shop
+from training.batches import BatchSampler
 from training.loss import correct_for_sampling
-from training.negatives import draw_candidates, owner_share
+from training.negatives import certain_items, draw_candidates, owner_share
 
 
 def test_a_candidate_weighs_one_over_its_probability(shop: Shop) -> None:
@@ -35,6 +37,23 @@ def test_popular_items_weigh_less_because_they_come_more_often(shop: Shop) -> No
     assert drawn.log_weight_C[common] < drawn.log_weight_C[rare]
 
 
+def test_the_candidates_of_every_query_stand_for_the_whole_catalogue(shop: Shop) -> None:
+    """With equal scores the corrected sum must be the number of items, on average over batches: nothing is counted twice,
+    neither what other windows bring nor what the query's own user buys later."""
+    config = msgspec.structs.replace(shop.config, max_queries=1000)
+    sampler, num_items = BatchSampler(shop.data.log, shop.data.train_until_ms, shop.model, config), len(shop.items)
+    share_N, rng = owner_share(sampler, num_items), np.random.default_rng(0)
+    ratios = []
+    for _ in range(300):
+        batch = sampler.sample(rng)
+        drawn = draw_candidates(rng, batch, share_N, 60, shop.config.batch_windows)
+        certain = certain_items(batch, drawn)[batch.window_Q]
+        sums = correct_for_sampling(torch.zeros(certain.shape), torch.from_numpy(drawn.log_weight_C), certain).exp().sum(1)
+        ratios.append(float(sums.mean()) / num_items)
+    # Queries that name an event type leave the rest of their basket out, which the probability does not know: a few percent.
+    assert abs(np.mean(ratios) - 1) < 0.06
+
+
 def test_the_corrected_sum_is_unbiased() -> None:
     torch.manual_seed(0)
     scores_N, num_drawn = torch.randn(40), 10
@@ -44,6 +63,7 @@ def test_the_corrected_sum_is_unbiased() -> None:
         others = torch.randperm(38)[:num_drawn] + 2  # items 0 and 1 are the query's own
         rows = torch.cat([torch.tensor([0, 1]), others])
         log_weight = torch.full((len(rows),), float(np.log(38 / num_drawn)))
-        corrected = correct_for_sampling(scores_N[rows][None], log_weight, torch.tensor([0, 0]), torch.tensor([0, 1]))
+        certain = (rows < 2)[None]
+        corrected = correct_for_sampling(scores_N[rows][None], log_weight, certain)
         estimates.append(corrected.exp().sum())
     assert abs(torch.stack(estimates).mean() / truth - 1) < 0.02

@@ -46,6 +46,8 @@ def test_a_directory_of_files_is_one_log(tmp_path: Path) -> None:
         ({"timestamp": ["yesterday"]}, "milliseconds"),
         ({"timestamp": pa.array([None], pa.timestamp("ms"))}, "no time"),
         ({"user_id": [1.5]}, "floats"),
+        ({"timestamp": pa.array([1], pa.duration("ms"))}, "duration"),
+        ({"event_type": pa.array([["view"]])}, "'event_type'"),
         ({"item_id": ["x" * 10_000]}, "10000 bytes"),
         ({"user_id": pa.array([["a"]])}, "ids are"),
     ],
@@ -53,6 +55,24 @@ def test_a_directory_of_files_is_one_log(tmp_path: Path) -> None:
 def test_a_bad_column_is_refused_by_name(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         list(stream_events(write(tmp_path, **changes), COLUMNS))
+
+
+def test_an_event_from_the_future_is_left_out_and_counted(tmp_path: Path) -> None:
+    two = {"user_id": ["u", "u"], "item_id": ["i", "i"], "event_type": ["view", "view"]}
+    (batch,) = stream_events(write(tmp_path, **two, timestamp=[MOMENT, datetime(2096, 1, 1, tzinfo=UTC)]), COLUMNS)
+    assert (len(batch), batch.num_future) == (1, 1)
+    assert len(batch.user_ids) == 1
+
+
+def test_files_that_disagree_or_are_damaged_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, user_id=[1] if name == "a" else ["b7"])
+    with pytest.raises(DataError, match="one schema"):
+        list(stream_events(tmp_path, COLUMNS))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no Parquet files"):
+        list(stream_events(tmp_path / "empty", COLUMNS))
 
 
 def test_an_empty_log_is_refused(tmp_path: Path) -> None:

@@ -113,6 +113,36 @@ def test_a_column_of_the_wrong_type_is_refused_by_name() -> None:
         fit_field("price", "numeric", pa.array(["cheap"]))
 
 
+@pytest.mark.parametrize(
+    ("kind", "column"),
+    [
+        ("list", pa.array(["abc"])),
+        ("list", pa.array([3])),
+        ("vector", pa.array([["a"]])),
+        ("vector", pa.array([1.5])),
+        ("categorical", pa.array([["a"]])),
+    ],
+    ids=str,
+)
+def test_values_of_another_shape_are_refused_by_name(kind: str, column: pa.Array) -> None:
+    with pytest.raises(DataError, match="'thing'"):
+        encode_rows({"thing": column}, spec(FieldSpec(name="thing", kind=kind, dim=1)), 7)
+
+
+def test_vectors_of_integers_and_columns_that_are_all_missing_are_read() -> None:
+    for column in (pa.array([[3, 4]]), pa.nulls(1)):
+        field = fit_field("image", "vector", column)
+        assert np.isfinite(encode_rows({"image": column}, spec(field), 7).dense_NF).all()
+
+
+def test_an_integer_code_keeps_its_hash_when_a_tool_writes_it_as_a_double() -> None:
+    field = spec(FieldSpec(name="code", kind="categorical"))
+    columns = (pa.array([7, None]), pa.array([7.0, float("nan")]), pa.array(["7", None]))
+    encoded = [encode_rows({"code": c}, field, 997).slots_NS for c in columns]
+    np.testing.assert_array_equal(encoded[0], encoded[1])
+    np.testing.assert_array_equal(encoded[0], encoded[2])
+
+
 def test_gaps_look_back_and_the_first_event_has_none() -> None:
     features = event_time_features(np.array([10 * DAY_MS, 10 * DAY_MS, 13 * DAY_MS]))
     np.testing.assert_allclose(features[:, 0], [0, 0, np.log1p(3) / 3], rtol=1e-6)

@@ -31,6 +31,10 @@ def test_a_schema_survives_writing_and_reading(tmp_path: Path) -> None:
         ("[split]\nvalidation_from = 2024-02-01\n", "validation_from"),
         ("[split]\nvalidation_from = 2024-02-01T00:00:00Z\ntest_from = 2024-01-01T00:00:00Z\n", "before"),
         ("not toml at all", "schema.toml"),
+        ("[events]\nuser_id = 'who'\nitem_id = 'who'\n", "two roles"),
+        ("[events]\nevent_type = 'action'\n[events.features]\nevent_type = 'categorical'\n", "is a role"),
+        ("[items.features]\nitem_id = 'categorical'\n", "is the id"),
+        ("[items]\ntitle = 'name'\n", "'name'"),
     ],
 )
 def test_a_wrong_schema_is_refused_by_name(tmp_path: Path, text: str, named: str) -> None:

@@ -10,7 +10,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything needed to rebuild both towers around their weights."""
 
     item_spec: FeatureSpec
-    context_spec: FeatureSpec  # event_type first: the request asks for one through the same slots
+    context_spec: FeatureSpec  # event_type first
     width: int = 128  # of vectors and of the residual stream
     num_layers: int = 4
     num_heads: int = 4
