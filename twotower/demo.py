@@ -267,6 +267,8 @@ def print_summary(report: Json, port: int, out: Path, serving: bool) -> None:
     CONSOLE.print()
     CONSOLE.print(table)
     say("new R@10: items the household never bought, ranked among those; loss: nats per item of the basket, full catalogue")
+    low, high = (test["model"][f"minus personal_frequency: recall@10.{end}"] for end in ("low", "high"))
+    say(f"model minus personal frequency, R@10: 95 % interval {low:+.4f} to {high:+.4f} (households resampled)")
     share, latency = report["parameters"]["embedder_share"], report["latency_ms"]
     say(
         f"trained in {report['seconds']['training']:.0f} s; the embedder holds {share:.2%} of the parameters and embeds "
