@@ -110,7 +110,10 @@ class BatchSampler:
         )
 
     def _queries(self, rng: np.random.Generator, window: int, start: int, bounds: Ints, first: int, end: int) -> Iterator[_Query]:
-        """Queries of one window: after every basket that lies in it, and before the first when the window starts there."""
+        """Queries of one window: after every basket that lies in it, and before the first when the window starts there.
+
+        The last one reads a context exactly as it is served; those inside a window that starts late read a shorter one.
+        """
         rows = self.log.item_rows_E[start : start + bounds[-1]].astype(np.int64)
         times = self.log.times_ms_E[start : start + bounds[-1]]
         for basket in range(end + 1):

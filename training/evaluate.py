@@ -3,6 +3,7 @@
 Q: queries, N: items, V: vector width, D: model width, P: popularity dimensions
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,8 +16,9 @@ from torch import Tensor
 from training.eventlog import EventLog, basket_starts
 from training.metrics import Array, Flags, Rankings, likelihood, tied_ranks, top_rows
 from training.snapshots import PopularitySnapshots
-from twotower.bundle import Towers
 from twotower.features import Ints
+from twotower.model.config import ModelConfig
+from twotower.model.contextualizer import Contextualizer
 from twotower.repeat import ItemStatistics, item_statistics
 from twotower.scoring import Request, finish, own_items
 from twotower.window import anchor, collate
@@ -83,8 +85,8 @@ class Ranker(Protocol):
     def has_probabilities(self) -> bool:
         """Whether a softmax over the scores is the predicted distribution."""
 
-    def scores(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics]) -> Tensor:
-        """[Q, N]."""
+    def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
+        """Write the scores into `out_QN`: one matrix for all batches, or the heap fragments by gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,10 @@ class Popularity:
     snapshots: PopularitySnapshots
     has_probabilities: bool = True
 
-    def scores(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics]) -> Tensor:  # noqa: ARG002
+    def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:  # noqa: ARG002
         """The same for every user."""
-        now = np.array([q.now_ms for q in queries])
-        return torch.from_numpy(self.snapshots.at(now)[..., 0])
+        for row, query in enumerate(queries):
+            out_QN[row] = torch.from_numpy(self.snapshots.day(query.now_ms)[:, 0])
 
 
 @dataclass(frozen=True)
@@ -107,50 +109,46 @@ class PersonalFrequency:
     snapshots: PopularitySnapshots
     has_probabilities: bool = False
 
-    def scores(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics]) -> Tensor:
+    def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
         """Counts, plus a popularity below one."""
-        now = np.array([q.now_ms for q in queries])
-        scores_QN = np.exp(self.snapshots.at(now)[..., 0])
-        for row, own in zip(scores_QN, statistics, strict=True):
-            row[own.item_rows_M] += own.count_M
-        return torch.from_numpy(scores_QN)
+        for row_N, query, own in zip(out_QN.numpy(), queries, statistics, strict=True):
+            np.exp(self.snapshots.day(query.now_ms)[:, 0], out=row_N)
+            row_N[own.item_rows_M] += own.count_M
 
 
 @dataclass(frozen=True)
 class Model:
     """The two towers, each history cut by the anchored window exactly as the service cuts it."""
 
-    towers: Towers
+    contextualizer: Contextualizer
+    config: ModelConfig
     vectors_ND: Tensor
     log: EventLog
     snapshots: PopularitySnapshots
     has_probabilities: bool = True
 
     @torch.inference_mode()
-    def scores(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics]) -> Tensor:
+    def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
         """One forward pass serves every query that shares its user and its anchor: attention is causal."""
-        config = self.towers.config.model
+        config = self.config
         windows = [list(g) for _, g in groupby(range(len(queries)), lambda i: self._window(queries[i]))]
         hidden: list[Tensor] = []
         for begin in range(0, len(windows), WINDOWS_PER_BATCH):
             hidden.append(self._hidden(queries, windows[begin : begin + WINDOWS_PER_BATCH]))
         requests = [self._request(q, s) for q, s in zip(queries, statistics, strict=True)]
-        # A night's refresh changes the popularity dimensions alone, so each query meets its own day's.
         now = np.array([q.now_ms for q in queries])
         own = own_items(statistics, now)
         own_popularity_MP = self.snapshots.of_items(now[own.request_M.numpy()], own.rows_M.numpy())
-        answered = finish(
-            self.towers.contextualizer, config, torch.cat(hidden), requests, own, torch.from_numpy(own_popularity_MP)
-        )
-        scores_QN = answered.vectors_QV[:, : config.width] @ self.vectors_ND.T
-        popularity_QNP = torch.from_numpy(self.snapshots.at(now))
-        for p in range(config.num_popularity):
-            scores_QN.addcmul_(answered.vectors_QV[:, config.width + p, None], popularity_QNP[..., p])
-        return scores_QN.index_put_((own.request_M, own.rows_M), answered.repeat_M, accumulate=True)
+        answered = finish(self.contextualizer, config, torch.cat(hidden), requests, own, torch.from_numpy(own_popularity_MP))
+        torch.matmul(answered.vectors_QV[:, : config.width], self.vectors_ND.T, out=out_QN)
+        # A night's refresh changes the popularity dimensions alone, so each query meets its own day's.
+        for row_N, query, weights_P in zip(out_QN, queries, answered.vectors_QV[:, config.width :].tolist(), strict=True):
+            for p, weight in enumerate(weights_P):
+                row_N.add_(torch.from_numpy(self.snapshots.day(query.now_ms)[:, p]), alpha=weight)
+        out_QN.index_put_((own.request_M, own.rows_M), answered.repeat_M, accumulate=True)
 
     def _window(self, query: Query) -> tuple[int, int]:
-        config = self.towers.config.model
-        return query.user, anchor(query.seen, config.window, config.page)
+        return query.user, anchor(query.seen, self.config.window, self.config.page)
 
     def _hidden(self, queries: Sequence[Query], windows: Sequence[list[int]]) -> Tensor:
         histories = []
@@ -159,7 +157,7 @@ class Model:
             start = self.log.span(user)[0]
             histories.append(self.log.history(start + first, start + max(queries[i].seen for i in members)))
         batch = collate(histories)
-        hidden_BLD = self.towers.contextualizer(self.vectors_ND[batch.item_rows_BL], batch)
+        hidden_BLD = self.contextualizer(self.vectors_ND[batch.item_rows_BL], batch)
         window = [b for b, members in enumerate(windows) for _ in members]
         position = [max(queries[i].seen - self._window(queries[i])[1] - 1, 0) for members in windows for i in members]
         picked: Tensor = hidden_BLD[window, position]
@@ -182,12 +180,13 @@ def rank(
     """Rank the whole catalogue for every query, by each ranker; they share what is known of each query's user."""
     parts: dict[str, list[_Ranked]] = {name: [] for name in rankers}
     own: list[Flags] = []
+    scores_QN = torch.empty(QUERIES_PER_BATCH, len(train_count_N))
     for begin in range(0, len(queries), QUERIES_PER_BATCH):
         batch = queries[begin : begin + QUERIES_PER_BATCH]
         statistics = [statistics_before(log, q) for q in batch]
         own.extend(np.isin(q.answers, s.item_rows_M) for q, s in zip(batch, statistics, strict=True))
         for name, ranker in rankers.items():
-            parts[name].append(_rank_batch(ranker, batch, statistics))
+            parts[name].append(_rank_batch(ranker, batch, statistics, scores_QN[: len(batch)]))
         on_queries(len(batch))
     sizes = [len(q.answers) for q in queries]
     rows = np.concatenate([q.answers for q in queries])
@@ -217,10 +216,10 @@ class _Ranked(NamedTuple):
     top10_QK: Ints
 
 
-def _rank_batch(ranker: Ranker, queries: Sequence[Query], statistics: Sequence[ItemStatistics]) -> _Ranked:
+def _rank_batch(ranker: Ranker, queries: Sequence[Query], statistics: Sequence[ItemStatistics], scores_QN: Tensor) -> _Ranked:
     """Query by query: one row of scores stays in the cache, and no second matrix of them is ever made."""
-    scores_QN = ranker.scores(queries, statistics)
-    if not torch.isfinite(scores_QN).all():
+    ranker.score(queries, statistics, scores_QN)
+    if not math.isfinite(scores_QN.sum().item()):
         raise ValueError("the ranker's scores are not finite: the model is broken, train it again")
     ranks, nll, entropies = [], [], []
     for scores_N, query, own in zip(scores_QN.numpy(), queries, statistics, strict=True):

@@ -150,6 +150,8 @@ def _first_pass(
         on_events(len(batch))
     if not users:
         raise DataError(f"{path}: none of the {total:,} events is of an item in the catalogue; do both files use the same ids?")
+    if len(types) > np.iinfo(np.int16).max:
+        raise DataError(f"{path}: {len(types):,} event types; is {schema.events.event_type!r} the right column for event_type?")
     fields = [FieldSpec(name=EVENT_TYPE, kind="categorical")]
     for name, kind in schema.events.features.items():
         edges = quantile_edges(samples[name].values) if kind == "numeric" else ()

@@ -23,7 +23,9 @@ def compare_with_counters(
     with step("embed items", total=len(data.item_ids), unit="items") as work:
         parts = embed_catalogue(items, towers.schema.items, towers.embedder, model.item_spec, model.table_rows, work.advance)
         vectors_ND = torch.from_numpy(np.concatenate([vectors for _, vectors in parts]))
-    return judge_part(data, with_counters(data, Model(towers, vectors_ND, data.log, data.snapshots)), queries, name)
+    return judge_part(
+        data, with_counters(data, Model(towers.contextualizer, model, vectors_ND, data.log, data.snapshots)), queries, name
+    )
 
 
 def with_counters(data: Data, model: Ranker) -> dict[str, Ranker]:

@@ -19,7 +19,7 @@ from training.data import Data, read_data
 from training.evaluate import Model
 from training.judge import judge
 from training.loop import StepReport, prepare_training, train
-from twotower.bundle import BundleConfig, Towers, save_bundle
+from twotower.bundle import save_bundle
 from twotower.catalogue import embed_rows, encode_items, fit_item_spec, stream_items
 from twotower.features import EncodedRows
 from twotower.manifest import refuse_existing, staging
@@ -58,11 +58,9 @@ def run(config: TrainConfig, events: Path, items: Path, schema: Schema, out: Pat
 
         state = train(inputs, state, show)
     training_s = time.monotonic() - started
-    towers = Towers(
-        state.embedder, state.contextualizer, BundleConfig(model=model, popularity_half_lives_days=(), vector_space_id=""), schema
-    )
     vectors_ND = embed_rows(state.embedder, encoded).clone()
-    quality = judge(data, Model(towers, vectors_ND, data.log, data.snapshots), config.seed)
+    ranker = Model(state.contextualizer, model, vectors_ND, data.log, data.snapshots)
+    quality = judge(data, ranker, config.seed)
     metrics = {
         "recipe_metric": config.metric,
         "parameters": parameter_table(parameters),

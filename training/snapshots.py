@@ -33,6 +33,11 @@ class PopularitySnapshots:
         """Log popularity [Q, N, P] as known at each moment."""
         return self.table_TNP[self.index(times_ms_Q)]
 
+    def day(self, time_ms: int) -> Floats:
+        """Log popularity [N, P] as known at one moment."""
+        values: Floats = self.table_TNP[int(self.index(np.array(time_ms)))]
+        return values
+
     def of_items(self, times_ms: Ints, rows: Ints) -> Floats:
         """Log popularity of items, each at its own moment; the two arguments broadcast and P is appended."""
         return self.table_TNP[self.index(times_ms), rows]

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from training.budget import CONTEXT_TABLE_ROWS
 from training.data import read_data
@@ -93,7 +94,7 @@ def test_the_service_ranks_as_the_offline_evaluation_does(url: str, bundle: Path
     vectors_ND = embed_rows(towers.embedder, encode_items(table, config.model.item_spec, config.model.table_rows)).clone()
     # Embedded without events, the release knows popularity as of the end of training.
     then = PopularitySnapshots(data.snapshots.at(np.array([data.train_until_ms])), start_ms=0, step_ms=data.end_ms + 1)
-    model = Model(towers, vectors_ND, data.log, then)
+    model = Model(towers.contextualizer, config.model, vectors_ND, data.log, then)
     item_ids = data.item_ids.to_pylist()
     raw = {(r["user_id"], r["item_id"], r["timestamp"].timestamp()): r for r in pq.read_table(events).to_pylist()}
     queries = next_basket(data.log, data.test_from_ms, data.end_ms)[::10]
@@ -114,9 +115,10 @@ def test_the_service_ranks_as_the_offline_evaluation_does(url: str, bundle: Path
         body: dict[str, object] = {"events": inline, "history_mode": "replace", "timestamp": query.now_ms, "num_results": 400}
         served = ask(url, "/v1/recommend", body)["items"]
         assert isinstance(served, list)
-        offline_N = model.scores([query], [statistics_before(data.log, query)])[0].numpy()
+        offline_1N = torch.empty(1, len(item_ids))
+        model.score([query], [statistics_before(data.log, query)], offline_1N)
         served_N = np.array([entry["score"] for entry in sorted(served, key=lambda e: item_ids.index(e["item_id"]))])
-        np.testing.assert_allclose(served_N, offline_N, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(served_N, offline_1N[0].numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_refusals_are_one_line_without_a_traceback(tiny_shop: Path, bundle: Path, tmp_path: Path) -> None:

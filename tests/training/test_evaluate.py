@@ -24,7 +24,6 @@ from training.evaluate import (
 )
 from training.loop import prepare_training, train
 from training.metrics import Rankings, summarise
-from twotower.bundle import BundleConfig, Towers
 from twotower.catalogue import embed_rows
 from twotower.features import EncodedRows
 from twotower.model.contextualizer import Contextualizer
@@ -43,9 +42,8 @@ def untrained(shop: Shop, *, content_only: bool = False) -> Model:
         weights = items.weights_NS.copy()
         weights[:, : shop.model.item_spec.num_id_hashes] = 0
         items = EncodedRows(items.slots_NS, weights, items.dense_NF)
-    config = BundleConfig(model=shop.model, popularity_half_lives_days=(14.0,), vector_space_id="")
-    towers = Towers(embedder.eval(), contextualizer.eval(), config, shop.data.schema)
-    return Model(towers, embed_rows(embedder, items).clone(), shop.data.log, shop.data.snapshots)
+    vectors_ND = embed_rows(embedder.eval(), items).clone()
+    return Model(contextualizer.eval(), shop.model, vectors_ND, shop.data.log, shop.data.snapshots)
 
 
 def queries_of(shop: Shop) -> list[Query]:
@@ -95,7 +93,8 @@ def test_one_pass_per_window_equals_one_request_at_a_time(shop: Shop) -> None:
     model, log = untrained(shop), shop.data.log
     queries = [q for q in queries_of(shop) if q.seen > 0][::7]
     statistics = [statistics_before(log, q) for q in queries]
-    together = model.scores(queries, statistics)
+    together = torch.empty(len(queries), len(shop.items))
+    model.score(queries, statistics, together)
     config = shop.model
     for row, (query, own) in enumerate(zip(queries, statistics, strict=True)):
         start = log.span(query.user)[0]
@@ -103,7 +102,7 @@ def test_one_pass_per_window_equals_one_request_at_a_time(shop: Shop) -> None:
         popularity = torch.from_numpy(shop.data.snapshots.at(np.array([query.now_ms]))[0])
         vectors_NV = torch.cat([model.vectors_ND, popularity], 1)
         request = Request(history, own, query.now_ms)
-        alone = answer(model.towers.contextualizer, config, vectors_NV, [request]).dense_scores(vectors_NV)[0]
+        alone = answer(model.contextualizer, config, vectors_NV, [request]).dense_scores(vectors_NV)[0]
         torch.testing.assert_close(together[row], alone, rtol=1e-4, atol=1e-4)
 
 
@@ -154,10 +153,8 @@ def test_leak_2_rehashed_ids_change_nothing_beyond_noise(shop: Shop, tiny_shop: 
     for each in (shop, read_shop(tmp_path / "relabelled")):
         inputs, state = prepare_training(LEARNS, each.model, each.items, each.sampler(), each.data.snapshots)
         train(inputs, state)
-        config = BundleConfig(model=each.model, popularity_half_lives_days=(14.0,), vector_space_id="")
-        towers = Towers(state.embedder, state.contextualizer, config, each.data.schema)
         vectors_ND = embed_rows(state.embedder, each.items).clone()
-        ranked = judge(each, Model(towers, vectors_ND, each.data.log, each.data.snapshots))
+        ranked = judge(each, Model(state.contextualizer, each.model, vectors_ND, each.data.log, each.data.snapshots))
         results.append(summarise(ranked, len(each.items)))
     assert results[0]["recall@10"] > 0.25, "it has learned something that could have leaked"
     assert results[1]["set_loss"] == pytest.approx(results[0]["set_loss"], abs=0.1)
@@ -193,7 +190,9 @@ def test_leak_4_what_happens_after_the_target_changes_nothing(shop: Shop, tiny_s
 def test_personal_frequency_ranks_own_items_by_count_then_popularity(shop: Shop) -> None:
     query = max(queries_of(shop), key=lambda q: q.seen)
     own = statistics_before(shop.data.log, query)
-    scores = PersonalFrequency(shop.data.snapshots).scores([query], [own])[0]
+    scores = torch.empty(1, len(shop.items))
+    PersonalFrequency(shop.data.snapshots).score([query], [own], scores)
+    scores = scores[0]
     best = int(scores.argmax())
     assert own.count_M[own.item_rows_M.tolist().index(best)] == own.count_M.max()
     unseen = np.setdiff1d(np.arange(len(shop.items)), own.item_rows_M)

@@ -1,6 +1,7 @@
 """The demo's own parts; the whole of it runs in `make demo`."""
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,6 +42,10 @@ def test_histories_are_posted_as_the_service_takes_them(tmp_path: Path) -> None:
     assert list(histories) == ["a"], "households with too short a history are left out"
     assert [e["timestamp"] for e in histories["a"]] == sorted(e["timestamp"] for e in histories["a"])
     assert json.dumps(histories["a"][0])
+
+
+def test_the_running_service_counts_towards_the_peak() -> None:
+    assert demo.peak_gib(os.getpid()) > 0.05
 
 
 def test_a_failing_stage_stops_the_demo() -> None:
