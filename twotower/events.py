@@ -40,7 +40,10 @@ class EventBatch:
 
 
 def stream_events(path: Path, columns: EventColumns, features: tuple[str, ...] = ()) -> Iterator[EventBatch]:
-    """Batches of the log with the features asked for; DataError names the column and what is wrong with it."""
+    """Batches of the log with the features asked for; DataError names the column and what is wrong with it.
+
+    A missing event type reads as `event`. Rows more than a day ahead of the clock are left out and counted.
+    """
     dataset = open_parquet(path, "events")
     needed = [*columns.roles, *features]
     require_columns(dataset.schema, needed, path)
