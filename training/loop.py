@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from training.batches import BatchSampler, TrainBatch, stream_batches
 from training.config import StageConfig, TrainConfig
-from training.loss import FrozenCatalogue, correct_for_sampling, frozen_set_loss, set_loss
-from training.negatives import Candidates, certain_items, draw_candidates, owner_share
+from training.negatives import draw_candidates, owner_share
+from training.objective import Objective, SampledItems, hide_ids
 from training.snapshots import PopularitySnapshots
-from twotower.catalogue import embed_rows, tensors
+from twotower.catalogue import embed_rows
 from twotower.errors import TwoTowerError
 from twotower.features import EncodedRows
 from twotower.model.config import ModelConfig
@@ -36,8 +36,7 @@ class TrainingDiverged(TwoTowerError):
 class TrainState:
     """Everything that changes while training."""
 
-    embedder: Embedder
-    contextualizer: Contextualizer
+    objective: Objective
     optimizer: torch.optim.Optimizer
     rng: np.random.Generator
     step: int = 0
@@ -52,7 +51,6 @@ class TrainInputs:
     model: ModelConfig
     items: EncodedRows
     sampler: BatchSampler
-    snapshots: PopularitySnapshots
     owner_share_N: npt.NDArray[np.float64]
 
 
@@ -73,17 +71,16 @@ def prepare_training(
     """Seeded towers and their optimizer."""
     torch.manual_seed(config.seed)
     embedder, contextualizer = Embedder(model), Contextualizer(model, config.dropout)
-    inputs = TrainInputs(config, model, items, sampler, snapshots, owner_share(sampler, len(items)))
-    return inputs, TrainState(
-        embedder, contextualizer, make_optimizer(config, embedder, contextualizer), np.random.default_rng(config.seed + 1)
-    )
+    inputs = TrainInputs(config, model, items, sampler, owner_share(sampler, len(items)))
+    objective = Objective(embedder, contextualizer, snapshots)
+    return inputs, TrainState(objective, make_optimizer(config, objective), np.random.default_rng(config.seed + 1))
 
 
-def make_optimizer(config: TrainConfig, embedder: nn.Module, contextualizer: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(config: TrainConfig, objective: Objective) -> torch.optim.Optimizer:
     """AdamW. Only the matrices of the contextualizer decay: hash tables, norms and biases are touched too unevenly."""
     decays: list[nn.Parameter] = []
-    keeps = list(embedder.parameters())
-    for name, parameter in contextualizer.named_parameters():
+    keeps = list(objective.embedder.parameters())
+    for name, parameter in objective.contextualizer.named_parameters():
         (decays if parameter.ndim == 2 and "table" not in name else keeps).append(parameter)
     groups = [{"params": decays, "weight_decay": config.weight_decay}, {"params": keeps, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, betas=ADAM_BETAS, fused=True)
@@ -97,9 +94,9 @@ def train(inputs: TrainInputs, state: TrainState, on_step: Callable[[StepReport]
     for number, stage in enumerate(inputs.config.stages, start=1):
         state = run_stage(inputs, state, stage, number, before, begun, batches, on_step)
         before += stage.share
-    for tower in (state.embedder.eval(), state.contextualizer.eval()):
-        if not all(torch.isfinite(p).all() for p in tower.parameters()):
-            raise TrainingDiverged(f"{type(tower).__name__} has weights that are not finite after step {state.step}")
+    for name, parameter in state.objective.eval().named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise TrainingDiverged(f"{name} has weights that are not finite after step {state.step}")
     return state
 
 
@@ -114,9 +111,9 @@ def run_stage(
     on_step: Callable[[StepReport], None],
 ) -> TrainState:
     """Train until the stage's share of the run is spent, in minutes or in steps."""
-    state.contextualizer.train()
-    state.embedder.train(stage.train_embedder)
-    vectors_ND = None if stage.train_embedder else embed_rows(state.embedder, inputs.items).clone()
+    state.objective.train()
+    state.objective.embedder.train(stage.train_embedder)
+    vectors_ND = None if stage.train_embedder else embed_rows(state.objective.embedder, inputs.items).clone()
     run_s, first_step, events, started = inputs.config.minutes * 60, state.step, 0, time.monotonic()
     while True:
         spent = max((time.monotonic() - begun) / run_s - before, 0.0)
@@ -143,14 +140,7 @@ def train_step(
     inputs: TrainInputs, state: TrainState, stage: StageConfig, batch: TrainBatch, vectors_ND: Tensor | None, rate: float
 ) -> float:
     """One optimizer step; returns the loss in nats."""
-    if vectors_ND is None:
-        assert stage.num_uniform is not None, "a stage that trains the embedder cannot embed the whole catalogue per step"
-        candidates = draw_candidates(state.rng, batch, inputs.owner_share_N, stage.num_uniform, inputs.config.batch_windows)
-        rows = inputs.items.take(candidates.rows_C)
-        hide_ids(rows, inputs.model, inputs.config.id_dropout, state.rng)
-        loss = sampled_loss(inputs, state, batch, candidates, state.embedder(*tensors(rows)))
-    else:
-        loss = exact_loss(inputs, state, batch, vectors_ND)
+    loss: Tensor = state.objective(batch, sample_items(inputs, state, stage, batch) if vectors_ND is None else vectors_ND)
     if not math.isfinite(loss.item()):
         raise TrainingDiverged(
             f"the loss is {loss.item()} at step {state.step} (learning rate {rate:.2e}): look for wild values with "
@@ -167,64 +157,10 @@ def train_step(
     return loss.item()
 
 
-def hide_ids(rows: EncodedRows, model: ModelConfig, share: float, rng: np.random.Generator) -> None:
-    """Silence the id's hashes for a share of the rows, in place, so that an unseen item can stand on its content."""
-    hidden = rng.random(len(rows)) < share
-    rows.weights_NS[hidden, : model.item_spec.num_id_hashes] = 0.0
-
-
-def sampled_loss(inputs: TrainInputs, state: TrainState, batch: TrainBatch, drawn: Candidates, vectors_CD: Tensor) -> Tensor:
-    """The set loss over the candidates, corrected for how they were drawn."""
-    own_column_M = drawn.column_of(batch.own.rows_M)
-    answer_column_A = drawn.column_of(batch.answer_rows_A)
-    popularity_QCP = torch.from_numpy(inputs.snapshots.of_items(batch.now_ms_Q[:, None], drawn.rows_C))
-    inputs_BLD = vectors_CD[drawn.column_of(batch.histories.item_rows_BL)]
-    query_input = query_inputs(state.contextualizer, batch, inputs_BLD)
-    scores_QC = candidate_scores(state.contextualizer, batch, query_input, vectors_CD, popularity_QCP, own_column_M)
-    certain_QC = certain_items(batch, drawn)[batch.window_Q]
-    corrected_QC = correct_for_sampling(scores_QC, torch.from_numpy(drawn.log_weight_C), certain_QC)
-    return set_loss(corrected_QC, batch.answer_query_A, answer_column_A, batch.answer_weights_A)
-
-
-def exact_loss(inputs: TrainInputs, state: TrainState, batch: TrainBatch, vectors_ND: Tensor) -> Tensor:
-    """The set loss over the whole catalogue, its vectors fixed."""
-    query_input = query_inputs(state.contextualizer, batch, vectors_ND[batch.histories.item_rows_BL])
-    popularity_MP = inputs.snapshots.of_items(batch.now_ms_Q[batch.own.request_M.numpy()], batch.own.rows_M.numpy())
-    return frozen_set_loss(
-        state.contextualizer.queries(query_input),
-        state.contextualizer.repeat_scores(
-            query_input, batch.own.request_M, batch.own.features_M6, torch.from_numpy(popularity_MP)
-        ),
-        batch.own.request_M,
-        batch.own.rows_M,
-        batch.now_ms_Q,
-        batch.answer_query_A,
-        batch.answer_rows_A,
-        batch.answer_weights_A,
-        FrozenCatalogue(vectors_ND, inputs.snapshots),
-    )
-
-
-def query_inputs(contextualizer: Contextualizer, batch: TrainBatch, inputs_BLD: Tensor) -> Tensor:
-    """What every query knows of its history and of its request."""
-    hidden_BLD = contextualizer(inputs_BLD, batch.histories)
-    hidden_QD = hidden_BLD[batch.window_Q, batch.position_Q.clamp(min=0)]
-    return contextualizer.query_input(hidden_QD, batch.position_Q < 0, batch.request_Q7, batch.wanted_QS, batch.wanted_weights_QS)
-
-
-def candidate_scores(
-    contextualizer: Contextualizer,
-    batch: TrainBatch,
-    query_input: Tensor,
-    vectors_CD: Tensor,
-    popularity_QCP: Tensor,
-    own_column_M: Tensor,
-) -> Tensor:
-    """Scores [Q, C] of every candidate, each query under the popularity of its own day."""
-    query_QV = contextualizer.queries(query_input)
-    width = vectors_CD.shape[1]
-    scores_QC = query_QV[:, :width] @ vectors_CD.T
-    scores_QC = scores_QC + torch.einsum("qp,qcp->qc", query_QV[:, width:], popularity_QCP)
-    own_popularity_MP = popularity_QCP[batch.own.request_M, own_column_M]
-    repeat_M = contextualizer.repeat_scores(query_input, batch.own.request_M, batch.own.features_M6, own_popularity_MP)
-    return scores_QC.index_put((batch.own.request_M, own_column_M), repeat_M, accumulate=True)
+def sample_items(inputs: TrainInputs, state: TrainState, stage: StageConfig, batch: TrainBatch) -> SampledItems:
+    """The candidates of a step that trains the embedder."""
+    assert stage.num_uniform is not None, "a stage that trains the embedder cannot embed the whole catalogue per step"
+    drawn = draw_candidates(state.rng, batch, inputs.owner_share_N, stage.num_uniform, inputs.config.batch_windows)
+    features = inputs.items.take(drawn.rows_C)
+    hide_ids(features, inputs.model, inputs.config.id_dropout, state.rng)
+    return SampledItems(drawn, features)

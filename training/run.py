@@ -58,8 +58,8 @@ def run(config: TrainConfig, events: Path, items: Path, schema: Schema, out: Pat
 
         state = train(inputs, state, show)
     training_s = time.monotonic() - started
-    vectors_ND = embed_rows(state.embedder, encoded).clone()
-    ranker = Model(state.contextualizer, model, vectors_ND, data.log, data.snapshots)
+    vectors_ND = embed_rows(state.objective.embedder, encoded).clone()
+    ranker = Model(state.objective.contextualizer, model, vectors_ND, data.log, data.snapshots)
     quality = judge(data, ranker, config.seed)
     metrics = {
         "recipe_metric": config.metric,
@@ -76,8 +76,8 @@ def run(config: TrainConfig, events: Path, items: Path, schema: Schema, out: Pat
     }
     save_bundle(
         out,
-        state.embedder,
-        state.contextualizer,
+        state.objective.embedder,
+        state.objective.contextualizer,
         model,
         config.half_lives_days,
         schema,

@@ -153,8 +153,8 @@ def test_leak_2_rehashed_ids_change_nothing_beyond_noise(shop: Shop, tiny_shop: 
     for each in (shop, read_shop(tmp_path / "relabelled")):
         inputs, state = prepare_training(LEARNS, each.model, each.items, each.sampler(), each.data.snapshots)
         train(inputs, state)
-        vectors_ND = embed_rows(state.embedder, each.items).clone()
-        ranked = judge(each, Model(state.contextualizer, each.model, vectors_ND, each.data.log, each.data.snapshots))
+        vectors_ND = embed_rows(state.objective.embedder, each.items).clone()
+        ranked = judge(each, Model(state.objective.contextualizer, each.model, vectors_ND, each.data.log, each.data.snapshots))
         results.append(summarise(ranked, len(each.items)))
     assert results[0]["recall@10"] > 0.25, "it has learned something that could have leaked"
     assert results[1]["set_loss"] == pytest.approx(results[0]["set_loss"], abs=0.1)

@@ -9,7 +9,7 @@ import torch
 
 from tests.training.conftest import LEARNS, Shop
 from training.config import StageConfig, TrainConfig
-from training.loop import TrainState, hide_ids, learning_rate, prepare_training, train
+from training.loop import TrainState, learning_rate, prepare_training, train
 
 
 def trained(shop: Shop, config: TrainConfig) -> TrainState:
@@ -32,11 +32,11 @@ def test_stage_2_leaves_the_embedder_as_it_is(shop: Shop) -> None:
     one_stage = StageConfig(share=1.0, num_uniform=None, train_embedder=False, max_steps=3)
     config = msgspec.structs.replace(shop.config, stages=(one_stage,))
     inputs, state = prepare_training(config, shop.model, shop.items, shop.sampler(), shop.data.snapshots)
-    before = [p.clone() for p in state.embedder.parameters()]
-    moved = state.contextualizer.query_out.weight.clone()
+    before = [p.clone() for p in state.objective.embedder.parameters()]
+    moved = state.objective.contextualizer.query_out.weight.clone()
     train(inputs, state)
-    assert all(torch.equal(a, b) for a, b in zip(before, state.embedder.parameters(), strict=True))
-    assert not torch.equal(moved, state.contextualizer.query_out.weight)
+    assert all(torch.equal(a, b) for a, b in zip(before, state.objective.embedder.parameters(), strict=True))
+    assert not torch.equal(moved, state.objective.contextualizer.query_out.weight)
 
 
 def test_the_learning_rate_warms_up_then_falls_as_a_cosine(shop: Shop) -> None:
@@ -45,17 +45,6 @@ def test_the_learning_rate_warms_up_then_falls_as_a_cosine(shop: Shop) -> None:
     assert learning_rate(0.025, 512, config) == pytest.approx(0.5 * 2e-3 * 0.5 * (1 + math.cos(math.pi * 0.025)))
     assert learning_rate(1.0, 512, config) == 0
     assert learning_rate(0.5, 128, config) == pytest.approx(learning_rate(0.5, 512, config) / 2)
-
-
-def test_id_dropout_silences_ids_and_nothing_else(shop: Shop) -> None:
-    rows = shop.items.take(np.arange(200))
-    before = rows.weights_NS.copy()
-    hide_ids(rows, shop.model, 0.5, np.random.default_rng(0))
-    num_ids = shop.model.item_spec.num_id_hashes
-    hidden = (rows.weights_NS[:, :num_ids] == 0).all(1)
-    assert 60 < hidden.sum() < 140
-    np.testing.assert_array_equal(rows.weights_NS[:, num_ids:], before[:, num_ids:])
-    assert (shop.items.weights_NS[:200, :num_ids] != 0).all(), "the catalogue itself is untouched"
 
 
 def test_a_run_keeps_to_its_minutes(shop: Shop) -> None:
