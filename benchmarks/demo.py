@@ -23,7 +23,7 @@ def main() -> int:
 
 def rows_of(report: dict[str, Any], total_s: float) -> list[Row]:
     """The figures of a demo's report.json. The counters' rows have no bound: they are what the model is held against."""
-    test = report["next_basket"]["test"]
+    test = report["quality"]["test"]
     personal = test["personal_frequency"]["recall@10"]
     rows = [
         Row(metric="demo_recall10", value=test["model"]["recall@10"], unit="", better="higher", must=personal, goal=0.22),

@@ -1,6 +1,6 @@
 """The nightly job: embed the catalogue, index it, prove the result answers, publish it with the towers that made it.
 
-N: items, D: item vector width, P: popularity dimensions, V: D + P
+N: items, D: item vector width, P: popularity and signal dimensions, V: D + P
 """
 
 import json
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import torch
 
 from embedder_cache.popularity import popularity_from_bundle, popularity_from_events
+from embedder_cache.signals import announced
 from twotower.bundle import TOWER_FILES, Bundle
 from twotower.catalogue import embed_catalogue, read_item_ids
 from twotower.errors import ArtefactError, DataError, EnvironmentProblem
@@ -56,11 +57,17 @@ class Published:
 
 
 def build_release(
-    bundle: Bundle, items: Path, store: Path, events: Path | None, on_items: Callable[[int], None] = lambda _: None
+    bundle: Bundle,
+    items: Path,
+    store: Path,
+    events: Path | None,
+    on_items: Callable[[int], None] = lambda _: None,
+    signals: Path | None = None,
 ) -> Published:
     """Embed, index, verify and publish `items` under `bundle`; the pointer moves only once all of it is true.
 
-    With `events` the popularity dimension is as of the last event; without, as of the bundle's training.
+    With `events` the popularity dimension is as of the last event; without, as of the bundle's training. With `signals` theirs
+    are of the day that begins with the last event, or now; without, nothing is announced.
     """
     columns = bundle.towers.schema.items
     item_ids = read_item_ids(items, columns)
@@ -68,6 +75,7 @@ def build_release(
         popularity_NP, as_of_ms = popularity_from_bundle(bundle, item_ids), None
     else:
         popularity_NP, as_of_ms = popularity_from_events(events, bundle, item_ids)
+    popularity_NP = np.concatenate([popularity_NP, announced(signals, bundle.towers, item_ids, as_of_ms)], 1)
     make_store(store)
     with staging(store / "releases") as directory:
         for name in TOWER_FILES:

@@ -11,6 +11,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--items", type=Path, required=True)
     parser.add_argument("--store", type=Path, required=True, help="directory of releases; made when missing")
     parser.add_argument("--events", type=Path, help="refresh item popularity from these; else it is as of training")
+    parser.add_argument("--signals", type=Path, help="what is announced for items; without it, nothing is")
     parser.add_argument("--json", action="store_true", help="what was done, as JSON on stdout")
     args = parser.parse_args(argv)
 
@@ -25,7 +26,7 @@ def main(argv: list[str]) -> int:
     bundle = load_bundle(args.bundle)
     with step("embed items", total=count_rows(args.items, "items"), unit="items") as work:
         started = time.monotonic()
-        published = build_release(bundle, args.items, args.store, args.events, work.advance)
+        published = build_release(bundle, args.items, args.store, args.events, work.advance, args.signals)
         seconds = time.monotonic() - started
     if published.changed:
         say(f"published {published.release} ({published.num_items:,} items) in {args.store}")

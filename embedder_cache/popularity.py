@@ -34,7 +34,8 @@ def popularity_from_events(events: Path, bundle: Bundle, item_ids: pa.Array) -> 
 def popularity_from_bundle(bundle: Bundle, item_ids: pa.Array) -> Floats:
     """Log popularity [N, P] as of the end of training; an item the bundle never saw gets the lowest it knows."""
     known = bundle.popularity.column("log_popularity").combine_chunks()
-    values_NP = np.stack(known.to_pylist()).astype(np.float32)
+    half_lives = bundle.towers.config.popularity_half_lives_days
+    values_NP = np.stack(known.to_pylist()).astype(np.float32)[:, : len(half_lives)]  # signals of training are stale
     rows = pc.index_in(item_ids, bundle.popularity.column("item_id").combine_chunks())
     filled = rows.fill_null(0).to_numpy(zero_copy_only=False)
     missing = rows.is_null().to_numpy(zero_copy_only=False)

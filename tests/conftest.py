@@ -13,7 +13,7 @@ from twotower.catalogue import fit_item_spec, read_item_ids
 from twotower.features import FeatureSpec, FieldSpec
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
-from twotower.model.embedder import Embedder
+from twotower.model.kinds import build_embedder
 from twotower.schema import load_schema
 from twotower.synthetic import write_shop
 
@@ -58,7 +58,7 @@ def tiny_bundle(tiny_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         }
     )
     path = tmp_path_factory.mktemp("bundle") / "bundle"
-    save_bundle(path, Embedder(model), Contextualizer(model), model, (14.0,), schema, popularity, {}, {"seed": 0})
+    save_bundle(path, build_embedder(model), Contextualizer(model), model, (14.0,), schema, popularity, {}, {"seed": 0})
     return path
 
 

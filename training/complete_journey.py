@@ -2,19 +2,26 @@
 
 Rows inside every basket of the package are sorted by product id. Nothing here keeps that order for anyone to exploit:
 all items of a basket share one time, and training shuffles them.
+
+The package's promotions say what stood in each store's mailer and on display in each week. Mailers are printed before their
+week and displays are planned with them, so both are known ahead: signals, not something learnt from the week's sales.
+
+N: products, W: weeks
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from twotower.errors import EnvironmentProblem
 from twotower.manifest import staging
-from twotower.schema import EventColumns, ItemColumns, Schema, Split, dump_schema
+from twotower.schema import EventColumns, ItemColumns, Schema, SignalColumns, Split, dump_schema
 
 SPLIT = Split(validation_from=datetime(2017, 11, 1, tzinfo=UTC), test_from=datetime(2017, 12, 1, tzinfo=UTC))
 SCHEMA = Schema(
@@ -32,13 +39,18 @@ SCHEMA = Schema(
             "unit_price": "numeric",
         },
     ),
+    signals=SignalColumns(features=("mailer", "display")),
     split=SPLIT,
 )
-FILES = ("events.parquet", "items.parquet", "schema.toml")
+FILES = ("events.parquet", "items.parquet", "signals.parquet", "schema.toml")
+NUM_STORES = 112  # that the promotions speak of
+NUM_WEEKS = 53
+SECOND_WEEK = datetime(2017, 1, 2, 5, tzinfo=UTC)  # a Monday, midnight at US Eastern; the first week is the day before it
+PROMOTION_ROWS = 2_000_000  # read at a time
 
 
 def prepare(out: Path) -> tuple[int, int]:
-    """Write events.parquet, items.parquet and schema.toml into `out`; returns the number of events and of items."""
+    """Write events, items, signals (.parquet) and schema.toml into `out`; returns the number of events and of items."""
     source = package_data()
     transactions = pq.read_table(
         source / "transactions.parquet",
@@ -47,9 +59,11 @@ def prepare(out: Path) -> tuple[int, int]:
     products = pq.read_table(source / "products.parquet")
     events = events_table(transactions)
     items = items_table(products, unit_prices(transactions))
+    signals = signals_table(source / "promotions.parquet", products["product_id"].combine_chunks())
     with staging(out.parent) as directory:
         pq.write_table(events, directory / "events.parquet", row_group_size=131_072)
         pq.write_table(items, directory / "items.parquet", row_group_size=16_384)
+        pq.write_table(signals, directory / "signals.parquet")
         (directory / "schema.toml").write_text(dump_schema(SCHEMA))
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -105,3 +119,42 @@ def unit_prices(transactions: pa.Table) -> pa.Table:
     sums = transactions.filter(known).group_by("product_id").aggregate([("sales_value", "sum"), ("quantity", "sum")])
     price = pc.divide(sums["sales_value_sum"], pc.max_element_wise(sums["quantity_sum"], 1).cast(pa.float64()))
     return pa.table({"product_id": sums["product_id"], "unit_price": price})
+
+
+def signals_table(promotions: Path, products: pa.Array) -> pa.Table:
+    """Of each product and week: the share of stores that have it in their mailer, and the root of that on display.
+
+    A display is in few stores; the root brings it to the size of a mailer. Nothing is 0 and has no row.
+    """
+    mailer_WN, display_WN = (np.minimum(num_WN / NUM_STORES, 1.0) for num_WN in count_stores(promotions, products))
+    weeks, rows = np.nonzero(mailer_WN + display_WN)
+    starts = [SECOND_WEEK + timedelta(weeks=week - 1) for week in range(NUM_WEEKS + 1)]
+    starts_W1 = pa.array(starts, pa.timestamp("ms", "UTC"))
+    return pa.table(
+        {
+            "item_id": products.take(pa.array(rows)).cast(pa.string()),
+            "from": starts_W1.take(pa.array(weeks)),
+            "until": starts_W1.take(pa.array(weeks + 1)),
+            "mailer": mailer_WN[weeks, rows].astype(np.float32),
+            "display": np.sqrt(display_WN[weeks, rows]).astype(np.float32),
+        }
+    )
+
+
+def count_stores(promotions: Path, products: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """In how many stores each product was in the mailer, and on display, in each week; streamed.
+
+    The file lists one row in 1,600 twice; it counts twice, which the shares are capped for.
+    """
+    columns = ("mailer_location", "display_location")
+    mailer, display = (np.zeros(NUM_WEEKS * len(products), np.int64) for _ in columns)
+    file = pq.ParquetFile(promotions, read_dictionary=list(columns))
+    for batch in file.iter_batches(PROMOTION_ROWS, columns=["product_id", "week", *columns]):
+        row = pc.index_in(batch.column("product_id"), products).to_numpy(zero_copy_only=False)
+        cell = (batch.column("week").to_numpy() - 1) * len(products) + row
+        for name, counts in zip(columns, (mailer, display), strict=True):
+            location = batch.column(name)
+            there = location.indices.to_numpy() != pc.index(location.dictionary, "0").as_py()
+            counts += np.bincount(cell[there], minlength=len(counts))
+    shape = (NUM_WEEKS, len(products))
+    return mailer.reshape(shape), display.reshape(shape)

@@ -1,47 +1,78 @@
 """What a training run is: frozen, checked when made, written into the bundle's provenance."""
 
+from typing import Literal
+
 import msgspec
+
+ProtocolName = Literal["next-basket", "next-event", "leave-one-out"]
+
+
+Negatives = Literal["uniform", "popular", "popular_uncorrected"]
 
 
 class StageConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One stage of training. It ends at `share` of the run's time or after `max_steps`, whichever comes first."""
+    """One stage of training. It ends after its share of the run's minutes or, in a run without minutes, after `max_steps`."""
 
-    share: float  # of the run's minutes
-    num_uniform: int | None  # candidates drawn uniformly beside the batch's own; None is the whole catalogue, exactly
+    share: float  # of the run, and so of the learning rate's cosine
+    num_negatives: int | None  # drawn per step beside a query's own items and answers; None is the whole catalogue, exactly
     train_embedder: bool
-    max_steps: int = 1_000_000
+    negatives: Negatives = "uniform"  # how they are drawn; corrected, so that the loss is the catalogue's, but for the last
+    max_steps: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"share is {self.share}: give a fraction in (0, 1]")
+        if self.num_negatives is not None and self.num_negatives < 1:
+            raise ValueError(f"num_negatives is {self.num_negatives}: give a number, or None for the whole catalogue")
+        if self.train_embedder and self.negatives != "uniform":
+            raise ValueError("a stage that trains the embedder adds popular items by the batch itself: leave negatives uniform")
 
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A run. `metric` is what the deployment serves and what the recipe was chosen by."""
 
     metric: str
-    minutes: float
+    protocol: ProtocolName = "next-basket"  # that the run is judged by
+    minutes: float | None  # None: the stages' max_steps decide, and the same seed gives the same weights
     stages: tuple[StageConfig, ...]
     width: int = 128
     num_layers: int = 4
     num_heads: int = 4
     num_kv_heads: int = 2
+    embedder: str = "mlp"  # a name of `twotower.model.kinds`, or the user's own as module:Class
     embedder_share: float = 0.02  # of all trainable scalars, the compute-optimal share (SCIENCE)
     batch_windows: int = 8
     max_queries: int = 160  # basket boundaries of a batch that are scored
     learning_rate: float = 2e-3  # at a batch of 512 queries; scaled by sqrt(queries / 512) (SCIENCE)
+    mup_base_width: int | None = None  # the width that learning_rate was chosen at; None: plain parametrisation (SCIENCE)
     warmup: float = 0.05  # of the run
     weight_decay: float = 0.02
     dropout: float = 0.1
     id_dropout: float = 0.1  # share of items per step that are embedded from their content alone
     gradient_clip: float = 1.0
+    plant_cold: float = 0.0  # share of the items that lose their events before the test part: the cold-start protocol
+    window: int = 256  # events the contextualizer reads at most (SCIENCE)
+    page: int = 64  # events between two moves of the window's anchor
     half_lives_days: tuple[float, ...] = (14.0,)  # of the popularity dimensions
+    evaluations: int = 8  # while training, on 300 validation queries each; 0 is none, and so no validation curves
+    checkpoint_minutes: float = 5.0  # between checkpoints: what a killed run loses at most
+    prefetch: int = 0  # batches drawn ahead by a thread; on two cores it only takes turns (.45 s a step against .31)
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the arithmetic; weights stay fp32
+    sharding: Literal["ddp", "fsdp"] = "ddp"  # under torchrun: whole weights on every rank, or a part of each
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.minutes > 0:  # NaN is refused too
-            raise ValueError(f"minutes is {self.minutes}: give a positive number")
-        if not 0 < self.embedder_share < 0.5:
-            raise ValueError(f"embedder_share is {self.embedder_share}: give a fraction in (0, 0.5)")
+        if self.minutes is not None and not self.minutes > 0:  # NaN is refused too
+            raise ValueError(f"minutes is {self.minutes}: give a positive number, or None")
+        if any((s.max_steps is None) == (self.minutes is None) for s in self.stages):
+            raise ValueError("a run is limited by its minutes or by the max_steps of each of its stages: give one of the two")
+        if self.evaluations < 0:
+            raise ValueError(f"evaluations is {self.evaluations}: give a number, or 0")
+        if not 0 <= self.plant_cold <= 0.5:
+            raise ValueError(f"plant_cold is {self.plant_cold}: give a share of the items, such as 0.05")
+        if self.prefetch < 0:
+            raise ValueError(f"prefetch is {self.prefetch}: give a number of batches, or 0")
+        if not 0 < self.embedder_share < 1:
+            raise ValueError(f"embedder_share is {self.embedder_share}: give a fraction in (0, 1)")
         if abs(sum(s.share for s in self.stages) - 1) > 1e-9:
             raise ValueError("the stages' shares must add up to 1")

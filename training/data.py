@@ -13,6 +13,7 @@ from twotower.events import count_rows
 from twotower.features import FeatureSpec, Ints
 from twotower.progress import say, step
 from twotower.schema import Schema, utc_ms
+from twotower.signals import Signals, read_signals, require_signals
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Data:
     train_until_ms: int
     test_from_ms: int
     end_ms: int
+    signals: Signals | None = None
 
     @property
     def train_count_N(self) -> Ints:
@@ -40,14 +42,20 @@ def read_data(
     half_lives_days: tuple[float, ...],
     context_rows: int,
     context_spec: FeatureSpec | None = None,
+    signals: Path | None = None,
 ) -> Data:
-    """Stream events and item ids; the schema must have a split. A bundle brings its own `context_spec`."""
+    """Stream events, signals and item ids; the schema must have a split. A bundle brings its own `context_spec`.
+
+    DataError when the schema names signals and no file of them is given, or the other way round.
+    """
     split = schema.require_split()
+    require_signals(schema.signals, signals)
     item_ids = read_item_ids(items, schema.items)
     with step("read events", total=READS * count_rows(events, "events"), unit="events") as work:
         log = read_event_log(events, schema, item_ids, context_rows, context_spec, work.advance)
-        snapshots = take_snapshots(log, len(item_ids), half_lives_days)
-    for line in log.report.lines():
+        announced = read_signals(signals, schema.signals, item_ids) if signals and schema.signals else None
+        snapshots = take_snapshots(log, len(item_ids), half_lives_days, announced)
+    for line in [*log.report.lines(), *(announced.report.lines() if announced else [])]:
         say(f"  {line}")
     end_ms = int(log.times_ms_E.max()) + 1
-    return Data(schema, item_ids, log, snapshots, utc_ms(split.validation_from), utc_ms(split.test_from), end_ms)
+    return Data(schema, item_ids, log, snapshots, utc_ms(split.validation_from), utc_ms(split.test_from), end_ms, announced)

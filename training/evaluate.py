@@ -7,24 +7,24 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from training.config import ProtocolName
 from training.eventlog import EventLog, basket_starts
-from training.metrics import Array, Flags, Rankings, likelihood, tied_ranks, top_rows
+from training.metrics import Array, Flags, Rankings, batch_local, likelihood, tied_ranks
 from training.snapshots import PopularitySnapshots
 from twotower.features import Ints
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
+from twotower.own import OwnVectors, join_statistics, own_items
 from twotower.repeat import ItemStatistics, item_statistics
-from twotower.scoring import Request, finish, own_items
+from twotower.scoring import Request, finish
 from twotower.window import anchor, collate
 
-ProtocolName = Literal["next-basket", "next-event", "leave-one-out"]
-PROTOCOLS: tuple[ProtocolName, ...] = ("next-basket", "next-event", "leave-one-out")
 WINDOWS_PER_BATCH = 16
 QUERIES_PER_BATCH = 64
 MASKED = -1e9  # finite, so that the entropy stays a number
@@ -55,16 +55,25 @@ def next_event(log: EventLog, from_ms: int, until_ms: int) -> list[Query]:
     ]
 
 
-def leave_one_out(log: EventLog, from_ms: int) -> list[Query]:
-    """The last event of every user who has one at or after `from_ms`; what happened strictly before it is known and masked."""
+def leave_one_out(log: EventLog, from_ms: int, until_ms: int) -> list[Query]:
+    """Every user's last event in [from, until), if there is one; what happened strictly before it is known and masked."""
     queries = []
     for user in range(log.num_users):
         start, stop = log.span(user)
-        now_ms = int(log.times_ms_E[stop - 1])
-        if now_ms >= from_ms:
-            seen = int(np.searchsorted(log.times_ms_E[start:stop], now_ms))
-            queries.append(Query(user, seen, now_ms, log.item_rows_E[stop - 1 : stop].astype(np.int64), mask_seen=True))
+        times = log.times_ms_E[start:stop]
+        low, high = np.searchsorted(times, (from_ms, until_ms)).tolist()
+        if low < high:
+            seen = int(np.searchsorted(times, times[high - 1]))
+            answers = log.item_rows_E[start + high - 1 : start + high].astype(np.int64)
+            queries.append(Query(user, seen, int(times[high - 1]), answers, mask_seen=True))
     return queries
+
+
+PROTOCOLS: dict[ProtocolName, Callable[[EventLog, int, int], list[Query]]] = {
+    "next-basket": next_basket,
+    "next-event": next_event,
+    "leave-one-out": leave_one_out,
+}
 
 
 def _baskets(log: EventLog, from_ms: int, until_ms: int) -> Iterator[Query]:
@@ -137,9 +146,10 @@ class Model:
             hidden.append(self._hidden(queries, windows[begin : begin + WINDOWS_PER_BATCH]))
         requests = [self._request(q, s) for q, s in zip(queries, statistics, strict=True)]
         now = np.array([q.now_ms for q in queries])
-        own = own_items(statistics, now)
+        own = own_items(*join_statistics(statistics), now)
         own_popularity_MP = self.snapshots.of_items(now[own.request_M.numpy()], own.rows_M.numpy())
-        answered = finish(self.contextualizer, config, torch.cat(hidden), requests, own, torch.from_numpy(own_popularity_MP))
+        vectors = OwnVectors.of(self.vectors_ND, own.rows_M, torch.from_numpy(own_popularity_MP))
+        answered = finish(self.contextualizer, config, torch.cat(hidden), requests, own, vectors)
         torch.matmul(answered.vectors_QV[:, : config.width], self.vectors_ND.T, out=out_QN)
         # A night's refresh changes the popularity dimensions alone, so each query meets its own day's.
         for row_N, query, weights_P in zip(out_QN, queries, answered.vectors_QV[:, config.width :].tolist(), strict=True):
@@ -196,7 +206,9 @@ def rank(
             answer_query_A=np.repeat(np.arange(len(queries)), sizes),
             rank_A=np.concatenate([r.rank_A for r in ranked]),
             unseen_rank_A=np.concatenate([r.unseen_rank_A for r in ranked]),
+            local_rank_A=np.concatenate([r.local_rank_A for r in ranked]),
             nll_A=np.concatenate([r.nll_A for r in ranked]),
+            local_nll_A=np.concatenate([r.local_nll_A for r in ranked]),
             entropy_Q=np.concatenate([r.entropy_Q for r in ranked]),
             own_A=np.concatenate(own),
             train_count_A=train_count_N[rows],
@@ -211,7 +223,9 @@ class _Ranked(NamedTuple):
 
     rank_A: Array
     unseen_rank_A: Array
+    local_rank_A: Array
     nll_A: Array
+    local_nll_A: Array
     entropy_Q: Array
     top10_QK: Ints
 
@@ -221,19 +235,26 @@ def _rank_batch(ranker: Ranker, queries: Sequence[Query], statistics: Sequence[I
     ranker.score(queries, statistics, scores_QN)
     if not math.isfinite(scores_QN.sum().item()):
         raise ValueError("the ranker's scores are not finite: the model is broken, train it again")
-    ranks, nll, entropies = [], [], []
+    ranks, nll, entropies, refused = [], [], [], []
     for scores_N, query, own in zip(scores_QN.numpy(), queries, statistics, strict=True):
         if query.mask_seen:
             scores_N[own.item_rows_M] = MASKED
         ranks.append(tied_ranks(scores_N, query.answers, own.item_rows_M))
         log_partition, entropy = likelihood(scores_N) if ranker.has_probabilities else (np.nan, np.nan)
-        nll_of_query = log_partition - scores_N[query.answers].astype(np.float64)
-        if query.mask_seen:
-            nll_of_query[np.isin(query.answers, own.item_rows_M)] = np.nan  # an answer that may not be given has no likelihood
-        nll.append(nll_of_query)
+        nll.append(log_partition - scores_N[query.answers].astype(np.float64))
+        refused.append(np.isin(query.answers, own.item_rows_M) & query.mask_seen)
         entropies.append(entropy)
     overall, unseen = (np.concatenate(r) for r in zip(*ranks, strict=True))
-    return _Ranked(overall, unseen, np.concatenate(nll), np.array(entropies), top_rows(scores_QN))
+    # A few hundred columns of the matrix that is there: the only second array, and a small one.
+    local_rank_A, local_nll_A = batch_local(scores_QN.numpy(), [q.answers for q in queries], ranker.has_probabilities)
+    # An answer that may not be given has no likelihood.
+    nll_A, local_nll_A = (np.where(np.concatenate(refused), np.nan, each) for each in (np.concatenate(nll), local_nll_A))
+    return _Ranked(overall, unseen, local_rank_A, nll_A, local_nll_A, np.array(entropies), top_rows(scores_QN))
+
+
+def top_rows(scores_QN: Tensor, k: int = 10) -> Ints:
+    """The k best rows of each query."""
+    return torch.topk(scores_QN, min(k, scores_QN.shape[1])).indices.numpy()
 
 
 def statistics_before(log: EventLog, query: Query) -> ItemStatistics:

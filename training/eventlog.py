@@ -206,7 +206,8 @@ def _map(dtype: type, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     if not np.prod(shape):
         return np.zeros(shape, dtype)
     with tempfile.TemporaryFile(prefix="twotower-") as file:
-        return np.memmap(file, dtype, "w+", shape=shape)
+        # A plain array over the map: slicing a memmap costs ten times as much.
+        return np.memmap(file, dtype, "w+", shape=shape).view(np.ndarray)
 
 
 def _place(

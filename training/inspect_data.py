@@ -1,5 +1,6 @@
 """Look at events and items before anything is trained on them: guess a schema, and report what is wrong and what it costs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from twotower.errors import DataError
 from twotower.events import count_rows, open_parquet, stream_events
 from twotower.features import as_lists, as_values, to_days, to_floats
 from twotower.schema import EventColumns, EventKind, ItemColumns, ItemKind, Schema, Split
+from twotower.signals import read_signals, require_signals
 
 # Column names seen in public data sets, best guess first.
 ROLE_NAMES = {
@@ -110,21 +112,26 @@ def _split(events: Path, columns: EventColumns) -> Split:
     return Split(validation_from=first, test_from=second)
 
 
-def inspect(events: Path, items: Path, schema: Schema) -> list[Finding]:
+def inspect(events: Path, items: Path, schema: Schema, signals: Path | None = None) -> list[Finding]:
     """Everything worth knowing before training, errors first."""
     findings: list[Finding] = []
-    for look in (_look_at_items, _look_at_events):
+    looks: dict[str, Callable[[], list[Finding]]] = {
+        "items": lambda: _look_at_items(items, schema),
+        "events": lambda: _look_at_events(events, items, schema),
+        "signals": lambda: _look_at_signals(signals, items, schema),
+    }
+    for where, look in looks.items():
         try:
-            findings.extend(look(events, items, schema))
+            findings.extend(look())
         except DataError as error:
-            # Events are read against the items, so a fault of the items may be met twice.
+            # Events and signals are read against the items, so a fault of the items may be met again.
             if str(error) not in (f.what for f in findings):
-                findings.append(Finding("error", "items" if look is _look_at_items else "events", str(error)))
+                findings.append(Finding("error", where, str(error)))
     order = {"error": 0, "warning": 1, "note": 2}
     return sorted(findings, key=lambda f: order[f.level])
 
 
-def _look_at_items(events: Path, items: Path, schema: Schema) -> list[Finding]:  # noqa: ARG001
+def _look_at_items(items: Path, schema: Schema) -> list[Finding]:
     item_ids = read_item_ids(items, schema.items)
     findings = [Finding("note", "items", f"{len(item_ids):,} items")]
     missing = dict.fromkeys(schema.items.features, 0)
@@ -183,3 +190,18 @@ def _left_out(report: LogReport) -> list[Finding]:
         for count, why in counted
         if count
     ]
+
+
+def _look_at_signals(signals: Path | None, items: Path, schema: Schema) -> list[Finding]:
+    require_signals(schema.signals, signals)
+    if schema.signals is None or signals is None:
+        return []
+    found = read_signals(signals, schema.signals, read_item_ids(items, schema.items))
+    first, *others = found.report.lines()
+    findings = [Finding("note", "signals", first), *(Finding("warning", "signals", line) for line in others)]
+    for name, values_R in zip(schema.signals.features, found.values_RS.T, strict=True):
+        if values_R.any():
+            findings.append(Finding("note", f"signals.{name}", f"from {values_R.min():.3g} to {values_R.max():.3g}"))
+        else:
+            findings.append(Finding("warning", f"signals.{name}", "0 in every row: it says nothing"))
+    return findings

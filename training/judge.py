@@ -1,18 +1,21 @@
 """Rankers side by side on the parts of the split."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from training.config import ProtocolName
 from training.data import Data
-from training.evaluate import Model, PersonalFrequency, Popularity, Query, Ranker, next_basket, rank
-from training.metrics import paired_differences, summarise
+from training.evaluate import PROTOCOLS, Model, PersonalFrequency, Popularity, Query, Ranker, rank
+from training.metrics import Rankings, headline_values, paired_differences, paired_ratio, summarise
 from twotower.bundle import Towers
 from twotower.catalogue import embed_catalogue
 from twotower.progress import step
 
 SAMPLE_QUERIES = 1000  # of the training and validation months; the test month is judged whole
+EXPLORING = "unseen_recall@10"  # the metric whose ratio to popularity's is reported
 
 
 def compare_with_counters(
@@ -37,14 +40,14 @@ def with_counters(data: Data, model: Ranker) -> dict[str, Ranker]:
     }
 
 
-def judge(data: Data, model: Ranker, seed: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Next-basket metrics of the model on all three parts of the split, with the counters beside it on the test part."""
-    rng = np.random.default_rng(seed)
+def judge(data: Data, model: Ranker, protocol: ProtocolName, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Metrics of the model on all three parts of the split, with the counters beside it on the test part."""
+    rng, queries_of = np.random.default_rng(seed), PROTOCOLS[protocol]
     month_ms = data.test_from_ms - data.train_until_ms
     parts = {
-        "train": sample(rng, next_basket(data.log, data.train_until_ms - month_ms, data.train_until_ms)),
-        "validation": sample(rng, next_basket(data.log, data.train_until_ms, data.test_from_ms)),
-        "test": next_basket(data.log, data.test_from_ms, data.end_ms),
+        "train": sample(rng, queries_of(data.log, data.train_until_ms - month_ms, data.train_until_ms), SAMPLE_QUERIES),
+        "validation": sample(rng, queries_of(data.log, data.train_until_ms, data.test_from_ms), SAMPLE_QUERIES),
+        "test": queries_of(data.log, data.test_from_ms, data.end_ms),
     }
     result: dict[str, dict[str, dict[str, float]]] = {}
     for name, queries in parts.items():
@@ -60,16 +63,26 @@ def judge_part(data: Data, rankers: dict[str, Ranker], queries: list[Query], nam
         work.say(", ".join(rankers).replace("_", " "))
         ranked = rank(rankers, data.log, queries, data.train_count_N, work.advance)
         result = {ranker: summarise(rankings, len(data.item_ids)) for ranker, rankings in ranked.items()}
-        for other in rankers.keys() - {"model"}:
+        for other in [name for name in rankers if name != "model"]:
             for bound, value in paired_differences(ranked["model"], ranked[other]).items():
                 result["model"][f"minus {other}: {bound}"] = value
+        if "popularity" in rankers:
+            result["model"] |= exploring(ranked["model"], ranked["popularity"])
         return result
 
 
-def sample(rng: np.random.Generator, queries: list[Query]) -> list[Query]:
-    """About 1,000 queries, of whole users, seeded; users stay together because they share forward passes."""
+def exploring(model: Rankings, popularity: Rankings) -> dict[str, float]:
+    """How many times popularity's recall the model reaches on new items ranked among the unseen, with its paired interval."""
+    ours, theirs = headline_values(model)[EXPLORING][0], headline_values(popularity)[EXPLORING][0]
+    name = f"over popularity: {EXPLORING}"
+    bounds = paired_ratio(ours, theirs, model.user_Q)
+    return {f"{name}{end}": value for end, value in zip(("", ".low", ".high"), bounds, strict=True) if not math.isnan(value)}
+
+
+def sample(rng: np.random.Generator, queries: list[Query], num_queries: int) -> list[Query]:
+    """About `num_queries`, of whole users, seeded; users stay together because they share forward passes."""
     users, sizes = np.unique([q.user for q in queries], return_counts=True)
     order = rng.permutation(len(users))
-    enough = int(np.searchsorted(np.cumsum(sizes[order]), SAMPLE_QUERIES)) + 1
+    enough = int(np.searchsorted(np.cumsum(sizes[order]), num_queries)) + 1
     chosen = set(users[order[:enough]].tolist())
     return [q for q in queries if q.user in chosen]

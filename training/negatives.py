@@ -4,9 +4,13 @@ Stage 1 cannot afford to embed a whole catalogue per step. It scores the union o
 `num_uniform` uniform draws, each once. An item that is in the set with probability pi stands for 1/pi items of its kind,
 so its exponential weighs 1/pi (Horvitz and Thompson 1952); uncorrected, popular items would be punished for being drawn.
 
+Stage 2 reads cached vectors and can score the whole catalogue, or a pool drawn from it: every item falls into the pool
+with a probability of its own, by itself (Poisson sampling), so no item is drawn twice and 1/pi is exact.
+
 N: items, C: candidates
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +19,13 @@ import torch
 from torch import Tensor
 
 from training.batches import BatchSampler, TrainBatch
-from training.eventlog import basket_starts
+from training.config import Negatives, StageConfig
 from twotower.features import Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Sorted distinct rows, and -log of each row's probability to be among them."""
+    """Sorted distinct rows, and what is added to their scores: -log of the probability to be among them, if corrected."""
 
     rows_C: Ints
     log_weight_C: Floats
@@ -34,16 +38,15 @@ class Candidates:
 def owner_share(sampler: BatchSampler, num_items: int) -> npt.NDArray[np.float64]:
     """Probability [N] that a randomly drawn window holds the item among its history, own items and answers.
 
-    Window ends are uniform among a user's K baskets and their start, so an item first had in basket b is there in
-    (K + 1 - b) of K + 1 windows.
+    An item first had in basket b is there when the window ends at b or later: see `BatchSampler` for how ends are drawn.
     """
     share_N = np.zeros(num_items)
     for user in np.flatnonzero(sampler.share_U).tolist():
-        start, stop = sampler.log.span(user)[0], int(sampler.stops_U[user])
-        bounds = basket_starts(sampler.log.times_ms_E[start:stop])
-        rows, first = np.unique(sampler.log.item_rows_E[start:stop], return_index=True)
-        basket = np.searchsorted(bounds, first, "right") - 1
-        share_N[rows] += sampler.share_U[user] * (1 - basket / (len(bounds) + 1))
+        bounds = sampler.bounds(user)
+        rows, first = np.unique(sampler.log.item_rows_E[bounds[0] : bounds[-1]], return_index=True)
+        basket = np.searchsorted(bounds, bounds[0] + first, "right") - 1
+        width = sampler.baskets_of_window(bounds)
+        share_N[rows] += sampler.share_U[user] * np.where(basket <= width, 1.0, 1 - basket / (len(bounds) + width))
     return np.minimum(share_N, 1.0)
 
 
@@ -70,6 +73,65 @@ def draw_candidates(
     histories = batch.histories
     real_BL = np.arange(histories.item_rows_BL.shape[1]) < histories.lengths_B.numpy()[:, None]
     mine = [batch.own.rows_M.numpy(), batch.answer_rows_A.numpy(), histories.item_rows_BL.numpy()[real_BL]]
-    rows_C = np.unique(np.concatenate([drawn, *mine]))
+    chosen_N = np.zeros(num_items, bool)
+    for rows in (drawn, *mine):
+        chosen_N[rows] = True
+    rows_C = np.flatnonzero(chosen_N)
     stays_out = (1 - min(num_uniform / num_items, 1.0)) * (1 - owner_share_N[rows_C]) ** (num_windows - 1)
     return Candidates(rows_C, (-np.log(1 - stays_out)).astype(np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """How a pool is drawn: every item's probability to be in it, and its log weight there."""
+
+    inclusion_N: npt.NDArray[np.float64]
+    log_weight_N: Floats
+
+    def draw(self, rng: np.random.Generator) -> Candidates:
+        """A pool; its size is the sum of the probabilities, give or take that sum's root."""
+        rows_C = np.flatnonzero(rng.random(len(self.inclusion_N)) < self.inclusion_N)
+        return Candidates(rows_C, self.log_weight_N[rows_C])
+
+
+def propose(stage: StageConfig, owner_share_N: npt.NDArray[np.float64]) -> Proposal | None:
+    """How a stage with a frozen embedder draws its negatives; None where it scores the whole catalogue."""
+    if stage.num_negatives is None or stage.num_negatives >= len(owner_share_N):
+        return None
+    return PROPOSALS[stage.negatives](owner_share_N, stage.num_negatives)
+
+
+def uniform(owner_share_N: npt.NDArray[np.float64], size: int) -> Proposal:
+    """Every item alike; all weigh the same, so the loss is that of the whole catalogue in expectation."""
+    inclusion_N = np.full(len(owner_share_N), size / len(owner_share_N))
+    return Proposal(inclusion_N, -np.log(inclusion_N).astype(np.float32))
+
+
+def popular(owner_share_N: npt.NDArray[np.float64], size: int) -> Proposal:
+    """Half in proportion to popularity, half uniform, corrected by logQ.
+
+    The uniform half bounds every weight by twice the uniform pool's (a defensive mixture: Hesterberg 1995).
+    """
+    inclusion_N = inclusion_probabilities(owner_share_N / owner_share_N.sum() + 1 / len(owner_share_N), size)
+    return Proposal(inclusion_N, -np.log(inclusion_N).astype(np.float32))
+
+
+def popular_uncorrected(owner_share_N: npt.NDArray[np.float64], size: int) -> Proposal:
+    """The same pool without logQ: the softmax of another catalogue, in which popular items are many. To compare with."""
+    return Proposal(popular(owner_share_N, size).inclusion_N, np.zeros(len(owner_share_N), np.float32))
+
+
+PROPOSALS: dict[Negatives, Callable[[npt.NDArray[np.float64], int], Proposal]] = {
+    "uniform": uniform,
+    "popular": popular,
+    "popular_uncorrected": popular_uncorrected,
+}
+
+
+def inclusion_probabilities(sizes_N: npt.NDArray[np.float64], expected: int) -> npt.NDArray[np.float64]:
+    """Probabilities in proportion to positive `sizes_N`, none above 1, that add up to `expected` (< N)."""
+    descending = np.sort(sizes_N)[::-1]
+    rest = np.cumsum(descending[::-1])[::-1]  # of all but the `certain` largest, were these drawn for certain
+    scale = (expected - np.arange(expected)) / rest[:expected]
+    certain = int(np.argmax(scale * descending[:expected] <= 1))
+    return np.minimum(scale[certain] * sizes_N, 1.0)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from training.batches import TrainBatch
-from training.loss import FrozenCatalogue, correct_for_sampling, frozen_set_loss, set_loss
+from training.joint_loss import Answers, Own, Scored, joint_set_loss
+from training.log_partition import FrozenCatalogue, Pool, Shard
+from training.loss import frozen_set_loss
 from training.negatives import Candidates, certain_items
 from training.snapshots import PopularitySnapshots
 from twotower.catalogue import tensors
@@ -18,6 +20,7 @@ from twotower.features import EncodedRows
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.embedder import Embedder
+from twotower.own import OwnVectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,14 @@ class SampledItems:
 
     drawn: Candidates
     features: EncodedRows
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenItems:
+    """Fixed vectors of the whole catalogue, and the pool a step scores instead of all of it, if it draws one."""
+
+    vectors_ND: Tensor
+    drawn: Candidates | None
 
 
 class Objective(nn.Module):
@@ -37,55 +48,53 @@ class Objective(nn.Module):
         self.contextualizer = contextualizer
         self.snapshots = snapshots
 
-    def forward(self, batch: TrainBatch, scored: SampledItems | Tensor) -> Tensor:
-        """The set loss in nats, over sampled items or over the whole catalogue's fixed vectors [N, D]."""
-        return self._exact(batch, scored) if isinstance(scored, Tensor) else self._sampled(batch, scored)
+    def forward(self, batch: TrainBatch, scored: SampledItems | FrozenItems) -> Tensor:
+        """The set loss in nats, over sampled items or over fixed vectors."""
+        return self._frozen(batch, scored) if isinstance(scored, FrozenItems) else self._sampled(batch, scored)
 
-    def _sampled(self, batch: TrainBatch, scored: SampledItems) -> Tensor:
+    def _sampled(self, batch: TrainBatch, sampled: SampledItems) -> Tensor:
         """Corrected for how the candidates were drawn."""
-        drawn, vectors_CD = scored.drawn, self.embedder(*tensors(scored.features))
-        query_input = self._query_input(batch, vectors_CD[drawn.column_of(batch.histories.item_rows_BL)])
-        popularity_QCP = torch.from_numpy(self.snapshots.of_items(batch.now_ms_Q[:, None], drawn.rows_C))
-        scores_QC = self._candidate_scores(batch, query_input, vectors_CD, popularity_QCP, drawn.column_of(batch.own.rows_M))
-        certain_QC = certain_items(batch, drawn)[batch.window_Q]
-        corrected_QC = correct_for_sampling(scores_QC, torch.from_numpy(drawn.log_weight_C), certain_QC)
-        return set_loss(corrected_QC, batch.answer_query_A, drawn.column_of(batch.answer_rows_A), batch.answer_weights_A)
+        drawn, vectors_CD, own = sampled.drawn, self.embedder(*tensors(sampled.features)), batch.own
+        days, day_Q = np.unique(self.snapshots.index(batch.now_ms_Q), return_inverse=True)
+        scored = Scored(
+            vectors_CD=vectors_CD,
+            popularity_TCP=torch.from_numpy(self.snapshots.table_TNP[days[:, None], drawn.rows_C]),
+            day_Q=torch.from_numpy(day_Q),
+            bias_BC=torch.where(certain_items(batch, drawn), 0.0, torch.from_numpy(drawn.log_weight_C)),
+            window_Q=batch.window_Q,
+        )
+        own_column_M = drawn.column_of(own.rows_M)
+        popularity_MP = scored.popularity_TCP[scored.day_Q[own.request_M], own_column_M]
+        read_BLD = vectors_CD[drawn.column_of(batch.histories.item_rows_BL)]
+        query_QV, repeat_M = self._queries(batch, read_BLD, OwnVectors(vectors_CD, own_column_M, popularity_MP))
+        answers = Answers(batch.answer_query_A, drawn.column_of(batch.answer_rows_A), batch.answer_weights_A)
+        return joint_set_loss(query_QV, scored, Own(own.request_M, own_column_M, repeat_M), answers)
 
-    def _exact(self, batch: TrainBatch, vectors_ND: Tensor) -> Tensor:
-        query_input = self._query_input(batch, vectors_ND[batch.histories.item_rows_BL])
-        own = batch.own
+    def _frozen(self, batch: TrainBatch, items: FrozenItems) -> Tensor:
+        """Over the whole catalogue exactly, or estimated from a pool."""
+        vectors_ND, drawn, own = items.vectors_ND, items.drawn, batch.own
         popularity_MP = self.snapshots.of_items(batch.now_ms_Q[own.request_M.numpy()], own.rows_M.numpy())
+        vectors = OwnVectors.of(vectors_ND, own.rows_M, torch.from_numpy(popularity_MP))
+        query_QV, repeat_M = self._queries(batch, vectors_ND[batch.histories.item_rows_BL], vectors)
+        part = Shard(0, len(vectors_ND)) if drawn is None else Pool(*map(torch.from_numpy, (drawn.rows_C, drawn.log_weight_C)))
         return frozen_set_loss(
-            self.contextualizer.queries(query_input),
-            self.contextualizer.repeat_scores(query_input, own.request_M, own.features_M6, torch.from_numpy(popularity_MP)),
-            own.request_M,
-            own.rows_M,
-            batch.now_ms_Q,
-            batch.answer_query_A,
-            batch.answer_rows_A,
-            batch.answer_weights_A,
-            FrozenCatalogue(vectors_ND, self.snapshots),
+            query_QV,
+            Own(own.request_M, own.rows_M, repeat_M),
+            Answers(batch.answer_query_A, batch.answer_rows_A, batch.answer_weights_A),
+            torch.from_numpy(self.snapshots.index(batch.now_ms_Q)),
+            FrozenCatalogue(vectors_ND, torch.from_numpy(self.snapshots.table_TNP).movedim(2, 0)),
+            [part],
         )
 
-    def _query_input(self, batch: TrainBatch, inputs_BLD: Tensor) -> Tensor:
-        """What every query knows of its history and of its request."""
-        hidden_BLD = self.contextualizer(inputs_BLD, batch.histories)
+    def _queries(self, batch: TrainBatch, read_BLD: Tensor, vectors: OwnVectors) -> tuple[Tensor, Tensor]:
+        """Query vectors [Q, V] and repeat scores [M], from the vectors of the events read and of the own items."""
+        hidden_BLD = self.contextualizer(read_BLD, batch.histories)
         hidden_QD = hidden_BLD[batch.window_Q, batch.position_Q.clamp(min=0)]
-        return self.contextualizer.query_input(
-            hidden_QD, batch.position_Q < 0, batch.request_Q7, batch.wanted_QS, batch.wanted_weights_QS
+        query_input = self.contextualizer.query_input(
+            hidden_QD, batch.position_Q < 0, batch.request_Q7, batch.wanted_QS, batch.wanted_weights_QS, batch.own, vectors
         )
-
-    def _candidate_scores(
-        self, batch: TrainBatch, query_input: Tensor, vectors_CD: Tensor, popularity_QCP: Tensor, own_column_M: Tensor
-    ) -> Tensor:
-        """Scores [Q, C] of every candidate, each query under the popularity of its own day."""
-        query_QV = self.contextualizer.queries(query_input)
-        width = vectors_CD.shape[1]
-        scores_QC = query_QV[:, :width] @ vectors_CD.T
-        scores_QC = scores_QC + torch.einsum("qp,qcp->qc", query_QV[:, width:], popularity_QCP)
-        own, own_popularity_MP = batch.own, popularity_QCP[batch.own.request_M, own_column_M]
-        repeat_M = self.contextualizer.repeat_scores(query_input, own.request_M, own.features_M6, own_popularity_MP)
-        return scores_QC.index_put((own.request_M, own_column_M), repeat_M, accumulate=True)
+        repeat_M = self.contextualizer.repeat_scores(query_input, batch.own, vectors)
+        return self.contextualizer.queries(query_input), repeat_M
 
 
 def hide_ids(rows: EncodedRows, model: ModelConfig, share: float, rng: np.random.Generator) -> None:

@@ -1,7 +1,6 @@
 """One training run, read top to bottom: data -> spec -> sizes -> both stages -> metrics -> bundle."""
 
 import sys
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,28 +13,58 @@ import torch
 
 from training.batches import BatchSampler
 from training.budget import CONTEXT_TABLE_ROWS, ParameterCount, count_parameters, size_model
+from training.checkpoint import RunDirectory, forget_checkpoints, identify, refuse_unfinished
+from training.cold_start import PLANTED, plant
+from training.compute_optimal import data_notice
 from training.config import TrainConfig
 from training.data import Data, read_data
+from training.distributed import joined, launched_world
 from training.evaluate import Model
+from training.journal import RUN_SUFFIX, RunJournal
 from training.judge import judge
-from training.loop import StepReport, prepare_training, train
+from training.loop import StepReport, prepare_training, resumed, train, whole_objective
+from training.metrics import candidate_set
+from training.watch import Watch
 from twotower.bundle import save_bundle
 from twotower.catalogue import embed_rows, encode_items, fit_item_spec, stream_items
 from twotower.features import EncodedRows
 from twotower.manifest import refuse_existing, staging
-from twotower.progress import say, step
+from twotower.progress import CONSOLE, say, step
 from twotower.provenance import commit, environment
 from twotower.schema import Schema
 
 
-def run(config: TrainConfig, events: Path, items: Path, schema: Schema, out: Path) -> dict[str, Any]:
-    """Train by `config`, write the bundle to `out`, and return what its metrics.json holds."""
+def run(
+    config: TrainConfig,
+    events: Path,
+    items: Path,
+    schema: Schema,
+    out: Path,
+    directory: Path | None = None,
+    resume: bool = False,
+    signals: Path | None = None,
+) -> dict[str, Any]:
+    """Train by `config`, write the bundle to `out`, and return what its metrics.json holds.
+
+    What a run leaves while it goes on lies in `directory`, by default OUT.run; `resume` goes on from the checkpoint there.
+    Under torchrun every rank calls this: rank 0 prints, evaluates and writes, the others return nothing.
+    """
+    world = launched_world()
+    CONSOLE.quiet = not world.leads
+    directory = directory or out.with_name(f"{out.name}{RUN_SUFFIX}")
     refuse_existing(out)
-    with staging(out.parent):
-        pass  # a place that cannot be written to is found now, not after the training
-    data = read_data(events, items, schema, config.half_lives_days, CONTEXT_TABLE_ROWS)
+    if not resume:
+        refuse_unfinished(directory)
+    for place in (out.parent, directory):
+        with staging(place):
+            pass  # a place that cannot be written to is found now, not after the training
+    data = read_data(events, items, schema, config.half_lives_days, CONTEXT_TABLE_ROWS, signals=signals)
+    hidden: list[str] = []
+    if config.plant_cold:
+        planted = plant(data, config.plant_cold, config.half_lives_days, config.seed)
+        data, hidden = planted.data, planted.item_ids
     spec = fit_item_spec(items, schema.items)
-    model = size_model(config, spec, data.log.context_spec)
+    model = size_model(config, spec, data.log.context_spec, data.signals.num_signals if data.signals else 0)
     with step("encode items", total=len(data.item_ids), unit="items") as work:
         parts = []
         for table in stream_items(items, schema.items):
@@ -47,37 +76,49 @@ def run(config: TrainConfig, events: Path, items: Path, schema: Schema, out: Pat
         f"  {parameters.embedder:,} embedder + {parameters.contextualizer:,} contextualizer parameters: "
         f"the embedder is {parameters.share:.2%}"
     )
+    for line in data_notice(sum(parameters), int(data.train_count_N.sum())):
+        say(f"  {line}")
     sampler = BatchSampler(data.log, data.train_until_ms, model, config)
-    inputs, state = prepare_training(config, model, encoded, sampler, data.snapshots)
-    started = time.monotonic()
-    with step("train", total=100.0) as work:
+    described = {
+        "parameters": parameter_table(parameters),
+        "data": data_table(data),
+        "candidates": candidate_set(len(data.item_ids), seen_masked=config.protocol == "leave-one-out"),
+        **({PLANTED: hidden} if hidden else {}),
+    }
+    watch = Watch(config, model, encoded, data, RunJournal(directory) if world.leads else None)
+    files = RunDirectory(directory, identify(config, model, encoded, sampler, data.signals), data.item_ids)
+    with joined(world):
+        inputs, state = prepare_training(config, model, encoded, sampler, data.snapshots, files, world)
+        if resume:
+            state = resumed(inputs, state)
+            say(f"  going on after step {state.step}" if state.step else f"  no checkpoint in {directory}: from the beginning")
+        watch.begin(state, {**provenance(config), **described, "bundle": str(out.resolve())})
+        with step("train", total=100.0) as work:
 
-        def show(report: StepReport) -> None:
-            work.advance(100 * report.progress - work.done)
-            work.say(f"stage {report.stage}, step {report.step}, loss {report.loss:.3f}, {report.events_per_s:,.0f} events/s")
+            def show(report: StepReport) -> None:
+                work.advance(100 * report.progress - work.done)
+                work.say(f"stage {report.stage}, step {report.step}, loss {report.loss:.3f}, {report.events_per_s:,.0f} events/s")
+                watch.step(report, lambda: whole_objective(inputs, state))
 
-        state = train(inputs, state, show)
-    training_s = time.monotonic() - started
-    vectors_ND = embed_rows(state.objective.embedder, encoded).clone()
-    ranker = Model(state.objective.contextualizer, model, vectors_ND, data.log, data.snapshots)
-    quality = judge(data, ranker, config.seed)
+            state = train(inputs, state, show)
+        towers = whole_objective(inputs, state)
+    if not world.leads:
+        return {}
+    watch.evaluate(towers, state.step, len(config.stages))
+    vectors_ND = embed_rows(towers.embedder, encoded).clone()
+    ranker = Model(towers.contextualizer, model, vectors_ND, data.log, data.snapshots)
+    quality = judge(data, ranker, config.protocol, config.seed)
     metrics = {
         "recipe_metric": config.metric,
-        "parameters": parameter_table(parameters),
-        "training": {"seconds": training_s, "steps": state.step, "final_loss": float(np.mean(state.losses[-50:]))},
-        "data": {
-            "events": data.log.report.num_events,
-            "events_used": data.log.report.num_used,
-            "events_of_unknown_items": data.log.report.unknown_items,
-            "users": data.log.report.num_users,
-            "items": len(data.item_ids),
-        },
-        "next_basket": quality,
+        **described,
+        "training": {"seconds": state.elapsed_s, "steps": state.step, "final_loss": state.smoothed_loss},
+        "protocol": config.protocol,
+        "quality": quality,
     }
     save_bundle(
         out,
-        state.objective.embedder,
-        state.objective.contextualizer,
+        towers.embedder,
+        towers.contextualizer,
         model,
         config.half_lives_days,
         schema,
@@ -85,13 +126,25 @@ def run(config: TrainConfig, events: Path, items: Path, schema: Schema, out: Pat
         metrics,
         provenance(config),
     )
+    forget_checkpoints(directory)
     return metrics
 
 
 def popularity_table(data: Data) -> pa.Table:
-    """item_id and log popularity as of the end of training, for bundles embedded without an event log."""
+    """item_id, and log popularity and signals as of the end of training, for bundles embedded without an event log."""
     values_NP = data.snapshots.at(np.array([data.train_until_ms]))[0]
     return pa.table({"item_id": data.item_ids, "log_popularity": pa.array(values_NP.tolist(), pa.list_(pa.float32()))})
+
+
+def data_table(data: Data) -> dict[str, int]:
+    """For metrics.json."""
+    return {
+        "events": data.log.report.num_events,
+        "events_used": data.log.report.num_used,
+        "events_of_unknown_items": data.log.report.unknown_items,
+        "users": data.log.report.num_users,
+        "items": len(data.item_ids),
+    }
 
 
 def parameter_table(parameters: ParameterCount) -> dict[str, float]:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 
 def main(argv: list[str]) -> int:
-    """Read all of both files and report; exits with 1 when training would refuse them."""
+    """Read all of the files and report; exits with 1 when training would refuse them."""
     parser = argparse.ArgumentParser(prog="twotower validate", description=main.__doc__)
     parser.add_argument("--events", type=Path, required=True)
     parser.add_argument("--items", type=Path, required=True)
     parser.add_argument("--schema", type=Path, required=True)
+    parser.add_argument("--signals", type=Path, help="needed when the schema names signals")
     args = parser.parse_args(argv)
 
     from rich.console import Console
@@ -18,7 +19,7 @@ def main(argv: list[str]) -> int:
     from training.inspect_data import inspect
     from twotower.schema import load_schema
 
-    findings = inspect(args.events, args.items, load_schema(args.schema))
+    findings = inspect(args.events, args.items, load_schema(args.schema), args.signals)
     table = Table("level", "where", "what")
     styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
     for finding in findings:

@@ -18,6 +18,7 @@ from twotower.manifest import Manifest, move_into_place, refuse_existing, seal, 
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.embedder import Embedder
+from twotower.model.kinds import build_embedder, require_trust
 from twotower.schema import Schema, dump_schema, load_schema
 
 KIND = "bundle"
@@ -33,6 +34,11 @@ class BundleConfig(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelConfig
     popularity_half_lives_days: tuple[float, ...]
     vector_space_id: str
+
+    @property
+    def num_signals(self) -> int:
+        """How many of the popularity dimensions, the last ones, are signals."""
+        return self.model.num_popularity - len(self.popularity_half_lives_days)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ class Bundle:
     path: Path
     manifest: Manifest
     towers: Towers
-    popularity: pa.Table  # item_id, log_popularity (list of one float per half-life), as of the end of training
+    popularity: pa.Table  # item_id, log_popularity (one float per half-life and signal), as of the end of training
     metrics: dict[str, Any]
 
 
@@ -100,14 +106,27 @@ def load_bundle(path: Path) -> Bundle:
 
 
 def load_towers(path: Path) -> Towers:
-    """Both towers from a directory that has been verified; refused when embedder and config disagree."""
+    """Both towers from a directory that has been verified; refused when embedder and config disagree.
+
+    EnvironmentProblem when the embedder is a user's own and the operator has not named it, or it cannot be imported.
+    """
     config = read_config(path)
     if config.vector_space_id != vector_space_id(path / EMBEDDER, config.model):
         raise ReleaseMismatch(f"{path}: {EMBEDDER} is not the embedder that {CONFIG} describes. Train the bundle again.")
-    embedder, contextualizer = Embedder(config.model), Contextualizer(config.model)
-    embedder.load_state_dict(load_file(path / EMBEDDER))
+    require_trust(config.model.embedder, path)
+    embedder, contextualizer = build_embedder(config.model), Contextualizer(config.model)
+    try:
+        embedder.load_state_dict(load_file(path / EMBEDDER))
+    except RuntimeError as error:
+        raise FormatError(
+            f"{path}: {EMBEDDER} does not fit the embedder {config.model.embedder!r} as it is now ({error}). Bring back the code "
+            f"that it was trained with, or train the bundle again."
+        ) from error
     contextualizer.load_state_dict(load_file(path / CONTEXTUALIZER))
-    return Towers(embedder.eval(), contextualizer.eval(), config, load_schema(path / SCHEMA))
+    schema = load_schema(path / SCHEMA)
+    if config.num_signals != (named := len(schema.signals.features) if schema.signals else 0):
+        raise ReleaseMismatch(f"{path}: {CONFIG} has {config.num_signals} signals, {SCHEMA} {named}. Train the bundle again.")
+    return Towers(embedder.eval(), contextualizer.eval(), config, schema)
 
 
 def read_config(path: Path) -> BundleConfig:
@@ -125,8 +144,9 @@ def read_config(path: Path) -> BundleConfig:
 
 
 def vector_space_id(embedder_file: Path, model: ModelConfig) -> str:
-    """Hash of the embedder's weights, the feature spec, the width and the metric: equal ids, comparable vectors."""
-    identity = [sha256(embedder_file), msgspec.json.encode(model.item_spec).decode(), str(model.width), METRIC]
+    """Hash of the embedder's kind and weights, the feature spec, the width and the metric: equal ids, comparable vectors."""
+    spec = msgspec.json.encode(model.item_spec).decode()
+    identity = [model.embedder, sha256(embedder_file), spec, str(model.width), METRIC]
     return hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
 
 

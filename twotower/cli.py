@@ -23,6 +23,7 @@ COMMANDS = {
     "validate": Command("training.validate_command:main", "report what is wrong with events and items, and what it costs"),
     "train": Command("training.command:main", "events and items -> bundle"),
     "evaluate": Command("training.evaluate_command:main", "measure a bundle, or the counters it must beat"),
+    "report": Command("training.report_command:main", "one HTML page about a run: is it worth shipping, and its curves"),
     "embed": Command("embedder_cache.command:main", "bundle and items -> release, published in a store"),
     "releases": Command("embedder_cache.releases_command:main", "list, verify, activate or roll back the releases of a store"),
     "serve": Command("service.command:main", "answer /v1/recommend from a store's current release"),

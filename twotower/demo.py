@@ -45,15 +45,12 @@ def main(argv: list[str]) -> int:
     clear(out)
     with timed(seconds, "prepare"):
         command("prepare", "complete-journey", "--out", data)
-    events, items, schema = data / "events.parquet", data / "items.parquet", data / "schema.toml"
+    events, schema = data / "events.parquet", data / "schema.toml"
+    inputs = ("--events", events, "--items", data / "items.parquet", "--signals", data / "signals.parquet")
     with timed(seconds, "train_and_evaluate"):
-        command(
-            "train", "demo", "--events", events, "--items", items, "--schema", schema, "--out", bundle, "--minutes", args.minutes
-        )
+        command("train", "demo", *inputs, "--schema", schema, "--out", bundle, "--minutes", args.minutes)
     with timed(seconds, "embed"):
-        embedded = json.loads(
-            command("embed", "--bundle", bundle, "--items", items, "--events", events, "--store", store, "--json")
-        )
+        embedded = json.loads(command("embed", "--bundle", bundle, *inputs, "--store", store, "--json"))
     port = args.port or (free_port() if args.once else 8000)
     with timed(seconds, "start_service"):
         server = start_service(store, port, out / "history.db", out / "service.log")
@@ -244,7 +241,7 @@ def write_report(out: Path, bundle: Path, embedded: Json, seconds: dict[str, flo
         "seconds": seconds | {"training": round(metrics["training"]["seconds"], 2)},
         "parameters": metrics["parameters"],
         "data": metrics["data"],
-        "next_basket": metrics["next_basket"],
+        "quality": metrics["quality"],
         "items_embedded_per_s": round(embedded["items"] / embedded["seconds"]),
         "latency_ms": answers["latency_ms"],
         "answers": {k: answers[k] for k in ("requests", "before", "accepted", "after")},
@@ -261,7 +258,7 @@ def print_summary(report: Json, port: int, out: Path, serving: bool) -> None:
     """What a newcomer reads: quality beside the counters, speed, and the three calls with their answers."""
     from rich.table import Table
 
-    test = report["next_basket"]["test"]
+    test = report["quality"]["test"]
     table = Table(title=f"December's baskets, ranked among all {report['data']['items']:,} items")
     table.add_column("")
     for name in ("R@10", "NDCG@10", "MRR@10", "HR@10", "new R@10", "loss"):

@@ -123,14 +123,8 @@ def ids(column: pa.Array, name: str) -> pa.Array:
 def times_ms(column: pa.Array, name: str) -> Ints:
     """The column as UTC milliseconds; DataError for a missing time, or for numbers that can only be of another unit."""
     if column.null_count:
-        raise DataError(f"column {name!r}: {column.null_count} events have no time; drop them or fill them in")
-    try:
-        if not pa.types.is_integer(column.type):
-            column = column.cast(pa.timestamp("ms"), safe=False)
-        values = column.cast(pa.int64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"column {name!r} holds {column.type}: give a timestamp, or integers that count milliseconds") from error
-    result: Ints = values.to_numpy(zero_copy_only=False)
+        raise DataError(f"column {name!r}: {column.null_count} rows have no time; drop them or fill them in")
+    result: Ints = to_ms(column, name).to_numpy(zero_copy_only=False)
     low, high = int(result.min()), int(result.max())
     if low < EARLIEST_MS or high > LATEST_MS:
         unit = "seconds" if high < EARLIEST_MS else "micro- or nanoseconds" if low > LATEST_MS else "another unit"
@@ -139,3 +133,13 @@ def times_ms(column: pa.Array, name: str) -> Ints:
             f"it looks like {unit}. Store a timestamp, or epoch milliseconds."
         )
     return result
+
+
+def to_ms(column: pa.Array, name: str) -> pa.Array:
+    """The column as int64 milliseconds, whatever time they name; what is missing stays missing."""
+    try:
+        if not pa.types.is_integer(column.type):
+            column = column.cast(pa.timestamp("ms"), safe=False)
+        return column.cast(pa.int64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"column {name!r} holds {column.type}: give a timestamp, or integers that count milliseconds") from error

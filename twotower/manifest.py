@@ -133,5 +133,6 @@ def sync(path: Path) -> None:
 
 _MEND = {
     "bundle": "Train it again with `twotower train`.",
+    "checkpoint": "Delete the run's directory and train again without --resume.",
     "release": "Publish it again with `twotower embed`, or go back with `twotower releases rollback`.",
 }

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from twotower.features import DAY_MS, Floats, Ints
+from twotower.features import DAY_MS, Floats, Ints, Rows
 
 HALF_LIVES_DAYS = (7.0, 30.0, 90.0)
 NUM_REPEAT_FEATURES = 6
+NUM_ACTIVITY_FEATURES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +40,22 @@ class ItemStatistics:
 
 def item_statistics(item_rows: Ints, times_ms: Ints) -> ItemStatistics:
     """Statistics of a history given as one row and one time per event, in any order."""
-    if not len(item_rows):
-        return ItemStatistics.empty()
-    own, inverse = np.unique(item_rows, return_inverse=True)
-    first = np.full(len(own), np.iinfo(np.int64).max)
-    last = np.full(len(own), np.iinfo(np.int64).min)
-    np.minimum.at(first, inverse, times_ms)
-    np.maximum.at(last, inverse, times_ms)
-    age_days = (last[inverse] - times_ms) / DAY_MS
-    decayed = np.stack([np.bincount(inverse, 0.5 ** (age_days / h), len(own)) for h in HALF_LIVES_DAYS], 1, dtype=np.float64)
-    return ItemStatistics(own.astype(np.int64), np.bincount(inverse, minlength=len(own)), first, last, decayed)
+    return grouped_statistics(np.zeros(len(item_rows), np.int64), item_rows, times_ms)[1]
+
+
+def grouped_statistics(owner_E: Ints, item_rows_E: Ints | Rows, times_ms_E: Ints) -> tuple[Ints, ItemStatistics]:
+    """Statistics of several histories at once: whose each own item is, and one row per own item, by owner and item."""
+    if not len(owner_E):
+        return np.zeros(0, np.int64), ItemStatistics.empty()
+    keys = owner_E.astype(np.int64) << 32 | item_rows_E
+    order = np.argsort(keys, kind="stable")
+    keys, times = keys[order], times_ms_E[order]
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    count = np.diff(starts, append=len(keys))
+    first, last = np.minimum.reduceat(times, starts), np.maximum.reduceat(times, starts)
+    age_days = (np.repeat(last, count) - times) / DAY_MS
+    decayed = np.stack([np.add.reduceat(0.5 ** (age_days / h), starts) for h in HALF_LIVES_DAYS], 1)
+    return keys[starts] >> 32, ItemStatistics(keys[starts] & 0xFFFFFFFF, count, first, last, decayed)
 
 
 def add_event(
@@ -66,7 +73,7 @@ def add_event(
     return count + 1, min(first_ms, time_ms), newest, (grown[0], grown[1], grown[2])
 
 
-def repeat_features(statistics: ItemStatistics, now_ms: int) -> Floats:
+def repeat_features(statistics: ItemStatistics, now_ms: int | Ints) -> Floats:
     """What the repeat score sees of each own item at the time of the request, [M, 6].
 
     log count; log decayed counts (90, 30, 7 days); log days since the last event; that over the item's usual gap.
@@ -80,3 +87,18 @@ def repeat_features(statistics: ItemStatistics, now_ms: int) -> Floats:
     return np.stack(
         [np.log1p(statistics.count_M), decayed[:, 2], decayed[:, 1], decayed[:, 0], np.log1p(since_days), np.log1p(overdue)], 1
     ).astype(np.float32)
+
+
+def activity_features(statistics: ItemStatistics, request_M: Ints, now_ms_Q: Ints) -> Floats:
+    """How much each of several users buys, summed over their own items, [Q, 6]. `request_M` says whose row each is.
+
+    log events; log own items; log days since the first event; log decayed events (7, 30, 90 days).
+    """
+    num_requests = len(now_ms_Q)
+    since_days = np.maximum(now_ms_Q[request_M] - statistics.last_ms_M, 0) / DAY_MS
+    fade = 0.5 ** (since_days[:, None] / np.array(HALF_LIVES_DAYS))
+    first_ms_Q = now_ms_Q.copy()
+    np.minimum.at(first_ms_Q, request_M, statistics.first_ms_M)
+    summed = (statistics.count_M, np.ones(len(request_M)), *(statistics.decayed_M3 * fade).T)
+    events, items, *decayed = (np.bincount(request_M, weights, num_requests) for weights in summed)
+    return (np.log1p(np.stack([events, items, (now_ms_Q - first_ms_Q) / DAY_MS, *decayed], 1)) / 5).astype(np.float32)

@@ -1,7 +1,8 @@
 """Which column is what: the `schema.toml` beside the data.
 
 Events have four roles (user, item, time, type) and any number of event-level features; items have an id and any number
-of features. A value may be missing everywhere but in the roles, and every kind says what missing means:
+of features; signals, where there are any, have an item, two times and numbers. A value may be missing everywhere but in the
+roles, and every kind says what missing means:
 
 | kind        | column holds                  | missing means                           |
 |-------------|-------------------------------|-----------------------------------------|
@@ -60,6 +61,27 @@ class ItemColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"[items] title {self.title!r} is not among the features")
 
 
+class SignalColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Columns of what is announced ahead of time; `features` are numbers that hold while `valid_from` <= t < `valid_until`."""
+
+    item_id: str = "item_id"
+    valid_from: str = "from"
+    valid_until: str = "until"
+    features: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            raise ValueError('[signals] names no features: list its numeric columns, such as features = ["mailer"]')
+        names = (*self.roles, *self.features)
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"[signals] names a column twice: {', '.join(twice)}")
+
+    @property
+    def roles(self) -> tuple[str, str, str]:
+        """The columns beside the numbers, in the order item, from, until."""
+        return self.item_id, self.valid_from, self.valid_until
+
+
 class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Global time split: train < `validation_from` <= validation < `test_from` <= test."""
 
@@ -76,6 +98,7 @@ class Schema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     events: EventColumns = EventColumns()
     items: ItemColumns = ItemColumns()
+    signals: SignalColumns | None = None
     split: Split | None = None
 
     def require_split(self) -> Split:

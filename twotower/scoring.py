@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twotower.features import Ints, encode_wanted, request_time_features
+from twotower.features import encode_wanted, request_time_features
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
-from twotower.repeat import ItemStatistics, repeat_features
+from twotower.own import OwnItems, OwnVectors, join_statistics, own_items
+from twotower.repeat import ItemStatistics
 from twotower.window import History, collate
 
 
@@ -47,31 +48,16 @@ class Queries:
         return scores_QN.index_put_((self.own_request_M, self.own_rows_M), self.repeat_M, accumulate=True)
 
 
-@dataclass(frozen=True, slots=True)
-class OwnItems:
-    """Own items of several requests, flattened."""
-
-    rows_M: Tensor
-    request_M: Tensor  # whose they are
-    features_M6: Tensor
-
-
-def own_items(statistics: Sequence[ItemStatistics], now_ms_Q: Ints) -> OwnItems:
-    """Own items of several requests at the moment of each."""
-    rows = np.concatenate([s.item_rows_M for s in statistics])
-    owner = np.repeat(np.arange(len(statistics)), [len(s) for s in statistics])
-    features = np.concatenate([repeat_features(s, int(now)) for s, now in zip(statistics, now_ms_Q, strict=True)])
-    return OwnItems(torch.from_numpy(rows), torch.from_numpy(owner), torch.from_numpy(features))
-
-
 @torch.inference_mode()
 def answer(contextualizer: Contextualizer, config: ModelConfig, item_vectors_NV: Tensor, requests: Sequence[Request]) -> Queries:
     """Queries of a batch of requests. Each depends on its own request alone."""
     batch = collate([r.history for r in requests])
     hidden_BLD = contextualizer(item_vectors_NV[batch.item_rows_BL, : config.width], batch)
     last_QD = hidden_BLD[torch.arange(len(requests)), (batch.lengths_B - 1).clamp(min=0)]
-    own = own_items([r.statistics for r in requests], np.array([r.now_ms for r in requests]))
-    return finish(contextualizer, config, last_QD, requests, own, item_vectors_NV[own.rows_M, config.width :])
+    own = own_items(*join_statistics([r.statistics for r in requests]), np.array([r.now_ms for r in requests]))
+    own_MV = item_vectors_NV[own.rows_M]
+    vectors = OwnVectors(own_MV[:, : config.width], torch.arange(len(own_MV)), own_MV[:, config.width :])
+    return finish(contextualizer, config, last_QD, requests, own, vectors)
 
 
 @torch.inference_mode()
@@ -81,7 +67,7 @@ def finish(
     hidden_QD: Tensor,
     requests: Sequence[Request],
     own: OwnItems,
-    own_popularity_MP: Tensor,
+    vectors: OwnVectors,
 ) -> Queries:
     """Queries from the hidden state after each request's last event."""
     now = np.array([r.now_ms for r in requests])
@@ -91,7 +77,10 @@ def finish(
         hidden_QD,
         torch.tensor([len(r.history) == 0 for r in requests]),
         torch.from_numpy(request_time_features(now, last)),
-        *map(torch.from_numpy, wanted),
+        torch.from_numpy(wanted[0]),
+        torch.from_numpy(wanted[1]),
+        own,
+        vectors,
     )
-    repeat_M = contextualizer.repeat_scores(query_input, own.request_M, own.features_M6, own_popularity_MP)
+    repeat_M = contextualizer.repeat_scores(query_input, own, vectors)
     return Queries(contextualizer.queries(query_input), own.request_M, own.rows_M, repeat_M)

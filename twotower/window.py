@@ -47,6 +47,17 @@ class HistoryBatch:
     dense_BLF: Tensor
     lengths_B: Tensor
 
+    def take(self, members: Tensor, length: int) -> "HistoryBatch":
+        """Some of the histories, padded to `length`."""
+        return HistoryBatch(
+            self.item_rows_BL[members, :length],
+            self.time_BL6[members, :length],
+            self.slots_BLS[members, :length],
+            self.weights_BLS[members, :length],
+            self.dense_BLF[members, :length],
+            self.lengths_B[members],
+        )
+
 
 def collate(histories: Sequence[History]) -> HistoryBatch:
     """One padded batch, at least one event long so that an empty history has a place to stand in."""

@@ -8,7 +8,7 @@ def test_the_model_must_beat_the_counter_beside_it() -> None:
         return {"recall@10": recall, "ndcg@10": recall, "set_loss": 9.0}
 
     report = {
-        "next_basket": {"test": {"model": metrics(0.21), "popularity": metrics(0.1), "personal_frequency": metrics(0.215)}},
+        "quality": {"test": {"model": metrics(0.21), "popularity": metrics(0.1), "personal_frequency": metrics(0.215)}},
         "parameters": {"embedder_share": 0.02},
         "seconds": {"training": 200.0},
         "peak_memory_gib": 2.0,

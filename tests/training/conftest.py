@@ -17,10 +17,10 @@ from twotower.schema import load_schema
 
 TINY = TrainConfig(
     metric="next-basket NDCG@10",
-    minutes=60.0,
+    minutes=None,
     stages=(
-        StageConfig(share=0.5, num_uniform=64, train_embedder=True, max_steps=6),
-        StageConfig(share=0.5, num_uniform=None, train_embedder=False, max_steps=4),
+        StageConfig(share=0.5, num_negatives=64, train_embedder=True, max_steps=6),
+        StageConfig(share=0.5, num_negatives=None, train_embedder=False, max_steps=4),
     ),
     width=32,
     num_layers=1,
@@ -33,8 +33,8 @@ LEARNS = msgspec.structs.replace(
     TINY,
     learning_rate=1e-2,
     stages=(
-        StageConfig(share=0.5, num_uniform=100, train_embedder=True, max_steps=60),
-        StageConfig(share=0.5, num_uniform=None, train_embedder=False, max_steps=30),
+        StageConfig(share=0.5, num_negatives=100, train_embedder=True, max_steps=60),
+        StageConfig(share=0.5, num_negatives=None, train_embedder=False, max_steps=30),
     ),
 )
 

@@ -1,9 +1,11 @@
 """What a training batch may know, and what it must ask."""
 
+import msgspec
 import numpy as np
+import pytest
 
 from tests.training.conftest import Shop
-from training.batches import stream_batches
+from training.batches import BatchSampler, stream_batches
 
 
 def test_no_answer_lies_in_the_held_out_months(shop: Shop) -> None:
@@ -59,3 +61,23 @@ def test_a_stream_repeats_with_its_seed(shop: Shop) -> None:
 def test_new_users_are_asked_about_too(shop: Shop) -> None:
     sampler, rng = shop.sampler(), np.random.default_rng(0)
     assert any((sampler.sample(rng).position_Q == -1).any() for _ in range(20))
+
+
+def test_every_boundary_is_asked_about_equally_often(shop: Shop) -> None:
+    """Long users and short ones, old boundaries and the newest."""
+    config = msgspec.structs.replace(shop.config, max_queries=10_000, batch_windows=16)
+    sampler, rng = BatchSampler(shop.data.log, shop.data.train_until_ms, shop.model, config), np.random.default_rng(1)
+    log, draws = shop.data.log, 400
+    counts_E = np.zeros(len(log.item_rows_E))
+    for _ in range(draws):
+        batch = sampler.sample(rng)
+        users_Q = batch.users_B[batch.window_Q.numpy()]
+        for user, now_ms in zip(users_Q.tolist(), batch.now_ms_Q.tolist(), strict=True):
+            start, stop = log.span(user)
+            counts_E[start + np.searchsorted(log.times_ms_E[start:stop], now_ms)] += 1
+    num_boundaries = [len(sampler.bounds(u)) - 1 for u in range(log.num_users)]
+    per_user = np.array([counts_E[slice(*log.span(u))].sum() for u in range(log.num_users)]) / np.maximum(num_boundaries, 1)
+    long, short = np.argsort(num_boundaries)[-10:], np.argsort(num_boundaries)[:10]
+    assert per_user[long].mean() / per_user[short].mean() == pytest.approx(1, abs=0.15)
+    newest = np.array([counts_E[sampler.bounds(u)[-2]] for u in long])
+    assert newest.mean() / per_user[long].mean() == pytest.approx(1, abs=0.2)

@@ -1,15 +1,19 @@
 """Real purchases: the corpus is what the protocol says, and the counters score what they must before any model is judged."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from training.budget import CONTEXT_TABLE_ROWS
-from training.complete_journey import SCHEMA, prepare
+from training.complete_journey import SCHEMA, prepare, signals_table
 from training.data import Data, read_data
 from training.evaluate import PersonalFrequency, Popularity, Ranker, next_basket, rank
 from training.metrics import summarise
+from twotower.features import DAY_MS
 from twotower.schema import load_schema
 
 
@@ -22,13 +26,37 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def december(corpus: Path) -> Data:
-    return read_data(corpus / "events.parquet", corpus / "items.parquet", SCHEMA, (14.0,), CONTEXT_TABLE_ROWS)
+    signals = corpus / "signals.parquet"
+    return read_data(corpus / "events.parquet", corpus / "items.parquet", SCHEMA, (14.0,), CONTEXT_TABLE_ROWS, signals=signals)
 
 
 def test_the_schema_written_is_the_schema_used(corpus: Path) -> None:
     assert load_schema(corpus / "schema.toml") == SCHEMA
     items = pq.read_schema(corpus / "items.parquet").names
     assert set(SCHEMA.items.features) <= set(items)
+
+
+def test_a_week_s_signals_are_its_shares_of_the_stores(tmp_path: Path) -> None:
+    """In week 2 product 7 is in the mailer of 56 of 112 stores and on display in 28; product 9 is in none but listed."""
+    rows = [(7, "A", "0")] * 28 + [(7, "A", "5")] * 28 + [(9, "0", "0")]
+    products, mailer, display = ([row[i] for row in rows] for i in range(3))
+    weeks = [2] * len(rows)
+    columns = {"product_id": products, "week": weeks, "mailer_location": mailer, "display_location": display}
+    pq.write_table(pa.table(columns), tmp_path / "promotions.parquet")
+    (row,) = signals_table(tmp_path / "promotions.parquet", pa.array([9, 7])).to_pylist()
+    monday = datetime(2017, 1, 2, 5, tzinfo=UTC)
+    assert row == {"item_id": "7", "from": monday, "until": monday + timedelta(weeks=1), "mailer": 0.5, "display": 0.5}
+
+
+def test_december_knows_its_mailers(december: Data) -> None:
+    """What is bought was in that day's mailer more than three times as often as the catalogue is."""
+    assert december.signals is not None
+    assert december.signals.report.unknown_items == december.signals.report.never_valid == 0
+    log, snapshots = december.log, december.snapshots
+    bought = log.times_ms_E >= december.test_from_ms
+    mailer = snapshots.of_items(log.times_ms_E[bought], log.item_rows_E[bought].astype(np.int64))[:, 1]
+    catalogue = snapshots.at(np.unique(log.times_ms_E[bought] // DAY_MS) * DAY_MS)[..., 1]
+    assert (mailer > 0).mean() > 3 * (catalogue > 0).mean()
 
 
 def test_unit_prices_know_only_the_training_months(corpus: Path) -> None:

@@ -7,12 +7,23 @@ from tests.training.conftest import TINY
 from training.config import StageConfig
 
 
-@pytest.mark.parametrize(("name", "value"), [("minutes", 0), ("embedder_share", 0.6), ("stages", TINY.stages[:1])])
+@pytest.mark.parametrize(
+    ("name", "value"), [("minutes", 0), ("embedder_share", 0.6), ("evaluations", -1), ("stages", TINY.stages[:1])]
+)
 def test_impossible_runs_are_refused(name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=r"minutes|embedder_share|shares"):
+    with pytest.raises(ValueError, match=r"minutes|embedder_share|evaluations|shares"):
         msgspec.structs.replace(TINY, **{name: value}).__post_init__()
+
+
+@pytest.mark.parametrize("minutes", [None, 60.0], ids=["by steps", "by minutes"])
+def test_a_run_is_limited_by_minutes_or_by_steps_and_never_by_both(minutes: float | None) -> None:
+    timed = tuple(msgspec.structs.replace(stage, max_steps=None) for stage in TINY.stages)
+    right, wrong = (TINY.stages, timed) if minutes is None else (timed, TINY.stages)
+    assert msgspec.structs.replace(TINY, minutes=minutes, stages=right).minutes == minutes
+    with pytest.raises(ValueError, match="give one of the two"):
+        msgspec.structs.replace(TINY, minutes=minutes, stages=wrong)
 
 
 def test_a_stage_needs_a_share() -> None:
     with pytest.raises(ValueError, match="share"):
-        StageConfig(share=0.0, num_uniform=None, train_embedder=False)
+        StageConfig(share=0.0, num_negatives=None, train_embedder=False)

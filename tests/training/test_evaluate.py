@@ -27,7 +27,7 @@ from training.metrics import Rankings, summarise
 from twotower.catalogue import embed_rows
 from twotower.features import EncodedRows
 from twotower.model.contextualizer import Contextualizer
-from twotower.model.embedder import Embedder
+from twotower.model.kinds import build_embedder
 from twotower.scoring import Request, answer
 from twotower.window import anchor
 
@@ -35,7 +35,7 @@ from twotower.window import anchor
 def untrained(shop: Shop, *, content_only: bool = False) -> Model:
     """Seeded towers: every leak shows without training, for a leak is a matter of what is read."""
     torch.manual_seed(0)
-    embedder, contextualizer = Embedder(shop.model), Contextualizer(shop.model)
+    embedder, contextualizer = build_embedder(shop.model), Contextualizer(shop.model)
     torch.nn.init.normal_(contextualizer.query_out.weight, std=0.3)
     items = shop.items
     if content_only:
@@ -77,7 +77,7 @@ def test_next_event_asks_once_per_item(shop: Shop) -> None:
 
 def test_leave_one_out_asks_for_the_last_event_and_masks_what_was_seen(shop: Shop) -> None:
     log = shop.data.log
-    queries = leave_one_out(log, shop.data.test_from_ms)
+    queries = leave_one_out(log, shop.data.test_from_ms, shop.data.end_ms)
     lasts = log.times_ms_E[log.offsets_U1[1:] - 1]
     assert len(queries) == (lasts >= shop.data.test_from_ms).sum(), "an older last event was trained on"
     assert all(log.times_ms_E[log.span(q.user)[0] + q.seen - 1] < q.now_ms for q in queries), "nothing of its own basket is known"
@@ -86,6 +86,7 @@ def test_leave_one_out_asks_for_the_last_event_and_masks_what_was_seen(shop: Sho
     assert own.any()
     assert (ranked.rank_A[own] > len(shop.items) / 4).all(), "a masked answer cannot be found"
     assert np.isnan(ranked.nll_A[own]).all()
+    assert np.isnan(ranked.local_nll_A[own]).all()
 
 
 def test_one_pass_per_window_equals_one_request_at_a_time(shop: Shop) -> None:
@@ -197,3 +198,15 @@ def test_personal_frequency_ranks_own_items_by_count_then_popularity(shop: Shop)
     assert own.count_M[own.item_rows_M.tolist().index(best)] == own.count_M.max()
     unseen = np.setdiff1d(np.arange(len(shop.items)), own.item_rows_M)
     assert scores[own.item_rows_M].min() > scores[unseen].max()
+
+
+def test_batch_local_candidates_are_the_answers_of_64_consecutive_queries(shop: Shop) -> None:
+    queries = queries_of(shop)[:70]
+    ranked = judge(shop, Popularity(shop.data.snapshots), queries)
+    owner = ranked.answer_query_A
+    for first, last in ((0, 64), (64, 70)):
+        candidates = np.unique(np.concatenate([q.answers for q in queries[first:last]]))
+        scores = shop.data.snapshots.day(queries[first].now_ms)[:, 0]
+        expected = [1 + (scores[candidates] > scores[a]).sum() for a in queries[first].answers]
+        ties = [((scores[candidates] == scores[a]).sum() - 1) / 2 for a in queries[first].answers]
+        assert ranked.local_rank_A[owner == first].tolist() == (np.array(expected) + ties).tolist()

@@ -3,13 +3,14 @@
 import shutil
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from training.inspect_data import infer_schema, inspect
 from twotower.errors import DataError
-from twotower.schema import load_schema
+from twotower.schema import SignalColumns, load_schema
 
 
 def test_kinds_are_guessed_from_names_and_types(tiny_shop: Path) -> None:
@@ -57,3 +58,23 @@ def test_each_fault_is_named_where_it_is(tiny_shop: Path, tmp_path: Path) -> Non
     assert findings[0].level == "error"
     assert "'price'" in findings[0].what
     assert any(f.level == "warning" and "gone" in f.what for f in findings)
+
+
+def test_signals_are_looked_at_too(tiny_shop: Path, tmp_path: Path) -> None:
+    events, items = tiny_shop / "events.parquet", tiny_shop / "items.parquet"
+    schema = msgspec.structs.replace(
+        load_schema(tiny_shop / "schema.toml"), signals=SignalColumns(features=("mailer", "display"))
+    )
+    days = pa.array([1_735_700_000_000] * 2, pa.timestamp("ms", "UTC"))
+    columns = {"item_id": ["item-1", "gone"], "from": days, "until": days, "mailer": [0.5, 0.5], "display": [0.0, 0.0]}
+    pq.write_table(pa.table({**columns, "until": pa.nulls(2, days.type)}), tmp_path / "signals.parquet")
+    findings = [f for f in inspect(events, items, schema, tmp_path / "signals.parquet") if f.where.startswith("signals")]
+    assert [(f.level, f.where) for f in findings] == [
+        ("warning", "signals"),
+        ("warning", "signals.display"),
+        ("note", "signals"),
+        ("note", "signals.mailer"),
+    ]
+    assert "gone" in findings[0].what
+    (error,) = (f for f in inspect(events, items, schema) if f.level == "error")
+    assert "(mailer, display): give their file with --signals" in error.what

@@ -2,12 +2,15 @@
 
 import msgspec
 import numpy as np
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.training.conftest import Shop
 from training.batches import BatchSampler
-from training.loss import correct_for_sampling
-from training.negatives import certain_items, draw_candidates, owner_share
+from training.config import Negatives, StageConfig
+from training.negatives import PROPOSALS, certain_items, draw_candidates, inclusion_probabilities, owner_share, propose
 
 
 def test_a_candidate_weighs_one_over_its_probability(shop: Shop) -> None:
@@ -48,22 +51,55 @@ def test_the_candidates_of_every_query_stand_for_the_whole_catalogue(shop: Shop)
         batch = sampler.sample(rng)
         drawn = draw_candidates(rng, batch, share_N, 60, shop.config.batch_windows)
         certain = certain_items(batch, drawn)[batch.window_Q]
-        sums = correct_for_sampling(torch.zeros(certain.shape), torch.from_numpy(drawn.log_weight_C), certain).exp().sum(1)
+        sums = torch.where(certain, 0.0, torch.from_numpy(drawn.log_weight_C)).exp().sum(1)
         ratios.append(float(sums.mean()) / num_items)
     # Queries that name an event type leave the rest of their basket out, which the probability does not know: a few percent.
     assert abs(np.mean(ratios) - 1) < 0.06
 
 
-def test_the_corrected_sum_is_unbiased() -> None:
-    torch.manual_seed(0)
-    scores_N, num_drawn = torch.randn(40), 10
-    truth = scores_N.exp().sum()
-    estimates = []
-    for _ in range(4000):
-        others = torch.randperm(38)[:num_drawn] + 2  # items 0 and 1 are the query's own
-        rows = torch.cat([torch.tensor([0, 1]), others])
-        log_weight = torch.full((len(rows),), float(np.log(38 / num_drawn)))
-        certain = (rows < 2)[None]
-        corrected = correct_for_sampling(scores_N[rows][None], log_weight, certain)
-        estimates.append(corrected.exp().sum())
-    assert abs(torch.stack(estimates).mean() / truth - 1) < 0.02
+@pytest.mark.parametrize("name", PROPOSALS)
+def test_a_pool_holds_items_as_often_as_it_says(name: Negatives) -> None:
+    share_N = np.array([0.0, 0.1, 0.2, 0.3, 5.0, 0.0])
+    proposal, rng = PROPOSALS[name](share_N, 3), np.random.default_rng(0)
+    counts = np.zeros(6)
+    for _ in range(4_000):
+        drawn = proposal.draw(rng)
+        assert (np.diff(drawn.rows_C) > 0).all()
+        counts[drawn.rows_C] += 1
+    assert proposal.inclusion_N.sum() == pytest.approx(3)
+    np.testing.assert_allclose(counts / 4_000, proposal.inclusion_N, atol=0.03)
+
+
+def test_uniform_negatives_weigh_alike_and_popular_ones_less() -> None:
+    share_N = np.array([0.0, 0.1, 0.2, 0.3, 5.0, 0.0])
+    np.testing.assert_allclose(PROPOSALS["uniform"](share_N, 3).log_weight_N, np.log(2), rtol=1e-6)
+    popular = PROPOSALS["popular"](share_N, 3)
+    assert popular.log_weight_N[4] == 0, "drawn for certain, it stands for itself alone"
+    assert (np.diff(popular.log_weight_N[[0, 1, 2, 3, 4]]) < 0).all()
+    assert not PROPOSALS["popular_uncorrected"](share_N, 3).log_weight_N.any()
+
+
+def test_no_popular_pools_weight_exceeds_twice_the_uniform_ones() -> None:
+    share_N = np.random.default_rng(0).pareto(1.0, 1000)
+    for size in (1, 10, 500, 999):
+        popular, uniform = (PROPOSALS[name](share_N, size).log_weight_N for name in ("popular", "uniform"))
+        assert popular.max() <= uniform.max() + np.log(2) + 1e-6
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=30), st.data())
+def test_inclusion_probabilities_add_up_and_keep_proportion(sizes: list[float], data: st.DataObject) -> None:
+    expected = data.draw(st.integers(1, len(sizes) - 1))
+    inclusion_N = inclusion_probabilities(np.array(sizes), expected)
+    assert inclusion_N.sum() == pytest.approx(expected)
+    assert inclusion_N.min() > 0
+    assert inclusion_N.max() <= 1
+    below = inclusion_N < 1
+    ratio = inclusion_N[below] / np.array(sizes)[below]
+    np.testing.assert_allclose(ratio, ratio[0] if len(ratio) else 0.0, rtol=1e-9)
+
+
+def test_as_many_negatives_as_items_are_the_whole_catalogue() -> None:
+    stage = StageConfig(share=1.0, num_negatives=6, train_embedder=False)
+    assert propose(stage, np.ones(6)) is None
+    assert propose(stage, np.ones(7)) is not None
+    assert propose(msgspec.structs.replace(stage, num_negatives=None), np.ones(7)) is None

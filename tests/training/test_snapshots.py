@@ -6,6 +6,7 @@ from tests.training.conftest import Shop
 from training.snapshots import take_snapshots
 from twotower.features import DAY_MS
 from twotower.popularity import decayed_counts, log_popularity
+from twotower.signals import SignalReport, Signals
 
 
 def test_a_snapshot_equals_counting_the_days_before_it(shop: Shop) -> None:
@@ -25,3 +26,17 @@ def test_no_moment_sees_its_own_day(shop: Shop) -> None:
     assert snapshots.index(np.array([snapshots.start_ms - DAY_MS])).tolist() == [0]
     rows = np.array([3, 4])
     np.testing.assert_array_equal(snapshots.of_items(np.array([noon, noon]), rows), snapshots.at(np.array([noon]))[0, rows])
+
+
+def test_signals_stand_behind_popularity_on_their_own_days(shop: Shop) -> None:
+    """Item 3 has a mailer on the sixth day, known from its first minute."""
+    log, num_items, start_ms = shop.data.log, len(shop.items), shop.data.snapshots.start_ms
+    sixth = np.array([start_ms + 5 * DAY_MS])
+    signals = Signals(
+        num_items, np.array([3], np.int32), sixth, sixth + DAY_MS, np.array([[0.5]], np.float32), SignalReport(1, 0, (), 0)
+    )
+    snapshots = take_snapshots(log, num_items, (14.0,), signals)
+    np.testing.assert_array_equal(snapshots.table_TNP[..., :1], shop.data.snapshots.table_TNP)
+    moments = start_ms + DAY_MS * np.array([4, 5, 6]) + np.array([DAY_MS - 1, 0, 0])
+    assert snapshots.of_items(moments, np.array([3]))[:, 1].tolist() == [0, 0.5, 0]
+    assert np.count_nonzero(snapshots.table_TNP[..., 1]) == 1

@@ -1,15 +1,20 @@
 """A bundle comes back as it was saved, or not at all."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
+from torch import nn
 
-from twotower.bundle import CONFIG, EMBEDDER, SCHEMA, BundleConfig, load_bundle, load_towers, vector_space_id
+from twotower.bundle import CONFIG, EMBEDDER, SCHEMA, BundleConfig, load_bundle, load_towers, read_config, vector_space_id
 from twotower.errors import EnvironmentProblem, FormatError, IntegrityError, ReleaseMismatch
 from twotower.manifest import refuse_existing
+from twotower.model.config import ModelConfig
+from twotower.model.embedder import MlpEmbedder
+from twotower.model.kinds import TRUST_VARIABLE
 
 
 @pytest.fixture
@@ -46,12 +51,71 @@ def test_an_embedder_of_another_space_is_refused(copy: Path) -> None:
         load_towers(copy)
 
 
+def test_a_schema_with_other_signals_than_the_model_is_refused(copy: Path) -> None:
+    (copy / SCHEMA).write_text((copy / SCHEMA).read_text() + "\n[signals]\nfeatures = ['mailer']\n")
+    with pytest.raises(ReleaseMismatch, match="0 signals"):
+        load_towers(copy)
+
+
 def test_features_of_another_version_are_refused(copy: Path) -> None:
     config = load_towers(copy).config
     spec = msgspec.structs.replace(config.model.item_spec, version=99)
     rewrite_config(copy, msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, item_spec=spec)))
     with pytest.raises(FormatError, match="99"):
         load_towers(copy)
+
+
+class Mine(MlpEmbedder):
+    """A user's own embedder."""
+
+
+class Changed(MlpEmbedder):
+    """What became of it since a bundle was trained with it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.more = nn.Linear(3, 3)
+
+
+def renamed(path: Path, kind: str) -> None:
+    """Make the bundle name another kind of embedder."""
+    config = read_config(path)
+    model = msgspec.structs.replace(config.model, embedder=kind)
+    rewrite_config(path, msgspec.structs.replace(config, model=model, vector_space_id=vector_space_id(path / EMBEDDER, model)))
+
+
+def test_a_users_embedder_is_rebuilt_where_the_operator_names_it(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    renamed(copy, f"{__name__}:Mine")
+    monkeypatch.setenv(TRUST_VARIABLE, f"{__name__}:Mine")
+    assert type(load_towers(copy).embedder).__name__ == "Mine"
+
+
+def test_code_that_only_the_bundle_names_is_not_imported(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TRUST_VARIABLE, raising=False)
+    renamed(copy, "this:Zen")
+    with pytest.raises(EnvironmentProblem, match="TWOTOWER_EMBEDDER=this:Zen"):
+        load_towers(copy)
+    assert "this" not in sys.modules
+
+
+def test_a_module_that_is_not_there_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    renamed(copy, "no_such_shop:Mine")
+    monkeypatch.setenv(TRUST_VARIABLE, "no_such_shop:Mine")
+    with pytest.raises(EnvironmentProblem, match="'no_such_shop' cannot be imported"):
+        load_towers(copy)
+
+
+def test_weights_that_do_not_fit_the_users_code_any_more_are_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    renamed(copy, f"{__name__}:Changed")
+    monkeypatch.setenv(TRUST_VARIABLE, f"{__name__}:Changed")
+    with pytest.raises(FormatError, match="Bring back the code"):
+        load_towers(copy)
+
+
+def test_equal_weights_under_another_kind_are_another_space(tiny_bundle: Path) -> None:
+    model = read_config(tiny_bundle).model
+    other = msgspec.structs.replace(model, embedder=f"{__name__}:Mine")
+    assert vector_space_id(tiny_bundle / EMBEDDER, model) != vector_space_id(tiny_bundle / EMBEDDER, other)
 
 
 def test_a_bundle_is_never_overwritten(tiny_bundle: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from twotower.errors import DataError
-from twotower.schema import ItemColumns, Schema, Split, dump_schema, load_schema, utc_ms
+from twotower.schema import ItemColumns, Schema, SignalColumns, Split, dump_schema, load_schema, utc_ms
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -18,6 +18,7 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_a_schema_survives_writing_and_reading(tmp_path: Path) -> None:
     schema = Schema(
         items=ItemColumns(item_id="sku", features={"price": "numeric", "name": "text"}),
+        signals=SignalColumns(item_id="sku", features=("mailer", "price_cut")),
         split=Split(validation_from=datetime(2024, 1, 1, tzinfo=UTC), test_from=datetime(2024, 2, 1, tzinfo=UTC)),
     )
     assert load_schema(write(tmp_path, dump_schema(schema))) == schema
@@ -35,6 +36,8 @@ def test_a_schema_survives_writing_and_reading(tmp_path: Path) -> None:
         ("[events]\nevent_type = 'action'\n[events.features]\nevent_type = 'categorical'\n", "is a role"),
         ("[items.features]\nitem_id = 'categorical'\n", "is the id"),
         ("[items]\ntitle = 'name'\n", "'name'"),
+        ("[signals]\nfeatures = []\n", "no features"),
+        ("[signals]\nfeatures = ['mailer', 'from']\n", "twice: from"),
     ],
 )
 def test_a_wrong_schema_is_refused_by_name(tmp_path: Path, text: str, named: str) -> None:

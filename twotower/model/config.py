@@ -19,7 +19,11 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     context_table_rows: int = 256
     repeat_hidden: int = 32
     repeat_rank: int = 8
+    repeat_item_width: int = 16
+    own_heads: int = 4
+    own_key_width: int = 16  # of each head
     num_popularity: int = 1  # popularity dimensions appended to every item vector
+    embedder: str = "mlp"  # a name of `twotower.model.kinds`, or the user's own as module:Class
     table_rows: int = 512  # shared hash table of the embedder
     table_dim: int = 8
     embedder_hidden: int = 64
@@ -31,6 +35,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"width {self.width} must split into {self.num_heads} heads of an even width")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"{self.num_heads} heads cannot share {self.num_kv_heads} key/value heads")
+        if self.width % self.own_heads:
+            raise ValueError(f"width {self.width} must split into {self.own_heads} heads over own items")
         if self.window % self.page:
             raise ValueError(f"window {self.window} must be a multiple of page {self.page}")
 

@@ -12,10 +12,13 @@ from torch.nn import functional
 
 from twotower.features import REQUEST_TIME_WIDTH
 from twotower.model.config import ModelConfig
-from twotower.repeat import NUM_REPEAT_FEATURES
+from twotower.model.own_attention import OwnAttention
+from twotower.own import OwnItems, OwnVectors
+from twotower.repeat import NUM_ACTIVITY_FEATURES, NUM_REPEAT_FEATURES
 from twotower.window import HistoryBatch
 
 ROPE_BASE = 10_000.0
+MIN_GROUPED = 16  # histories; fewer are not worth a second pass
 
 
 class Block(nn.Module):
@@ -65,17 +68,22 @@ class Contextualizer(nn.Module):
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__()
-        width, query_input = config.width, config.width + REQUEST_TIME_WIDTH
+        width, query_input = config.width, config.width + REQUEST_TIME_WIDTH + NUM_ACTIVITY_FEATURES
         self.context_table = nn.Parameter(torch.empty(config.context_table_rows, width))
         self.context_in = nn.Linear(config.context_input, width)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(width)
         self.empty_history = nn.Parameter(torch.zeros(width))
+        self.own_attention = OwnAttention(config, query_input)
         self.query_hidden = nn.Linear(query_input, 2 * width)
         self.query_out = nn.Linear(2 * width, width + config.num_popularity)
+        self.repeat_item = nn.Linear(width, config.repeat_item_width)
         self.repeat_mlp = nn.Sequential(
-            nn.Linear(NUM_REPEAT_FEATURES + config.num_popularity, config.repeat_hidden),
+            nn.Linear(
+                NUM_REPEAT_FEATURES + NUM_ACTIVITY_FEATURES + config.num_popularity + config.repeat_item_width,
+                config.repeat_hidden,
+            ),
             nn.ReLU(),
             nn.Linear(config.repeat_hidden, config.repeat_hidden),
             nn.ReLU(),
@@ -102,13 +110,25 @@ class Contextualizer(nn.Module):
                 assert isinstance(block, Block)
                 for layer in (block.attention_out, block.down):
                     layer.weight.mul_((2 * config.num_layers) ** -0.5)
+            self.own_attention.out.weight.mul_(0.2)
             # A new model ranks by popularity alone: the prior it then learns to bend.
             self.query_out.weight.mul_(0.1)
             self.query_out.bias[self.width :] = 1.0
         nn.init.trunc_normal_(self.context_table, std=0.02)
 
     def forward(self, item_vectors_BLD: Tensor, batch: HistoryBatch) -> Tensor:
-        """Hidden states [B, L, D]; the one at position l has seen events 0..l."""
+        """Hidden states [B, L, D]; the one at position l has seen events 0..l. Those behind a history's end mean nothing."""
+        longest = item_vectors_BLD.shape[1]
+        groups = length_groups(batch.lengths_B, longest)
+        if len(groups) == 1:
+            return self._hidden(item_vectors_BLD, batch)
+        hidden_BLD = torch.zeros_like(item_vectors_BLD)
+        for members, length in groups:
+            part = self._hidden(item_vectors_BLD[members, :length], batch.take(members, length))
+            hidden_BLD = hidden_BLD.index_put((members[:, None], torch.arange(length, device=members.device)), part)
+        return hidden_BLD
+
+    def _hidden(self, item_vectors_BLD: Tensor, batch: HistoryBatch) -> Tensor:
         length = item_vectors_BLD.shape[1]
         dense_BLF = torch.cat([batch.time_BL6, batch.dense_BLF], -1)
         x_BLD = item_vectors_BLD + self.context_in(dense_BLF) + self.pool_slots(batch.slots_BLS, batch.weights_BLS)
@@ -122,18 +142,41 @@ class Contextualizer(nn.Module):
         return (functional.embedding(slots, self.context_table) * weights[..., None]).sum(-2)
 
     def query_input(
-        self, hidden_QD: Tensor, empty_Q: Tensor, request_Q7: Tensor, wanted_QS: Tensor, wanted_weights_QS: Tensor
+        self,
+        hidden_QD: Tensor,
+        empty_Q: Tensor,
+        request_Q7: Tensor,
+        wanted_QS: Tensor,
+        wanted_weights_QS: Tensor,
+        own: OwnItems,
+        vectors: OwnVectors,
     ) -> Tensor:
-        """Hidden state (or the learned empty history) plus the event type wanted, beside the request's time features."""
-        hidden_QD = torch.where(empty_Q[:, None], self.empty_history, hidden_QD)
-        return torch.cat([hidden_QD + self.pool_slots(wanted_QS, wanted_weights_QS), request_Q7], -1)
+        """Hidden state (or the learned empty history), the event type wanted and own items, beside time and activity."""
+        hidden_QD = torch.where(empty_Q[:, None], self.empty_history, hidden_QD) + self.pool_slots(wanted_QS, wanted_weights_QS)
+        beside = [request_Q7, own.activity_Q6]
+        taste_QD = self.own_attention(torch.cat([hidden_QD, *beside], -1), own, vectors)
+        return torch.cat([hidden_QD + taste_QD, *beside], -1)
 
     def queries(self, query_input: Tensor) -> Tensor:
         """Query vectors [Q, D + P], to be multiplied with [item vector, log popularity]."""
         return self.query_out(self.dropout(functional.silu(self.query_hidden(query_input))))  # type: ignore[no-any-return]
 
-    def repeat_scores(self, query_input: Tensor, query_M: Tensor, features_M6: Tensor, popularity_MP: Tensor) -> Tensor:
-        """What is added to the score of each own item, [M]; `query_M` says whose item it is."""
-        own = self.repeat_mlp(torch.cat([features_M6, 1.5 + popularity_MP / 5], -1))[:, 0]
-        interaction = self.repeat_query(query_input)[query_M] * self.repeat_key(features_M6)
-        return own + interaction.sum(-1)  # type: ignore[no-any-return]
+    def repeat_scores(self, query_input: Tensor, own: OwnItems, vectors: OwnVectors) -> Tensor:
+        """What is added to the score of each own item, [M].
+
+        It reads the item's vector too: milk is bought again within days, and a broom is not.
+        """
+        item_M16 = self.repeat_item(vectors.items_UD)[vectors.item_M]
+        seen = torch.cat([own.features_M6, own.activity_Q6[own.request_M], 1.5 + vectors.popularity_MP / 5, item_M16], -1)
+        interaction = self.repeat_query(query_input)[own.request_M] * self.repeat_key(own.features_M6)
+        return self.repeat_mlp(seen)[:, 0] + interaction.sum(-1)  # type: ignore[no-any-return]
+
+
+def length_groups(lengths_B: Tensor, longest: int) -> list[tuple[Tensor, int]]:
+    """Histories of similar length: whose they are, and how many events are computed of each; one group when padding is small."""
+    padded = lengths_B.clamp(min=1)
+    if len(padded) < MIN_GROUPED or 2 * int(padded.sum()) > padded.numel() * longest:
+        return [(torch.arange(len(padded), device=padded.device), longest)]
+    power_B = torch.log2(padded.float()).ceil().int()
+    powers = torch.unique(power_B).tolist()
+    return [(torch.nonzero(power_B == power)[:, 0], min(2**power, longest)) for power in powers]

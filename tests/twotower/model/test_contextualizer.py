@@ -9,7 +9,7 @@ from torch import Tensor
 
 from twotower.bundle import Towers, load_bundle
 from twotower.features import EncodedRows
-from twotower.model.contextualizer import rotate
+from twotower.model.contextualizer import length_groups, rotate
 from twotower.window import History, HistoryBatch, collate
 
 
@@ -51,6 +51,19 @@ def test_padding_changes_nothing(tiny_bundle: Path) -> None:
     torch.testing.assert_close(together[0, :5], hidden(towers, batch_of(towers, 5))[0], rtol=1e-4, atol=1e-5)
 
 
+def test_histories_of_all_lengths_are_computed_as_each_alone(tiny_bundle: Path) -> None:
+    """Many histories of different lengths are grouped; what a history's events say does not change."""
+    towers = load_bundle(tiny_bundle).towers
+    batch = batch_of(towers, 1, 40, *range(17))
+    assert len(length_groups(batch.lengths_B, 40)) == 6
+    together = hidden(towers, batch)
+    for b in (0, 1, 5, 18):
+        length = max(int(batch.lengths_B[b]), 1)
+        torch.testing.assert_close(
+            together[b, :length], hidden(towers, batch.take(torch.tensor([b]), length))[0], rtol=1e-4, atol=1e-5
+        )
+
+
 def test_rotated_dot_products_depend_on_distance_alone() -> None:
     angles = torch.outer(torch.arange(12.0), 10_000.0 ** (-torch.arange(4) / 4))
     q, k = torch.randn(8).expand(12, 8), torch.randn(8).expand(12, 8)
@@ -62,6 +75,6 @@ def test_rotated_dot_products_depend_on_distance_alone() -> None:
 def test_a_new_model_ranks_by_popularity(tiny_bundle: Path) -> None:
     contextualizer = load_bundle(tiny_bundle).towers.contextualizer
     width = contextualizer.width
-    query = contextualizer.queries(torch.zeros(1, width + 7))
+    query = contextualizer.queries(torch.zeros(1, contextualizer.query_hidden.in_features))
     assert torch.equal(query[0, width:], torch.ones(1))
     assert torch.equal(query[0, :width], torch.zeros(width))

@@ -1,0 +1,241 @@
+"""Two million negatives at once: what the loss of stage 2 needs in memory and time, and how exact it is.
+
+Everything runs in a process of its own: the catalogue is made and touched, then the resident set is noted, then a pool is
+drawn and the loss runs forward and backward. What the resident set grew by at its highest is the figure.
+
+Q: queries, N: items, K: drawn candidates, C: some of them, D: item width, P: popularity dimensions, V: D + P, M: own items
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.report import Row, write_report
+from training.config import StageConfig
+from training.joint_loss import Answers, Own
+from training.log_partition import TILE_CANDIDATES, TILE_QUERIES, FrozenCatalogue, Pool
+from training.loss import frozen_set_loss
+from training.negatives import Proposal, propose
+
+MB = 1e6
+FLOAT, LONG = 4, 8  # bytes
+THREADS = 2
+NUM_CHECKED = 16  # queries that are compared with float64
+CHECKED_AT_ONCE = 50_000  # candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of the problem. By default it is what the published recipe ends with, on a catalogue that has so many items."""
+
+    num_queries: int = 4096
+    num_candidates: int = 2_000_000
+    num_items: int = 3_000_000
+    width: int = 128
+    num_days: int = 8
+    num_own: int = 64  # of a query
+    num_answers: int = 8
+
+    @property
+    def flops(self) -> float:
+        """Two matrix products: scores, and the gradient."""
+        return 4.0 * self.num_queries * self.num_candidates * self.width
+
+    @property
+    def predicted_bytes(self) -> int:
+        """Drawing: a random number per item. The loss: pairs, the answers' vectors, query gradients and one tile."""
+        num_pairs = self.num_queries * (self.num_own + self.num_answers)
+        scored = self.num_queries * (self.width + 1) * FLOAT
+        drawn = self.num_items * (LONG + FLOAT) + self.num_candidates * (LONG + FLOAT)
+        drawing = self.num_items * (LONG + 1)
+        pairs = num_pairs * 10 * LONG  # keys, queries, rows, columns, places and their sorted order
+        answers = 4 * self.num_answers * scored  # their items, queries and products, and one gradient
+        tile = (2 * TILE_QUERIES + self.width + self.num_days) * TILE_CANDIDATES * FLOAT
+        return drawn + max(drawing, pairs + answers + 6 * scored + tile)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Frozen items and the queries of a step."""
+
+    catalogue: FrozenCatalogue
+    query_QV: Tensor
+    own: Own
+    answers: Answers
+    day_Q: Tensor
+
+    def loss(self, pool: Pool) -> Tensor:
+        """As a training step computes it."""
+        return frozen_set_loss(self.query_QV, self.own, self.answers, self.day_Q, self.catalogue, [pool])
+
+    def first(self, num_queries: int) -> "Problem":
+        """The same for the first queries only."""
+        mine, asked = self.own.query_M < num_queries, self.answers.query_A < num_queries
+        return Problem(
+            self.catalogue,
+            self.query_QV[:num_queries],
+            Own(*(column[mine] for column in self.own)),
+            Answers(*(column[asked] for column in self.answers)),
+            self.day_Q[:num_queries],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one process saw."""
+
+    peak_bytes: int
+    num_drawn: int
+    seconds: float
+    gemm_flops_per_s: float
+    loss_error: float  # relative to float64
+    gradient_error: float  # relative to the largest gradient of the checked queries
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure in a process of its own and report; 1 when a figure misses its must."""
+    parser = argparse.ArgumentParser(prog="loss_memory", description=__doc__)
+    parser.add_argument("--candidates", type=int, default=Size().num_candidates, help="of a catalogue of half as many more items")
+    parser.add_argument("--measure", action="store_true", help="measure in this process and print JSON")
+    args = parser.parse_args(argv)
+    size = Size(num_candidates=args.candidates, num_items=args.candidates * 3 // 2)
+    if args.measure:
+        print(json.dumps(asdict(measure(size))))
+        return 0
+    command = [sys.executable, "-m", "benchmarks.loss_memory", "--measure", "--candidates", str(args.candidates)]
+    rows = rows_of(size, Measured(**json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)))
+    write_report("loss_memory", rows)
+    return 0 if all(row.meets_must for row in rows) else 1
+
+
+def rows_of(size: Size, measured: Measured) -> list[Row]:
+    """Peaks are above the catalogue's own memory, which holds the candidates: they are never copied."""
+    gemm, ours = measured.gemm_flops_per_s, size.flops * measured.num_drawn / size.num_candidates / measured.seconds
+    scores_mb = size.num_queries * measured.num_drawn * FLOAT / MB
+    candidates_mb = measured.num_drawn * size.width * FLOAT / MB
+    return [
+        Row(metric="loss_peak_mb", value=measured.peak_bytes / MB, unit="MB", better="lower", must=512.0, goal=256.0),
+        Row(metric="loss_predicted_mb", value=size.predicted_bytes / MB, unit="MB", better="lower"),
+        Row(metric="loss_logits_mb", value=scores_mb, unit="MB, never made", better="lower"),
+        Row(metric="loss_candidates_mb", value=candidates_mb, unit="MB, theirs", better="lower"),
+        Row(metric="loss_candidates", value=measured.num_drawn, unit="drawn", better="higher"),
+        Row(metric="loss_s", value=measured.seconds, unit="s", better="lower"),
+        Row(metric="loss_gflops", value=ours / 1e9, unit="GFLOP/s", better="higher"),
+        Row(metric="loss_gemm_gflops", value=gemm / 1e9, unit="GFLOP/s", better="higher"),
+        Row(metric="loss_gemm_share", value=ours / gemm, unit="", better="higher"),
+        Row(metric="loss_error", value=measured.loss_error, unit="", better="lower", must=1e-5, goal=1e-6),
+        Row(metric="loss_gradient_error", value=measured.gradient_error, unit="", better="lower", must=1e-4, goal=1e-5),
+    ]
+
+
+def measure(size: Size) -> Measured:
+    """Draw a pool, run the loss forward and backward, and compare a few queries with float64."""
+    torch.set_num_threads(THREADS)
+    problem = make_problem(size)
+    gemm_before = gemm_rate()
+    problem.first(NUM_CHECKED).loss(Pool(torch.arange(64), torch.zeros(64)))  # load what is loaded once
+    baseline = memory("VmRSS")
+    proposal = propose(StageConfig(share=1.0, num_negatives=size.num_candidates, train_embedder=False), np.ones(size.num_items))
+    assert proposal is not None
+    pool = draw(proposal)
+    started = time.perf_counter()
+    problem.loss(pool).backward()  # type: ignore[no-untyped-call]
+    seconds, peak = time.perf_counter() - started, memory("VmHWM") - baseline
+    gemm = max(gemm_before, gemm_rate())
+    return Measured(peak, len(pool), seconds, gemm, *errors(problem, pool))
+
+
+def make_problem(size: Size) -> Problem:
+    """Random vectors with scores spread like a trained model's; the first own item of a query is its first answer too."""
+    generator = torch.Generator().manual_seed(0)
+    vectors_ND = torch.empty(size.num_items, size.width).normal_(generator=generator)
+    popularity_PTN = torch.empty(1, size.num_days, size.num_items).normal_(generator=generator)
+    query_QV = torch.empty(size.num_queries, size.width + 1).normal_(std=2 / math.sqrt(size.width), generator=generator)
+    own_QM = (torch.rand(size.num_queries, size.num_own, generator=generator) * (size.num_items // size.num_own)).long()
+    own_QM += torch.arange(size.num_own) * (size.num_items // size.num_own)  # distinct, and sorted
+    answers_QA = own_QM[:, :1] + torch.arange(size.num_answers)
+    queries = torch.arange(size.num_queries)
+    num_answers = answers_QA.numel()
+    return Problem(
+        FrozenCatalogue(vectors_ND, popularity_PTN),
+        query_QV.requires_grad_(),
+        Own(queries.repeat_interleave(size.num_own), own_QM.flatten(), torch.ones(own_QM.numel(), requires_grad=True)),
+        Answers(queries.repeat_interleave(size.num_answers), answers_QA.flatten(), torch.full((num_answers,), 1 / num_answers)),
+        torch.randint(size.num_days, (size.num_queries,), generator=generator),
+    )
+
+
+def draw(proposal: Proposal) -> Pool:
+    """A pool of a fixed seed."""
+    drawn = proposal.draw(np.random.default_rng(0))
+    return Pool(torch.from_numpy(drawn.rows_C), torch.from_numpy(drawn.log_weight_C))
+
+
+def memory(field: str) -> int:
+    """Of this process, in bytes: VmRSS is the resident set, VmHWM its highest so far."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def gemm_rate() -> float:
+    """FLOP/s of a matrix product that is large enough to be at its best."""
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    return 2 * 2048**3 / min(timed(lambda: a @ b) for _ in range(6))
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def errors(problem: Problem, pool: Pool) -> tuple[float, float]:
+    """Of the loss of the first queries, computed apart, and of their gradients in the whole run."""
+    assert problem.query_QV.grad is not None
+    few = problem.first(NUM_CHECKED)
+    loss = few.loss(pool).item()
+    truth, gradient_QV = dense(few, pool)
+    found_QV = problem.query_QV.grad[: len(few.query_QV)]
+    return abs(loss / truth - 1), ((found_QV - gradient_QV).abs().max() / gradient_QV.abs().max()).item()
+
+
+def dense(problem: Problem, pool: Pool) -> tuple[float, Tensor]:
+    """The loss by its definition in float64, with all scores in memory, and its gradient with respect to the queries."""
+    query_QV = problem.query_QV.detach().double().requires_grad_()
+    num_queries, num_items = len(query_QV), len(problem.catalogue.vectors_ND)
+    others, parts = torch.zeros(num_queries, num_items, dtype=torch.bool), []
+    others[:, pool.rows_K] = True
+    held = torch.zeros_like(others)
+    held[problem.own.query_M, problem.own.column_M] = True
+    held[problem.answers.query_A, problem.answers.column_A] = True
+    repeat_QN = torch.zeros(num_queries, num_items, dtype=torch.float64)
+    repeat_QN[problem.own.query_M, problem.own.column_M] = problem.own.repeat_M.detach().double()
+    log_weight_N = torch.zeros(num_items, dtype=torch.float64).index_copy(0, pool.rows_K, pool.log_weight_K.double())
+    for start in range(0, num_items, CHECKED_AT_ONCE):
+        rows = torch.arange(start, min(start + CHECKED_AT_ONCE, num_items))
+        vectors_CD = problem.catalogue.vectors_ND[rows].double()
+        popularity_QC = problem.catalogue.popularity_PTN[0, problem.day_Q[:, None], rows].double()
+        scores_QC = query_QV[:, :-1] @ vectors_CD.T + query_QV[:, -1:] * popularity_QC + repeat_QN[:, rows]
+        weighted_QC = torch.where(held[:, rows], scores_QC, scores_QC + log_weight_N[rows])
+        parts.append(weighted_QC.masked_fill(~(held | others)[:, rows], -torch.inf).logsumexp(1))
+    log_partition_Q = torch.stack(parts, 1).logsumexp(1)
+    answers = problem.answers
+    item_AV = problem.catalogue.items(answers.column_A, problem.day_Q[answers.query_A]).double()
+    score_A = (query_QV[answers.query_A] * item_AV).sum(1) + repeat_QN[answers.query_A, answers.column_A]
+    loss = ((log_partition_Q[answers.query_A] - score_A) * answers.weight_A).sum()
+    return loss.item(), torch.autograd.grad(loss, query_QV)[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""Quality on real data: our model beside the counters and beside rectools' SASRec and HSTU, on the same split and protocol.
+
+Complete Journey: every basket of December, rolling history, the whole catalogue ranked, seen items kept. Amazon Beauty:
+leave-one-out, the whole catalogue ranked, seen items masked, several seeds. The peers get the wall-clock time that our
+training took and the same number of threads; each side's best weights are those of its own validation part. Finished parts
+are kept in build/bench/quality/ and reused while what they depend on stays the same; delete it to begin anew.
+
+N: items of the catalogue
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from benchmarks.peers.corpus import Corpus, prepared, run_twotower
+from benchmarks.peers.counters import Mixture, nearest_neighbours
+from benchmarks.peers.job import PeerConfig, PeerJob, hstu_baskets, sasrec_baskets, sasrec_sequences
+from benchmarks.peers.ranker import load_peer, train_peer
+from benchmarks.peers.rows import beauty_rows, journey_rows
+from benchmarks.peers.store import RANKING_CODE, code, kept_rankings, key_of, made_on
+from benchmarks.report import DIRECTORY, Row, write_report
+from training.data import Data, read_data
+from training.evaluate import Model, PersonalFrequency, Popularity, Query, Ranker, leave_one_out, next_basket, rank
+from training.judge import sample
+from training.metrics import Rankings
+from training.recipes import RECIPES
+from training.snapshots import take_snapshots
+from twotower.bundle import Bundle, load_bundle
+from twotower.catalogue import embed_catalogue
+from twotower.progress import say, step
+
+OUT = DIRECTORY / "quality"
+JOURNEY = OUT / "data" / "complete-journey"
+VALIDATION_QUERIES = 1000  # that choose a peer's best epoch
+HALF_LIFE_DAYS = 14.0  # of the popularity that the counters know
+NO_DECAY_DAYS = 36_500.0  # leave-one-out files name no times: there popularity is the count of everything
+SEQUENCE_FILES = ("Beauty.txt", "Beauty_item2attributes.json")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A corpus with the queries of its test part: what every ranker is asked."""
+
+    corpus: Corpus
+    data: Data
+    queries: list[Query]
+    validation: list[Query]
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Whether and how long the peers are trained; None is as long as ours took, in whole minutes."""
+
+    wanted: bool
+    minutes: float | None
+
+    def job(self, config: PeerConfig, our_train_s: float) -> PeerJob:
+        """The same time and threads as ours."""
+        minutes = self.minutes if self.minutes is not None else math.ceil(our_train_s / 60)
+        return PeerJob(config=config, minutes=minutes, threads=torch.get_num_threads())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, and report; 1 when a figure misses its must."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=main.__doc__)
+    parser.add_argument("--only", choices=["cj", "beauty"], help="one corpus alone")
+    parser.add_argument("--bundle", type=Path, help="judge this bundle on Complete Journey instead of training one")
+    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="train SASRec and HSTU too")
+    parser.add_argument("--peer-minutes", type=float, help="time for each peer; as long as our training took when left out")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of ours on Beauty")
+    parser.add_argument("--beauty", type=Path, metavar="DIR", help=f"directory that holds {' and '.join(SEQUENCE_FILES)}")
+    args = parser.parse_args(argv)
+    if args.only == "beauty" and args.beauty is None:
+        parser.error(f"--only beauty needs --beauty DIR with {' and '.join(SEQUENCE_FILES)} of the S3-Rec data")
+    peers = Peers(args.peers, args.peer_minutes)
+    rows: list[Row] = []
+    if args.only != "beauty":
+        rows += complete_journey(args.bundle, peers)
+    if args.only != "cj" and args.beauty is not None:
+        rows += beauty(args.beauty, args.seeds, peers)
+    elif args.only != "cj":
+        say(f"Beauty is left out: give --beauty DIR with {' and '.join(SEQUENCE_FILES)} of the S3-Rec data")
+    write_report("quality", rows)
+    return 0 if all(row.meets_must for row in rows) else 1
+
+
+def complete_journey(bundle_path: Path | None, peers: Peers) -> list[Row]:
+    """December of Complete Journey."""
+    corpus = prepared(JOURNEY, "complete-journey")
+    bundle = load_bundle(bundle_path or trained("complete_journey", corpus, 0))
+    say(f"judging {bundle.manifest.id}")
+    part = journey_part(corpus, bundle)
+    counted = replace(part.data, snapshots=take_snapshots(part.data.log, len(part.data.item_ids), (HALF_LIFE_DAYS,)))
+    snapshots = counted.snapshots
+    rankers: dict[str, Callable[[], Ranker]] = {
+        "popularity": lambda: Popularity(snapshots),
+        "personal_frequency": lambda: PersonalFrequency(snapshots),
+        "mixture": lambda: Mixture(snapshots),
+        "tifu_knn": lambda: nearest_neighbours(counted.log, counted.test_from_ms, snapshots),
+    }
+    rankings = {"ours": our_rankings(part, bundle)}
+    for name, make in rankers.items():
+        rankings[name] = ranked(part, name, code("benchmarks/peers/counters.py"), make)
+    if peers.wanted:
+        for config in (sasrec_baskets(), hstu_baskets()):
+            job = peers.job(config, training_s(bundle))
+            rankings[config.model] = peer_rankings(replace(part, data=counted), job)
+    return journey_rows(rankings, len(part.data.item_ids), training_s(bundle) / 60)
+
+
+def beauty(files: Path, num_seeds: int, peers: Peers) -> list[Row]:
+    """Amazon Beauty, leave-one-out."""
+    sequences, attributes = (files / name for name in SEQUENCE_FILES)
+    corpus = prepared(OUT / "data" / "beauty", "leave-one-out", "--sequences", sequences, "--attributes", attributes)
+    bundles = [load_bundle(trained("amazon_loo", corpus, seed)) for seed in range(num_seeds)]
+    part = sequence_part(corpus, bundles[0])
+    snapshots = take_snapshots(part.data.log, len(part.data.item_ids), (NO_DECAY_DAYS,))
+    others = {"popularity": ranked(part, "popularity", str(NO_DECAY_DAYS), lambda: Popularity(snapshots))}
+    seconds = [training_s(bundle) for bundle in bundles]
+    if peers.wanted:
+        others["sasrec"] = peer_rankings(part, peers.job(sasrec_sequences(), max(seconds)))
+    ours = [our_rankings(part, bundle) for bundle in bundles]
+    return beauty_rows(ours, others, len(part.data.item_ids), max(seconds) / 60)
+
+
+def trained(recipe: str, corpus: Corpus, seed: int) -> Path:
+    """The bundle of a recipe and seed, trained in a process of its own unless it is there; a killed run goes on."""
+    config = msgspec.json.encode(RECIPES[recipe]()).decode()
+    bundle = OUT / "bundles" / f"{recipe}-seed{seed}-{key_of(corpus.fingerprint, config)}"
+    if bundle.exists():
+        say(f"reused {bundle}, of {made_on(bundle)}: delete it when the training code has changed since")
+    else:
+        data = ("--events", corpus.events, "--items", corpus.items, "--schema", corpus.schema)
+        signals = ("--signals", corpus.signals) if corpus.signals else ()
+        run_twotower("train", recipe, *data, *signals, "--seed", str(seed), "--out", bundle, "--resume")
+    return bundle
+
+
+def training_s(bundle: Bundle) -> float:
+    """Wall-clock seconds of the bundle's training."""
+    return float(bundle.metrics["training"]["seconds"])
+
+
+def journey_part(corpus: Corpus, bundle: Bundle) -> Part:
+    """Next baskets: December tests, a sample of November chooses the peers' best epoch."""
+    data = read(corpus, bundle)
+    november = next_basket(data.log, data.train_until_ms, data.test_from_ms)
+    validation = sample(np.random.default_rng(0), november, VALIDATION_QUERIES)
+    return Part(corpus, data, next_basket(data.log, data.test_from_ms, data.end_ms), validation)
+
+
+def sequence_part(corpus: Corpus, bundle: Bundle) -> Part:
+    """The last event of every user tests, a sample of those before them chooses the peers' best epoch."""
+    data = read(corpus, bundle)
+    before = leave_one_out(data.log, data.train_until_ms, data.test_from_ms)
+    validation = sample(np.random.default_rng(0), before, VALIDATION_QUERIES)
+    return Part(corpus, data, leave_one_out(data.log, data.test_from_ms, data.end_ms), validation)
+
+
+def read(corpus: Corpus, bundle: Bundle) -> Data:
+    """The corpus as the bundle's model reads it."""
+    towers, config = bundle.towers, bundle.towers.config
+    return read_data(
+        corpus.events,
+        corpus.items,
+        towers.schema,
+        config.popularity_half_lives_days,
+        config.model.context_table_rows,
+        config.model.context_spec,
+        corpus.signals if towers.schema.signals else None,
+    )
+
+
+def our_rankings(part: Part, bundle: Bundle) -> Rankings:
+    """What a bundle's model makes of every query."""
+
+    def model() -> Ranker:
+        towers, config = bundle.towers, bundle.towers.config.model
+        with step("embed items", total=len(part.data.item_ids), unit="items") as work:
+            parts = embed_catalogue(
+                part.corpus.items, towers.schema.items, towers.embedder, config.item_spec, config.table_rows, work.advance
+            )
+            vectors_ND = torch.from_numpy(np.concatenate([vectors for _, vectors in parts]))
+        return Model(towers.contextualizer, config, vectors_ND, part.data.log, part.data.snapshots)
+
+    return ranked(part, f"ours-{bundle.manifest.id}", code("twotower"), model)
+
+
+def peer_rankings(part: Part, job: PeerJob) -> Rankings:
+    """What a peer makes of every query; it is trained unless it has been."""
+    asked = msgspec.json.encode(job).decode()
+    made_by = code("benchmarks/peers/fit.py", "benchmarks/peers/export.py", "benchmarks/peers/requirements.txt")
+    key = key_of(part.corpus.fingerprint, asked, made_by)
+    directory = OUT / "peers" / f"{part.corpus.name}-{job.config.model}-{key}"
+    if directory.exists():
+        say(f"reused {directory}, of {made_on(directory)}")
+    else:
+        train_peer(part.data, job, part.queries, part.validation, directory)
+    return ranked(part, job.config.model, key, lambda: load_peer(directory, part.data, part.queries))
+
+
+def ranked(part: Part, name: str, made_of: str, make: Callable[[], Ranker]) -> Rankings:
+    """Ranks of every answer by one ranker; `made_of` says what it depends on besides the data and the ranking code."""
+    key = key_of(part.corpus.fingerprint, made_of, code(*RANKING_CODE))
+
+    def compute() -> Rankings:
+        ranker = make()
+        with step(f"rank {name}", total=len(part.queries), unit="queries") as work:
+            return rank({name: ranker}, part.data.log, part.queries, part.data.train_count_N, work.advance)[name]
+
+    return kept_rankings(OUT / "rankings" / part.corpus.name / f"{name}-{key}.npz", compute)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Where a run is found, and how its metrics' ranks correlate."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.test_journal import begun, evaluation, line
+from training.run_record import mean_ranks, read_run, spearman
+from twotower.errors import EnvironmentProblem
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run directory that has noted a step and an evaluation; its bundle is not there yet."""
+    journal = begun(tmp_path / "bundle.run")
+    journal.step(line(1))
+    journal.evaluation(evaluation(1))
+    return tmp_path / "bundle.run"
+
+
+def write_bundle(path: Path) -> Path:
+    path.mkdir()
+    (path / "manifest.json").write_text("{}")
+    (path / "metrics.json").write_text(json.dumps({"data": {"items": 5}, "quality": {}}))
+    (path / "provenance.json").write_text(json.dumps({"commit": "abc"}))
+    return path
+
+
+def test_a_run_is_found_by_its_directory_and_by_its_bundle(run: Path) -> None:
+    by_the_bundle_to_be = read_run(run.with_name("bundle"))
+    bundle = write_bundle(run.with_name("bundle"))
+
+    found = read_run(run), read_run(bundle)
+
+    assert not by_the_bundle_to_be.is_finished
+    assert {(f.directory, f.bundle, f.is_finished, len(f.journal.steps)) for f in found} == {(run, bundle, True, 1)}
+
+
+def test_what_the_bundle_says_completes_what_the_journal_says(run: Path) -> None:
+    write_bundle(run.with_name("bundle"))
+    assert read_run(run).noted == {"seed": 0, "commit": "abc", "data": {"items": 5}}
+
+
+def test_a_run_directory_of_any_name_names_its_bundle(run: Path) -> None:
+    moved = run.rename(run.with_name("elsewhere"))
+    (moved / "config.json").write_text(json.dumps({"bundle": "/models/shop"}))
+    assert read_run(moved).bundle == Path("/models/shop")
+
+
+def test_a_bundle_whose_run_directory_is_gone_is_still_a_finished_run(tmp_path: Path) -> None:
+    found = read_run(write_bundle(tmp_path / "bundle"))
+    assert found.is_finished
+    assert (found.journal.steps, found.heard_s) == ([], None)
+
+
+def test_the_silence_is_that_of_the_file_which_grew_last(run: Path) -> None:
+    os.utime(run / "steps.jsonl", (0, 0))
+    heard_s = read_run(run).heard_s
+    assert heard_s is not None
+    assert heard_s < 600
+
+
+def test_any_other_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match="neither a bundle nor a run directory"):
+        read_run(tmp_path)
+
+
+def test_evaluations_are_told_apart_by_ranker(run: Path) -> None:
+    assert [e.step for e in read_run(run).evaluations_of("model")] == [1]
+    assert read_run(run).evaluations_of("popularity") == []
+
+
+def test_equal_values_share_the_mean_of_their_places() -> None:
+    assert mean_ranks(np.array([3.0, 1.0, 3.0, 2.0, 3.0])).tolist() == [4.0, 1.0, 4.0, 2.0, 4.0]
+
+
+def test_spearman_by_hand() -> None:
+    """Without ties 1 - 6 sum d^2 / (n (n^2 - 1)): ranks 1 2 3 4 against 2 1 4 3 give 1 - 6 * 4 / 60 = .6."""
+    columns = np.array([[1.0, 20.0, -1.0], [2.0, 10.0, -8.0], [3.0, 40.0, -27.0], [4.0, 30.0, -64.0]])
+    np.testing.assert_allclose(spearman(columns), [[1, 0.6, -1], [0.6, 1, -0.6], [-1, -0.6, 1]], atol=1e-12)
+
+
+def test_spearman_with_ties_is_the_correlation_of_mean_ranks() -> None:
+    """Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: covariance 4.5, variances 4.5 and 5."""
+    columns = np.array([[0.0, 1.0], [5.0, 2.0], [5.0, 3.0], [9.0, 4.0]])
+    assert spearman(columns)[0, 1] == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+
+
+def test_a_metric_that_never_moved_correlates_with_nothing() -> None:
+    correlation = spearman(np.array([[1.0, 7.0], [2.0, 7.0], [3.0, 7.0]]))
+    assert correlation[0, 0] == pytest.approx(1.0)
+    assert np.isnan(correlation[1]).all()

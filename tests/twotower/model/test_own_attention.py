@@ -1,0 +1,45 @@
+"""Attention over a user's own items, several users at once."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twotower.bundle import load_bundle
+from twotower.features import DAY_MS
+from twotower.model.own_attention import segment_softmax
+from twotower.own import OwnItems, OwnVectors, join_statistics, own_items
+from twotower.repeat import ItemStatistics, item_statistics
+
+USERS: tuple[list[int], ...] = ([3, 3, 5], [], [7, 1, 1, 1])
+
+
+def statistics_of(rows: list[int]) -> ItemStatistics:
+    return item_statistics(np.array(rows, np.int64), np.arange(len(rows)) * DAY_MS)
+
+
+def vectors_of(vectors_ND: Tensor, own: OwnItems) -> OwnVectors:
+    return OwnVectors.of(vectors_ND, own.rows_M, torch.zeros(len(own.rows_M), 1))
+
+
+def test_segments_sum_to_one_each() -> None:
+    weights = segment_softmax(torch.tensor([[0.0, 5.0], [0.0, 5.0], [90.0, -90.0]]), torch.tensor([0, 0, 2]), 3)
+    torch.testing.assert_close(weights, torch.tensor([[0.5, 0.5], [0.5, 0.5], [1.0, 1.0]]))
+
+
+def test_a_user_is_answered_alike_alone_and_among_others(tiny_bundle: Path) -> None:
+    """And a user without items gets nothing."""
+    towers = load_bundle(tiny_bundle).towers
+    attention, width = towers.contextualizer.own_attention, towers.config.model.width
+    vectors_ND = torch.randn(10, width, generator=torch.Generator().manual_seed(0))
+    query_input_QX = torch.randn(len(USERS), attention.query.in_features, generator=torch.Generator().manual_seed(1))
+    now_ms = np.full(len(USERS), 9 * DAY_MS)
+    together = own_items(*join_statistics([statistics_of(rows) for rows in USERS]), now_ms)
+    with torch.inference_mode():
+        taste_QD = attention(query_input_QX, together, vectors_of(vectors_ND, together))
+        assert torch.equal(taste_QD[1], torch.zeros(width))
+        for user in (0, 2):
+            alone = own_items(*join_statistics([statistics_of(USERS[user])]), now_ms[:1])
+            mine = attention(query_input_QX[user : user + 1], alone, vectors_of(vectors_ND, alone))
+            torch.testing.assert_close(taste_QD[user], mine[0], rtol=1e-5, atol=1e-6)

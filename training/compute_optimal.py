@@ -1,0 +1,111 @@
+"""How large a model, and how much data, a budget of FLOPs asks for; and what a model asks of the data that is there.
+
+Five points are published (SCIENCE): events per parameter at 1e15 to 1e19 FLOPs. With C = 6 N D they give N* and D*, whose
+least-squares exponents are the published law's, N* ~ C^0.617 and D* ~ C^0.383. Points and line differ: the points are curved,
+and the line through them gives 445, 260, 152, 88 and 52 events per parameter where the points say 344, 265, 222, 110 and 36
+(up to 1.46x; anchored at the first point instead it gives 344, 201, 117, 68 and 40, up to 1.9x). The points are followed
+where they are, interpolated in logarithms, and the law beyond them.
+
+C: FLOPs, N: parameters, D: events
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+EVENTS_PER_PARAMETER = {1e15: 344.0, 1e16: 265.0, 1e17: 222.0, 1e18: 110.0, 1e19: 36.0}
+PARAMETER_EXPONENT, EVENT_EXPONENT = 0.617, 0.383
+FLOPS_PER_PARAMETER_AND_EVENT = 6  # forward and backward
+NEGATIVES_AT_1E15, MAX_NEGATIVES = 200_000, 1_000_000  # after freezing: low hundreds of thousands, capped from 1e18 on
+
+
+class Plan(NamedTuple):
+    """What a budget asks for: 6 x parameters x events = flops."""
+
+    flops: float
+    parameters: float  # of both towers
+    events: float  # read in training, all stages together
+
+    @property
+    def events_per_parameter(self) -> float:
+        """D/N; text models take about 20."""
+        return self.events / self.parameters
+
+
+def compute_optimal(flops: float) -> Plan:
+    """N* and D* of a budget: interpolated between the published points, by the law from the nearest point beyond them."""
+    if not 0 < flops < math.inf:
+        raise ValueError(f"flops is {flops}: give a positive number, such as 1e15")
+    points = published()
+    parameters = _log_log(flops, [p.flops for p in points], [p.parameters for p in points], PARAMETER_EXPONENT)
+    return Plan(flops, parameters, flops / (FLOPS_PER_PARAMETER_AND_EVENT * parameters))
+
+
+def fitted_law(flops: float) -> Plan:
+    """The same by the published law alone: a line through all five points, of slope 0.617."""
+    points = published()
+    centre = math.exp(sum(math.log(p.parameters) for p in points) / len(points))
+    middle = math.exp(sum(math.log(p.flops) for p in points) / len(points))
+    parameters = centre * (flops / middle) ** PARAMETER_EXPONENT
+    return Plan(flops, parameters, flops / (FLOPS_PER_PARAMETER_AND_EVENT * parameters))
+
+
+def published() -> list[Plan]:
+    """The five points."""
+    return [
+        Plan(flops, *(math.sqrt(flops * x / FLOPS_PER_PARAMETER_AND_EVENT) for x in (1 / ratio, ratio)))
+        for flops, ratio in EVENTS_PER_PARAMETER.items()
+    ]
+
+
+def optimal_events(parameters: float) -> float:
+    """D* of the budget at which a model of this size is compute-optimal."""
+    points = published()
+    return _log_log(parameters, [p.parameters for p in points], [p.events for p in points], EVENT_EXPONENT / PARAMETER_EXPONENT)
+
+
+def num_negatives(flops: float) -> int:
+    """Candidates per query after freezing: 200,000 at 1e15 FLOPs, growing as a power of the budget to a million at 1e18."""
+    decades = min(max(math.log10(flops / 1e15), 0.0), 3.0)
+    return round(NEGATIVES_AT_1E15 * math.pow(MAX_NEGATIVES / NEGATIVES_AT_1E15, decades / 3))
+
+
+def plan_lines(flops: float) -> list[str]:
+    """A plan for the terminal: the points beside the law, and by how much they differ."""
+    plan, law = compute_optimal(flops), fitted_law(flops)
+    return [f"{flops:.3g} FLOPs, by the published points: {_described(plan)}", f"by the law through them: {_described(law)}"]
+
+
+def data_notice(parameters: int, num_events: int) -> list[str]:
+    """What to tell before training starts when the data is short of D* for a model of this size; nothing when it is not."""
+    wanted = optimal_events(parameters)
+    if num_events >= wanted:
+        return []
+    events, size = f"{_short(num_events)} training events", f"a model of {_short(parameters)} parameters"
+    return [
+        f"{events}; {size} is compute-optimal with {_short(wanted)}: {wanted / num_events:,.0f} passes over the data",
+        "so long a run overfits: raise dropout, take a smaller model, or stop early (docs/operating.md, How large a model)",
+    ]
+
+
+def _log_log(x: float, xs: Sequence[float], ys: Sequence[float], exponent: float) -> float:
+    """Piecewise power law through the points, and a power law of `exponent` from the outermost ones; xs must increase."""
+    if x <= xs[0] or x >= xs[-1]:
+        end = 0 if x <= xs[0] else -1
+        return ys[end] * math.pow(x / xs[end], exponent)
+    right = next(i for i, known in enumerate(xs) if known >= x)
+    share = math.log(x / xs[right - 1]) / math.log(xs[right] / xs[right - 1])
+    return ys[right - 1] * math.pow(ys[right] / ys[right - 1], share)
+
+
+def _described(plan: Plan) -> str:
+    parameters, events = _short(plan.parameters), _short(plan.events)
+    return f"{parameters} parameters, {events} events, {plan.events_per_parameter:.0f} of them per parameter"
+
+
+def _short(count: float) -> str:
+    """Three digits and a unit: 0.84M, 1.2M, 290M, 1.92B."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= 0.1 * size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.0f}"

@@ -1,0 +1,100 @@
+"""One HTML page that needs nothing beside itself: every text that comes from data is escaped where it enters."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+STYLE = Path(__file__).with_name("page.css")
+
+
+class Markup(str):
+    """Text that is HTML already; any other text is escaped."""
+
+    __slots__ = ()
+
+
+def markup(value: object) -> Markup:
+    """Anything as HTML."""
+    return value if isinstance(value, Markup) else Markup(escape(str(value)))
+
+
+def joined(parts: Sequence[object]) -> Markup:
+    """Several things after one another."""
+    return Markup("".join(map(markup, parts)))
+
+
+def element(name: str, *content: object, kind: str = "") -> Markup:
+    """An element with a class."""
+    opening = f'<{name} class="{escape(kind)}">' if kind else f"<{name}>"
+    return Markup(f"{opening}{joined(content)}</{name}>")
+
+
+def table(caption: object, columns: Sequence[object], rows: Sequence[Sequence[object]]) -> Markup:
+    """A table whose first column names the rows; it scrolls by itself on a narrow screen."""
+    head = element("tr", *(element("th", column) for column in columns))
+    body = [element("tr", element("th", row[0]), *(element("td", cell) for cell in row[1:])) for row in rows]
+    # A caption element would be as narrow as its table.
+    return joined(
+        [
+            element("p", caption, kind="faint"),
+            element("div", element("table", element("thead", head), element("tbody", *body)), kind="scrolls"),
+        ]
+    )
+
+
+def definitions(facts: Mapping[str, object]) -> Markup:
+    """Names and values, two columns."""
+    return element("dl", *(joined([element("dt", name), element("dd", value)]) for name, value in facts.items()))
+
+
+def section(title: str, *content: object) -> Markup:
+    """A part of the page under a heading."""
+    return element("section", element("h2", title), *content)
+
+
+def figure(title: str, drawing: object) -> Markup:
+    """A drawing with a line above it."""
+    return element("figure", element("figcaption", title), drawing)
+
+
+def page(title: str, *content: object) -> str:
+    """The whole file."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE.read_text()}</style></head>"
+        f"<body><main>{joined(content)}</main></body></html>\n"
+    )
+
+
+def plain(values: dict[str, Any]) -> dict[str, str]:
+    """Names and values as a person writes them."""
+    return {words(name): written(value) for name, value in values.items()}
+
+
+def written(value: object) -> str:
+    """One value."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(written, value))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+
+
+def words(name: str) -> str:
+    """personal_frequency -> personal frequency."""
+    return name.replace("_", " ")
+
+
+def duration(seconds: float) -> str:
+    """In the unit a person would choose."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def moment(iso: str) -> str:
+    """A time in UTC, to the minute."""
+    return f"{datetime.fromisoformat(iso).astimezone(UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,56 @@
+"""What a user's whole history says of their taste: attention over their own items, beyond the contextualizer's window.
+
+Q: requests, M: own items of all requests, U: distinct ones, D: width, H: heads, E: key width of a head, X: query input width
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from twotower.model.config import ModelConfig
+from twotower.own import OwnItems, OwnVectors
+from twotower.repeat import NUM_REPEAT_FEATURES
+
+
+class OwnAttention(nn.Module):
+    """Every request attends to its own items; how often and how lately they were met biases the weights.
+
+    Requests of one user share items, so each distinct item is projected once.
+    """
+
+    def __init__(self, config: ModelConfig, query_width: int) -> None:
+        super().__init__()
+        self.num_heads, self.key_width = config.own_heads, config.own_key_width
+        self.query = nn.Linear(query_width, self.num_heads * self.key_width)
+        self.key = nn.Linear(config.width, self.num_heads * self.key_width, bias=False)
+        self.bias = nn.Linear(NUM_REPEAT_FEATURES, self.num_heads)
+        self.value = nn.Linear(config.width, config.width, bias=False)
+        self.out = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(self, query_input_QX: Tensor, own: OwnItems, vectors: OwnVectors) -> Tensor:
+        """Weighted mean of own items [Q, D]; zero for a request without any."""
+        heads = (self.num_heads, -1)
+        query_HQE = self.query(query_input_QX).unflatten(1, heads).transpose(0, 1)
+        key_HUE = self.key(vectors.items_UD).unflatten(1, heads).transpose(0, 1)
+        score_HQU = query_HQE @ key_HUE.transpose(1, 2) / math.sqrt(self.key_width)
+        logit_MH = score_HQU[:, own.request_M, vectors.item_M].T + self.bias(own.features_M6)
+        weight_MH = segment_softmax(logit_MH, own.request_M, len(query_input_QX))
+        starts_Q = torch.searchsorted(own.request_M, torch.arange(len(query_input_QX), device=own.request_M.device))
+        values = self.value(vectors.items_UD).chunk(self.num_heads, 1)
+        mixed = [
+            functional.embedding_bag(vectors.item_M, value_UE, starts_Q, mode="sum", per_sample_weights=weight_M)
+            for value_UE, weight_M in zip(values, weight_MH.unbind(1), strict=True)
+        ]
+        return self.out(torch.cat(mixed, 1))  # type: ignore[no-any-return]
+
+
+def segment_softmax(logit_MH: Tensor, segment_M: Tensor, num_segments: int) -> Tensor:
+    """Softmax over the rows of each segment, per column."""
+    none_SH = logit_MH.new_full((num_segments, logit_MH.shape[1]), -torch.inf)
+    index_MH = segment_M[:, None].expand_as(logit_MH)
+    highest_SH = none_SH.scatter_reduce(0, index_MH, logit_MH.detach(), "amax")
+    weight_MH = (logit_MH - highest_SH[segment_M]).exp()
+    total_SH = logit_MH.new_zeros(none_SH.shape).index_add(0, segment_M, weight_MH)
+    return weight_MH / total_SH[segment_M]
