@@ -12,7 +12,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import Row, write_report
+from benchmarks.training_throughput import GIGA, gemm_gflops
 from training.config import StageConfig
 from training.joint_loss import Answers, Own
 from training.log_partition import TILE_CANDIDATES, TILE_QUERIES, FrozenCatalogue, Pool
@@ -97,7 +98,7 @@ class Measured:
     peak_bytes: int
     num_drawn: int
     seconds: float
-    gemm_flops_per_s: float
+    gemm_gflops: float
     loss_error: float  # relative to float64
     gradient_error: float  # relative to the largest gradient of the checked queries
 
@@ -110,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     size = Size(num_candidates=args.candidates, num_items=args.candidates * 3 // 2)
     if args.measure:
+        torch.set_num_threads(THREADS)
         print(json.dumps(asdict(measure(size))))
         return 0
     command = [sys.executable, "-m", "benchmarks.loss_memory", "--measure", "--candidates", str(args.candidates)]
@@ -120,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def rows_of(size: Size, measured: Measured) -> list[Row]:
     """Peaks are above the catalogue's own memory, which holds the candidates: they are never copied."""
-    gemm, ours = measured.gemm_flops_per_s, size.flops * measured.num_drawn / size.num_candidates / measured.seconds
+    gflops = size.flops * measured.num_drawn / size.num_candidates / measured.seconds / GIGA
     scores_mb = size.num_queries * measured.num_drawn * FLOAT / MB
     candidates_mb = measured.num_drawn * size.width * FLOAT / MB
     return [
@@ -130,9 +132,9 @@ def rows_of(size: Size, measured: Measured) -> list[Row]:
         Row(metric="loss_candidates_mb", value=candidates_mb, unit="MB, theirs", better="lower"),
         Row(metric="loss_candidates", value=measured.num_drawn, unit="drawn", better="higher"),
         Row(metric="loss_s", value=measured.seconds, unit="s", better="lower"),
-        Row(metric="loss_gflops", value=ours / 1e9, unit="GFLOP/s", better="higher"),
-        Row(metric="loss_gemm_gflops", value=gemm / 1e9, unit="GFLOP/s", better="higher"),
-        Row(metric="loss_gemm_share", value=ours / gemm, unit="", better="higher"),
+        Row(metric="loss_gflops", value=gflops, unit="GFLOP/s", better="higher"),
+        Row(metric="loss_gemm_gflops", value=measured.gemm_gflops, unit="GFLOP/s", better="higher"),
+        Row(metric="loss_gemm_share", value=gflops / measured.gemm_gflops, unit="", better="higher"),
         Row(metric="loss_error", value=measured.loss_error, unit="", better="lower", must=1e-5, goal=1e-6),
         Row(metric="loss_gradient_error", value=measured.gradient_error, unit="", better="lower", must=1e-4, goal=1e-5),
     ]
@@ -140,9 +142,8 @@ def rows_of(size: Size, measured: Measured) -> list[Row]:
 
 def measure(size: Size) -> Measured:
     """Draw a pool, run the loss forward and backward, and compare a few queries with float64."""
-    torch.set_num_threads(THREADS)
     problem = make_problem(size)
-    gemm_before = gemm_rate()
+    gemm = gemm_gflops()
     problem.first(NUM_CHECKED).loss(Pool(torch.arange(64), torch.zeros(64)))  # load what is loaded once
     baseline = memory("VmRSS")
     proposal = propose(StageConfig(share=1.0, num_negatives=size.num_candidates, train_embedder=False), np.ones(size.num_items))
@@ -151,8 +152,7 @@ def measure(size: Size) -> Measured:
     started = time.perf_counter()
     problem.loss(pool).backward()  # type: ignore[no-untyped-call]
     seconds, peak = time.perf_counter() - started, memory("VmHWM") - baseline
-    gemm = max(gemm_before, gemm_rate())
-    return Measured(peak, len(pool), seconds, gemm, *errors(problem, pool))
+    return Measured(peak, len(pool), seconds, max(gemm, gemm_gflops()), *errors(problem, pool))
 
 
 def make_problem(size: Size) -> Problem:
@@ -185,19 +185,6 @@ def memory(field: str) -> int:
     """Of this process, in bytes: VmRSS is the resident set, VmHWM its highest so far."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
-
-
-def gemm_rate() -> float:
-    """FLOP/s of a matrix product that is large enough to be at its best."""
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    return 2 * 2048**3 / min(timed(lambda: a @ b) for _ in range(6))
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def errors(problem: Problem, pool: Pool) -> tuple[float, float]:

@@ -2,8 +2,9 @@
 
 Complete Journey: every basket of December, rolling history, the whole catalogue ranked, seen items kept. Amazon Beauty:
 leave-one-out, the whole catalogue ranked, seen items masked, several seeds. The peers get the wall-clock time that our
-training took and the same number of threads; each side's best weights are those of its own validation part. Finished parts
-are kept in build/bench/quality/ and reused while what they depend on stays the same; delete it to begin anew.
+training took and the same number of threads; their best epoch is chosen on a sample of the validation part. Neither they
+nor the counters can read the weekly signals that ours reads. Finished parts are kept in build/bench/quality/ and reused
+while what they depend on stays the same; delete it to begin anew.
 
 N: items of the catalogue
 """
@@ -42,6 +43,7 @@ VALIDATION_QUERIES = 1000  # that choose a peer's best epoch
 HALF_LIFE_DAYS = 14.0  # of the popularity that the counters know
 NO_DECAY_DAYS = 36_500.0  # leave-one-out files name no times: there popularity is the count of everything
 SEQUENCE_FILES = ("Beauty.txt", "Beauty_item2attributes.json")
+WANTED = f"--beauty DIR with {' and '.join(SEQUENCE_FILES)} (github.com/RUCAIBox/CIKM2020-S3Rec, data)"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--beauty", type=Path, metavar="DIR", help=f"directory that holds {' and '.join(SEQUENCE_FILES)}")
     args = parser.parse_args(argv)
     if args.only == "beauty" and args.beauty is None:
-        parser.error(f"--only beauty needs --beauty DIR with {' and '.join(SEQUENCE_FILES)} of the S3-Rec data")
+        parser.error(f"--only beauty needs {WANTED}")
     peers = Peers(args.peers, args.peer_minutes)
     rows: list[Row] = []
     if args.only != "beauty":
@@ -86,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.only != "cj" and args.beauty is not None:
         rows += beauty(args.beauty, args.seeds, peers)
     elif args.only != "cj":
-        say(f"Beauty is left out: give --beauty DIR with {' and '.join(SEQUENCE_FILES)} of the S3-Rec data")
+        say(f"Beauty is left out: give {WANTED}")
     write_report("quality", rows)
     return 0 if all(row.meets_must for row in rows) else 1
 
@@ -107,7 +109,7 @@ def complete_journey(bundle_path: Path | None, peers: Peers) -> list[Row]:
     }
     rankings = {"ours": our_rankings(part, bundle)}
     for name, make in rankers.items():
-        rankings[name] = ranked(part, name, code("benchmarks/peers/counters.py"), make)
+        rankings[name] = ranked(part, name, key_of(str(HALF_LIFE_DAYS), code("benchmarks/peers/counters.py")), make)
     if peers.wanted:
         for config in (sasrec_baskets(), hstu_baskets()):
             job = peers.job(config, training_s(bundle))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from training.batches import BatchSampler
 from training.config import TrainConfig
-from training.distributed import World, laid_out_like, whole
+from training.distributed import World, agreed, laid_out_like, whole
 from training.objective import Objective
 from twotower.errors import ArtefactError, EnvironmentProblem, FormatError
 from twotower.features import EncodedRows
@@ -27,7 +27,7 @@ from twotower.manifest import move_into_place, seal, staging, verify_directory
 from twotower.model.config import ModelConfig
 from twotower.signals import Signals
 
-KIND = "checkpoint"
+KIND, STEP = "checkpoint", "step-"
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 
 
@@ -97,7 +97,7 @@ def checkpoints_of(run: Path) -> Path:
 
 def newest_checkpoint(run: Path) -> Path | None:
     """The complete checkpoint of the highest step."""
-    return max(checkpoints_of(run).glob("step-*"), default=None)
+    return max(checkpoints_of(run).glob(f"{STEP}*"), default=None)
 
 
 def refuse_unfinished(run: Path) -> None:
@@ -119,9 +119,9 @@ def save_checkpoint(
         save_file(moments, staged / OPTIMIZER)
         (staged / STATE).write_bytes(msgspec.json.encode(_State(identity=run.identity, position=position)))
         seal(staged, KIND, parent=None)
-        place = run.checkpoints / f"step-{position.step:09d}"
+        place = run.checkpoints / f"{STEP}{position.step:09d}"
         move_into_place(staged, place)
-    for other in (*run.checkpoints.glob("step-*"), *run.checkpoints.glob(".staging-*")):
+    for other in (*run.checkpoints.glob(f"{STEP}*"), *run.checkpoints.glob(".staging-*")):
         if other != place:
             forget(other)
 
@@ -143,12 +143,19 @@ def named_moments(objective: Objective, optimizer: torch.optim.Optimizer) -> Ite
             yield f"{name}.{slot}", tensor
 
 
-def load_checkpoint(run: RunDirectory, objective: Objective, optimizer: torch.optim.Optimizer) -> Position | None:
+def load_checkpoint(run: RunDirectory, objective: Objective, optimizer: torch.optim.Optimizer, world: World) -> Position | None:
     """Put the newest checkpoint into both, in place, and return where it stands; None when there is none.
 
     Every rank reads the directory. CheckpointMismatch when the run is another, IntegrityError when a file is damaged.
     """
-    if (path := newest_checkpoint(run.path)) is None:
+    path = newest_checkpoint(run.path)
+    step = 0 if path is None else int(path.name.removeprefix(STEP))
+    if step != (first := agreed(step, world)):
+        raise EnvironmentProblem(
+            f"rank {world.rank} finds the checkpoint of step {step} in {run.path}, rank 0 that of step {first:.0f}: "
+            f"put --run on a file system that all ranks share"
+        )
+    if path is None:
         return None
     verify_directory(path, KIND)
     try:

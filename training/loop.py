@@ -5,7 +5,7 @@ D: vector width, N: items, C: candidates, Q: queries
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -20,6 +20,7 @@ from training.config import TrainConfig
 from training.distributed import ALONE, World, agreed, shard_batch, shard_weights, share_gradients, summed, whole
 from training.diverged import TrainingDiverged, keep_step
 from training.draws import Draw, seed_dropout, step_rng
+from training.mup import Scale, mup_groups, mup_scales, start_mup
 from training.negatives import Proposal, draw_candidates, owner_share, propose
 from training.objective import FrozenItems, Objective, SampledItems, hide_ids
 from training.snapshots import PopularitySnapshots
@@ -105,15 +106,17 @@ def prepare_training(
         raise EnvironmentProblem(f"{world.size} processes cannot share {config.batch_windows} windows a batch: start fewer")
     torch.manual_seed(config.seed)
     objective = Objective(build_embedder(model), Contextualizer(model, config.dropout), snapshots).to(world.device)
+    scales = mup_scales(config, model)
+    start_mup(objective, scales)
     shard_weights(objective, config.sharding, world)
     inputs = TrainInputs(config, model, items, sampler, owner_share(sampler, len(items)), run, world)
-    return inputs, TrainState(objective, make_optimizer(config, objective))
+    return inputs, TrainState(objective, make_optimizer(config, objective, scales))
 
 
 def resumed(inputs: TrainInputs, state: TrainState) -> TrainState:
     """A fresh state brought to the run directory's newest checkpoint, or as it is when there is none."""
     assert inputs.run is not None
-    if (position := load_checkpoint(inputs.run, state.objective, state.optimizer)) is None:
+    if (position := load_checkpoint(inputs.run, state.objective, state.optimizer, inputs.world)) is None:
         return state
     return TrainState(
         state.objective,
@@ -127,14 +130,14 @@ def resumed(inputs: TrainInputs, state: TrainState) -> TrainState:
     )
 
 
-def make_optimizer(config: TrainConfig, objective: Objective) -> torch.optim.Optimizer:
+def make_optimizer(config: TrainConfig, objective: Objective, scales: Mapping[str, Scale]) -> torch.optim.Optimizer:
     """AdamW. Only the matrices of the contextualizer decay: hash tables, norms and biases are touched too unevenly."""
     decays: list[nn.Parameter] = []
     keeps = list(objective.embedder.parameters())
     for name, parameter in objective.contextualizer.named_parameters():
         (decays if parameter.ndim == 2 and "table" not in name else keeps).append(parameter)
     groups = [{"params": decays, "weight_decay": config.weight_decay}, {"params": keeps, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, betas=ADAM_BETAS, fused=True)
+    return torch.optim.AdamW(mup_groups(groups, objective, scales), betas=ADAM_BETAS, fused=True)
 
 
 def train(inputs: TrainInputs, state: TrainState, on_step: Callable[[StepReport], None] = lambda _: None) -> TrainState:
@@ -232,7 +235,7 @@ def train_step(
     if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
         raise diverged(inputs, state, batch, scored, f"the loss is {loss} and the gradient's norm {gradient_norm}", rate)
     for group in state.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["rate_scale"]
     state.optimizer.step()
     return loss, gradient_norm
 

@@ -102,13 +102,13 @@ def propose(stage: StageConfig, owner_share_N: npt.NDArray[np.float64]) -> Propo
 
 
 def uniform(owner_share_N: npt.NDArray[np.float64], size: int) -> Proposal:
-    """Every item alike; all weigh the same, so the loss is that of the whole catalogue in expectation."""
+    """Every item alike, corrected by one constant: the pool's sum estimates the catalogue's without bias."""
     inclusion_N = np.full(len(owner_share_N), size / len(owner_share_N))
     return Proposal(inclusion_N, -np.log(inclusion_N).astype(np.float32))
 
 
 def popular(owner_share_N: npt.NDArray[np.float64], size: int) -> Proposal:
-    """Half in proportion to popularity, half uniform, corrected by logQ.
+    """Half in proportion to popularity, half uniform, corrected by logQ: without bias too.
 
     The uniform half bounds every weight by twice the uniform pool's (a defensive mixture: Hesterberg 1995).
     """

@@ -64,11 +64,11 @@ def amazon_loo(minutes: float | None = None) -> TrainConfig:
         batch_windows=256,
         max_queries=4096,
         learning_rate=1e-3,
-        dropout=0.3,
+        dropout=0.4,
         id_dropout=0.0,
         window=64,
         page=16,
-        stages=(StageConfig(share=1.0, num_negatives=None, train_embedder=True, max_steps=_steps(1400, minutes)),),
+        stages=(StageConfig(share=1.0, num_negatives=None, train_embedder=True, max_steps=_steps(900, minutes)),),
     )
 
 

@@ -110,7 +110,7 @@ def test_leave_one_out_is_reported_over_seeds(peer: Peer, tmp_path: Path) -> Non
     assert rows["beauty_recall10"].value == rows["beauty_recall10_seed0"].value == rows["beauty_recall10_seed1"].value
     assert rows["beauty_recall10_std"].value == 0.0
     assert rows["beauty_train_min"].value == 1.5
-    assert [job.config.loss for job in peer.jobs] == ["softmax"]
+    assert [(job.config.length, job.minutes) for job in peer.jobs] == [(50, 2)]
     assert not math.isnan(rows["beauty_popularity_ndcg10"].value)
 
 

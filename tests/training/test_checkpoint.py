@@ -150,6 +150,14 @@ def test_another_program_s_model_is_told_from_other_data(shop: Shop, config: Tra
     assert compare(was, now) == ["this version of the program builds another model"]
 
 
+def test_ranks_that_do_not_share_a_file_system_are_refused(
+    shop: Shop, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.checkpoint.agreed", lambda *_: 5.0)
+    with pytest.raises(EnvironmentProblem, match=r"the checkpoint of step 0 .* rank 0 that of step 5: put --run on"):
+        run_on(shop, config, files_of(shop, config, tmp_path))
+
+
 def test_a_damaged_checkpoint_is_refused(shop: Shop, config: TrainConfig, tmp_path: Path) -> None:
     files = files_of(shop, config, tmp_path)
     run_on(shop, config, files)

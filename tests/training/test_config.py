@@ -8,7 +8,7 @@ from training.config import StageConfig
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("minutes", 0), ("embedder_share", 0.6), ("evaluations", -1), ("stages", TINY.stages[:1])]
+    ("name", "value"), [("minutes", 0), ("embedder_share", 1.2), ("evaluations", -1), ("stages", TINY.stages[:1])]
 )
 def test_impossible_runs_are_refused(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=r"minutes|embedder_share|evaluations|shares"):
@@ -27,3 +27,10 @@ def test_a_run_is_limited_by_minutes_or_by_steps_and_never_by_both(minutes: floa
 def test_a_stage_needs_a_share() -> None:
     with pytest.raises(ValueError, match="share"):
         StageConfig(share=0.0, num_negatives=None, train_embedder=False)
+
+
+def test_negatives_that_a_stage_cannot_draw_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_negatives"):
+        StageConfig(share=1.0, num_negatives=0, train_embedder=False)
+    with pytest.raises(ValueError, match="uniform"):
+        StageConfig(share=1.0, num_negatives=64, train_embedder=True, negatives="popular")

@@ -13,7 +13,7 @@ import torch
 import training.loop
 from tests.training.conftest import LEARNS, Shop
 from training.checkpoint import RunDirectory, identify
-from training.config import StageConfig, TrainConfig
+from training.config import Negatives, StageConfig, TrainConfig
 from training.distributed import World
 from training.diverged import TrainingDiverged
 from training.loop import StepReport, TrainState, learning_rate, prepare_training, train
@@ -46,6 +46,22 @@ def test_stage_2_leaves_the_embedder_as_it_is(shop: Shop) -> None:
     train(inputs, state)
     assert all(torch.equal(a, b) for a, b in zip(before, state.objective.embedder.parameters(), strict=True))
     assert not torch.equal(moved, state.objective.contextualizer.query_out.weight)
+
+
+def test_a_corrected_pool_estimates_the_loss_of_the_whole_catalogue(shop: Shop) -> None:
+    """Same batches and weights: the first step's loss differs by the pool's noise alone, and without logQ by more."""
+
+    def first_loss(num_negatives: int | None, negatives: Negatives = "uniform") -> float:
+        stage = StageConfig(share=1.0, num_negatives=num_negatives, negatives=negatives, train_embedder=False, max_steps=1)
+        return trained(shop, msgspec.structs.replace(shop.config, stages=(stage,))).losses[0]
+
+    exact = first_loss(None)
+    assert first_loss(len(shop.items)) == exact
+    uniform, popular = first_loss(100), first_loss(100, "popular")
+    assert uniform != exact
+    assert abs(uniform - exact) < 0.3
+    assert abs(popular - exact) < 0.3
+    assert first_loss(100, "popular_uncorrected") < min(uniform, popular) - 0.3
 
 
 def test_the_learning_rate_warms_up_then_falls_as_a_cosine(shop: Shop) -> None:

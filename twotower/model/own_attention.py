@@ -32,10 +32,9 @@ class OwnAttention(nn.Module):
     def forward(self, query_input_QX: Tensor, own: OwnItems, vectors: OwnVectors) -> Tensor:
         """Weighted mean of own items [Q, D]; zero for a request without any."""
         heads = (self.num_heads, -1)
-        query_HQE = self.query(query_input_QX).unflatten(1, heads).transpose(0, 1)
-        key_HUE = self.key(vectors.items_UD).unflatten(1, heads).transpose(0, 1)
-        score_HQU = query_HQE @ key_HUE.transpose(1, 2) / math.sqrt(self.key_width)
-        logit_MH = score_HQU[:, own.request_M, vectors.item_M].T + self.bias(own.features_M6)
+        query_QHE = self.query(query_input_QX).unflatten(1, heads) / math.sqrt(self.key_width)
+        key_UHE = self.key(vectors.items_UD).unflatten(1, heads)
+        logit_MH = dots_of_pairs(query_QHE, key_UHE, own.request_M, vectors.item_M) + self.bias(own.features_M6)
         weight_MH = segment_softmax(logit_MH, own.request_M, len(query_input_QX))
         starts_Q = torch.searchsorted(own.request_M, torch.arange(len(query_input_QX), device=own.request_M.device))
         values = self.value(vectors.items_UD).chunk(self.num_heads, 1)
@@ -44,6 +43,14 @@ class OwnAttention(nn.Module):
             for value_UE, weight_M in zip(values, weight_MH.unbind(1), strict=True)
         ]
         return self.out(torch.cat(mixed, 1))  # type: ignore[no-any-return]
+
+
+def dots_of_pairs(query_QHE: Tensor, key_UHE: Tensor, query_M: Tensor, key_M: Tensor) -> Tensor:
+    """Dot products of some pairs of a query and a key, [M, H]; by one product of all with all where that is less work."""
+    if len(query_QHE) * len(key_UHE) > len(query_M) * query_QHE.shape[2]:
+        return (query_QHE[query_M] * key_UHE[key_M]).sum(-1)
+    dots_HQU = query_QHE.transpose(0, 1) @ key_UHE.permute(1, 2, 0)
+    return dots_HQU[:, query_M, key_M].T
 
 
 def segment_softmax(logit_MH: Tensor, segment_M: Tensor, num_segments: int) -> Tensor:

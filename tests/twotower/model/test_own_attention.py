@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from twotower.bundle import load_bundle
 from twotower.features import DAY_MS
-from twotower.model.own_attention import segment_softmax
+from twotower.model.own_attention import dots_of_pairs, segment_softmax
 from twotower.own import OwnItems, OwnVectors, join_statistics, own_items
 from twotower.repeat import ItemStatistics, item_statistics
 
@@ -26,6 +27,15 @@ def vectors_of(vectors_ND: Tensor, own: OwnItems) -> OwnVectors:
 def test_segments_sum_to_one_each() -> None:
     weights = segment_softmax(torch.tensor([[0.0, 5.0], [0.0, 5.0], [90.0, -90.0]]), torch.tensor([0, 0, 2]), 3)
     torch.testing.assert_close(weights, torch.tensor([[0.5, 0.5], [0.5, 0.5], [1.0, 1.0]]))
+
+
+@pytest.mark.parametrize("num_keys", [3, 500])
+def test_pairs_are_scored_alike_by_either_way(num_keys: int) -> None:
+    torch.manual_seed(0)
+    query_QHE, key_UHE = torch.randn(2, 4, 8), torch.randn(num_keys, 4, 8)
+    query_M, key_M = torch.tensor([0, 0, 1, 1, 1]), torch.randint(num_keys, (5,))
+    by_hand = torch.stack([(query_QHE[q] * key_UHE[k]).sum(1) for q, k in zip(query_M, key_M, strict=True)])
+    torch.testing.assert_close(dots_of_pairs(query_QHE, key_UHE, query_M, key_M), by_hand)
 
 
 def test_a_user_is_answered_alike_alone_and_among_others(tiny_bundle: Path) -> None:
