@@ -30,7 +30,6 @@ from training.negatives import Proposal, propose
 
 MB = 1e6
 FLOAT, LONG = 4, 8  # bytes
-THREADS = 2
 NUM_CHECKED = 16  # queries that are compared with float64
 CHECKED_AT_ONCE = 50_000  # candidates
 
@@ -98,6 +97,7 @@ class Measured:
     peak_bytes: int
     num_drawn: int
     seconds: float
+    threads: int
     gemm_gflops: float
     loss_error: float  # relative to float64
     gradient_error: float  # relative to the largest gradient of the checked queries
@@ -111,7 +111,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     size = Size(num_candidates=args.candidates, num_items=args.candidates * 3 // 2)
     if args.measure:
-        torch.set_num_threads(THREADS)
         print(json.dumps(asdict(measure(size))))
         return 0
     command = [sys.executable, "-m", "benchmarks.loss_memory", "--measure", "--candidates", str(args.candidates)]
@@ -132,6 +131,7 @@ def rows_of(size: Size, measured: Measured) -> list[Row]:
         Row(metric="loss_candidates_mb", value=candidates_mb, unit="MB, theirs", better="lower"),
         Row(metric="loss_candidates", value=measured.num_drawn, unit="drawn", better="higher"),
         Row(metric="loss_s", value=measured.seconds, unit="s", better="lower"),
+        Row(metric="loss_threads", value=measured.threads, unit="threads", better="lower"),
         Row(metric="loss_gflops", value=gflops, unit="GFLOP/s", better="higher"),
         Row(metric="loss_gemm_gflops", value=measured.gemm_gflops, unit="GFLOP/s", better="higher"),
         Row(metric="loss_gemm_share", value=gflops / measured.gemm_gflops, unit="", better="higher"),
@@ -152,7 +152,7 @@ def measure(size: Size) -> Measured:
     started = time.perf_counter()
     problem.loss(pool).backward()  # type: ignore[no-untyped-call]
     seconds, peak = time.perf_counter() - started, memory("VmHWM") - baseline
-    return Measured(peak, len(pool), seconds, max(gemm, gemm_gflops()), *errors(problem, pool))
+    return Measured(peak, len(pool), seconds, torch.get_num_threads(), max(gemm, gemm_gflops()), *errors(problem, pool))
 
 
 def make_problem(size: Size) -> Problem:

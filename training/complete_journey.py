@@ -98,8 +98,8 @@ def events_table(transactions: pa.Table) -> pa.Table:
 
 
 def items_table(products: pa.Table, prices: pa.Table) -> pa.Table:
-    """The catalogue with a readable title and the unit price known by the end of training (missing when never sold by then)."""
-    joined = products.join(prices, "product_id", join_type="left outer").sort_by("product_id")
+    """The catalogue with a readable title and the unit price known by the end of training (of its product type when never sold by then)."""
+    joined = fill_prices(products.join(prices, "product_id", join_type="left outer"))
     parts = [pc.fill_null(joined[name], "") for name in ("product_type", "package_size")]
     title = pc.utf8_trim_whitespace(pc.binary_join_element_wise(*parts, " "))
     return pa.table(
@@ -111,6 +111,17 @@ def items_table(products: pa.Table, prices: pa.Table) -> pa.Table:
             "unit_price": joined["unit_price"],
         }
     )
+
+
+def fill_prices(joined: pa.Table) -> pa.Table:
+    """Give an item that was never sold by the end of training the mean price of its product type.
+
+    Left missing, the price would say just that, and the model would learn to never show a new item.
+    """
+    types = joined.group_by("product_type").aggregate([("unit_price", "mean")])
+    filled = joined.join(types, "product_type").sort_by("product_id")
+    price = pc.coalesce(filled["unit_price"], filled["unit_price_mean"])
+    return filled.set_column(filled.schema.get_field_index("unit_price"), "unit_price", price).drop_columns(["unit_price_mean"])
 
 
 def unit_prices(transactions: pa.Table) -> pa.Table:

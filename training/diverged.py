@@ -20,7 +20,9 @@ class TrainingDiverged(TwoTowerError):
     """The loss, a gradient or a weight is not a number any more; no bundle is written."""
 
 
-def keep_step(run: RunDirectory, step: int, batch: TrainBatch, drawn: SampledItems | Candidates | None, user_ids: list[str]) -> Path:
+def keep_step(
+    run: RunDirectory, step: int, batch: TrainBatch, drawn: SampledItems | Candidates | None, user_ids: list[str]
+) -> Path:
     """Write diverged-step-N.safetensors, every tensor the step read, and beside it a .json that names users and items."""
     tensors = flat(batch, "batch") | (flat(drawn, "candidates") if drawn is not None else {})
     path = run.path / f"diverged-step-{step}.safetensors"

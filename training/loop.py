@@ -155,11 +155,7 @@ def train(inputs: TrainInputs, state: TrainState, on_step: Callable[[StepReport]
 
 
 def run_stage(
-    inputs: TrainInputs,
-    state: TrainState,
-    batches: Iterator[TrainBatch],
-    begun: float,
-    on_step: Callable[[StepReport], None],
+    inputs: TrainInputs, state: TrainState, batches: Iterator[TrainBatch], begun: float, on_step: Callable[[StepReport], None]
 ) -> None:
     """Train until the stage is over. `begun` is the run's start on the monotonic clock."""
     config, world, stage = inputs.config, inputs.world, inputs.config.stages[state.stage]
@@ -214,12 +210,7 @@ def learning_rate(progress: float, num_queries: int, config: TrainConfig) -> flo
 
 
 def train_step(
-    inputs: TrainInputs,
-    state: TrainState,
-    forward: nn.Module,
-    batch: TrainBatch,
-    frozen: Frozen | None,
-    rate: float,
+    inputs: TrainInputs, state: TrainState, forward: nn.Module, batch: TrainBatch, frozen: Frozen | None, rate: float
 ) -> tuple[float, float]:
     """One optimizer step on the global batch; returns its loss in nats and the gradient's norm before clipping."""
     config, world = inputs.config, inputs.world

@@ -38,8 +38,8 @@ def complete_journey(minutes: float | None = None) -> TrainConfig:
         learning_rate=7e-3,
         dropout=0.1,
         stages=(
-            StageConfig(share=0.6, num_negatives=4096, train_embedder=True, max_steps=_steps(840, minutes)),
-            StageConfig(share=0.4, num_negatives=None, train_embedder=False, max_steps=_steps(560, minutes)),
+            StageConfig(share=0.6, num_negatives=4096, train_embedder=True, max_steps=_steps(420, minutes)),
+            StageConfig(share=0.4, num_negatives=None, train_embedder=False, max_steps=_steps(280, minutes)),
         ),
     )
 
@@ -64,11 +64,11 @@ def amazon_loo(minutes: float | None = None) -> TrainConfig:
         batch_windows=256,
         max_queries=4096,
         learning_rate=1e-3,
-        dropout=0.4,
-        id_dropout=0.0,
+        dropout=0.5,
+        id_dropout=0.1,
         window=64,
         page=16,
-        stages=(StageConfig(share=1.0, num_negatives=None, train_embedder=True, max_steps=_steps(900, minutes)),),
+        stages=(StageConfig(share=1.0, num_negatives=None, train_embedder=True, max_steps=_steps(600, minutes)),),
     )
 
 

@@ -6,7 +6,13 @@ from benchmarks import loss_memory
 from benchmarks.loss_memory import Measured, Size, measure, rows_of
 
 MEASURED = Measured(
-    peak_bytes=200_000_000, num_drawn=1_000_000, seconds=10.0, gemm_gflops=300.0, loss_error=1e-7, gradient_error=2e-5
+    peak_bytes=200_000_000,
+    num_drawn=1_000_000,
+    seconds=10.0,
+    threads=2,
+    gemm_gflops=300.0,
+    loss_error=1e-7,
+    gradient_error=2e-5,
 )
 
 

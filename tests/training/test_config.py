@@ -8,10 +8,11 @@ from training.config import StageConfig
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("minutes", 0), ("embedder_share", 1.2), ("evaluations", -1), ("stages", TINY.stages[:1])]
+    ("name", "value"),
+    [("minutes", 0), ("embedder_share", 1.2), ("evaluations", -1), ("prefetch", -1), ("stages", TINY.stages[:1])],
 )
 def test_impossible_runs_are_refused(name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=r"minutes|embedder_share|evaluations|shares"):
+    with pytest.raises(ValueError, match=r"minutes|embedder_share|evaluations|prefetch|shares"):
         msgspec.structs.replace(TINY, **{name: value}).__post_init__()
 
 

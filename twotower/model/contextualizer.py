@@ -78,7 +78,7 @@ class Contextualizer(nn.Module):
         self.own_attention = OwnAttention(config, query_input)
         self.query_hidden = nn.Linear(query_input, 2 * width)
         self.query_out = nn.Linear(2 * width, width + config.num_popularity)
-        self.repeat_item = nn.Linear(width, config.repeat_item_width)
+        self.repeat_item = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, config.repeat_item_width))
         self.repeat_mlp = nn.Sequential(
             nn.Linear(
                 NUM_REPEAT_FEATURES + NUM_ACTIVITY_FEATURES + config.num_popularity + config.repeat_item_width,

@@ -23,6 +23,7 @@ class OwnAttention(nn.Module):
     def __init__(self, config: ModelConfig, query_width: int) -> None:
         super().__init__()
         self.num_heads, self.key_width = config.own_heads, config.own_key_width
+        self.norm = nn.RMSNorm(config.width)
         self.query = nn.Linear(query_width, self.num_heads * self.key_width)
         self.key = nn.Linear(config.width, self.num_heads * self.key_width, bias=False)
         self.bias = nn.Linear(NUM_REPEAT_FEATURES, self.num_heads)
@@ -33,11 +34,13 @@ class OwnAttention(nn.Module):
         """Weighted mean of own items [Q, D]; zero for a request without any."""
         heads = (self.num_heads, -1)
         query_QHE = self.query(query_input_QX).unflatten(1, heads) / math.sqrt(self.key_width)
-        key_UHE = self.key(vectors.items_UD).unflatten(1, heads)
+        # Vectors of items that training never met may be of any size: unscaled, one of them takes all the attention.
+        items_UD = self.norm(vectors.items_UD)
+        key_UHE = self.key(items_UD).unflatten(1, heads)
         logit_MH = dots_of_pairs(query_QHE, key_UHE, own.request_M, vectors.item_M) + self.bias(own.features_M6)
         weight_MH = segment_softmax(logit_MH, own.request_M, len(query_input_QX))
         starts_Q = torch.searchsorted(own.request_M, torch.arange(len(query_input_QX), device=own.request_M.device))
-        values = self.value(vectors.items_UD).chunk(self.num_heads, 1)
+        values = self.value(items_UD).chunk(self.num_heads, 1)
         mixed = [
             functional.embedding_bag(vectors.item_M, value_UE, starts_Q, mode="sum", per_sample_weights=weight_M)
             for value_UE, weight_M in zip(values, weight_MH.unbind(1), strict=True)

@@ -1,5 +1,7 @@
 """The real rectools, for seconds, where its environment has been made; nowhere else is it installed for a test."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -10,10 +12,11 @@ from training.data import Data
 
 
 @pytest.mark.skipif(not made(), reason="the peers' environment is not there: `make bench NAME=quality` makes it")
-def test_a_round_counts_what_the_peer_read(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_counts_what_the_peer_read(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = msgspec.structs.replace(TINY, model="sasrec", loss="softmax", batch=4)
     monkeypatch.setattr(training_throughput, "their_config", lambda _: config)
     monkeypatch.setattr(training_throughput, "WINDOW", config.length)
+    monkeypatch.setattr(training_throughput, "DIRECTORY", tmp_path)
 
     with peer(data, Setting("", config.width, num_best=len(data.item_ids))) as their_round:
         first, second = their_round(1), their_round(3)
