@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--minutes", type=float, help="time for training, instead of the recipe's own")
     parser.add_argument("--flops", type=float, help="compute to spend, for the recipes that plan by it: from_budget, mup")
     parser.add_argument("--seed", type=int, help="of all that is random, instead of the recipe's own")
-    parser.add_argument("--embedder", metavar="KIND", help="mlp, tab_transformer, or your own as module:Class")
+    parser.add_argument("--embedder", metavar="KIND", help="mlp, tab_transformer, bag, or your own as module:Class")
     parser.add_argument("--plant-cold", type=float, metavar="SHARE", help="hide a share of the items: the protocol cold-start")
     parser.add_argument("--prefetch", type=int, metavar="BATCHES", help="draw so many ahead in a thread; for GPUs")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="of the arithmetic; bf16 needs a GPU")

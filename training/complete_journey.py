@@ -98,7 +98,7 @@ def events_table(transactions: pa.Table) -> pa.Table:
 
 
 def items_table(products: pa.Table, prices: pa.Table) -> pa.Table:
-    """The catalogue with a readable title and the unit price known by the end of training (of its product type when never sold by then)."""
+    """The catalogue with a readable title and the unit price known by the end of training."""
     joined = fill_prices(products.join(prices, "product_id", join_type="left outer"))
     parts = [pc.fill_null(joined[name], "") for name in ("product_type", "package_size")]
     title = pc.utf8_trim_whitespace(pc.binary_join_element_wise(*parts, " "))

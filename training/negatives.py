@@ -134,4 +134,5 @@ def inclusion_probabilities(sizes_N: npt.NDArray[np.float64], expected: int) -> 
     rest = np.cumsum(descending[::-1])[::-1]  # of all but the `certain` largest, were these drawn for certain
     scale = (expected - np.arange(expected)) / rest[:expected]
     certain = int(np.argmax(scale * descending[:expected] <= 1))
-    return np.minimum(scale[certain] * sizes_N, 1.0)
+    inclusion_N: npt.NDArray[np.float64] = np.minimum(scale[certain] * sizes_N, 1.0)
+    return inclusion_N

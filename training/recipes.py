@@ -38,8 +38,8 @@ def complete_journey(minutes: float | None = None) -> TrainConfig:
         learning_rate=7e-3,
         dropout=0.1,
         stages=(
-            StageConfig(share=0.6, num_negatives=4096, train_embedder=True, max_steps=_steps(420, minutes)),
-            StageConfig(share=0.4, num_negatives=None, train_embedder=False, max_steps=_steps(280, minutes)),
+            StageConfig(share=0.6, num_negatives=4096, train_embedder=True, max_steps=_steps(840, minutes)),
+            StageConfig(share=0.4, num_negatives=None, train_embedder=False, max_steps=_steps(560, minutes)),
         ),
     )
 

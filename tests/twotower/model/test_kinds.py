@@ -32,7 +32,7 @@ def test_a_kind_is_built_by_its_name(kind: str) -> None:
 
 
 def test_an_unknown_kind_is_refused_with_the_choice() -> None:
-    with pytest.raises(ValueError, match="choose mlp, tab_transformer, or name your own as module:Class"):
+    with pytest.raises(ValueError, match="choose mlp, tab_transformer, bag, or name your own as module:Class"):
         embedder_class("mpl")
 
 
