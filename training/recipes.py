@@ -60,15 +60,15 @@ def amazon_loo(minutes: float | None = None) -> TrainConfig:
         num_heads=2,
         num_kv_heads=2,
         embedder="bag",
-        embedder_share=0.92,
+        embedder_share=0.975,
         batch_windows=256,
         max_queries=4096,
-        learning_rate=1e-3,
+        learning_rate=1.5e-3,
         dropout=0.5,
-        id_dropout=0.1,
+        id_dropout=0.0,
         window=64,
         page=16,
-        stages=(StageConfig(share=1.0, num_negatives=None, train_embedder=True, max_steps=_steps(600, minutes)),),
+        stages=(StageConfig(share=1.0, num_negatives=None, train_embedder=True, max_steps=_steps(900, minutes)),),
     )
 
 
