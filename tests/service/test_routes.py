@@ -250,7 +250,8 @@ def test_releases_are_listed_with_the_current_one_marked(client: Client, release
 
 @pytest.mark.parametrize("path", ["/recommend", "/similar", "/events"])
 def test_an_alias_answers_as_the_route_it_stands_for(client: Client, path: str) -> None:
-    body = {"/recommend": {"timestamp": "2026-11-22T10:00:00Z"}, "/similar": {"item_id": "item-1"}, "/events": {"events": []}}[path]
+    moment = {"timestamp": "2026-11-22T10:00:00Z"}  # scores follow the clock
+    body = {"/recommend": moment, "/similar": {"item_id": "item-1"}, "/events": {"events": []}}[path]
     short, full = client.post(path, body), client.post("/v1" + path, body)
     assert short.status_code == full.status_code < 300
     assert short.json().get("items") == full.json().get("items")
