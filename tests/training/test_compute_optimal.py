@@ -79,7 +79,7 @@ def test_a_plan_shows_points_and_law() -> None:
 def test_data_short_of_the_optimum_is_said() -> None:
     what, so = data_notice(840_000, 1_200_000)
     assert what == ("1.2M training events; a model of 0.84M parameters is compute-optimal with 0.278B: 232 passes over the data")
-    assert "overfits" in so
+    assert "overfit" in so
 
 
 def test_data_that_is_enough_needs_no_words() -> None:
