@@ -91,9 +91,10 @@ class BatchSampler:
         return self.bound_K[self.offset_U1[user] : self.offset_U1[user + 1]]
 
     def baskets_of_window(self, bounds: Ints) -> int:
-        """How many of the newest baskets fill a window of mean length."""
+        """How many of the newest baskets fill a window of mean length: at least one, if there is one, however large it is."""
         mean_length = self.model.window - self.model.page // 2
-        return len(bounds) - 1 - int(np.searchsorted(bounds, max(bounds[-1] - mean_length, bounds[0])))
+        num_baskets = len(bounds) - 1
+        return max(num_baskets - int(np.searchsorted(bounds, max(bounds[-1] - mean_length, bounds[0]))), min(num_baskets, 1))
 
     def sample(self, rng: np.random.Generator) -> TrainBatch:
         """One batch."""

@@ -81,3 +81,12 @@ def test_every_boundary_is_asked_about_equally_often(shop: Shop) -> None:
     assert per_user[long].mean() / per_user[short].mean() == pytest.approx(1, abs=0.15)
     newest = np.array([counts_E[sampler.bounds(u)[-2]] for u in long])
     assert newest.mean() / per_user[long].mean() == pytest.approx(1, abs=0.2)
+
+
+def test_a_last_basket_larger_than_the_window_is_drawn_too(shop: Shop) -> None:
+    """It counts as one basket of a window, so its user is neither left out nor drawn without end."""
+    model = msgspec.structs.replace(shop.model, window=2, page=1)
+    sampler = BatchSampler(shop.data.log, shop.data.train_until_ms, model, shop.config)
+    assert any(np.diff(sampler.bounds(u))[-1:].max(initial=0) > model.window for u in range(shop.data.log.num_users))
+    assert np.isfinite(sampler.share_U).all()
+    assert len(sampler.sample(np.random.default_rng(0)).window_Q)
