@@ -45,7 +45,9 @@ class ParameterCount(NamedTuple):
         return self.embedder / (self.embedder + self.contextualizer)
 
 
-def size_model(config: TrainConfig, item_spec: FeatureSpec, context_spec: FeatureSpec, num_signals: int = 0) -> ModelConfig:
+def size_model(
+    config: TrainConfig, item_spec: FeatureSpec, context_spec: FeatureSpec, num_signals: int = 0, clock: bool = True
+) -> ModelConfig:
     """The contextualizer as asked for, and an embedder fitted to `embedder_share` of all scalars."""
     model = ModelConfig(
         item_spec=item_spec,
@@ -60,6 +62,7 @@ def size_model(config: TrainConfig, item_spec: FeatureSpec, context_spec: Featur
         page=config.page,
         num_popularity=len(config.half_lives_days) + num_signals,
         embedder=config.embedder,
+        clock=clock,
     )
     if config.embedder not in KINDS:
         check_embedder(embedder_class(config.embedder), model)

@@ -48,8 +48,9 @@ class Answers(NamedTuple):
 
 def joint_set_loss(query_QV: Tensor, scored: Scored, own: Own, answers: Answers) -> Tensor:
     """Weighted mean over answers of -log softmax(score)[answer], in nats; answers count as certain candidates (no bias)."""
-    weight_Q = torch.zeros(len(query_QV)).index_add(0, answers.query_A, answers.weight_A)
-    partition = _WeightedLogPartition.apply(query_QV, scored.vectors_CD, own.repeat_M, own, weight_Q, scored)  # type: ignore[no-untyped-call]
+    weight_Q = query_QV.new_zeros(len(query_QV)).index_add(0, answers.query_A, answers.weight_A)
+    with torch.autocast(query_QV.device.type, enabled=False):
+        partition = _WeightedLogPartition.apply(query_QV, scored.vectors_CD, own.repeat_M, own, weight_Q, scored)  # type: ignore[no-untyped-call]
     score_A = (query_QV[answers.query_A] * scored.of(answers.query_A, answers.column_A)).sum(1)
     if len(own.query_M):
         num_candidates = len(scored.vectors_CD)
@@ -70,9 +71,10 @@ class _WeightedLogPartition(torch.autograd.Function):
         """Returns a scalar; the gradients are made on the way."""
         num_queries, width = len(query_QV), vectors_CD.shape[1]
         block = max(8, BLOCK_SCORES // len(vectors_CD))
-        bounds = torch.searchsorted(own.query_M, torch.arange(0, num_queries + block, block)).tolist()
+        starts = torch.arange(0, num_queries + block, block, device=own.query_M.device)
+        bounds = torch.searchsorted(own.query_M, starts).tolist()
         grad_query_QV, grad_vectors_CD = torch.empty_like(query_QV), torch.zeros_like(vectors_CD)
-        grad_repeat_M, total = torch.empty_like(repeat_M), torch.zeros((), dtype=torch.float64)
+        grad_repeat_M, total = torch.empty_like(repeat_M), query_QV.new_zeros((), dtype=torch.float64)
         for number, start in enumerate(range(0, num_queries, block)):
             rows, mine = slice(start, start + block), slice(bounds[number], bounds[number + 1])
             query_SV, weight_S1 = query_QV[rows], weight_Q[rows, None]

@@ -3,7 +3,8 @@
 D: vector width, N: items, C: candidates, Q: queries, P: popularity dimensions, M: own items of all queries
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from training.batches import TrainBatch
 from training.joint_loss import Answers, Own, Scored, joint_set_loss
-from training.log_partition import FrozenCatalogue, Pool, Shard
+from training.log_partition import FrozenCatalogue, Part, Pool, Shard
 from training.loss import frozen_set_loss
 from training.negatives import Candidates, certain_items
 from training.snapshots import PopularitySnapshots
@@ -21,6 +22,8 @@ from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.embedder import Embedder
 from twotower.own import OwnVectors
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +43,19 @@ class FrozenItems:
 
 
 class Objective(nn.Module):
-    """Both towers. Calling it is the whole of what a step differentiates, so that a wrapper can shard it."""
+    """Both towers. Calling it is the whole of what a step differentiates, so that a wrapper can shard it.
+
+    What is looked up by numpy is looked up where batches are drawn, on the CPU; the rest follows the weights.
+    """
+
+    popularity_PTN: Tensor
 
     def __init__(self, embedder: Embedder, contextualizer: Contextualizer, snapshots: PopularitySnapshots) -> None:
         super().__init__()
         self.embedder = embedder
         self.contextualizer = contextualizer
         self.snapshots = snapshots
+        self.register_buffer("popularity_PTN", torch.from_numpy(snapshots.table_TNP).movedim(2, 0), persistent=False)
 
     def forward(self, batch: TrainBatch, scored: SampledItems | FrozenItems) -> Tensor:
         """The set loss in nats, over sampled items or over fixed vectors."""
@@ -54,47 +63,66 @@ class Objective(nn.Module):
 
     def _sampled(self, batch: TrainBatch, sampled: SampledItems) -> Tensor:
         """Corrected for how the candidates were drawn."""
-        drawn, vectors_CD, own = sampled.drawn, self.embedder(*tensors(sampled.features)), batch.own
+        drawn, device = sampled.drawn, self.popularity_PTN.device
         days, day_Q = np.unique(self.snapshots.index(batch.now_ms_Q), return_inverse=True)
-        scored = Scored(
-            vectors_CD=vectors_CD,
-            popularity_TCP=torch.from_numpy(self.snapshots.table_TNP[days[:, None], drawn.rows_C]),
-            day_Q=torch.from_numpy(day_Q),
-            bias_BC=torch.where(certain_items(batch, drawn), 0.0, torch.from_numpy(drawn.log_weight_C)),
-            window_Q=batch.window_Q,
-        )
-        own_column_M = drawn.column_of(own.rows_M)
-        popularity_MP = scored.popularity_TCP[scored.day_Q[own.request_M], own_column_M]
-        read_BLD = vectors_CD[drawn.column_of(batch.histories.item_rows_BL)]
-        query_QV, repeat_M = self._queries(batch, read_BLD, OwnVectors(vectors_CD, own_column_M, popularity_MP))
-        answers = Answers(batch.answer_query_A, drawn.column_of(batch.answer_rows_A), batch.answer_weights_A)
+        popularity_TCP = torch.from_numpy(self.snapshots.table_TNP[days[:, None], drawn.rows_C]).to(device)
+        bias_BC = torch.where(certain_items(batch, drawn), 0.0, torch.from_numpy(drawn.log_weight_C)).to(device)
+        own_column_M = drawn.column_of(batch.own.rows_M).to(device)
+        read_column_BL = drawn.column_of(batch.histories.item_rows_BL).to(device)
+        answer_column_A = drawn.column_of(batch.answer_rows_A).to(device)
+        vectors_CD = self.embedder(*on(device, tensors(sampled.features))).float()
+        batch = on(device, batch)
+        own, scored = batch.own, Scored(vectors_CD, popularity_TCP, torch.from_numpy(day_Q).to(device), bias_BC, batch.window_Q)
+        popularity_MP = popularity_TCP[scored.day_Q[own.request_M], own_column_M]
+        vectors = OwnVectors(vectors_CD, own_column_M, popularity_MP)
+        query_QV, repeat_M = self._queries(batch, vectors_CD[read_column_BL], vectors)
+        answers = Answers(batch.answer_query_A, answer_column_A, batch.answer_weights_A)
         return joint_set_loss(query_QV, scored, Own(own.request_M, own_column_M, repeat_M), answers)
 
     def _frozen(self, batch: TrainBatch, items: FrozenItems) -> Tensor:
         """Over the whole catalogue exactly, or estimated from a pool."""
-        vectors_ND, drawn, own = items.vectors_ND, items.drawn, batch.own
-        popularity_MP = self.snapshots.of_items(batch.now_ms_Q[own.request_M.numpy()], own.rows_M.numpy())
-        vectors = OwnVectors.of(vectors_ND, own.rows_M, torch.from_numpy(popularity_MP))
+        vectors_ND, drawn, device = items.vectors_ND, items.drawn, self.popularity_PTN.device
+        day_Q = torch.from_numpy(self.snapshots.index(batch.now_ms_Q)).to(device)
+        batch = on(device, batch)
+        own = batch.own
+        popularity_MP = self.popularity_PTN[:, day_Q[own.request_M], own.rows_M].T
+        vectors = OwnVectors.of(vectors_ND, own.rows_M, popularity_MP)
         query_QV, repeat_M = self._queries(batch, vectors_ND[batch.histories.item_rows_BL], vectors)
-        part = Shard(0, len(vectors_ND)) if drawn is None else Pool(*map(torch.from_numpy, (drawn.rows_C, drawn.log_weight_C)))
+        part: Part = Shard(0, len(vectors_ND))
+        if drawn is not None:
+            part = Pool(torch.from_numpy(drawn.rows_C).to(device), torch.from_numpy(drawn.log_weight_C).to(device))
         return frozen_set_loss(
             query_QV,
             Own(own.request_M, own.rows_M, repeat_M),
             Answers(batch.answer_query_A, batch.answer_rows_A, batch.answer_weights_A),
-            torch.from_numpy(self.snapshots.index(batch.now_ms_Q)),
-            FrozenCatalogue(vectors_ND, torch.from_numpy(self.snapshots.table_TNP).movedim(2, 0)),
+            day_Q,
+            FrozenCatalogue(vectors_ND, self.popularity_PTN),
             [part],
         )
 
     def _queries(self, batch: TrainBatch, read_BLD: Tensor, vectors: OwnVectors) -> tuple[Tensor, Tensor]:
-        """Query vectors [Q, V] and repeat scores [M], from the vectors of the events read and of the own items."""
+        """Query vectors [Q, V] and repeat scores [M], from the vectors of the events read and of the own items.
+
+        Under autocast, what sums over items or events stays in single precision: vectors, residual stream and scores.
+        """
         hidden_BLD = self.contextualizer(read_BLD, batch.histories)
         hidden_QD = hidden_BLD[batch.window_Q, batch.position_Q.clamp(min=0)]
         query_input = self.contextualizer.query_input(
             hidden_QD, batch.position_Q < 0, batch.request_Q7, batch.wanted_QS, batch.wanted_weights_QS, batch.own, vectors
         )
         repeat_M = self.contextualizer.repeat_scores(query_input, batch.own, vectors)
-        return self.contextualizer.queries(query_input), repeat_M
+        return self.contextualizer.queries(query_input).float(), repeat_M.float()
+
+
+def on(device: torch.device, value: Value) -> Value:
+    """The same with every tensor on `device`, those of dataclasses and tuples too."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, tuple):
+        return tuple(on(device, part) for part in value)  # type: ignore[return-value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: on(device, getattr(value, field.name)) for field in fields(value)})
+    return value
 
 
 def hide_ids(rows: EncodedRows, model: ModelConfig, share: float, rng: np.random.Generator) -> None:

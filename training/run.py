@@ -64,7 +64,8 @@ def run(
         planted = plant(data, config.plant_cold, config.half_lives_days, config.seed)
         data, hidden = planted.data, planted.item_ids
     spec = fit_item_spec(items, schema.items)
-    model = size_model(config, spec, data.log.context_spec, data.signals.num_signals if data.signals else 0)
+    num_signals = data.signals.num_signals if data.signals else 0
+    model = size_model(config, spec, data.log.context_spec, num_signals, schema.events.clock)
     with step("encode items", total=len(data.item_ids), unit="items") as work:
         parts = []
         for table in stream_items(items, schema.items):

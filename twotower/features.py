@@ -29,8 +29,8 @@ Hashes = npt.NDArray[np.uint64]
 
 VERSION = 1
 DAY_MS = 86_400_000
-EVENT_TIME_WIDTH = 6
-REQUEST_TIME_WIDTH = 7
+EVENT_TIME_WIDTH, EVENT_ORDER_WIDTH = 6, 2  # the second of each is what comes before hour, weekday and season
+REQUEST_TIME_WIDTH, REQUEST_ORDER_WIDTH = 7, 1
 _WORD = re.compile(r"\w+")
 
 

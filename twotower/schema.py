@@ -33,6 +33,7 @@ class EventColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     item_id: str = "item_id"
     timestamp: str = "timestamp"
     event_type: str = "event_type"
+    clock: bool = True  # False: timestamps are an order and gaps, and their dates mean nothing
     features: dict[str, EventKind] = {}
 
     def __post_init__(self) -> None:

@@ -28,6 +28,7 @@ def test_the_split_is_leave_one_out(files: tuple[Path, Path], tmp_path: Path) ->
     out = tmp_path / "out"
     assert prepare(*files, out) == (7, 4)
     assert load_schema(out / "schema.toml") == SCHEMA
+    assert not SCHEMA.events.clock, "the dates are made up"
     data = read_data(out / "events.parquet", out / "items.parquet", SCHEMA, (14.0,), CONTEXT_TABLE_ROWS)
     ids = data.item_ids.to_pylist()
     held_out = {

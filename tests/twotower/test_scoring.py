@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
+import pytest
 import torch
 
 from twotower.bundle import load_bundle
 from twotower.features import DAY_MS, encode_rows
 from twotower.model.config import ModelConfig
+from twotower.model.contextualizer import Contextualizer
 from twotower.repeat import item_statistics
 from twotower.scoring import Request, answer
 from twotower.window import History
@@ -16,12 +19,12 @@ from twotower.window import History
 NOW_MS = 20_000 * DAY_MS
 
 
-def request(model: ModelConfig, rows: list[int], wanted: str | None = None) -> Request:
+def request(model: ModelConfig, rows: list[int], wanted: str | None = None, now_ms: int = NOW_MS) -> Request:
     item_rows = np.array(rows, np.int64)
-    times = NOW_MS - DAY_MS * np.arange(len(rows), 0, -1)
+    times = now_ms - DAY_MS * np.arange(len(rows), 0, -1)
     types = pa.array(["purchase"] * len(rows), pa.string())
     context = encode_rows({"event_type": types}, model.context_spec, model.context_table_rows)
-    return Request(History(item_rows, times, context), item_statistics(item_rows, times), NOW_MS, wanted)
+    return Request(History(item_rows, times, context), item_statistics(item_rows, times), now_ms, wanted)
 
 
 def test_own_items_score_their_dot_product_plus_repeat(tiny_bundle: Path) -> None:
@@ -66,3 +69,14 @@ def test_a_new_user_is_answered(tiny_bundle: Path) -> None:
     scores = answer(towers.contextualizer, model, torch.randn(9, model.width + 1), [new])
     assert torch.isfinite(scores.vectors_QV).all()
     assert len(scores.own_rows_M) == 0
+
+
+@pytest.mark.parametrize("clock", [True, False])
+def test_dates_matter_only_to_a_model_with_a_clock(tiny_bundle: Path, clock: bool) -> None:
+    """Half a day and 100 days later hour, weekday and season are others, and no gap is."""
+    model = msgspec.structs.replace(load_bundle(tiny_bundle).towers.config.model, clock=clock)
+    contextualizer = Contextualizer(model).eval()
+    times = (NOW_MS, NOW_MS + 100 * DAY_MS + DAY_MS // 2)
+    asked = [request(model, [1, 2, 1], now_ms=now_ms) for now_ms in times]
+    now, later = answer(contextualizer, model, torch.randn(50, model.width + 1), asked).vectors_QV
+    assert torch.allclose(now, later, atol=1e-5) == (not clock)

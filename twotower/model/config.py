@@ -2,7 +2,13 @@
 
 import msgspec
 
-from twotower.features import EVENT_TIME_WIDTH, FeatureSpec
+from twotower.features import (
+    EVENT_ORDER_WIDTH,
+    EVENT_TIME_WIDTH,
+    REQUEST_ORDER_WIDTH,
+    REQUEST_TIME_WIDTH,
+    FeatureSpec,
+)
 from twotower.window import PAGE, WINDOW
 
 
@@ -29,6 +35,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     embedder_hidden: int = 64
     window: int = WINDOW
     page: int = PAGE
+    clock: bool = True  # False: hour, weekday and season are not read, only how long ago and in what order
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads or (self.width // self.num_heads) % 2:
@@ -46,6 +53,16 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.item_spec.hashed) * self.table_dim + self.item_spec.dense_width
 
     @property
+    def event_time_width(self) -> int:
+        """How many of an event's time features are read."""
+        return EVENT_TIME_WIDTH if self.clock else EVENT_ORDER_WIDTH
+
+    @property
+    def request_time_width(self) -> int:
+        """How many of a request's time features are read."""
+        return REQUEST_TIME_WIDTH if self.clock else REQUEST_ORDER_WIDTH
+
+    @property
     def context_input(self) -> int:
         """Dense width of one event's context, its time features included."""
-        return EVENT_TIME_WIDTH + self.context_spec.dense_width
+        return self.event_time_width + self.context_spec.dense_width

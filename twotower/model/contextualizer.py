@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from twotower.features import REQUEST_TIME_WIDTH
 from twotower.model.config import ModelConfig
 from twotower.model.own_attention import OwnAttention
 from twotower.own import OwnItems, OwnVectors
@@ -68,7 +67,7 @@ class Contextualizer(nn.Module):
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__()
-        width, query_input = config.width, config.width + REQUEST_TIME_WIDTH + NUM_ACTIVITY_FEATURES
+        width, query_input = config.width, config.width + config.request_time_width + NUM_ACTIVITY_FEATURES
         self.context_table = nn.Parameter(torch.empty(config.context_table_rows, width))
         self.context_in = nn.Linear(config.context_input, width)
         self.dropout = nn.Dropout(dropout)
@@ -92,6 +91,7 @@ class Contextualizer(nn.Module):
         self.repeat_query = nn.Linear(query_input, config.repeat_rank)
         self.repeat_key = nn.Linear(NUM_REPEAT_FEATURES, config.repeat_rank)
         self.width = width
+        self.event_time_width, self.request_time_width = config.event_time_width, config.request_time_width
         self._initialise(config)
         half = config.width // config.num_heads // 2
         angles = torch.outer(torch.arange(config.window), ROPE_BASE ** (-torch.arange(half) / half))
@@ -130,7 +130,7 @@ class Contextualizer(nn.Module):
 
     def _hidden(self, item_vectors_BLD: Tensor, batch: HistoryBatch) -> Tensor:
         length = item_vectors_BLD.shape[1]
-        dense_BLF = torch.cat([batch.time_BL6, batch.dense_BLF], -1)
+        dense_BLF = torch.cat([batch.time_BL6[..., : self.event_time_width], batch.dense_BLF], -1)
         x_BLD = item_vectors_BLD + self.context_in(dense_BLF) + self.pool_slots(batch.slots_BLS, batch.weights_BLS)
         x_BLD = self.dropout(x_BLD)
         for block in self.blocks:
@@ -153,7 +153,7 @@ class Contextualizer(nn.Module):
     ) -> Tensor:
         """Hidden state (or the learned empty history), the event type wanted and own items, beside time and activity."""
         hidden_QD = torch.where(empty_Q[:, None], self.empty_history, hidden_QD) + self.pool_slots(wanted_QS, wanted_weights_QS)
-        beside = [request_Q7, own.activity_Q6]
+        beside = [request_Q7[:, : self.request_time_width], own.activity_Q6]
         taste_QD = self.own_attention(torch.cat([hidden_QD, *beside], -1), own, vectors)
         return torch.cat([hidden_QD + taste_QD, *beside], -1)
 

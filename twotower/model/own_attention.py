@@ -38,9 +38,9 @@ class OwnAttention(nn.Module):
         items_UD = self.norm(vectors.items_UD)
         key_UHE = self.key(items_UD).unflatten(1, heads)
         logit_MH = dots_of_pairs(query_QHE, key_UHE, own.request_M, vectors.item_M) + self.bias(own.features_M6)
-        weight_MH = segment_softmax(logit_MH, own.request_M, len(query_input_QX))
+        weight_MH = segment_softmax(logit_MH.float(), own.request_M, len(query_input_QX))
         starts_Q = torch.searchsorted(own.request_M, torch.arange(len(query_input_QX), device=own.request_M.device))
-        values = self.value(items_UD).chunk(self.num_heads, 1)
+        values = self.value(items_UD).float().chunk(self.num_heads, 1)
         mixed = [
             functional.embedding_bag(vectors.item_M, value_UE, starts_Q, mode="sum", per_sample_weights=weight_M)
             for value_UE, weight_M in zip(values, weight_MH.unbind(1), strict=True)
