@@ -117,7 +117,7 @@ class Objective(nn.Module):
 def on(device: torch.device, value: Value) -> Value:
     """The same with every tensor on `device`, those of dataclasses and tuples too."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        return value.to(device)  # type: ignore[return-value]
     if isinstance(value, tuple):
         return tuple(on(device, part) for part in value)  # type: ignore[return-value]
     if is_dataclass(value) and not isinstance(value, type):

@@ -33,6 +33,7 @@ def test_mixed_precision_computes_nearly_the_same_loss_and_gradients(shop: Shop)
                 loss = objective(batch, scored)
             loss.backward()
             gradient = objective.contextualizer.query_out.weight.grad
+            assert gradient is not None
             assert loss.dtype == gradient.dtype == torch.float32
             found.append((loss.item(), gradient.clone()))
         (exact, exact_gradient), (mixed, mixed_gradient) = found
