@@ -46,7 +46,10 @@ def infer_schema(events: Path, items: Path) -> Schema:
     roles = {role: _find(role, event_schema.names, events) for role in ROLE_NAMES}
     item_id = _find("item_id", item_schema.names, items)
     columns = EventColumns(
-        **roles,
+        user_id=roles["user_id"],
+        item_id=roles["item_id"],
+        timestamp=roles["timestamp"],
+        event_type=roles["event_type"],
         features={f.name: kind for f in event_schema if f.name not in roles.values() and (kind := _event_kind(f)) is not None},
     )
     sample = open_parquet(items, "items").head(SAMPLE_ROWS)
