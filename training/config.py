@@ -1,5 +1,6 @@
 """What a training run is: frozen, checked when made, written into the bundle's provenance."""
 
+import math
 from typing import Literal
 
 import msgspec
@@ -50,6 +51,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     dropout: float = 0.1
     id_dropout: float = 0.1  # share of items per step that are embedded from their content alone
     gradient_clip: float = 1.0
+    explore: float = 0.0  # weight of a second loss: a query's new answers among the items that its user never had
     plant_cold: float = 0.0  # share of the items that lose their events before the test part: the cold-start protocol
     window: int = 256  # events the contextualizer reads at most (SCIENCE)
     page: int = 64  # events between two moves of the window's anchor
@@ -72,6 +74,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"plant_cold is {self.plant_cold}: give a share of the items, such as 0.05")
         if self.prefetch < 0:
             raise ValueError(f"prefetch is {self.prefetch}: give a number of batches, or 0")
+        if not 0 <= self.explore < math.inf:
+            raise ValueError(f"explore is {self.explore}: give a weight, or 0")
         if not 0 < self.embedder_share < 1:
             raise ValueError(f"embedder_share is {self.embedder_share}: give a fraction in (0, 1)")
         if abs(sum(s.share for s in self.stages) - 1) > 1e-9:

@@ -50,8 +50,11 @@ def amazon_loo(minutes: float | None = None) -> TrainConfig:
     """Leave-one-out benchmarks such as Amazon Beauty: chosen by NDCG@10 on the events before the last, seen items masked.
 
     The embedder holds most of the parameters, not 2 %: 12,101 items are described by categories and a brand alone, which
-    86 % of them share with others, so what tells items apart has to be learned item by item. Every step scores the whole
-    catalogue exactly; there is no second stage.
+    86 % of them share with others, so what tells items apart has to be learned item by item. There is no second stage.
+
+    About 45 passes: recall goes on rising long after the loss has begun to (on validation, from 5 passes to 15, R@10 .081 to
+    .102 while the loss went from 8.15 to 8.34 nats), which is what half of everything dropped is for. The files name no
+    times, so popularity is the count of everything.
     """
     return TrainConfig(
         metric="leave-one-out NDCG@10",
@@ -65,12 +68,13 @@ def amazon_loo(minutes: float | None = None) -> TrainConfig:
         embedder_share=0.975,
         batch_windows=256,
         max_queries=4096,
-        learning_rate=1.5e-3,
+        learning_rate=1e-3,
         dropout=0.5,
         id_dropout=0.0,
         window=64,
         page=16,
-        stages=(StageConfig(share=1.0, num_negatives=None, train_embedder=True, max_steps=_steps(900, minutes)),),
+        half_lives_days=(36_500.0,),
+        stages=(StageConfig(share=1.0, num_negatives=3000, train_embedder=True, max_steps=_steps(3900, minutes)),),
     )
 
 

@@ -74,7 +74,7 @@ class Contextualizer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(width)
         self.empty_history = nn.Parameter(torch.zeros(width))
-        self.own_attention = OwnAttention(config, query_input)
+        self.own_attention = OwnAttention(config, query_input, dropout)
         self.query_hidden = nn.Linear(query_input, 2 * width)
         self.query_out = nn.Linear(2 * width, width + config.num_popularity)
         self.repeat_item = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, config.repeat_item_width))

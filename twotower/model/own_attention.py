@@ -20,7 +20,7 @@ class OwnAttention(nn.Module):
     Requests of one user share items, so each distinct item is projected once.
     """
 
-    def __init__(self, config: ModelConfig, query_width: int) -> None:
+    def __init__(self, config: ModelConfig, query_width: int, dropout: float) -> None:
         super().__init__()
         self.num_heads, self.key_width = config.own_heads, config.own_key_width
         self.norm = nn.RMSNorm(config.width)
@@ -29,6 +29,7 @@ class OwnAttention(nn.Module):
         self.bias = nn.Linear(NUM_REPEAT_FEATURES, self.num_heads)
         self.value = nn.Linear(config.width, config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
+        self.dropout = nn.Dropout(dropout)  # of whole items, and of what they add up to: else this path learns users by heart
 
     def forward(self, query_input_QX: Tensor, own: OwnItems, vectors: OwnVectors) -> Tensor:
         """Weighted mean of own items [Q, D]; zero for a request without any."""
@@ -38,14 +39,14 @@ class OwnAttention(nn.Module):
         items_UD = self.norm(vectors.items_UD)
         key_UHE = self.key(items_UD).unflatten(1, heads)
         logit_MH = dots_of_pairs(query_QHE, key_UHE, own.request_M, vectors.item_M) + self.bias(own.features_M6)
-        weight_MH = segment_softmax(logit_MH.float(), own.request_M, len(query_input_QX))
+        weight_MH = self.dropout(segment_softmax(logit_MH.float(), own.request_M, len(query_input_QX)))
         starts_Q = torch.searchsorted(own.request_M, torch.arange(len(query_input_QX), device=own.request_M.device))
         values = self.value(items_UD).float().chunk(self.num_heads, 1)
         mixed = [
             functional.embedding_bag(vectors.item_M, value_UE, starts_Q, mode="sum", per_sample_weights=weight_M)
             for value_UE, weight_M in zip(values, weight_MH.unbind(1), strict=True)
         ]
-        return self.out(torch.cat(mixed, 1))  # type: ignore[no-any-return]
+        return self.dropout(self.out(torch.cat(mixed, 1)))  # type: ignore[no-any-return]
 
 
 def dots_of_pairs(query_QHE: Tensor, key_UHE: Tensor, query_M: Tensor, key_M: Tensor) -> Tensor:
