@@ -39,7 +39,7 @@ from twotower.progress import say, step
 
 OUT = DIRECTORY / "quality"
 JOURNEY = OUT / "data" / "complete-journey"
-VALIDATION_QUERIES = 1000  # that choose a peer's best epoch
+VALIDATION_ANSWERS = 10_000  # that choose a peer's best epoch
 HALF_LIFE_DAYS = 14.0  # of the popularity that the counters know
 NO_DECAY_DAYS = 36_500.0  # leave-one-out files name no times: there popularity is the count of everything
 SEQUENCE_FILES = ("Beauty.txt", "Beauty_item2attributes.json")
@@ -154,7 +154,7 @@ def journey_part(corpus: Corpus, bundle: Bundle) -> Part:
     """Next baskets: December tests, a sample of November chooses the peers' best epoch."""
     data = read(corpus, bundle)
     november = next_basket(data.log, data.train_until_ms, data.test_from_ms)
-    validation = sample(np.random.default_rng(0), november, VALIDATION_QUERIES)
+    validation = sample(np.random.default_rng(0), november, VALIDATION_ANSWERS)
     return Part(corpus, data, next_basket(data.log, data.test_from_ms, data.end_ms), validation)
 
 
@@ -162,7 +162,7 @@ def sequence_part(corpus: Corpus, bundle: Bundle) -> Part:
     """The last event of every user tests, a sample of those before them chooses the peers' best epoch."""
     data = read(corpus, bundle)
     before = leave_one_out(data.log, data.train_until_ms, data.test_from_ms)
-    validation = sample(np.random.default_rng(0), before, VALIDATION_QUERIES)
+    validation = sample(np.random.default_rng(0), before, VALIDATION_ANSWERS)
     return Part(corpus, data, leave_one_out(data.log, data.test_from_ms, data.end_ms), validation)
 
 

@@ -22,7 +22,7 @@ from twotower.catalogue import embed_rows
 from twotower.features import EncodedRows
 from twotower.model.config import ModelConfig
 
-NUM_QUERIES = 300
+NUM_ANSWERS = 3000
 MAX_SHARE = 0.05  # of this attempt's training time; an evaluation is left out while those before it took more
 
 
@@ -47,9 +47,9 @@ class Watch:
 
     @cached_property
     def queries(self) -> list[Query]:
-        """About 300 of validation, of whole users: the same in every run on these data with this seed."""
+        """Of validation, with about 3,000 answers, of whole users: the same in every run on these data with this seed."""
         queries = PROTOCOLS[self.config.protocol](self.data.log, self.data.train_until_ms, self.data.test_from_ms)
-        return sample(np.random.default_rng(self.config.seed), queries, NUM_QUERIES) if self.config.evaluations else []
+        return sample(np.random.default_rng(self.config.seed), queries, NUM_ANSWERS) if self.config.evaluations else []
 
     def begin(self, state: TrainState, about: Mapping[str, Any]) -> None:
         """A fresh run first notes how good the counters are; one that goes on has that in its journal."""
