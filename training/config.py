@@ -1,6 +1,5 @@
 """What a training run is: frozen, checked when made, written into the bundle's provenance."""
 
-import math
 from typing import Literal
 
 import msgspec
@@ -51,11 +50,10 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     dropout: float = 0.1
     id_dropout: float = 0.1  # share of items per step that are embedded from their content alone
     gradient_clip: float = 1.0
-    explore: float = 0.0  # weight of a second loss: a query's new answers among the items that its user never had
     plant_cold: float = 0.0  # share of the items that lose their events before the test part: the cold-start protocol
     window: int = 256  # events the contextualizer reads at most (SCIENCE)
     page: int = 64  # events between two moves of the window's anchor
-    half_lives_days: tuple[float, ...] = (14.0,)  # of the popularity dimensions
+    half_lives_days: tuple[float, ...] = (14.0, 2.0)  # of the popularity dimensions; the first is the counters' too
     evaluations: int = 8  # while training, on 3,000 validation answers each; 0 is none, and so no validation curves
     checkpoint_minutes: float = 5.0  # between checkpoints: what a killed run loses at most
     prefetch: int = 0  # batches drawn ahead by a thread; on two cores it only takes turns (.45 s a step against .31)
@@ -74,8 +72,6 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"plant_cold is {self.plant_cold}: give a share of the items, such as 0.05")
         if self.prefetch < 0:
             raise ValueError(f"prefetch is {self.prefetch}: give a number of batches, or 0")
-        if not 0 <= self.explore < math.inf:
-            raise ValueError(f"explore is {self.explore}: give a weight, or 0")
         if not 0 < self.embedder_share < 1:
             raise ValueError(f"embedder_share is {self.embedder_share}: give a fraction in (0, 1)")
         if abs(sum(s.share for s in self.stages) - 1) > 1e-9:

@@ -46,38 +46,27 @@ class Answers(NamedTuple):
     weight_A: Tensor
 
 
-def joint_set_loss(query_QV: Tensor, scored: Scored, own: Own, answers: Answers, explore: float = 0.0) -> Tensor:
-    """Weighted mean over answers of -log softmax(score)[answer], in nats; answers count as certain candidates (no bias).
-
-    `explore` adds the gradient, and nothing to the value, of that many times the same loss of new answers among the items
-    that are not the query's own: repeats fill most of the softmax, and among them there is little to learn for the rest.
-    """
+def joint_set_loss(query_QV: Tensor, scored: Scored, own: Own, answers: Answers) -> Tensor:
+    """Weighted mean over answers of -log softmax(score)[answer], in nats; answers count as certain candidates (no bias)."""
+    weight_Q = query_QV.new_zeros(len(query_QV)).index_add(0, answers.query_A, answers.weight_A)
+    with torch.autocast(query_QV.device.type, enabled=False):
+        partition = _WeightedLogPartition.apply(query_QV, scored.vectors_CD, own.repeat_M, own, weight_Q, scored)  # type: ignore[no-untyped-call]
     score_A = (query_QV[answers.query_A] * scored.of(answers.query_A, answers.column_A)).sum(1)
-    new_A = explore * answers.weight_A
     if len(own.query_M):
         num_candidates = len(scored.vectors_CD)
         own_key = own.query_M * num_candidates + own.column_M
         answer_key = answers.query_A * num_candidates + answers.column_A
         place = torch.searchsorted(own_key, answer_key).clamp(max=len(own_key) - 1)
-        seen_A = own_key[place] == answer_key
-        score_A = score_A + torch.where(seen_A, own.repeat_M[place], 0.0)
-        new_A = new_A * ~seen_A
-    weights_2Q = query_QV.new_zeros(2, len(query_QV)).index_add(1, answers.query_A, torch.stack([answers.weight_A, new_A]))
-    with torch.autocast(query_QV.device.type, enabled=False):
-        partition = _WeightedLogPartition.apply(query_QV, scored.vectors_CD, own.repeat_M, own, weights_2Q, scored)  # type: ignore[no-untyped-call]
-    explored = (score_A * new_A).sum()
-    return partition - (score_A * answers.weight_A).sum() - (explored - explored.detach())  # type: ignore[no-any-return]
+        score_A = score_A + torch.where(own_key[place] == answer_key, own.repeat_M[place], 0.0)
+    return partition - (score_A * answers.weight_A).sum()  # type: ignore[no-any-return]
 
 
 class _WeightedLogPartition(torch.autograd.Function):
-    """sum_q weight_q log sum_c exp(score_qc). Differentiable in queries, vectors and repeat scores.
-
-    Its gradient is that of the value plus sum_q new_q log sum_c' exp(score_qc'), where c' runs over what is not q's own.
-    """
+    """sum_q weight_q log sum_c exp(score_qc). Differentiable in queries, vectors and repeat scores."""
 
     @staticmethod
     def forward(
-        ctx: Any, query_QV: Tensor, vectors_CD: Tensor, repeat_M: Tensor, own: Own, weights_2Q: Tensor, scored: Scored
+        ctx: Any, query_QV: Tensor, vectors_CD: Tensor, repeat_M: Tensor, own: Own, weight_Q: Tensor, scored: Scored
     ) -> Tensor:
         """Returns a scalar; the gradients are made on the way."""
         num_queries, width = len(query_QV), vectors_CD.shape[1]
@@ -88,7 +77,7 @@ class _WeightedLogPartition(torch.autograd.Function):
         grad_repeat_M, total = torch.empty_like(repeat_M), query_QV.new_zeros((), dtype=torch.float64)
         for number, start in enumerate(range(0, num_queries, block)):
             rows, mine = slice(start, start + block), slice(bounds[number], bounds[number + 1])
-            query_SV, (weight_S1, new_S1) = query_QV[rows], weights_2Q[:, rows, None]
+            query_SV, weight_S1 = query_QV[rows], weight_Q[rows, None]
             popularity_PSC = scored.popularity_TCP[scored.day_Q[rows]].movedim(2, 0)
             scores_SC = query_SV[:, :width] @ vectors_CD.T
             for p, popularity_SC in enumerate(popularity_PSC):
@@ -100,11 +89,8 @@ class _WeightedLogPartition(torch.autograd.Function):
             weights_SC = scores_SC.sub_(highest_S1).exp_()
             sum_S1 = weights_SC.sum(1, keepdim=True)
             total += (weight_S1 * (sum_S1.log() + highest_S1)).sum()
-            own_M = weights_SC[own_places]
-            unseen_S = sum_S1[:, 0].index_add(0, own_places[0], own_M, alpha=-1).clamp(min=1e-6)
-            weights_SC *= weight_S1 / sum_S1 + new_S1 / unseen_S[:, None]  # d loss / d score
-            grad_repeat_M[mine] = own_M * (weight_S1 / sum_S1)[own_places[0], 0]
-            weights_SC[own_places] = grad_repeat_M[mine]
+            weights_SC *= weight_S1 / sum_S1  # d loss / d score
+            grad_repeat_M[mine] = weights_SC[own_places]
             torch.mm(weights_SC, vectors_CD, out=grad_query_QV[rows, :width])
             for p, popularity_SC in enumerate(popularity_PSC):
                 grad_query_QV[rows, width + p] = torch.linalg.vecdot(weights_SC, popularity_SC)

@@ -105,8 +105,7 @@ def prepare_training(
     if config.batch_windows < world.size:
         raise EnvironmentProblem(f"{world.size} processes cannot share {config.batch_windows} windows a batch: start fewer")
     torch.manual_seed(config.seed)
-    towers = build_embedder(model), Contextualizer(model, config.dropout)
-    objective = Objective(*towers, snapshots, config.explore).to(world.device)
+    objective = Objective(build_embedder(model), Contextualizer(model, config.dropout), snapshots).to(world.device)
     scales = mup_scales(config, model)
     start_mup(objective, scales)
     shard_weights(objective, config.sharding, world)

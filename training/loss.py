@@ -13,19 +13,13 @@ from training.log_partition import Certain, FrozenCatalogue, Part, log_partition
 
 
 def frozen_set_loss(
-    query_QV: Tensor,
-    own: Own,
-    answers: Answers,
-    day_Q: Tensor,
-    catalogue: FrozenCatalogue,
-    parts: Sequence[Part],
-    explore: float = 0.0,
+    query_QV: Tensor, own: Own, answers: Answers, day_Q: Tensor, catalogue: FrozenCatalogue, parts: Sequence[Part]
 ) -> Tensor:
     """Weighted mean over answers of -log softmax(score)[answer], in nats; columns are catalogue rows.
 
     The softmax is over `parts`: the whole catalogue, its shards, or a pool drawn from it. A query's own items and its
     answers count exactly once and with weight 1 whether they were drawn or not, so a pool whose weights are one over the
-    probability to be drawn gives an unbiased estimate of the sum over the catalogue. `explore` is `joint_set_loss`'s.
+    probability to be drawn gives an unbiased estimate of the sum over the catalogue.
     """
     dtype, num_items = catalogue.vectors_ND.dtype, len(catalogue.vectors_ND)
     query_QV = query_QV.to(dtype)
@@ -37,14 +31,4 @@ def frozen_set_loss(
     log_partition_Q = log_partition(query_QV, extra, pairs, day_Q, catalogue, parts)
     item_AV = catalogue.items(answers.column_A, day_Q[answers.query_A])
     score_A = (query_QV[answers.query_A] * item_AV).sum(1) + extra[place_A]
-    loss = ((log_partition_Q[answers.query_A] - score_A) * answers.weight_A).sum()
-    if not explore:
-        return loss
-    own_item_MV = catalogue.items(own.column_M, day_Q[own.query_M])
-    own_score_M = (query_QV[own.query_M] * own_item_MV).sum(1) + own.repeat_M.to(dtype)
-    probability_M = (own_score_M - log_partition_Q[own.query_M]).exp()
-    own_share_Q = torch.zeros_like(log_partition_Q).index_add(0, own.query_M, probability_M)
-    unseen_Q = log_partition_Q + torch.log1p(-own_share_Q.clamp(max=1 - 1e-5))
-    new_A = explore * answers.weight_A * ~torch.isin(place_A, place_M)
-    explored = ((unseen_Q[answers.query_A] - score_A) * new_A).sum()
-    return loss + explored - explored.detach()
+    return ((log_partition_Q[answers.query_A] - score_A) * answers.weight_A).sum()

@@ -50,11 +50,8 @@ class Objective(nn.Module):
 
     popularity_PTN: Tensor
 
-    def __init__(
-        self, embedder: Embedder, contextualizer: Contextualizer, snapshots: PopularitySnapshots, explore: float = 0.0
-    ) -> None:
+    def __init__(self, embedder: Embedder, contextualizer: Contextualizer, snapshots: PopularitySnapshots) -> None:
         super().__init__()
-        self.explore = explore
         self.embedder = embedder
         self.contextualizer = contextualizer
         self.snapshots = snapshots
@@ -80,7 +77,7 @@ class Objective(nn.Module):
         vectors = OwnVectors(vectors_CD, own_column_M, popularity_MP)
         query_QV, repeat_M = self._queries(batch, vectors_CD[read_column_BL], vectors)
         answers = Answers(batch.answer_query_A, answer_column_A, batch.answer_weights_A)
-        return joint_set_loss(query_QV, scored, Own(own.request_M, own_column_M, repeat_M), answers, self.explore)
+        return joint_set_loss(query_QV, scored, Own(own.request_M, own_column_M, repeat_M), answers)
 
     def _frozen(self, batch: TrainBatch, items: FrozenItems) -> Tensor:
         """Over the whole catalogue exactly, or estimated from a pool."""
@@ -101,7 +98,6 @@ class Objective(nn.Module):
             day_Q,
             FrozenCatalogue(vectors_ND, self.popularity_PTN),
             [part],
-            self.explore,
         )
 
     def _queries(self, batch: TrainBatch, read_BLD: Tensor, vectors: OwnVectors) -> tuple[Tensor, Tensor]:

@@ -28,8 +28,8 @@ class Case:
     day_Q: Tensor
     catalogue: FrozenCatalogue
 
-    def loss(self, *parts: Part, explore: float = 0.0) -> Tensor:
-        return frozen_set_loss(self.query_QV, self.own, self.answers, self.day_Q, self.catalogue, parts, explore)
+    def loss(self, *parts: Part) -> Tensor:
+        return frozen_set_loss(self.query_QV, self.own, self.answers, self.day_Q, self.catalogue, parts)
 
     def scores(self) -> Tensor:
         popularity_PQN = self.catalogue.popularity_PTN[:, self.day_Q]
@@ -75,21 +75,6 @@ def test_streaming_equals_scoring_everything(num_items: int, num_own: int, num_p
     streamed, whole = case.loss(Shard(0, num_items)), case.nll(case.scores().logsumexp(1))
     torch.testing.assert_close(streamed, whole)
     for ours, truth in zip(case.gradients(streamed), case.gradients(whole), strict=True):
-        torch.testing.assert_close(ours, truth)
-
-
-@pytest.mark.parametrize("num_own", [0, 5])
-def test_exploring_teaches_the_softmax_over_unseen_items(num_own: int) -> None:
-    case = make_case(num_items=65, num_own=num_own, num_popularity=2)
-    is_own_QN = torch.zeros(6, 65, dtype=torch.bool).index_put((case.own.query_M, case.own.column_M), torch.tensor(True))
-    scores_QN, query_A, column_A = case.scores(), case.answers.query_A, case.answers.column_A
-    unseen_Q = scores_QN.masked_fill(is_own_QN, -torch.inf).logsumexp(1)
-    explored_A = (unseen_Q[query_A] - scores_QN[query_A, column_A]) * ~is_own_QN[query_A, column_A]
-    whole = case.nll(scores_QN.logsumexp(1))
-    streamed = case.loss(Shard(0, 65), explore=0.7)
-    torch.testing.assert_close(streamed, whole)
-    both = whole + 0.7 * (explored_A * case.answers.weight_A).sum()
-    for ours, truth in zip(case.gradients(streamed), case.gradients(both), strict=True):
         torch.testing.assert_close(ours, truth)
 
 

@@ -111,9 +111,9 @@ class Contextualizer(nn.Module):
                 for layer in (block.attention_out, block.down):
                     layer.weight.mul_((2 * config.num_layers) ** -0.5)
             self.own_attention.out.weight.mul_(0.2)
-            # A new model ranks by popularity alone: the prior it then learns to bend.
+            # A new model ranks by popularity of the first half-life alone: the prior it then learns to bend.
             self.query_out.weight.mul_(0.1)
-            self.query_out.bias[self.width :] = 1.0
+            self.query_out.bias[self.width : self.width + 1] = 1.0
         nn.init.trunc_normal_(self.context_table, std=0.02)
 
     def forward(self, item_vectors_BLD: Tensor, batch: HistoryBatch) -> Tensor:
