@@ -53,7 +53,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     plant_cold: float = 0.0  # share of the items that lose their events before the test part: the cold-start protocol
     window: int = 256  # events the contextualizer reads at most (SCIENCE)
     page: int = 64  # events between two moves of the window's anchor
-    half_lives_days: tuple[float, ...] = (14.0, 2.0)  # of the popularity dimensions; the first is the counters' too
+    half_lives_days: tuple[float, ...] = (14.0, 2.0)  # of popularity, and of its trends
     evaluations: int = 8  # while training, on 3,000 validation answers each; 0 is none, and so no validation curves
     checkpoint_minutes: float = 5.0  # between checkpoints: what a killed run loses at most
     prefetch: int = 0  # batches drawn ahead by a thread; on two cores it only takes turns (.45 s a step against .31)

@@ -1,4 +1,4 @@
-"""Recent popularity: decayed purchase counts, log-smoothed. It is appended to every item vector, so it costs one more
+"""Recent popularity and its trend, from decayed purchase counts. It is appended to every item vector, so it costs one more
 dimension of the index and is refreshed nightly without re-encoding anything.
 
 N: items, P: half-lives, E: events
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from twotower.features import DAY_MS, Floats, Ints
 
 SMOOTHING = 0.1  # pseudo-events per item: an item never bought keeps a finite log popularity
+SHRINKAGE = 3.0  # pseudo-events per item that a trend must speak against
 
 Counts = npt.NDArray[np.float64]
 
@@ -29,7 +30,13 @@ def fade(counts_PN: Counts, elapsed_ms: int, half_lives_days: tuple[float, ...])
 
 
 def log_popularity(counts_PN: Counts) -> Floats:
-    """log of each item's smoothed share, [N, P]."""
-    smoothed = counts_PN + SMOOTHING
-    shares: Counts = smoothed / smoothed.sum(1, keepdims=True)
-    return np.log(shares).T.astype(np.float32)
+    """log of each item's smoothed share under the first half-life; of its trend against that under every other, [N, P].
+
+    A trend is how many times as often an item is bought as its share says, shrunk to 1 where few events tell.
+    """
+    smoothed_N = counts_PN[0] + SMOOTHING
+    share_N = smoothed_N / smoothed_N.sum()
+    others_PN = counts_PN[1:]
+    expected_PN = share_N * others_PN.sum(1, keepdims=True)
+    trends_PN = (others_PN + SHRINKAGE) / (expected_PN + SHRINKAGE)
+    return np.log(np.concatenate([share_N[None], trends_PN])).T.astype(np.float32)
