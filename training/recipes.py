@@ -30,9 +30,9 @@ def demo(minutes: float = 3.0) -> TrainConfig:
 def complete_journey(minutes: float | None = None) -> TrainConfig:
     """The strongest model of grocery baskets: chosen by next-basket NDCG@10 on Complete Journey's November.
 
-    Limited by steps, so that the same seed gives the same weights; `minutes` limits it by the clock instead. About one
-    pass over the boundaries. A rate of 1e-2 and twice the steps were tried once each, before the attention scaled its
-    items' vectors, and are not a clean comparison.
+    Limited by steps, so that the same seed gives the same weights; `minutes` limits it by the clock instead. Nearly two
+    passes over the boundaries: on 3,000 of November's baskets half as many steps gave NDCG@10 .255 against .258, and R@10 of
+    new items .0161 against .0174. With 10 % of the parameters the embedder gave the same NDCG@10 (.258).
     """
     return TrainConfig(
         metric="next-basket NDCG@10",
@@ -40,8 +40,8 @@ def complete_journey(minutes: float | None = None) -> TrainConfig:
         learning_rate=7e-3,
         dropout=0.1,
         stages=(
-            StageConfig(share=0.6, num_negatives=4096, train_embedder=True, max_steps=_steps(420, minutes)),
-            StageConfig(share=0.4, num_negatives=None, train_embedder=False, max_steps=_steps(280, minutes)),
+            StageConfig(share=0.6, num_negatives=4096, train_embedder=True, max_steps=_steps(840, minutes)),
+            StageConfig(share=0.4, num_negatives=None, train_embedder=False, max_steps=_steps(560, minutes)),
         ),
     )
 
