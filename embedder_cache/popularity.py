@@ -32,11 +32,13 @@ def popularity_from_events(events: Path, bundle: Bundle, item_ids: pa.Array) -> 
 
 
 def popularity_from_bundle(bundle: Bundle, item_ids: pa.Array) -> Floats:
-    """Log popularity [N, P] as of the end of training; an item the bundle never saw gets the lowest it knows."""
+    """Log popularity [N, P] as of the end of training; an item the bundle never saw gets the lowest it knows, and no trend."""
     known = bundle.popularity.column("log_popularity").combine_chunks()
     half_lives = bundle.towers.config.popularity_half_lives_days
     values_NP = np.stack(known.to_pylist()).astype(np.float32)[:, : len(half_lives)]  # signals of training are stale
     rows = pc.index_in(item_ids, bundle.popularity.column("item_id").combine_chunks())
     filled = rows.fill_null(0).to_numpy(zero_copy_only=False)
     missing = rows.is_null().to_numpy(zero_copy_only=False)
-    return np.asarray(np.where(missing[:, None], values_NP.min(0), values_NP[filled]), np.float32)
+    unheard_P = np.zeros(len(half_lives), np.float32)
+    unheard_P[0] = values_NP[:, 0].min()
+    return np.asarray(np.where(missing[:, None], unheard_P, values_NP[filled]), np.float32)
