@@ -3,10 +3,9 @@
 N: items, D: item vector width, P: popularity and signal dimensions, V: D + P
 """
 
-import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from embedder_cache.gates import Limits, check_gates, refuse_nonsense, report, require
 from embedder_cache.popularity import popularity_from_bundle, popularity_from_events
 from embedder_cache.signals import announced
 from twotower.bundle import TOWER_FILES, Bundle
@@ -36,6 +36,8 @@ from twotower.release import (
     VECTORS,
     ReleaseInfo,
     current_release,
+    list_releases,
+    read_release_manifest,
     verify_release,
     write_pointer,
 )
@@ -63,8 +65,12 @@ def build_release(
     events: Path | None,
     on_items: Callable[[int], None] = lambda _: None,
     signals: Path | None = None,
+    limits: Limits = Limits(),  # noqa: B008  # frozen
+    forced: str | None = None,
 ) -> Published:
     """Embed, index, verify and publish `items` under `bundle`; the pointer moves only once all of it is true.
+
+    DataError when a gate is not passed and `forced`, the operator's reason to publish all the same, is not given.
 
     With `events` the popularity dimension is as of the last event; without, as of the bundle's training. With `signals` theirs
     are of the day that begins with the last event, or now; without, nothing is announced.
@@ -72,9 +78,9 @@ def build_release(
     columns = bundle.towers.schema.items
     item_ids = read_item_ids(items, columns)
     if events is None:
-        popularity_NP, as_of_ms = popularity_from_bundle(bundle, item_ids), None
+        popularity_NP, as_of_ms, coverage = popularity_from_bundle(bundle, item_ids), None, None
     else:
-        popularity_NP, as_of_ms = popularity_from_events(events, bundle, item_ids)
+        popularity_NP, as_of_ms, coverage = popularity_from_events(events, bundle, item_ids)
     popularity_NP = np.concatenate([popularity_NP, announced(signals, bundle.towers, item_ids, as_of_ms)], 1)
     make_store(store)
     with staging(store / "releases") as directory:
@@ -93,8 +99,10 @@ def build_release(
         build_index(vectors_NV, directory / INDEX)
         golden = golden_queries(bundle, item_ids, vectors_NV, as_of_ms)
         (directory / GOLDEN).write_bytes(msgspec.json.encode(golden))
-        gates = check_gates(vectors_NV, bundle.towers.config.model.width, golden)
-        (directory / GATES).write_text(json.dumps(gates, indent=2))
+        refuse_nonsense(vectors_NV, bundle.towers.config.model.width, golden)
+        gates = check_gates(bundle, item_ids, vectors_NV, coverage, served(store), limits)
+        require(gates, forced)
+        (directory / GATES).write_bytes(report(gates, forced, len(item_ids)))
         manifest = seal(directory, KIND, parent=bundle.manifest.id)
         return publish(store, directory, manifest, len(item_ids))
 
@@ -127,17 +135,6 @@ def build_index(vectors_NV: npt.NDArray[np.float32], path: Path) -> None:
     index = faiss.IndexFlatIP(vectors_NV.shape[1])
     index.add(vectors_NV)
     faiss.write_index(index, str(path))
-
-
-def check_gates(vectors_NV: npt.NDArray[np.float32], width: int, golden: Sequence[GoldenQuery]) -> dict[str, bool | int]:
-    """Refuse what would serve nonsense; the numbers go into gates.json. The first `width` columns are the embedding."""
-    not_finite = int((~np.isfinite(vectors_NV)).any(1).sum())
-    zero = int((~vectors_NV[:, :width].any(1)).sum())
-    if not_finite or zero:
-        raise DataError(f"not published: {not_finite} item vectors are not finite and {zero} are zero. Train the bundle again.")
-    if not all(np.isfinite(query.top_scores).all() for query in golden):
-        raise DataError("not published: the contextualizer's scores are not finite. Train the bundle again.")
-    return {"passed": True, "items": len(vectors_NV), "not_finite": not_finite, "zero": zero}
 
 
 def golden_queries(
@@ -178,19 +175,39 @@ def make_store(store: Path) -> None:
 def publish(store: Path, directory: Path, manifest: Manifest, num_items: int) -> Published:
     """Move a sealed release into the store, read it back, then point at it.
 
-    A release that is there already, because a run was killed or the catalogue went back, is only pointed at; one that is
-    there but damaged is put aside and replaced.
+    A release that is there already, because nothing changed, a run was killed or the catalogue went back, is only pointed
+    at; one that is there but damaged is put aside and replaced. What the gates said is no part of what a release is: it
+    tells of the release served before, and that is another one each night.
     """
-    path = store / "releases" / manifest.id
+    path = store / "releases" / (same_content(store, manifest) or manifest.id)
     if path.exists() and not is_sound(path):
-        path.rename(path.with_name(f".damaged-{manifest.id}-{time.time_ns()}"))
+        path.rename(path.with_name(f".damaged-{path.name}-{time.time_ns()}"))
+        path = path.with_name(manifest.id)
     if not path.exists():
         move_into_place(directory, path)
     verify_release(path)
-    changed = current_release(store) != manifest.id
+    changed = current_release(store) != path.name
     if changed:
-        write_pointer(store, manifest.id, reason="published by twotower embed")
-    return Published(manifest.id, num_items, changed)
+        write_pointer(store, path.name, reason="published by twotower embed")
+    return Published(path.name, num_items, changed)
+
+
+def served(store: Path) -> Path | None:
+    """Directory of the release that is served now; None when there is none."""
+    release = current_release(store)
+    return None if release is None else store / "releases" / release
+
+
+def same_content(store: Path, manifest: Manifest) -> str | None:
+    """Id of a release in the store that differs in nothing but what its gates said."""
+    for release in list_releases(store):
+        try:
+            known = read_release_manifest(store / "releases" / release)
+        except ArtefactError:
+            continue
+        if known.files | {GATES: None} == manifest.files | {GATES: None}:
+            return release
+    return None
 
 
 def is_sound(path: Path) -> bool:

@@ -12,21 +12,29 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--store", type=Path, required=True, help="directory of releases; made when missing")
     parser.add_argument("--events", type=Path, help="refresh item popularity from these; else it is as of training")
     parser.add_argument("--signals", type=Path, help="what is announced for items; without it, nothing is")
+    parser.add_argument("--gates", type=Path, metavar="TOML", help="limits a release must keep; see docs/operating.md")
+    parser.add_argument("--force", action="store_true", help="publish although a limit is broken; needs --reason")
+    parser.add_argument("--reason", help="why, for the release's gates.json")
     parser.add_argument("--json", action="store_true", help="what was done, as JSON on stdout")
     args = parser.parse_args(argv)
+    if args.force != bool(args.reason):
+        parser.error("--force and --reason go together")
 
     import json
     import time
 
     from embedder_cache.build import build_release
+    from embedder_cache.gates import load_limits
     from twotower.bundle import load_bundle
     from twotower.events import count_rows
     from twotower.progress import say, step
 
-    bundle = load_bundle(args.bundle)
+    limits, bundle = load_limits(args.gates), load_bundle(args.bundle)
     with step("embed items", total=count_rows(args.items, "items"), unit="items") as work:
         started = time.monotonic()
-        published = build_release(bundle, args.items, args.store, args.events, work.advance, args.signals)
+        published = build_release(
+            bundle, args.items, args.store, args.events, work.advance, args.signals, limits, forced=args.reason
+        )
         seconds = time.monotonic() - started
     if published.changed:
         say(f"published {published.release} ({published.num_items:,} items) in {args.store}")

@@ -15,20 +15,25 @@ from twotower.features import Floats
 from twotower.popularity import decayed_counts, fade, log_popularity
 
 
-def popularity_from_events(events: Path, bundle: Bundle, item_ids: pa.Array) -> tuple[Floats, int]:
-    """Log popularity [N, P] as of the last event, and that event's time in ms. One pass, in any order of the log."""
+def popularity_from_events(events: Path, bundle: Bundle, item_ids: pa.Array) -> tuple[Floats, int, float]:
+    """Log popularity [N, P] as of the last event, that event's time in ms, and how much of recent demand the catalogue holds.
+
+    The last is a share of events, each weighted by its age and the first half-life. One pass, in any order of the log.
+    """
     half_lives = bundle.towers.config.popularity_half_lives_days
-    counts_PN = np.zeros((len(half_lives), len(item_ids)))
+    counts_PN, all_P1 = np.zeros((len(half_lives), len(item_ids))), np.zeros((len(half_lives), 1))
     as_of_ms = 0
     for batch in stream_events(events, bundle.towers.schema.events):
         newest = max(as_of_ms, int(batch.times_ms_E.max()))
-        counts_PN = fade(counts_PN, newest - as_of_ms if as_of_ms else 0, half_lives)
+        elapsed_ms = newest - as_of_ms if as_of_ms else 0
+        counts_PN, all_P1 = fade(counts_PN, elapsed_ms, half_lives), fade(all_P1, elapsed_ms, half_lives)
         as_of_ms = newest
         rows = pc.index_in(batch.item_ids, item_ids)
         known = rows.is_valid().to_numpy(zero_copy_only=False)
         rows_E = rows.drop_null().to_numpy(zero_copy_only=False)
         counts_PN += decayed_counts(rows_E, batch.times_ms_E[known], as_of_ms, half_lives, len(item_ids))
-    return log_popularity(counts_PN), as_of_ms
+        all_P1 += decayed_counts(np.zeros(len(known), np.int64), batch.times_ms_E, as_of_ms, half_lives, 1)
+    return log_popularity(counts_PN), as_of_ms, float(counts_PN[0].sum() / all_P1[0, 0])
 
 
 def popularity_from_bundle(bundle: Bundle, item_ids: pa.Array) -> Floats:

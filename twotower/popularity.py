@@ -39,4 +39,5 @@ def log_popularity(counts_PN: Counts) -> Floats:
     others_PN = counts_PN[1:]
     expected_PN = share_N * others_PN.sum(1, keepdims=True)
     trends_PN = (others_PN + SHRINKAGE) / (expected_PN + SHRINKAGE)
-    return np.log(np.concatenate([share_N[None], trends_PN])).T.astype(np.float32)
+    values: Floats = np.log(np.concatenate([share_N[None], trends_PN])).T.astype(np.float32)
+    return values

@@ -11,10 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from embedder_cache.build import build_release, check_gates
+from embedder_cache.build import build_release
 from twotower.bundle import load_bundle, read_table
 from twotower.errors import DataError, EnvironmentProblem
-from twotower.golden import GoldenQuery
 from twotower.release import INDEX, ITEMS, VECTORS, list_releases, read_pointer, release_path, verify_release
 
 
@@ -104,18 +103,6 @@ def test_a_bad_catalogue_leaves_the_store_as_it_was(tiny_store: Path, tiny_shop:
         build_release(load_bundle(tiny_bundle), tmp_path / "items.parquet", store, None)
     assert (read_pointer(store), list_releases(store)) == before
     assert not list((store / "releases").glob(".staging-*"))
-
-
-def test_vectors_that_would_serve_nonsense_are_not_published() -> None:
-    vectors = np.ones((4, 3), np.float32)
-    assert check_gates(vectors, 2, [])["passed"]
-    broken = GoldenQuery(item_ids=[], times_ms=[], now_ms=0, top_item_ids=["a"], top_scores=[float("nan")])
-    with pytest.raises(DataError, match="scores are not finite"):
-        check_gates(vectors, 2, [broken])
-    vectors[1, 0] = np.nan
-    vectors[2, :2] = 0  # its popularity is still there
-    with pytest.raises(DataError, match="1 item vectors are not finite and 1 are zero"):
-        check_gates(vectors, 2, [])
 
 
 def test_an_unwritable_store_is_named(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:
