@@ -68,8 +68,10 @@ def test_a_damaged_release_is_replaced(tiny_shop: Path, tiny_bundle: Path, tmp_p
     bundle, items = load_bundle(tiny_bundle), tiny_shop / "items.parquet"
     path = release_path(tmp_path, build_release(bundle, items, tmp_path, None).release)
     (path / VECTORS).write_bytes(b"rotten")
-    build_release(bundle, items, tmp_path, None)
-    verify_release(path)
+    again = build_release(bundle, items, tmp_path, None)
+    assert again.changed
+    assert list_releases(tmp_path) == [again.release], "what is damaged is no release any more"
+    verify_release(release_path(tmp_path, read_pointer(tmp_path).release))
 
 
 def test_refreshed_popularity_leaves_embeddings_bit_equal(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:
