@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from embedder_cache.gates import Limits, check_gates, refuse_nonsense, report, require
+from embedder_cache.gates import Gate, Limits, check_gates, refuse_nonsense, report, require
 from embedder_cache.popularity import popularity_from_bundle, popularity_from_events
 from embedder_cache.signals import announced
 from twotower.bundle import TOWER_FILES, Bundle
@@ -56,6 +56,7 @@ class Published:
     release: str
     num_items: int
     changed: bool  # False when the same release was already there: nothing was written
+    gates: tuple[Gate, ...]
 
 
 def build_release(
@@ -104,7 +105,8 @@ def build_release(
         require(gates, forced)
         (directory / GATES).write_bytes(report(gates, forced, len(item_ids)))
         manifest = seal(directory, KIND, parent=bundle.manifest.id)
-        return publish(store, directory, manifest, len(item_ids))
+        release, changed = publish(store, directory, manifest)
+    return Published(release, len(item_ids), changed, tuple(gates))
 
 
 def write_vectors(directory: Path, bundle: Bundle, items: Path, popularity_NP: Floats, on_items: Callable[[int], None]) -> None:
@@ -172,8 +174,8 @@ def make_store(store: Path) -> None:
         raise EnvironmentProblem(f"cannot write to {store}: {error.strerror or error}. Choose another --store.") from error
 
 
-def publish(store: Path, directory: Path, manifest: Manifest, num_items: int) -> Published:
-    """Move a sealed release into the store, read it back, then point at it.
+def publish(store: Path, directory: Path, manifest: Manifest) -> tuple[str, bool]:
+    """Move a sealed release into the store, read it back, then point at it; its id, and whether it was not current yet.
 
     A release that is there already, because nothing changed, a run was killed or the catalogue went back, is only pointed
     at; one that is there but damaged is put aside and replaced. What the gates said is no part of what a release is: it
@@ -189,7 +191,7 @@ def publish(store: Path, directory: Path, manifest: Manifest, num_items: int) ->
     changed = current_release(store) != path.name
     if changed:
         write_pointer(store, path.name, reason="published by twotower embed")
-    return Published(path.name, num_items, changed)
+    return path.name, changed
 
 
 def served(store: Path) -> Path | None:

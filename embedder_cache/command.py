@@ -15,6 +15,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--gates", type=Path, metavar="TOML", help="limits a release must keep; see docs/operating.md")
     parser.add_argument("--force", action="store_true", help="publish although a limit is broken; needs --reason")
     parser.add_argument("--reason", help="why, for the release's gates.json")
+    parser.add_argument("--metrics", type=Path, metavar="FILE", help="write FILE for Prometheus' textfile collector: NAME.prom")
     parser.add_argument("--json", action="store_true", help="what was done, as JSON on stdout")
     args = parser.parse_args(argv)
     if args.force != bool(args.reason):
@@ -25,6 +26,7 @@ def main(argv: list[str]) -> int:
 
     from embedder_cache.build import build_release
     from embedder_cache.gates import load_limits
+    from embedder_cache.textfile import write_metrics
     from twotower.bundle import load_bundle
     from twotower.events import count_rows
     from twotower.progress import say, step
@@ -36,6 +38,8 @@ def main(argv: list[str]) -> int:
             bundle, args.items, args.store, args.events, work.advance, args.signals, limits, forced=args.reason
         )
         seconds = time.monotonic() - started
+    if args.metrics:
+        write_metrics(args.metrics, published.num_items, published.changed, seconds, published.gates)
     if published.changed:
         say(f"published {published.release} ({published.num_items:,} items) in {args.store}")
     else:
