@@ -3,9 +3,11 @@
 N: items, D: item vector width, P: popularity and signal dimensions, V: D + P
 """
 
+import fcntl
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from embedder_cache.popularity import popularity_from_bundle, popularity_from_ev
 from embedder_cache.signals import announced
 from twotower.bundle import TOWER_FILES, Bundle
 from twotower.catalogue import embed_catalogue, read_item_ids
-from twotower.errors import ArtefactError, DataError, EnvironmentProblem
+from twotower.errors import ArtefactError, DataError, EnvironmentProblem, StoreError
 from twotower.features import DAY_MS, Floats
 from twotower.golden import GoldenQuery, golden_request
 from twotower.manifest import Manifest, move_into_place, seal, staging
@@ -45,6 +47,7 @@ from twotower.scoring import answer
 
 GOLDEN_LENGTHS = (0, 1, 2, 7, 30, 200)
 GOLDEN_RESULTS = 10
+PUBLISHER_LOCK = ".publisher.lock"
 # A new catalogue without any event is dated like this, so that golden answers do not depend on the clock.
 _GOLDEN_NOW_MS = 1_735_689_600_000  # 2025-01-01
 
@@ -84,7 +87,7 @@ def build_release(
         popularity_NP, as_of_ms, coverage = popularity_from_events(events, bundle, item_ids)
     popularity_NP = np.concatenate([popularity_NP, announced(signals, bundle.towers, item_ids, as_of_ms)], 1)
     make_store(store)
-    with staging(store / "releases") as directory:
+    with only_publisher(store), staging(store / "releases") as directory:
         for name in TOWER_FILES:
             shutil.copyfile(bundle.path / name, directory / name)
         write_vectors(directory, bundle, items, popularity_NP, on_items)
@@ -172,6 +175,26 @@ def make_store(store: Path) -> None:
         (store / "releases").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EnvironmentProblem(f"cannot write to {store}: {error.strerror or error}. Choose another --store.") from error
+
+
+@contextmanager
+def only_publisher(store: Path) -> Iterator[None]:
+    """Keep other runs out of the store until this one ends, however it ends, and remove what killed runs left there.
+
+    StoreError while another run is at work.
+    """
+    try:
+        lock = (store / PUBLISHER_LOCK).open("w")
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot write to {store}: {error.strerror or error}. Choose another --store.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"another `twotower embed` is publishing to {store}: let it end first") from None
+        for left in (store / "releases").glob(".staging-*"):
+            shutil.rmtree(left)
+        yield
 
 
 def publish(store: Path, directory: Path, manifest: Manifest) -> tuple[str, bool]:

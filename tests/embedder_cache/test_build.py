@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import faiss
@@ -11,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from embedder_cache.build import build_release
+from embedder_cache.build import build_release, make_store, only_publisher
 from twotower.bundle import load_bundle, read_table
-from twotower.errors import DataError, EnvironmentProblem
+from twotower.errors import DataError, EnvironmentProblem, StoreError
 from twotower.release import INDEX, ITEMS, VECTORS, list_releases, read_pointer, release_path, verify_release
 
 
@@ -120,3 +123,26 @@ def test_golden_answers_are_those_of_the_release(tiny_store: Path) -> None:
     assert [len(g["item_ids"]) for g in golden] == [0, 1, 2, 7, 30, 200]
     assert all(len(g["top_item_ids"]) == 10 == len(set(g["top_item_ids"])) for g in golden)
     assert all(g["top_scores"] == sorted(g["top_scores"], reverse=True) for g in golden)
+
+
+def test_one_publisher_at_a_time(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle, items = load_bundle(tiny_bundle), tiny_shop / "items.parquet"
+    make_store(tmp_path)
+    with only_publisher(tmp_path), pytest.raises(StoreError, match="another `twotower embed`"):
+        build_release(bundle, items, tmp_path, None)
+    assert build_release(bundle, items, tmp_path, None).changed
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """Killed while it embeds, at a moment that the run itself chooses; its lock dies with it."""
+    killed = (
+        "import os, signal, sys; from pathlib import Path; from embedder_cache.build import build_release; "
+        "from twotower.bundle import load_bundle; bundle, items, store = map(Path, sys.argv[1:]); "
+        "build_release(load_bundle(bundle), items, store, None, lambda n: os.kill(os.getpid(), signal.SIGKILL))"
+    )
+    items = tiny_shop / "items.parquet"
+    run = subprocess.run([sys.executable, "-c", killed, str(tiny_bundle), str(items), str(tmp_path)], check=False, timeout=120)
+    assert run.returncode == -signal.SIGKILL
+    assert list((tmp_path / "releases").iterdir()), "it had begun"
+    published = build_release(load_bundle(tiny_bundle), items, tmp_path, None)
+    assert [p.name for p in (tmp_path / "releases").iterdir()] == [published.release]
