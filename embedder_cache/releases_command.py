@@ -1,4 +1,4 @@
-"""`twotower releases`: list, verify, activate and roll back what a store holds."""
+"""`twotower releases`: list, verify, activate, roll back and remove what a store holds."""
 
 import argparse
 from pathlib import Path
@@ -13,13 +13,17 @@ def main(argv: list[str]) -> int:
         ("verify", "hash every file of a release (default: the current one)"),
         ("activate", "point at a release after verifying it"),
         ("rollback", "point at the release that was current before"),
+        ("gc", "remove old releases and damaged ones; the current one and the one to roll back to stay"),
     ):
         sub = actions.add_parser(action, help=what, description=what)
         sub.add_argument("--store", type=Path, required=True)
         if action in ("verify", "activate"):
             sub.add_argument("release", nargs="?" if action == "verify" else None)
+        if action == "gc":
+            sub.add_argument("--keep", type=int, default=7, help="how many of the newest releases stay (default: %(default)s)")
     args = parser.parse_args(argv)
-    return {"list": _list, "verify": _verify, "activate": _activate, "rollback": _rollback}[args.action](args)
+    known = {"list": _list, "verify": _verify, "activate": _activate, "rollback": _rollback, "gc": _gc}
+    return known[args.action](args)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -69,4 +73,26 @@ def _rollback(args: argparse.Namespace) -> int:
     verify_release(release_path(args.store, current.previous))
     pointer = write_pointer(args.store, current.previous, reason=f"rolled back from {current.release}")
     print(f"{pointer.release} is current again (pointer {pointer.sequence})")
+    return 0
+
+
+def _gc(args: argparse.Namespace) -> int:
+    import shutil
+
+    from embedder_cache.build import only_publisher
+    from twotower.errors import StoreError
+    from twotower.release import list_releases, read_pointer
+
+    if args.keep < 1:
+        raise StoreError(f"--keep {args.keep} would keep no release: give 1 or more")
+    with only_publisher(args.store):
+        pointer = read_pointer(args.store)
+        releases = args.store / "releases"
+        kept = {*list_releases(args.store)[-args.keep :], pointer.release, pointer.previous}
+        old = [releases / release for release in list_releases(args.store) if release not in kept]
+        # Renamed first: a removal that is cut short leaves no release that looks whole.
+        removed = [path.rename(path.with_name(f".removed-{path.name}")) for path in old]
+        for path in {*removed, *releases.glob(".removed-*"), *releases.glob(".damaged-*")}:
+            shutil.rmtree(path)
+    print(f"{len(old)} releases removed, {len(kept - {None})} kept")
     return 0

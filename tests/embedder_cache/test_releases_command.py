@@ -1,14 +1,15 @@
-"""`twotower releases`: list, verify, activate, roll back."""
+"""`twotower releases`: list, verify, activate, roll back, remove."""
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from embedder_cache.build import build_release
+from embedder_cache.build import build_release, only_publisher
 from embedder_cache.releases_command import main
 from twotower.bundle import load_bundle
 from twotower.errors import IntegrityError, StoreError
-from twotower.release import VECTORS, read_pointer, release_path
+from twotower.release import VECTORS, list_releases, read_pointer, release_path
 
 
 @pytest.fixture
@@ -57,3 +58,31 @@ def test_nothing_to_roll_back_to_is_said(tiny_store: Path, tmp_path: Path) -> No
         main(["rollback", "--store", str(tiny_store)])
     with pytest.raises(StoreError, match="no releases"):
         main(["list", "--store", str(tmp_path)])
+
+
+def test_gc_keeps_the_newest_what_is_served_and_what_a_rollback_needs(
+    store: Path, tiny_shop: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = pq.read_table(tiny_shop / "items.parquet")
+    for num_items in (399, 398, 397):
+        pq.write_table(items.slice(0, num_items), store / "items.parquet")
+        build_release(load_bundle(tiny_bundle), store / "items.parquet", store, None)
+    oldest, second, third, _, newest = list_releases(store)
+    for release in (second, oldest):  # served is the oldest; a rollback would go to the second
+        main(["activate", release, "--store", str(store)])
+    (store / "releases" / ".damaged-release-0123456789ab-1").mkdir()
+    capsys.readouterr()
+    assert main(["gc", "--keep", "1", "--store", str(store)]) == 0
+    assert capsys.readouterr().out == "2 releases removed, 3 kept\n"
+    assert {p.name for p in (store / "releases").iterdir()} == {oldest, second, newest}
+    assert third not in list_releases(store)
+    assert main(["rollback", "--store", str(store)]) == 0
+    assert read_pointer(store).release == second
+
+
+def test_gc_waits_for_no_one_and_keeps_at_least_one(store: Path) -> None:
+    with only_publisher(store), pytest.raises(StoreError, match="publishing"):
+        main(["gc", "--store", str(store)])
+    with pytest.raises(StoreError, match="--keep 0"):
+        main(["gc", "--keep", "0", "--store", str(store)])
+    assert len(list_releases(store)) == 2
