@@ -101,7 +101,7 @@ def test_signals_reach_the_bundle_and_its_evaluation(tiny_shop: Path, tmp_path: 
     run(TINY, *data, schema, out, signals=tmp_path / "signals.parquet")
     loaded = load_bundle(out)
     assert loaded.towers.config.num_signals == 1
-    mailed = {row["item_id"]: row["log_popularity"][1] for row in loaded.popularity.to_pylist() if row["log_popularity"][1]}
+    mailed = {row["item_id"]: row["log_popularity"][-1] for row in loaded.popularity.to_pylist() if row["log_popularity"][-1]}
     assert mailed == {"item-5": 0.5}
     files = zip(("--bundle", "--events", "--items", "--signals"), (out, *data, tmp_path / "signals.parquet"), strict=True)
     assert evaluate([*(str(part) for pair in files for part in pair), "--json"]) == 0

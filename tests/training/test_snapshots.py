@@ -35,8 +35,8 @@ def test_signals_stand_behind_popularity_on_their_own_days(shop: Shop) -> None:
     signals = Signals(
         num_items, np.array([3], np.int32), sixth, sixth + DAY_MS, np.array([[0.5]], np.float32), SignalReport(1, 0, (), 0)
     )
-    snapshots = take_snapshots(log, num_items, (14.0,), signals)
-    np.testing.assert_array_equal(snapshots.table_TNP[..., :1], shop.data.snapshots.table_TNP)
+    snapshots = take_snapshots(log, num_items, shop.config.half_lives_days, signals)
+    np.testing.assert_array_equal(snapshots.table_TNP[..., :-1], shop.data.snapshots.table_TNP)
     moments = start_ms + DAY_MS * np.array([4, 5, 6]) + np.array([DAY_MS - 1, 0, 0])
-    assert snapshots.of_items(moments, np.array([3]))[:, 1].tolist() == [0, 0.5, 0]
-    assert np.count_nonzero(snapshots.table_TNP[..., 1]) == 1
+    assert snapshots.of_items(moments, np.array([3]))[:, -1].tolist() == [0, 0.5, 0]
+    assert np.count_nonzero(snapshots.table_TNP[..., -1]) == 1
