@@ -16,6 +16,7 @@ import torch
 from twotower.bundle import Bundle, read_table
 from twotower.errors import ArtefactError, DataError
 from twotower.golden import GoldenQuery, golden_request
+from twotower.progress import say
 from twotower.release import GOLDEN, ITEMS
 from twotower.scoring import answer
 
@@ -81,7 +82,7 @@ def check_gates(
 ) -> list[Gate]:
     """The new release against its limits and, where there is one, against the release `served` now.
 
-    `recent_coverage` is None without events. A served release that cannot be read compares with nothing.
+    `recent_coverage` is None without events. A served release that cannot be read compares with nothing, and that is said.
     """
     gates = []
     if recent_coverage is not None:
@@ -90,7 +91,8 @@ def check_gates(
         try:
             num_served = len(read_table(served / ITEMS))
             promised = msgspec.json.decode((served / GOLDEN).read_bytes(), type=list[GoldenQuery])
-        except (ArtefactError, OSError, msgspec.DecodeError, pa.ArrowInvalid):
+        except (ArtefactError, OSError, msgspec.DecodeError, pa.ArrowInvalid) as error:
+            say(f"  the release served now cannot be read, so nothing is compared with it: {error}")
             return gates
         change = abs(len(item_ids) / num_served - 1)
         overlap = golden_overlap(bundle, item_ids, vectors_NV, promised)

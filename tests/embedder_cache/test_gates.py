@@ -100,10 +100,11 @@ def test_a_release_that_answers_all_differently_is_not_published(
 
 
 def test_a_served_release_that_cannot_be_read_stops_nobody(
-    store: Path, tiny_shop: Path, tiny_bundle: Path, tmp_path: Path
+    store: Path, tiny_shop: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (release_path(store, read_pointer(store).release) / GOLDEN).unlink()
     assert build_release(load_bundle(tiny_bundle), tiny_shop / "items.parquet", store, None).changed
+    assert "nothing is compared with it" in capsys.readouterr().err
 
 
 def test_nan_passes_no_gate() -> None:
