@@ -79,7 +79,7 @@ def _rollback(args: argparse.Namespace) -> int:
 def _gc(args: argparse.Namespace) -> int:
     import shutil
 
-    from embedder_cache.build import only_publisher
+    from embedder_cache.publish import only_publisher
     from twotower.errors import StoreError
     from twotower.release import list_releases, read_pointer
 

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from embedder_cache.build import build_release, make_store, only_publisher
+from embedder_cache.build import build_release
+from embedder_cache.publish import make_store, only_publisher
 from twotower.bundle import load_bundle, read_table
 from twotower.errors import DataError, EnvironmentProblem, StoreError
 from twotower.release import INDEX, ITEMS, VECTORS, list_releases, read_pointer, release_path, verify_release

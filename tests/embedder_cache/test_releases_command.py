@@ -5,7 +5,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from embedder_cache.build import build_release, only_publisher
+from embedder_cache.build import build_release
+from embedder_cache.publish import only_publisher
 from embedder_cache.releases_command import main
 from twotower.bundle import load_bundle
 from twotower.errors import IntegrityError, StoreError
