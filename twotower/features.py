@@ -32,6 +32,7 @@ DAY_MS = 86_400_000
 EVENT_TIME_WIDTH, EVENT_ORDER_WIDTH = 6, 2  # the second of each is what comes before hour, weekday and season
 REQUEST_TIME_WIDTH, REQUEST_ORDER_WIDTH = 7, 1
 _WORD = re.compile(r"\w+")
+_MISSING = "\0missing"  # one token of its own
 
 
 class FieldSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,26 +213,43 @@ def encode_wanted(event_types: Sequence[str | None], spec: FeatureSpec, table_ro
 
 def _encode_hashed(column: pa.Array, field: FieldSpec, spec: FeatureSpec, table_rows: int) -> tuple[Rows, Floats]:
     """Slots and weights of one field, [N, num_slots]. Each distinct value is hashed once."""
-    encoded = _encode_lists(column, field.name) if field.kind == "list" else as_values(column, field.name).dictionary_encode()
-    values = encoded.dictionary.to_pylist()
-    if field.kind in ("id", "categorical"):
-        num_hashes = spec.num_id_hashes if field.kind == "id" else spec.num_hashes
-        tokens: list[list[str]] = [[str(v)] for v in values]
-        width = 1
-    else:
-        num_hashes, width = spec.num_hashes, spec.max_tokens
-        tokens = [(_words(str(v)) if field.kind == "text" else [str(x) for x in v])[:width] for v in values]
-    # The last row stands for a missing value: one token of its own.
-    tokens.append([])
-    counts = np.array([max(len(t), 1) for t in tokens])
-    prints = np.zeros((len(tokens), width), np.uint64)
-    flat = fingerprint(field.name, [x for t in tokens for x in (t or ["\0missing"])])
-    filled = np.arange(width) < counts[:, None]
-    prints[filled] = flat
-    rows, signs = hash_slots(prints, num_hashes, table_rows)
-    signs *= np.where(filled, counts[:, None] ** -0.5, 0.0).astype(np.float32)[..., None]
-    index = encoded.indices.fill_null(len(tokens) - 1).to_numpy(zero_copy_only=False)
-    return rows.reshape(len(tokens), -1)[index], signs.reshape(len(tokens), -1)[index]
+    match field.kind:
+        case "id":
+            return _encode_values(as_values(column, field.name), field.name, spec.num_id_hashes, table_rows)
+        case "categorical":
+            return _encode_values(as_values(column, field.name), field.name, spec.num_hashes, table_rows)
+        case "text":
+            encoded, tokens_of = as_values(column, field.name).dictionary_encode(), _words
+        case _:
+            encoded, tokens_of = _encode_lists(column, field.name), list
+    width = spec.max_tokens
+    flat: list[str] = []  # of all values, and not a list for each: the garbage collector would walk those again and again
+    counts: list[int] = []
+    for value in encoded.dictionary.to_pylist():
+        tokens = tokens_of(value)[:width] or [_MISSING]
+        flat += tokens
+        counts.append(len(tokens))
+    num_tokens = np.array([*counts, 1])
+    rows_TH, signs_TH = _encode_values(pa.array([*flat, None], pa.string()), field.name, spec.num_hashes, table_rows)
+    signs_TH *= np.repeat(num_tokens**-0.5, num_tokens).astype(np.float32)[:, None]
+    filled = np.arange(width) < num_tokens[:, None]
+    index = encoded.indices.fill_null(len(counts)).to_numpy(zero_copy_only=False)
+    return _spread(rows_TH, filled)[index], _spread(signs_TH, filled)[index]
+
+
+def _encode_values(values: pa.Array, name: str, num_hashes: int, table_rows: int) -> tuple[Rows, Floats]:
+    """Slots and signs [N, H] of a column of strings."""
+    encoded = values.dictionary_encode()
+    rows_TH, signs_TH = hash_slots(fingerprint(name, [*encoded.dictionary.to_pylist(), _MISSING]), num_hashes, table_rows)
+    index = encoded.indices.fill_null(len(encoded.dictionary)).to_numpy(zero_copy_only=False)
+    return rows_TH[index], signs_TH[index]
+
+
+def _spread(tokens_TH: npt.NDArray[Any], filled_NW: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """Slots [N, W * H] of rows with up to W tokens each; those left empty are row 0 with weight 0."""
+    out_NWH = np.zeros((*filled_NW.shape, tokens_TH.shape[1]), tokens_TH.dtype)
+    out_NWH[filled_NW] = tokens_TH
+    return out_NWH.reshape(len(filled_NW), -1)
 
 
 def _encode_lists(column: pa.Array, name: str) -> pa.DictionaryArray:

@@ -139,7 +139,9 @@ class Contextualizer(nn.Module):
 
     def pool_slots(self, slots: Tensor, weights: Tensor) -> Tensor:
         """Sum of signed context rows over the last axis, which becomes D."""
-        return (functional.embedding(slots, self.context_table) * weights[..., None]).sum(-2)
+        bags, bag_weights = slots.flatten(0, -2), weights.flatten(0, -2)
+        pooled = functional.embedding_bag(bags, self.context_table, mode="sum", per_sample_weights=bag_weights)
+        return pooled.unflatten(0, slots.shape[:-1])
 
     def query_input(
         self,

@@ -5,6 +5,7 @@ N: items, S: hash slots, F: dense features, K: hashed fields, E: table width, D:
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TypeAlias
 
 import torch
@@ -38,9 +39,13 @@ class MlpEmbedder(nn.Module):
 
 
 def pool_fields(table_RE: Tensor, slots_NS: Tensor, weights_NS: Tensor, slot_counts: Sequence[int]) -> Tensor:
-    """Signed sum of each hashed field's table rows, [N, K, E]."""
-    slots_NSE = functional.embedding(slots_NS, table_RE) * weights_NS[..., None]
-    return torch.stack([part.sum(1) for part in torch.split(slots_NSE, list(slot_counts), 1)], 1)
+    """Signed sum of each hashed field's table rows, [N, K, E]: every field of every row is one bag of slots."""
+    num_rows, num_slots = slots_NS.shape
+    firsts_K = torch.tensor([0, *accumulate(slot_counts)][:-1], dtype=slots_NS.dtype, device=slots_NS.device)
+    rows_N = torch.arange(num_rows, dtype=slots_NS.dtype, device=slots_NS.device)
+    starts = (rows_N[:, None] * num_slots + firsts_K).flatten()
+    pooled = functional.embedding_bag(slots_NS.flatten(), table_RE, starts, mode="sum", per_sample_weights=weights_NS.flatten())
+    return pooled.view(num_rows, len(slot_counts), table_RE.shape[1])
 
 
 def initialise(table_RE: Tensor, *layers: nn.Linear) -> None:
