@@ -14,19 +14,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 
 from embedder_cache.gates import Gate, Limits, check_gates, refuse_nonsense, report, require
+from embedder_cache.intake import Intake, sound_items, take_in
 from embedder_cache.popularity import popularity_from_bundle, popularity_from_events
 from embedder_cache.publish import make_store, only_publisher, publish, served
+from embedder_cache.reuse import Kept, kept_embeddings
 from embedder_cache.signals import announced
 from twotower.bundle import TOWER_FILES, Bundle
-from twotower.catalogue import embed_catalogue, read_item_ids
-from twotower.errors import DataError
+from twotower.catalogue import embed_table, in_parallel
 from twotower.features import DAY_MS, Floats
 from twotower.golden import GoldenQuery, golden_request
 from twotower.manifest import seal, staging
-from twotower.release import GATES, GOLDEN, INDEX, INFO, ITEMS, KIND, VECTORS, ReleaseInfo
+from twotower.release import CONTENT, GATES, GOLDEN, INDEX, INFO, ITEMS, KIND, REJECTED, VECTORS, ReleaseInfo
 from twotower.scoring import answer
 
 GOLDEN_LENGTHS = (0, 1, 2, 7, 30, 200)
@@ -42,7 +44,16 @@ class Published:
     release: str
     num_items: int
     changed: bool  # False when the same release was already there: nothing was written
+    num_embedded: int  # the others kept the vectors they had
+    num_gone: int  # items of the release before that are in the catalogue no more
+    num_rejected: int  # rows that could not be embedded; the release's rejected.parquet says why
     gates: tuple[Gate, ...]
+
+    def __str__(self) -> str:
+        parts = [f"{self.num_items:,} items", f"{self.num_embedded:,} of them embedded anew"]
+        parts += [f"{self.num_gone:,} gone"] if self.num_gone else []
+        parts += [f"{self.num_rejected:,} rejected: see {REJECTED}"] if self.num_rejected else []
+        return ", ".join(parts)
 
 
 def build_release(
@@ -63,7 +74,8 @@ def build_release(
     are of the day that begins with the last event, or now; without, nothing is announced.
     """
     columns = bundle.towers.schema.items
-    item_ids = read_item_ids(items, columns)
+    intake = take_in(items, columns, bundle.towers.config.model.item_spec)
+    item_ids = intake.item_ids
     if events is None:
         popularity_NP, as_of_ms, coverage = popularity_from_bundle(bundle, item_ids), None, None
     else:
@@ -73,7 +85,8 @@ def build_release(
     with only_publisher(store), staging(store / "releases") as directory:
         for name in TOWER_FILES:
             shutil.copyfile(bundle.path / name, directory / name)
-        write_vectors(directory, bundle, items, popularity_NP, on_items)
+        kept = kept_embeddings(intake, served(store), bundle.towers.config.vector_space_id)
+        write_items(directory, bundle, items, intake, kept, popularity_NP, on_items)
         info = ReleaseInfo(
             bundle_id=bundle.manifest.id,
             vector_space_id=bundle.towers.config.vector_space_id,
@@ -92,30 +105,60 @@ def build_release(
         (directory / GATES).write_bytes(report(gates, forced, len(item_ids)))
         manifest = seal(directory, KIND, parent=bundle.manifest.id)
         release, changed = publish(store, directory, manifest)
-    return Published(release, len(item_ids), changed, tuple(gates))
+    return Published(
+        release,
+        len(item_ids),
+        changed,
+        num_embedded=len(item_ids) - kept.num_kept,
+        num_gone=kept.num_gone,
+        num_rejected=len(intake.rejected),
+        gates=tuple(gates),
+    )
 
 
-def write_vectors(directory: Path, bundle: Bundle, items: Path, popularity_NP: Floats, on_items: Callable[[int], None]) -> None:
-    """Stream the catalogue into vectors.npy [N, V] and items.arrow; memory is one batch."""
+def write_items(
+    directory: Path,
+    bundle: Bundle,
+    items: Path,
+    intake: Intake,
+    kept: Kept,
+    popularity_NP: Floats,
+    on_items: Callable[[int], None],
+) -> None:
+    """Stream the catalogue into vectors.npy [N, V], items.arrow and content.npy; memory is a few batches.
+
+    Only what is not kept of the release before is embedded.
+    """
     towers, model = bundle.towers, bundle.towers.config.model
-    shape = (len(popularity_NP), model.width + popularity_NP.shape[1])
-    vectors_NV = np.lib.format.open_memmap(directory / VECTORS, mode="w+", dtype=np.float32, shape=shape)
-    vectors_NV[:, model.width :] = popularity_NP
-    done = 0
-    writer: pa.ipc.RecordBatchFileWriter | None = None
-    stream = embed_catalogue(items, towers.schema.items, towers.embedder, model.item_spec, model.table_rows, on_items)
-    with pa.OSFile(str(directory / ITEMS), "wb") as sink:
-        for table, part in stream:
+
+    def embed(part: tuple[pa.Table, slice]) -> tuple[pa.Table, Floats]:
+        table, place = part
+        kept_n, vectors_nV = kept.rows_N[place], np.empty((len(table), shape[1]), np.float32)
+        fresh_n = kept_n < 0
+        vectors_nV[:, model.width :] = popularity_NP[place]
+        if not fresh_n.all():
+            vectors_nV[~fresh_n, : model.width] = kept.vectors[kept_n[~fresh_n], : model.width]
+        if fresh_n.any():
+            fresh = table.filter(pa.array(fresh_n))
+            vectors_nV[fresh_n, : model.width] = embed_table(fresh, towers.embedder, model.item_spec, model.table_rows)
+        return table, vectors_nV
+
+    shape = (len(intake.item_ids), model.width + popularity_NP.shape[1])
+    tables = sound_items(items, towers.schema.items, intake)
+    with (directory / VECTORS).open("wb") as vectors_file, pa.OSFile(str(directory / ITEMS), "wb") as sink:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(vectors_file, header)
+        writer: pa.ipc.RecordBatchFileWriter | None = None
+        for table, vectors_nV in in_parallel(embed, tables):
             writer = writer or pa.ipc.new_file(sink, table.schema)
             writer.write_table(table)
-            if done + len(part) <= len(vectors_NV):
-                vectors_NV[done : done + len(part), : model.width] = part
-            done += len(part)
-        assert writer is not None, "stream_items refuses an empty catalogue"
+            vectors_file.write(vectors_nV.data)
+            on_items(len(table))
+        assert writer is not None, "a catalogue without items is refused when it is taken in"
         writer.close()
-    if done != len(popularity_NP):
-        raise DataError(f"{items} changed while it was read: {len(popularity_NP)} items, then {done}. Run the job again.")
-    vectors_NV.flush()
+    np.save(directory / CONTENT, intake.content_N)
+    if len(intake.rejected):
+        pq.write_table(intake.rejected, directory / REJECTED)
 
 
 def build_index(vectors_NV: npt.NDArray[np.float32], path: Path) -> None:

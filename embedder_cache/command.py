@@ -39,11 +39,24 @@ def main(argv: list[str]) -> int:
         )
         seconds = time.monotonic() - started
     if args.metrics:
-        write_metrics(args.metrics, published.num_items, published.changed, seconds, published.gates)
+        write_metrics(args.metrics, published, seconds)
     if published.changed:
-        say(f"published {published.release} ({published.num_items:,} items) in {args.store}")
+        say(f"published {published.release} in {args.store}: {published}")
     else:
         say(f"nothing changed: {published.release} is published already")
+    if published.num_rejected:
+        say(f"  WARNING: {published.num_rejected:,} rows of {args.items} could not be embedded and are left out")
     if args.json:
-        print(json.dumps({"release": published.release, "items": published.num_items, "seconds": seconds}))
+        print(
+            json.dumps(
+                {
+                    "release": published.release,
+                    "items": published.num_items,
+                    "embedded": published.num_embedded,
+                    "gone": published.num_gone,
+                    "rejected": published.num_rejected,
+                    "seconds": seconds,
+                }
+            )
+        )
     return 0

@@ -1,16 +1,15 @@
 """What a run of the nightly job tells Prometheus, as a file for the node exporter's textfile collector."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
-from embedder_cache.gates import Gate
+from embedder_cache.build import Published
 from twotower.errors import EnvironmentProblem
 
 
-def write_metrics(path: Path, num_items: int, changed: bool, seconds: float, gates: Sequence[Gate]) -> None:
+def write_metrics(path: Path, published: Published, seconds: float) -> None:
     """Write the metrics of a run that succeeded, whole or not at all; after one that failed the last success only ages."""
     registry = CollectorRegistry()
 
@@ -19,11 +18,13 @@ def write_metrics(path: Path, num_items: int, changed: bool, seconds: float, gat
 
     gauge("last_success_timestamp_seconds", "When the nightly job last ended well.", time.time())
     gauge("duration_seconds", "How long it took.", seconds)
-    gauge("items", "Items of the release it left current.", num_items)
-    gauge("published", "Whether it published: 0 when nothing had changed.", changed)
+    gauge("items", "Items of the release it left current.", published.num_items)
+    gauge("embedded_items", "Items that were embedded anew.", published.num_embedded)
+    gauge("rejected_items", "Rows of the catalogue that were left out.", published.num_rejected)
+    gauge("published", "Whether it published: 0 when nothing had changed.", published.changed)
     numbers = Gauge("twotower_embed_gate", "What the release was held to.", ["gate"], registry=registry)
     passed = Gauge("twotower_embed_gate_passed", "Whether it passed; 0 when it was forced.", ["gate"], registry=registry)
-    for gate in gates:
+    for gate in published.gates:
         numbers.labels(gate.name).set(gate.value)
         passed.labels(gate.name).set(gate.passed)
     try:

@@ -3,8 +3,11 @@
 N: items, D: vector width
 """
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,22 +20,35 @@ from twotower.features import EncodedRows, FeatureSpec, FieldSpec, Floats, encod
 from twotower.model.embedder import Embedder
 from twotower.schema import ItemColumns
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 BATCH_ITEMS = 8192
 ID_FIELD = "item_id"
 
 
 def stream_items(path: Path, columns: ItemColumns) -> Iterator[pa.Table]:
     """Tables of up to 8,192 items, `item_id` first and then every feature of the schema, in file order."""
+    return (as_items(batch, columns) for batch in stream_rows(path, columns))
+
+
+def stream_rows(path: Path, columns: ItemColumns) -> Iterator[pa.Table]:
+    """Rows as they stand in the file, up to 8,192 at a time: the id's column and the features'."""
     dataset = open_parquet(path, "items")
-    names = list(columns.features)
-    require_columns(dataset.schema, [columns.item_id, *names], path)
-    seen = 0
-    for batch in stream_batches(dataset, [columns.item_id, *names], BATCH_ITEMS, path):
-        seen += batch.num_rows
-        arrays = [ids(batch.column(columns.item_id), columns.item_id), *(batch.column(n) for n in names)]
-        yield pa.table(arrays, names=[ID_FIELD, *names])
-    if not seen:
+    names = [columns.item_id, *columns.features]
+    require_columns(dataset.schema, names, path)
+    empty = True
+    for batch in stream_batches(dataset, names, BATCH_ITEMS, path):
+        empty = False
+        yield pa.Table.from_batches([batch])
+    if empty:
         raise DataError(f"{path} holds no items")
+
+
+def as_items(rows: pa.Table, columns: ItemColumns) -> pa.Table:
+    """Rows with their ids as strings, under the name `item_id`."""
+    item_ids = ids(rows.column(columns.item_id).combine_chunks(), columns.item_id)
+    return pa.table([item_ids, *(rows.column(n) for n in columns.features)], names=[ID_FIELD, *columns.features])
 
 
 def read_item_ids(path: Path, columns: ItemColumns) -> pa.Array:
@@ -88,9 +104,39 @@ def embed_catalogue(
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Iterator[tuple[pa.Table, Floats]]:
     """Stream (items, vectors [n, D]) of a whole catalogue; `on_batch` hears the size of each batch."""
-    for table in stream_items(path, columns):
-        yield table, embed_rows(embedder, encode_items(table, spec, table_rows)).numpy()
+
+    def embed(table: pa.Table) -> tuple[pa.Table, Floats]:
+        return table, embed_table(table, embedder, spec, table_rows)
+
+    for table, vectors in in_parallel(embed, stream_items(path, columns)):
+        yield table, vectors
         on_batch(len(table))
+
+
+def embed_table(table: pa.Table, embedder: Embedder, spec: FeatureSpec, table_rows: int) -> Floats:
+    """Vectors [n, D] of the items of one table."""
+    return embed_rows(embedder, encode_items(table, spec, table_rows)).numpy()
+
+
+def in_parallel(function: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
+    """`function` of each part, in order, on as many threads as torch has; few parts are held at once.
+
+    Each part is worked on by one thread, so that results do not depend on how many there are. It is also the faster way:
+    while one thread hashes strings, which Python does on one core, another multiplies matrices.
+    """
+    num_threads = torch.get_num_threads()
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(num_threads, "part", lambda: torch.set_num_threads(1)) as pool:
+        try:
+            for part in parts:
+                waiting.append(pool.submit(function, part))
+                if len(waiting) > num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(num_threads)  # threads to come take after the last setting, whoever made it
 
 
 def tensors(rows: EncodedRows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -132,17 +132,17 @@ def fingerprint(field: str, values: Sequence[str]) -> Hashes:
 
 
 def hash_slots(prints: Hashes, num_hashes: int, table_rows: int) -> tuple[Rows, Floats]:
-    """`num_hashes` (row, sign) pairs per fingerprint by the splitmix64 finaliser (Steele et al. 2014).
-
-    Shapes [..., num_hashes]; rows in [0, table_rows), signs -1 or 1.
-    """
-    with np.errstate(over="ignore"):
-        x = prints[..., None] + np.uint64(0x9E3779B97F4A7C15) * np.arange(1, num_hashes + 1, dtype=np.uint64)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x ^= x >> np.uint64(31)
+    """`num_hashes` (row, sign) pairs per fingerprint: shapes [..., num_hashes]; rows in [0, table_rows), signs -1 or 1."""
+    x = mix64(prints[..., None] + np.uint64(0x9E3779B97F4A7C15) * np.arange(1, num_hashes + 1, dtype=np.uint64))
     rows = ((x >> np.uint64(1)) % np.uint64(table_rows)).astype(np.int32)
     return rows, np.where(x & np.uint64(1), 1.0, -1.0).astype(np.float32)
+
+
+def mix64(x: Hashes) -> Hashes:
+    """The splitmix64 finaliser (Steele et al. 2014): a bijection after which every bit depends on all."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 def piecewise_linear(values: npt.NDArray[np.float64], edges: Sequence[float]) -> Floats:
@@ -219,14 +219,14 @@ def _encode_hashed(column: pa.Array, field: FieldSpec, spec: FeatureSpec, table_
         case "categorical":
             return _encode_values(as_values(column, field.name), field.name, spec.num_hashes, table_rows)
         case "text":
-            encoded, tokens_of = as_values(column, field.name).dictionary_encode(), _words
+            encoded = as_values(column, field.name).dictionary_encode()
         case _:
-            encoded, tokens_of = _encode_lists(column, field.name), list
+            encoded = _encode_lists(column, field.name)
     width = spec.max_tokens
     flat: list[str] = []  # of all values, and not a list for each: the garbage collector would walk those again and again
     counts: list[int] = []
     for value in encoded.dictionary.to_pylist():
-        tokens = tokens_of(value)[:width] or [_MISSING]
+        tokens = (_words(value) if field.kind == "text" else value)[:width] or [_MISSING]
         flat += tokens
         counts.append(len(tokens))
     num_tokens = np.array([*counts, 1])

@@ -17,8 +17,9 @@ from twotower.manifest import Manifest, read_manifest, sync, verify_directory
 
 KIND = "release"
 VECTORS, INDEX, ITEMS = "vectors.npy", "index.faiss", "items.arrow"
+CONTENT, REJECTED = "content.npy", "rejected.parquet"  # a hash per item; the rows left out, where there were any
 GOLDEN, GATES, INFO = "golden.json", "gates.json", "release.json"
-FILES = (*TOWER_FILES, VECTORS, INDEX, ITEMS, GOLDEN, GATES, INFO)
+FILES = (*TOWER_FILES, VECTORS, INDEX, ITEMS, CONTENT, GOLDEN, GATES, INFO)
 POINTER = "CURRENT"
 LOCK = ".lock"
 _RELEASE_ID = re.compile(KIND + "-[0-9a-f]{12}")  # nothing else may become part of a path

@@ -33,6 +33,8 @@ def test_it_leaves_metrics_for_prometheus(tiny_shop: Path, tiny_bundle: Path, tm
     assert values.pop(("twotower_embed_duration_seconds", None)) > 0
     assert values == {
         ("twotower_embed_items", None): 400,
+        ("twotower_embed_embedded_items", None): 400,
+        ("twotower_embed_rejected_items", None): 0,
         ("twotower_embed_published", None): 1,
         ("twotower_embed_gate", "recent_coverage"): pytest.approx(1),
         ("twotower_embed_gate_passed", "recent_coverage"): 1,
