@@ -120,7 +120,7 @@ def read_event_log(
     for batch in stream_events(path, schema.events, tuple(schema.events.features)):
         _place(batch, log, item_ids, row_of_user, row_of_type, free, context_rows)
         on_events(len(batch))
-    _sort(log, fingerprint("order inside a basket", item_ids.to_pylist()))
+    _sort(log, fingerprint("order inside a basket", item_ids))
     return log
 
 

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any
 
 import msgspec
@@ -105,8 +105,8 @@ class EncodedRows:
     def __len__(self) -> int:
         return len(self.slots_NS)
 
-    def take(self, index: npt.NDArray[Any]) -> "EncodedRows":
-        """The rows at `index`."""
+    def take(self, index: npt.NDArray[Any] | slice) -> "EncodedRows":
+        """The rows at `index`; of a slice, without a copy."""
         return EncodedRows(self.slots_NS[index], self.weights_NS[index], self.dense_NF[index])
 
     @staticmethod
@@ -119,16 +119,15 @@ class EncodedRows:
         )
 
 
-def fingerprint(field: str, values: Sequence[str]) -> Hashes:
-    """A 64-bit keyed hash of each (field, value).
+def fingerprint(field: str, values: pa.Array) -> Hashes:
+    """A 64-bit keyed hash of each (field, value); the values are strings.
 
     This is the permutation of ids that hashing needs: nothing of an id's digits or order survives it, so catalogue
     order cannot leak into the model (ids of one basket are often sorted).
     """
     seed = xxhash.xxh3_64_intdigest(field.encode())
-    return np.fromiter(
-        (xxhash.xxh3_64_intdigest(v.encode("utf-8", "surrogatepass"), seed) for v in values), np.uint64, len(values)
-    )
+    texts = values.cast(pa.binary()).to_pylist()
+    return np.fromiter(map(xxhash.xxh3_64_intdigest, texts, repeat(seed)), np.uint64, len(texts))
 
 
 def hash_slots(prints: Hashes, num_hashes: int, table_rows: int) -> tuple[Rows, Floats]:
@@ -239,9 +238,9 @@ def _encode_hashed(column: pa.Array, field: FieldSpec, spec: FeatureSpec, table_
 
 def _encode_values(values: pa.Array, name: str, num_hashes: int, table_rows: int) -> tuple[Rows, Floats]:
     """Slots and signs [N, H] of a column of strings."""
-    encoded = values.dictionary_encode()
-    rows_TH, signs_TH = hash_slots(fingerprint(name, [*encoded.dictionary.to_pylist(), _MISSING]), num_hashes, table_rows)
-    index = encoded.indices.fill_null(len(encoded.dictionary)).to_numpy(zero_copy_only=False)
+    encoded = values.fill_null(_MISSING).dictionary_encode()
+    rows_TH, signs_TH = hash_slots(fingerprint(name, encoded.dictionary), num_hashes, table_rows)
+    index = encoded.indices.to_numpy()
     return rows_TH[index], signs_TH[index]
 
 

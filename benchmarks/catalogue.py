@@ -1,0 +1,230 @@
+"""The nightly job: how fast it embeds, how its time and memory grow, and what a night costs on which little has changed.
+
+Catalogues are made up (titles, brands, categories, prices), towers are untrained: neither time nor memory depends on what
+they learned. Every build runs in a process of its own, which counts its time from the call of the job, not from the start of
+Python, and its memory above what it had when everything was imported. Two bundles: `small` is the demo's (its embedder has
+2 % of 0.8M parameters), `large` what 1e18 FLOPs are best spent on (2 % of 39M).
+"""
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from benchmarks.loss_memory import memory
+from benchmarks.report import DIRECTORY, Row, write_report
+from benchmarks.training_throughput import GIGA, gemm_gflops
+from embedder_cache.build import build_release
+from embedder_cache.gates import Limits
+from training.budget import shape_for, size_model
+from training.compute_optimal import compute_optimal
+from training.recipes import demo
+from twotower.bundle import Bundle, load_bundle, save_bundle
+from twotower.catalogue import embed_table, fit_item_spec, in_parallel, stream_items
+from twotower.features import FeatureSpec, FieldSpec
+from twotower.model.contextualizer import Contextualizer
+from twotower.model.kinds import build_embedder
+from twotower.progress import step
+from twotower.schema import EventColumns, ItemColumns, Schema
+
+SIZES = (10_000, 100_000, 1_000_000)
+CHANGED = 0.01
+ROUNDS = 3
+WHERE = DIRECTORY / "catalogue"
+COLUMNS = ItemColumns(
+    title="title",
+    features={"title": "text", "brand": "categorical", "category": "categorical", "maker": "categorical", "price": "numeric"},
+)
+LARGE_FLOPS = 1e18
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """One run of the nightly job."""
+
+    seconds: float
+    peak_bytes: int  # above the interpreter with everything imported
+    num_embedded: int
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print the table and write build/bench/catalogue.json; 1 when a must is missed."""
+    parser = argparse.ArgumentParser(prog="benchmarks.catalogue", description=main.__doc__)
+    parser.add_argument("--build", nargs=3, metavar=("BUNDLE", "ITEMS", "STORE"), help="one build, for the benchmark itself")
+    args = parser.parse_args(argv)
+    if args.build:
+        print(json.dumps(asdict(build_here(*map(Path, args.build)))))
+        return 0
+    for size in SIZES:
+        for changed in (0.0, CHANGED):
+            write_catalogue(items_file(size, changed), size, changed)
+    bundles = {name: make_bundle(WHERE / name, name) for name in ("small", "large")}
+    rows = encoding(bundles["large"], "") + encoding(bundles["small"], "_small")
+    write_report("catalogue", rows)
+    rows += growth(bundles["small"].path)
+    write_report("catalogue", rows)
+    for name, suffix in (("large", ""), ("small", "_small")):
+        rows += incremental(bundles[name].path, suffix)
+        write_report("catalogue", rows)  # after each, so that a run cut short keeps what it measured
+    return 0 if all(row.meets_must for row in rows) else 1
+
+
+def encoding(bundle: Bundle, suffix: str) -> list[Row]:
+    """Raw rows to vectors, beside what the embedder's own matrix products would allow at this machine's GEMM rate."""
+    model, embedder = bundle.towers.config.model, bundle.towers.embedder
+    flops = 2 * (model.embedder_input * model.embedder_hidden + model.embedder_hidden * model.width)
+    tables = list(stream_items(items_file(SIZES[1], 0.0), COLUMNS))
+    fractions, rates, gemm = [], [], 0.0
+    for _ in range(ROUNDS):
+        gflops = gemm_gflops()
+        started = time.perf_counter()
+        for _vectors in in_parallel(lambda t: embed_table(t, embedder, model.item_spec, model.table_rows), tables):
+            pass
+        rate = SIZES[1] / (time.perf_counter() - started)
+        gemm = max(gemm, gflops)
+        rates.append(rate)
+        fractions.append(rate * flops / (gflops * GIGA))
+    bounds = (None, None) if suffix else (0.5, 0.7)
+    return [
+        Row(
+            metric=f"encode_gemm_fraction{suffix}",
+            value=statistics.median(fractions),
+            unit="of GEMM",
+            better="higher",
+            must=bounds[0],
+            goal=bounds[1],
+        ),
+        Row(metric=f"encode_items_per_s{suffix}", value=statistics.median(rates), unit="items/s", better="higher"),
+        Row(metric=f"encode_flops_per_item{suffix}", value=flops, unit="FLOP", better="lower"),
+    ]
+
+
+def growth(bundle: Path) -> list[Row]:
+    """Time and memory of full builds of 10^4, 10^5 and 10^6 items."""
+    built = {size: full_build(bundle, size) for size in SIZES}
+    exponents = [slope(built, "seconds"), slope(built, "peak_bytes")]
+    rows = [
+        Row(metric="rss_1m_gib", value=built[SIZES[-1]].peak_bytes / 2**30, unit="GiB", better="lower", must=1.5),
+        Row(metric="growth_exponent", value=max(exponents), unit="of items", better="lower", must=1.05),
+    ]
+    for size, run in built.items():
+        rows.append(Row(metric=f"build_s_{size}", value=run.seconds, unit="s", better="lower"))
+        rows.append(Row(metric=f"build_mb_{size}", value=run.peak_bytes / 1e6, unit="MB", better="lower"))
+    return rows
+
+
+def slope(built: dict[int, Built], figure: str) -> float:
+    """Exponent of growth over the last decade; what a build costs at any size flattens it."""
+    small, large = SIZES[-2:]
+    return math.log(getattr(built[large], figure) / getattr(built[small], figure)) / math.log(large / small)
+
+
+def incremental(bundle: Path, suffix: str) -> list[Row]:
+    """A night on which 1 % of the items have changed, over a full build, of 10^5 items."""
+    fractions = []
+    for _ in range(ROUNDS):
+        store = fresh(WHERE / "store")
+        full = build_apart(bundle, items_file(SIZES[1], 0.0), store)
+        again = build_apart(bundle, items_file(SIZES[1], CHANGED), store)
+        assert again.num_embedded == round(CHANGED * SIZES[1]), again
+        fractions.append(again.seconds / full.seconds)
+    bound = None if suffix else 0.10
+    value = statistics.median(fractions)
+    return [
+        Row(metric=f"incremental_fraction{suffix}", value=value, unit="of a full build", better="lower", must=bound),
+        Row(metric=f"full_build_s{suffix}", value=full.seconds, unit="s", better="lower"),
+    ]
+
+
+def full_build(bundle: Path, size: int) -> Built:
+    """Into an empty store."""
+    return build_apart(bundle, items_file(size, 0.0), fresh(WHERE / "store"))
+
+
+def build_apart(bundle: Path, items: Path, store: Path) -> Built:
+    """One build in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.catalogue", "--build", str(bundle), str(items), str(store)]
+    with step(f"build {items.stem} with {bundle.name}"):
+        run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return Built(**json.loads(run.stdout))
+
+
+def build_here(bundle: Path, items: Path, store: Path) -> Built:
+    """One build in this process."""
+    loaded = load_bundle(bundle)
+    baseline = memory("VmRSS")
+    started = time.perf_counter()
+    published = build_release(loaded, items, store, None, limits=Limits(golden_overlap=0.0))
+    return Built(time.perf_counter() - started, memory("VmHWM") - baseline, published.num_embedded)
+
+
+def fresh(store: Path) -> Path:
+    """An empty store."""
+    import shutil
+
+    shutil.rmtree(store, ignore_errors=True)
+    return store
+
+
+def items_file(size: int, changed: float) -> Path:
+    """Where a catalogue is kept."""
+    return WHERE / f"items-{size}{'-changed' if changed else ''}.parquet"
+
+
+def write_catalogue(path: Path, num_items: int, changed: float) -> None:
+    """A made-up catalogue; of some of its items the price is another."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    words = np.array([f"word{i}" for i in range(20_000)])
+    picked = np.minimum(rng.zipf(1.3, (num_items, 5)) - 1, len(words) - 1)
+    prices = np.round(rng.lognormal(1.5, 0.8, num_items), 2)
+    prices[rng.permutation(num_items)[: round(changed * num_items)]] += 1.0
+    columns = {
+        "item_id": pa.array([f"sku-{i:08d}" for i in rng.permutation(num_items)]),
+        "title": pa.array([" ".join(row) for row in words[picked]]),
+        "brand": pa.array(names("brand", 5_000)[rng.zipf(1.5, num_items) % 5_000]),
+        "category": pa.array(names("category", 300)[rng.integers(0, 300, num_items)]),
+        "maker": pa.array(names("maker", 2_000)[rng.integers(0, 2_000, num_items)]),
+        "price": pa.array(prices),
+    }
+    pq.write_table(pa.table(columns), path)
+
+
+def names(kind: str, number: int) -> "np.ndarray[tuple[int], np.dtype[np.str_]]":
+    """Made-up names."""
+    return np.array([f"{kind}-{i}" for i in range(number)])
+
+
+def make_bundle(path: Path, name: str) -> Bundle:
+    """Untrained towers of one of the two sizes."""
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+    torch.manual_seed(0)
+    items = items_file(SIZES[0], 0.0)
+    shape = shape_for(compute_optimal(LARGE_FLOPS).parameters, share=0.02)._asdict() if name == "large" else {}
+    import msgspec
+
+    config = msgspec.structs.replace(demo(), **shape)
+    context = FeatureSpec(fields=(FieldSpec(name="event_type", kind="categorical"),))
+    model = size_model(config, fit_item_spec(items, COLUMNS), context)
+    schema = Schema(events=EventColumns(), items=COLUMNS)
+    popularity = pa.table({"item_id": pa.array(["none"]), "log_popularity": pa.array([[-9.0] * model.num_popularity])})
+    towers = build_embedder(model), Contextualizer(model)
+    save_bundle(path, *towers, model, config.half_lives_days, schema, popularity, {}, {})
+    return load_bundle(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
