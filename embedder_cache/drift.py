@@ -4,6 +4,7 @@ N: items of a release, C: items of both releases, D: embedding width, V: vector 
 """
 
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -185,7 +186,7 @@ def by_cosine(cosine_C: npt.NDArray[np.float64], changed_C: npt.NDArray[np.bool_
     """Items in classes from bit-equal to farthest."""
     place_C = np.searchsorted(-np.array(COSINES), -cosine_C[changed_C])
     counts = np.bincount(place_C, minlength=len(COSINES) + 1).tolist()
-    names = [*(f"{limit:g} and above" for limit in COSINES), f"below {COSINES[-1]:g}"]
+    names = [f"{low:g} to {high:g}" for high, low in pairwise((1, *COSINES, -1))]
     return {"bit-equal": int((~changed_C).sum())} | dict(zip(names, counts, strict=True))
 
 

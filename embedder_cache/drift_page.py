@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ ADVICE = {
     "now": "Train again now",
     "unknown": "Not known whether to train again",
 }
+LABEL_LENGTH = 40
 UNKNOWN = "Give --bundle, the one that made the newer release, to learn what has happened since it was trained."
 MEANINGS = {
     "vectors": "each common item's embedding beside its own of the release before, without the popularity dimensions; "
@@ -80,7 +82,8 @@ def tiles(drift: Drift) -> Markup:
     if drift.popularity:
         shown.append(tile("demand moved", f"{drift.popularity.divergence:.2f} bits", "0 the same, 1 nothing in common"))
     if drift.since_training:
-        shown.append(tile("unseen in training", f"{drift.since_training.unseen_items:.0%}", "of the items"))
+        asked = number(drift.since_training.unseen_demand, "{:.1%}")
+        shown.append(tile("unseen in training", f"{drift.since_training.unseen_items:.0%}", f"of the items; of demand: {asked}"))
     return element("div", *shown, kind="tiles")
 
 
@@ -121,8 +124,8 @@ def vectors(found: VectorDrift) -> Markup:
 
 def moved_table(moved: Sequence[Moved]) -> Markup:
     """Items that moved the most."""
-    rows = [[m.label or m.item_id, m.item_id, f"{m.cosine:.3f}"] for m in moved]
-    return table("The items that moved most", ["", "item", "cosine"], rows)
+    rows = [[item(m), f"{m.cosine:.3f}"] for m in moved]
+    return table("The items that moved most", ["", "cosine"], rows)
 
 
 def answers(found: Answers) -> Markup:
@@ -130,7 +133,7 @@ def answers(found: Answers) -> Markup:
     edges = np.linspace(0, 1, 6)
     # Overlap 1 belongs to the last class, as histogram has it.
     counts = np.histogram(found.overlaps, edges)[0].tolist()
-    names = [f"{low:.0%} to {high:.0%}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    names = [f"{low:.0%} to {high:.0%}" for low, high in pairwise(edges)]
     by_share = dict(zip(reversed(names), reversed(counts), strict=True))
     facts = {
         "questions": f"{found.num_golden} golden queries of the older release, {found.num_made_up} made-up histories",
@@ -172,8 +175,14 @@ def popularity(found: PopularityDrift) -> Markup:
 
 def movers(caption: str, found: Sequence[Mover]) -> Markup:
     """Items with their shares of demand."""
-    rows = [[m.label or m.item_id, m.item_id, f"{m.before:.2%}", f"{m.after:.2%}"] for m in found]
-    return table(caption, ["", "item", "before", "after"], rows)
+    rows = [[item(m), f"{m.before:.2%}", f"{m.after:.2%}"] for m in found]
+    return table(caption, ["", "before", "after"], rows)
+
+
+def item(shown: Moved | Mover) -> Markup:
+    """What an item is called, with its id."""
+    label = shown.label or ""
+    return joined([label if len(label) <= LABEL_LENGTH else f"{label[: LABEL_LENGTH - 1]}…", element("small", shown.item_id)])
 
 
 def sides(drift: Drift) -> Markup:

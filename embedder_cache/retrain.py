@@ -19,14 +19,15 @@ from twotower.errors import DataError, ReleaseMismatch
 from twotower.features import Ints
 from twotower.release import ReleaseInfo
 
-Level = Literal["unknown", "no", "soon", "now"]  # in rising order
-LEVELS: tuple[Level, ...] = ("unknown", "no", "soon", "now")
+Level = Literal["no", "unknown", "soon", "now"]
+LEVELS: tuple[Level, ...] = ("no", "unknown", "soon", "now")  # the last found decides: "no" takes knowing every number
 DAY_S = 86_400
-# Of each rule: what its number is, said after it, and how it is written.
+# Of each rule: what its number says, how it is written, and why there may be none.
+_NO_EVENTS = "the release was published without --events"
 MEANINGS = {
-    "unseen_demand": ("of demand is for items without an event in training", "{:.1%}"),
-    "popularity_divergence": ("bits lie between demand now and demand at the end of training", "{:.2f}"),
-    "bundle_age_days": ("days have passed since the bundle was trained", "{:.0f}"),
+    "unseen_demand": ("{} of demand is for items without an event in training", "{:.1%}", _NO_EVENTS),
+    "popularity_divergence": ("demand is {} bits from that of training", "{:.2f}", _NO_EVENTS),
+    "bundle_age_days": ("the bundle was trained {} days ago", "{:.0f}", "its provenance does not say"),
 }
 
 
@@ -147,6 +148,8 @@ def urgent_first(advice: Advice) -> list[Finding]:
 
 def sentence(finding: Finding) -> str:
     """The number, what it is, and its thresholds."""
-    what, written = MEANINGS[finding.name]
-    value, soon, now = ("?" if v is None else written.format(v) for v in (finding.value, finding.rule.soon, finding.rule.now))
-    return f"{value} {what} (soon from {soon}, now from {now})"
+    what, written, why_not = MEANINGS[finding.name]
+    if finding.value is None:
+        return f"{what.format('?')}: {why_not}"
+    value, soon, now = map(written.format, (finding.value, finding.rule.soon, finding.rule.now))
+    return f"{what.format(value)} (soon from {soon}, now from {now})"
