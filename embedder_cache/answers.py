@@ -117,14 +117,13 @@ def made_up(older: Opened, newer_rows_N: Ints, now_ms: int, num_histories: int) 
     """Seeded histories of many lengths, short ones more often; their items are drawn by the older release's demand."""
     rng = np.random.default_rng(0)
     common_C = np.flatnonzero(newer_rows_N >= 0)
-    demand_C = None if older.demand_N is None else older.demand_N[common_C]
-    if demand_C is not None:
-        demand_C = demand_C / demand_C.sum() if demand_C.any() else None
+    demand_C = older.demand_N[common_C]
     lengths = np.exp(rng.uniform(0, np.log(LONGEST_HISTORY), num_histories)).astype(np.int64)
-    rows = rng.choice(common_C, int(lengths.sum()), p=demand_C)
+    rows = rng.choice(common_C, int(lengths.sum()), p=demand_C / demand_C.sum() if demand_C.any() else None)
     times = now_ms - rng.integers(1, DAYS * DAY_MS, len(rows))
-    cuts = np.cumsum(lengths)[:-1]
-    return [Question(r, np.sort(t), now_ms) for r, t in zip(np.split(rows, cuts), np.split(times, cuts), strict=True)]
+    ends = np.cumsum(lengths)
+    parts = zip(np.split(rows, ends)[:-1], np.split(times, ends)[:-1], strict=True)
+    return [Question(rows_L, np.sort(times_L), now_ms) for rows_L, times_L in parts]
 
 
 def scores(release: Opened, questions: Sequence[Question], rows_N: Ints) -> Tensor:

@@ -88,7 +88,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     items: Items
     same_vector_space: bool
     vectors: VectorDrift | None
-    popularity: PopularityDrift | None
+    popularity: PopularityDrift
     answers: Answers | None
     since_training: SinceTraining | None
     advice: Advice
@@ -191,14 +191,11 @@ def by_cosine(cosine_C: npt.NDArray[np.float64], changed_C: npt.NDArray[np.bool_
     return {"bit-equal": int((~changed_C).sum())} | dict(zip(names, counts, strict=True))
 
 
-def compare_popularity(older: Opened, newer: Opened, rows_N: Ints) -> PopularityDrift | None:
-    """Demand over the items of either release; None when one of them knows no popularity."""
-    before_N, after_N = older.demand_N, newer.demand_N
-    if before_N is None or after_N is None:
-        return None
-    before_U, after_U, newer_U = over_either(before_N, after_N, rows_N)
+def compare_popularity(older: Opened, newer: Opened, rows_N: Ints) -> PopularityDrift:
+    """Demand over the items of either release."""
+    before_U, after_U, newer_U = over_either(older.demand_N, newer.demand_N, rows_N)
     common = rows_N >= 0
-    ranked = np.stack([before_N[common], after_N[rows_N[common]]], 1)
+    ranked = np.stack([older.demand_N[common], newer.demand_N[rows_N[common]]], 1)
     # Without two different values on each side there is no order to compare.
     correlation = float(spearman(ranked)[0, 1]) if len(ranked) and (np.ptp(ranked, 0) > 0).all() else None
 
@@ -227,6 +224,5 @@ def summary(drift: Drift) -> str:
     said.append("vectors not comparable" if drift.vectors is None else f"{drift.vectors.changed_share:.1%} of vectors changed")
     if drift.answers is not None:
         said.append(f"overlap@{drift.answers.depth} {drift.answers.overlap:.2f}")
-    if drift.popularity is not None:
-        said.append(f"popularity moved by {drift.popularity.divergence:.2f} bits")
+    said.append(f"demand moved by {drift.popularity.divergence:.2f} bits")
     return ", ".join([*said, f"retrain: {drift.advice.retrain}"])

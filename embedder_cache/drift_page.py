@@ -47,7 +47,7 @@ def render(drift: Drift) -> str:
         tiles(drift),
         vectors(drift.vectors) if drift.vectors else no_vectors(drift),
         answers(drift.answers) if drift.answers else "",
-        popularity(drift.popularity) if drift.popularity else "",
+        popularity(drift.popularity),
         sides(drift),
         element("details", element("summary", "What the figures mean"), definitions(MEANINGS)),
     )
@@ -79,8 +79,7 @@ def tiles(drift: Drift) -> Markup:
     if drift.answers:
         num = len(drift.answers.overlaps)
         shown.append(tile("answers kept", f"{drift.answers.overlap:.0%}", f"of the first {drift.answers.depth}, {num} questions"))
-    if drift.popularity:
-        shown.append(tile("demand moved", f"{drift.popularity.divergence:.2f} bits", "0 the same, 1 nothing in common"))
+    shown.append(tile("demand moved", f"{drift.popularity.divergence:.2f} bits", "0 the same, 1 nothing in common"))
     if drift.since_training:
         asked = number(drift.since_training.unseen_demand, "{:.1%}")
         shown.append(tile("unseen in training", f"{drift.since_training.unseen_items:.0%}", f"of the items; of demand: {asked}"))

@@ -26,7 +26,7 @@ class Opened:
     items: pa.Table
     item_ids: pa.Array
     vectors_NV: Floats
-    demand_N: Shares | None  # None for towers without popularity
+    demand_N: Shares
 
     def label(self, row: int) -> str | None:
         """What a person knows an item by: its title, or else its first text or category that is there."""
@@ -42,6 +42,5 @@ def open_release(path: Path) -> Opened:
     """A release that has been verified."""
     towers, items = load_towers(path), read_table(path / ITEMS)
     vectors_NV = np.load(path / VECTORS, mmap_mode="c")  # torch refuses a read-only map
-    has_popularity = bool(towers.config.popularity_half_lives_days)
-    demand_N = demand(vectors_NV[:, towers.config.model.width]) if has_popularity else None
+    demand_N = demand(vectors_NV[:, towers.config.model.width])
     return Opened(path, read_info(path), towers, items, items.column(ID_FIELD).combine_chunks(), vectors_NV, demand_N)

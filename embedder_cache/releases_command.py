@@ -109,4 +109,4 @@ def _gc(args: argparse.Namespace) -> int:
 def _drift(args: argparse.Namespace) -> int:
     from embedder_cache.drift_command import report
 
-    return report(args.store, args.older, args.newer, args.bundle, args.rules, args.page, args.json)
+    return report(args)

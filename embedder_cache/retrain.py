@@ -89,7 +89,7 @@ def load_rules(path: Path | None) -> Rules:
         raise DataError(f"{path}: {error}") from error
 
 
-def since_training(bundle: Bundle, release: str, info: ReleaseInfo, item_ids: pa.Array, demand_N: Shares | None) -> SinceTraining:
+def since_training(bundle: Bundle, release: str, info: ReleaseInfo, item_ids: pa.Array, demand_N: Shares) -> SinceTraining:
     """A release beside the training of its bundle; ReleaseMismatch when another bundle made it.
 
     An item is unseen that the bundle does not list, or that stands at the lowest popularity it lists, where items without
@@ -107,7 +107,7 @@ def since_training(bundle: Bundle, release: str, info: ReleaseInfo, item_ids: pa
     seen_N = np.zeros(len(item_ids), bool)
     seen_N[rows[(rows >= 0) & (trained > 0)]] = True
     unseen_demand = moved = None
-    if demand_N is not None and info.popularity_as_of_ms is not None:
+    if info.popularity_as_of_ms is not None:
         unseen_demand = float(demand_N[~seen_N].sum())
         moved = divergence(*over_either(trained, demand_N, rows)[:2])
     return SinceTraining(

@@ -39,7 +39,6 @@ def test_made_up_histories_are_seeded_sorted_and_of_items_that_stay_and_sell(rel
     rows[::2] = -1
     questions = made_up(release, rows, NOW_MS, 10)
     again = made_up(release, rows, NOW_MS, 10)
-    assert release.demand_N is not None
     for question, repeated in zip(questions, again, strict=True):
         assert question.older_rows_L.tolist() == repeated.older_rows_L.tolist()
         assert 1 <= len(question.older_rows_L) < LONGEST_HISTORY
@@ -48,6 +47,11 @@ def test_made_up_histories_are_seeded_sorted_and_of_items_that_stay_and_sell(rel
         assert (np.diff(question.times_ms_L) >= 0).all()
         assert (question.times_ms_L > NOW_MS - 60 * DAY_MS).all()
         assert (question.times_ms_L < NOW_MS).all()
+
+
+def test_without_made_up_histories_only_golden_queries_are_asked(release: Opened) -> None:
+    assert made_up(release, same(release), NOW_MS, 0) == []
+    assert len(compare_answers(release, release, same(release), 0).overlaps) == 6
 
 
 def test_scores_are_those_that_the_release_promised(release: Opened) -> None:

@@ -25,5 +25,4 @@ def test_an_item_without_a_title_is_known_by_its_category_and_one_without_anythi
 
 def test_vectors_stay_on_disk_and_demand_is_a_distribution(release: Opened) -> None:
     assert isinstance(release.vectors_NV, np.memmap)
-    assert release.demand_N is not None
     assert release.demand_N.sum() == pytest.approx(1)

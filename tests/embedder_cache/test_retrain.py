@@ -80,7 +80,7 @@ def test_a_release_with_the_popularity_of_training_tells_nothing_of_demand(tiny_
 
 def test_another_bundle_is_refused(tiny_bundle: Path) -> None:
     with pytest.raises(ReleaseMismatch, match="made by bundle-other"):
-        since_training(load_bundle(tiny_bundle), "r", info("bundle-other", None), pa.array(["new"]), None)
+        since_training(load_bundle(tiny_bundle), "r", info("bundle-other", None), pa.array(["new"]), np.array([1.0]))
 
 
 def test_a_bundle_is_as_old_as_its_provenance_says(tmp_path: Path) -> None:
