@@ -1,4 +1,4 @@
-"""`twotower releases`: list, verify, activate, roll back and remove what a store holds."""
+"""`twotower releases`: list, verify, compare, activate, roll back and remove what a store holds."""
 
 import argparse
 from pathlib import Path
@@ -13,6 +13,7 @@ def main(argv: list[str]) -> int:
         ("verify", "hash every file of a release (default: the current one)"),
         ("activate", "point at a release after verifying it"),
         ("rollback", "point at the release that was current before"),
+        ("drift", "what changed between two releases, and whether to train again"),
         ("gc", "remove old releases and damaged ones; the current one and the one to roll back to stay"),
     ):
         sub = actions.add_parser(action, help=what, description=what)
@@ -21,8 +22,15 @@ def main(argv: list[str]) -> int:
             sub.add_argument("release", nargs="?" if action == "verify" else None)
         if action == "gc":
             sub.add_argument("--keep", type=int, default=7, help="how many of the newest releases stay (default: %(default)s)")
+        if action == "drift":
+            sub.add_argument("--from", dest="older", metavar="RELEASE", help="default: what a rollback would go to")
+            sub.add_argument("--to", dest="newer", metavar="RELEASE", help="default: the current one")
+            sub.add_argument("--bundle", type=Path, help="the bundle that made the newer one: what happened since it was trained")
+            sub.add_argument("--rules", type=Path, metavar="TOML", help="when to train again; see docs/operating.md")
+            sub.add_argument("--page", type=Path, metavar="FILE.html", help="write the report as a page that needs no network")
+            sub.add_argument("--json", action="store_true", help="the report as JSON on stdout")
     args = parser.parse_args(argv)
-    known = {"list": _list, "verify": _verify, "activate": _activate, "rollback": _rollback, "gc": _gc}
+    known = {"list": _list, "verify": _verify, "activate": _activate, "rollback": _rollback, "gc": _gc, "drift": _drift}
     return known[args.action](args)
 
 
@@ -96,3 +104,9 @@ def _gc(args: argparse.Namespace) -> int:
             shutil.rmtree(path)
     print(f"{len(old)} releases removed, {len(kept - {None})} kept")
     return 0
+
+
+def _drift(args: argparse.Namespace) -> int:
+    from embedder_cache.drift_command import report
+
+    return report(args)

@@ -1,58 +1,22 @@
-"""Curves as inline SVG that takes its colours and its font from the page around it.
+"""Curves on the page of a run.
 
 R: points of a curve
 """
 
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from matplotlib.typing import RcKeyType
 
 from training.metrics import Array
-from training.page import Markup
+from twotower.page import Markup
+from twotower.svg import FAINT, MODEL, PERSONAL, POPULARITY, drawing
 
-SIZE_INCHES = (5.0, 2.7)  # drawn for a column of about 480 px: text keeps its size when columns stack on a narrow screen
-# Stand-ins that the page's own colours replace, so that one drawing is right on light and on dark.
-INK, FAINT, GRID = "#010203", "#010204", "#010205"
-SERIES = {"model": "#010206", "popularity": "#010207", "personal frequency": "#010208"}
+SERIES = {"model": MODEL, "popularity": POPULARITY, "personal frequency": PERSONAL}
 # Interleaved, so that levels at the same height both show.
 DASHES = {"popularity": (0, (4, 4)), "personal frequency": (4, (4, 4))}
-VARIABLES = {
-    INK: "--ink",
-    FAINT: "--faint",
-    GRID: "--grid",
-    "#010206": "--model",
-    "#010207": "--popularity",
-    "#010208": "--personal",
-}
-STYLE: dict[RcKeyType, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "twotower",
-    "font.size": 9,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": GRID,
-    "ytick.color": GRID,
-    "xtick.labelcolor": FAINT,
-    "ytick.labelcolor": FAINT,
-    "xtick.major.size": 3,
-    "ytick.major.size": 0,
-    "path.simplify": True,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +40,8 @@ class Level:
 
 def chart(name: str, curves: Sequence[Curve], levels: Sequence[Level] = (), boundaries: Sequence[float] = ()) -> Markup:
     """An SVG element; `name` must be unique on the page, `boundaries` are the steps at which stages change."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
-        axes = figure.add_subplot()
+
+    def draw_all(axes: Axes) -> None:
         axes.set_xlabel("step")
         for curve in curves:
             draw(axes, curve)
@@ -88,11 +51,8 @@ def chart(name: str, curves: Sequence[Curve], levels: Sequence[Level] = (), boun
             axes.axvline(boundary, color=FAINT, linewidth=0.8, linestyle=(0, (1, 2)))
         axes.margins(x=0.02, y=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        buffer = io.StringIO()
-        figure.savefig(
-            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
-    return embedded(buffer.getvalue(), name)
+
+    return drawing(name, draw_all)
 
 
 def draw(axes: Axes, curve: Curve) -> None:
@@ -113,16 +73,3 @@ def running_mean(values_R: Array, share: float = 0.03) -> Array:
     first, last = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values_R))
     means: Array = (sums[last] - sums[first]) / (last - first)
     return means
-
-
-def embedded(svg: str, name: str) -> Markup:
-    """The element alone, its ids made unique to the page, its colours those of the page, as wide as its column."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r'<svg ([^>]*?)height="[^"]*" ', r"<svg \1", svg, count=1)
-    svg = re.sub(r'(<svg [^>]*?)width="[^"]*"', r'\1role="img"', svg, count=1)
-    for stand_in, variable in VARIABLES.items():
-        svg = svg.replace(stand_in, f"var({variable})")
-    return Markup(svg)

@@ -6,9 +6,10 @@ import numpy as np
 
 from training.charts import Curve, Level, chart
 from training.metrics import BESIDE, HEADLINE
-from training.page import Markup, duration, element, figure, section, table, words
-from training.run_record import RunRecord, spearman
+from training.run_record import RunRecord
 from training.verdict import LABELS, known
+from twotower.page import Markup, duration, element, figure, section, table, words
+from twotower.rank_correlation import spearman
 
 WATCHED = {
     "set_loss": "set loss, nats: less is better",

@@ -5,9 +5,9 @@ from typing import Any
 
 from training.curves import agreement, training_curves, validation_curves
 from training.metrics import BATCH_LOCAL_WARNING
-from training.page import Markup, definitions, duration, element, joined, moment, page, plain, section
 from training.run_record import RunRecord
 from training.verdict import headline, kinds_of_answers, parts
+from twotower.page import Markup, definitions, duration, element, joined, moment, page, plain, section
 
 MEANINGS = {
     "R@10": "share of the next basket's items that are among the first ten, mean over baskets",

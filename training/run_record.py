@@ -1,7 +1,4 @@
-"""A run as it can be read afterwards, or while it goes on: its journal, and what its bundle says of itself.
-
-R: evaluations, M: metrics
-"""
+"""A run as it can be read afterwards, or while it goes on: its journal, and what its bundle says of itself."""
 
 import json
 import time
@@ -9,10 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from training.journal import CONFIG, EVALUATIONS, RUN_SUFFIX, STEPS, EvaluationLine, Journal, read_journal
-from training.metrics import Array
 from twotower.bundle import METRICS, PROVENANCE
 from twotower.errors import EnvironmentProblem
 from twotower.manifest import MANIFEST
@@ -95,21 +89,3 @@ def silence(directory: Path) -> float | None:
     """Seconds since the journal last grew."""
     times = [file.stat().st_mtime for name in (STEPS, EVALUATIONS) if (file := directory / name).is_file()]
     return time.time() - max(times) if times else None
-
-
-def spearman(values_RM: Array) -> Array:
-    """Rank correlation [M, M] between metrics over evaluations; NaN for a metric that never moved."""
-    ranks_RM = np.stack([mean_ranks(column) for column in values_RM.T], axis=1)
-    centred = ranks_RM - ranks_RM.mean(0)
-    scales = np.sqrt((centred**2).sum(0))
-    scales[scales == 0] = np.nan
-    unit = centred / scales
-    correlation: Array = unit.T @ unit
-    return correlation
-
-
-def mean_ranks(values_R: Array) -> Array:
-    """1 for the smallest; equal values share the mean of their places."""
-    _, place, counts = np.unique(values_R, return_inverse=True, return_counts=True)
-    ranks: Array = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    return ranks

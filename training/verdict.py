@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from training.metrics import BATCH_LOCAL_WARNING, BESIDE, HEADLINE, LOSSES, SLICES, gain
-from training.page import Markup, element, joined, section, table, words
+from twotower.page import Markup, element, joined, section, table, words
 
 Metrics = dict[str, float]
 

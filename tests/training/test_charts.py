@@ -5,7 +5,8 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 
-from training.charts import VARIABLES, Curve, Level, chart, running_mean
+from training.charts import Curve, Level, chart, running_mean
+from twotower.svg import VARIABLES
 
 
 def drawn(name: str = "loss") -> str:

@@ -1,14 +1,13 @@
-"""Where a run is found, and how its metrics' ranks correlate."""
+"""Where a run is found."""
 
 import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.training.test_journal import begun, evaluation, line
-from training.run_record import mean_ranks, read_run, spearman
+from training.run_record import read_run
 from twotower.errors import EnvironmentProblem
 
 
@@ -71,25 +70,3 @@ def test_any_other_directory_is_refused(tmp_path: Path) -> None:
 def test_evaluations_are_told_apart_by_ranker(run: Path) -> None:
     assert [e.step for e in read_run(run).evaluations_of("model")] == [1]
     assert read_run(run).evaluations_of("popularity") == []
-
-
-def test_equal_values_share_the_mean_of_their_places() -> None:
-    assert mean_ranks(np.array([3.0, 1.0, 3.0, 2.0, 3.0])).tolist() == [4.0, 1.0, 4.0, 2.0, 4.0]
-
-
-def test_spearman_by_hand() -> None:
-    """Without ties 1 - 6 sum d^2 / (n (n^2 - 1)): ranks 1 2 3 4 against 2 1 4 3 give 1 - 6 * 4 / 60 = .6."""
-    columns = np.array([[1.0, 20.0, -1.0], [2.0, 10.0, -8.0], [3.0, 40.0, -27.0], [4.0, 30.0, -64.0]])
-    np.testing.assert_allclose(spearman(columns), [[1, 0.6, -1], [0.6, 1, -0.6], [-1, -0.6, 1]], atol=1e-12)
-
-
-def test_spearman_with_ties_is_the_correlation_of_mean_ranks() -> None:
-    """Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: covariance 4.5, variances 4.5 and 5."""
-    columns = np.array([[0.0, 1.0], [5.0, 2.0], [5.0, 3.0], [9.0, 4.0]])
-    assert spearman(columns)[0, 1] == pytest.approx(4.5 / np.sqrt(4.5 * 5))
-
-
-def test_a_metric_that_never_moved_correlates_with_nothing() -> None:
-    correlation = spearman(np.array([[1.0, 7.0], [2.0, 7.0], [3.0, 7.0]]))
-    assert correlation[0, 0] == pytest.approx(1.0)
-    assert np.isnan(correlation[1]).all()

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from training.page import Markup, definitions, duration, element, figure, moment, page, plain, section, table
+from twotower.page import Markup, definitions, duration, element, figure, moment, page, plain, section, table
 
 EVIL = '<script>alert("x")</script>'
 
