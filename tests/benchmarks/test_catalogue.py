@@ -1,0 +1,62 @@
+"""The benchmark of the nightly job measures what it says, on sizes that fit a test."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks import catalogue
+from benchmarks.catalogue import Built, build_here, incremental, items_file, make_bundle, slope, write_catalogue
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Catalogues of 100, 200 and 400 items."""
+    monkeypatch.setattr(catalogue, "WHERE", tmp_path)
+    monkeypatch.setattr(catalogue, "SIZES", (100, 200, 400))
+    monkeypatch.setattr(catalogue, "ROUNDS", 1)
+    for size in catalogue.SIZES:
+        for changed in (0.0, catalogue.CHANGED):
+            write_catalogue(items_file(size, changed), size, changed)
+    return tmp_path
+
+
+def test_the_changed_catalogue_differs_in_one_per_cent_of_its_items(small: Path) -> None:
+    before, after = (pq.read_table(items_file(200, changed)).to_pylist() for changed in (0.0, catalogue.CHANGED))
+    assert sum(a != b for a, b in zip(before, after, strict=True)) == 2
+    assert [row["item_id"] for row in before] == [row["item_id"] for row in after]
+    assert len({row["item_id"] for row in before}) == 200
+
+
+def test_a_night_of_small_changes_is_set_against_a_full_build(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = make_bundle(small / "small", "small")
+    monkeypatch.setattr(catalogue, "build_apart", build_here)
+    rows = {row.metric: row for row in incremental(bundle.path, "")}
+    assert rows["incremental_fraction"].must == 0.10
+    assert rows["incremental_fraction"].value > 0
+
+
+def test_encoding_is_set_against_the_matrix_products_of_the_embedder(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "gemm_gflops", lambda: 1.0)
+    bundle = make_bundle(small / "small", "small")
+    model = bundle.towers.config.model
+    rows = {row.metric: row.value for row in catalogue.encoding(bundle, "")}
+    assert rows["encode_flops_per_item"] == 2 * model.embedder_hidden * (model.embedder_input + model.width)
+    allowed = 1e9 / rows["encode_flops_per_item"]
+    assert rows["encode_gemm_fraction"] == pytest.approx(rows["encode_items_per_s"] / allowed)
+
+
+def test_growth_is_the_slope_of_the_last_decade(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "SIZES", (1, 10, 100))
+    built = {size: Built(seconds=3.0 + size**1.5, peak_bytes=size, num_embedded=size) for size in (10, 100)}
+    assert slope(built, "peak_bytes") == pytest.approx(1.0)
+    assert 1.4 < slope(built, "seconds") < 1.5
+
+
+def test_one_build_can_run_in_a_process_of_its_own(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = make_bundle(small / "small", "small")
+    assert catalogue.main(["--build", str(bundle.path), str(items_file(100, 0.0)), str(small / "store")]) == 0
+    built = Built(**json.loads(capsys.readouterr().out))
+    assert built.num_embedded == 100
+    assert built.seconds > 0
