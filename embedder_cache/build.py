@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from embedder_cache.gates import Gate, Limits, check_gates, refuse_nonsense, report, require
+from embedder_cache.gates import Gate, Limits, check_gates, quality_gates, refuse_nonsense, report, require, size_gate
 from embedder_cache.popularity import popularity_from_bundle, popularity_from_events
 from embedder_cache.publish import make_store, only_publisher, publish, served
 from embedder_cache.signals import announced
@@ -87,7 +87,11 @@ def build_release(
         golden = golden_queries(bundle, item_ids, vectors_NV, as_of_ms)
         (directory / GOLDEN).write_bytes(msgspec.json.encode(golden))
         refuse_nonsense(vectors_NV, bundle.towers.config.model.width, golden)
-        gates = check_gates(bundle, item_ids, vectors_NV, coverage, served(store), limits)
+        gates = [*check_gates(bundle, item_ids, vectors_NV, coverage, served(store), limits), size_gate(directory, limits)]
+        if events is not None and as_of_ms is not None:
+            index = faiss.read_index(str(directory / INDEX))
+            search = lambda queries_QV, k: index.search(queries_QV, k)[1]  # noqa: E731
+            gates += quality_gates(events, as_of_ms, bundle, item_ids, vectors_NV, search, served(store), limits)
         require(gates, forced)
         (directory / GATES).write_bytes(report(gates, forced, len(item_ids)))
         manifest = seal(directory, KIND, parent=bundle.manifest.id)
