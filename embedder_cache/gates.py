@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from embedder_cache.probe import (
+    PERIOD_DAYS,
     Answers,
     Search,
     ServedRelease,
@@ -31,11 +32,12 @@ from embedder_cache.probe import (
 from twotower.bundle import Bundle, read_table
 from twotower.catalogue import BATCH_ITEMS
 from twotower.errors import ArtefactError, DataError, EnvironmentProblem
-from twotower.features import Floats, Ints
+from twotower.features import DAY_MS, Floats, Ints
 from twotower.golden import GoldenQuery, golden_request
 from twotower.progress import say
 from twotower.ranking import Array, user_bootstrap
 from twotower.release import GATES, GOLDEN, ITEMS
+from twotower.schema import utc_ms
 from twotower.scoring import answer
 
 
@@ -88,7 +90,9 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.name.replace('_', ' ')} is {self._put(self.value)}, must be {limit}{base}"
 
     def _put(self, number: float | None) -> str:
-        return f"{number:.1%}" if self.unit == "share" else f"{number:,.1f} {self.unit}"
+        if self.unit == "share":
+            return f"{number:.1%}"
+        return f"{number:,.{1 if self.unit == 'ms' else 0}f} {self.unit}"
 
 
 def load_limits(path: Path | None) -> Limits:
@@ -179,6 +183,9 @@ def quality_gates(
     if not len(probe):
         say("  no user of the last week bought what the catalogue holds, so no answers are compared")
         return []
+    split = bundle.towers.schema.split
+    if split is not None and utc_ms(split.validation_from) > until_ms - PERIOD_DAYS * DAY_MS:
+        say("  WARNING: the bundle was trained on events of the last week, so its hold-out numbers flatter it")
     vectors = torch.from_numpy(vectors_NV)
     new = ask(probe, bundle.towers, item_ids, vectors)
     gates = []
