@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import faiss
 import msgspec
@@ -89,7 +90,7 @@ def build_release(
         refuse_nonsense(vectors_NV, bundle.towers.config.model.width, golden)
         gates = [*check_gates(bundle, item_ids, vectors_NV, coverage, served(store), limits), size_gate(directory, limits)]
         if events is not None and as_of_ms is not None:
-            index = faiss.read_index(str(directory / INDEX))
+            index: Any = faiss.read_index(str(directory / INDEX))
             search = lambda queries_QV, k: index.search(queries_QV, k)[1]  # noqa: E731
             gates += quality_gates(events, as_of_ms, bundle, item_ids, vectors_NV, search, served(store), limits)
         require(gates, forced)

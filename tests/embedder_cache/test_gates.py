@@ -159,6 +159,7 @@ def invert_popularity(contextualizer: Contextualizer, width: int) -> None:
 def forget_users(contextualizer: Contextualizer, width: int) -> None:
     """What is left is one list for everyone."""
     for layer in (contextualizer.query_out, contextualizer.repeat_mlp[-1], contextualizer.repeat_query):
+        assert isinstance(layer, torch.nn.Linear)
         layer.weight.zero_()
         layer.bias.zero_()
     contextualizer.query_out.bias[width] = 1.0
@@ -205,7 +206,7 @@ def test_a_spoiled_contextualizer_is_not_published(
 
 def test_the_first_release_must_not_be_worse_than_popularity(trained: tuple[Path, Path], tiny_shop: Path, tmp_path: Path) -> None:
     bundle = spoiled(trained[0], tmp_path / "bundle", shuffle_weights)
-    with pytest.raises(DataError, match="holdout recall10 over popularity is .*; holdout ndcg10 over popularity is"):
+    with pytest.raises(DataError, match=r"holdout recall10 over popularity is .*; holdout ndcg10 over popularity is"):
         build_release(bundle, tiny_shop / "items.parquet", tmp_path / "store", tiny_shop / "events.parquet")
 
 
