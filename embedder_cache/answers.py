@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
-from embedder_cache.gates import rows_of
 from embedder_cache.opened import Opened
+from embedder_cache.probe import rows_of
 from twotower.features import DAY_MS, Ints
 from twotower.golden import GoldenQuery, golden_request
 from twotower.rank_correlation import spearman
@@ -107,7 +108,7 @@ def golden_questions(golden: Sequence[GoldenQuery], older: Opened, newer_rows_N:
     """Golden queries without the items that are gone: the two releases are asked the same."""
     questions = []
     for query in golden:
-        rows_L = rows_of(query.item_ids, older.item_ids)
+        rows_L = rows_of(pa.array(query.item_ids, older.item_ids.type), older.item_ids)
         here = newer_rows_N[rows_L] >= 0
         questions.append(Question(rows_L[here], np.array(query.times_ms, np.int64)[here], query.now_ms))
     return questions

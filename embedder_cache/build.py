@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import faiss
 import msgspec
@@ -17,7 +18,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from embedder_cache.gates import Gate, Limits, check_gates, refuse_nonsense, report, require
+from embedder_cache.gates import (
+    Gate,
+    Limits,
+    check_gates,
+    quality_gates,
+    refuse_nonsense,
+    rejected_gate,
+    report,
+    require,
+    size_gate,
+    unchanged_gate,
+)
 from embedder_cache.intake import Intake, sound_items, take_in
 from embedder_cache.popularity import popularity_from_bundle, popularity_from_events
 from embedder_cache.publish import make_store, only_publisher, publish, served
@@ -100,7 +112,17 @@ def build_release(
         golden = golden_queries(bundle, item_ids, vectors_NV, as_of_ms)
         (directory / GOLDEN).write_bytes(msgspec.json.encode(golden))
         refuse_nonsense(vectors_NV, bundle.towers.config.model.width, golden)
-        gates = check_gates(bundle, item_ids, vectors_NV, coverage, served(store), limits)
+        gates = [
+            rejected_gate(len(intake.rejected), len(intake.accepted_R), limits),
+            *check_gates(bundle, item_ids, vectors_NV, coverage, served(store), limits),
+            size_gate(directory, limits),
+        ]
+        if kept.num_kept:
+            gates.append(unchanged_gate(vectors_NV, kept.vectors, bundle.towers.config.model.width, kept.rows_N))
+        if events is not None and as_of_ms is not None:
+            index: Any = faiss.read_index(str(directory / INDEX))
+            search = lambda queries_QV, k: index.search(queries_QV, k)[1]  # noqa: E731
+            gates += quality_gates(events, as_of_ms, bundle, item_ids, vectors_NV, search, served(store), limits)
         require(gates, forced)
         (directory / GATES).write_bytes(report(gates, forced, len(item_ids)))
         manifest = seal(directory, KIND, parent=bundle.manifest.id)

@@ -1,55 +1,99 @@
 """What a release must be before it is served. Every number goes into gates.json beside the limit it was held to.
 
-N: items, V: vector width
+N: items, V: vector width, D: its embedding columns, Q: requests
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
+from torch import Tensor
 
+from embedder_cache.probe import (
+    PERIOD_DAYS,
+    Answers,
+    Search,
+    ServedRelease,
+    ask,
+    ask_popularity,
+    index_recall,
+    overlap,
+    read_probe,
+    read_served,
+    rows_of,
+    search_p99_ms,
+)
 from twotower.bundle import Bundle, read_table
-from twotower.errors import ArtefactError, DataError
+from twotower.catalogue import BATCH_ITEMS
+from twotower.errors import ArtefactError, DataError, EnvironmentProblem
+from twotower.features import DAY_MS, Floats, Ints
 from twotower.golden import GoldenQuery, golden_request
 from twotower.progress import say
-from twotower.release import GOLDEN, ITEMS
+from twotower.ranking import Array, user_bootstrap
+from twotower.release import GATES, GOLDEN, ITEMS
+from twotower.schema import utc_ms
 from twotower.scoring import answer
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an operator may set, as TOML. Each is a share."""
+    """What an operator may set, as TOML. Each is a share, but for the last two."""
 
     item_count_change: float = 0.10  # at most, of the items of the release that is served now
+    rejected: float = 0.01  # at most, of the rows of the catalogue, those that cannot be embedded
     recent_coverage: float = 0.95  # at least, of recent events, the items of the catalogue
     golden_overlap: float = 0.10  # at least, of the answers of the release that is served now, among those of the new one
+    holdout: float = 0.98  # at least, of the served release's recall and NDCG on real requests, less what may be chance
+    overlap20: float = 0.10  # at least, of the served release's top 20 of real requests, among the new one's
+    overlap20_same_bundle: float = 0.80  # at least, where both were made from one bundle
+    coverage20: float = 0.50  # at least, of the served release's
+    recall100: float = 0.95  # at least, of the exact top 100 of real requests, what the index finds
+    recall100_drop: float = 0.01  # at most, below what the served release's index found
+    search_p99_rise: float = 0.20  # at most, of what was measured of the served release
+    search_p99_ms: float = 5.0  # never refused below: machines are noisy
+    max_bytes: int | None = None  # of the release on disk; no limit
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
-            if not 0 <= getattr(self, name) <= 1:
+            if name in ("search_p99_ms", "max_bytes"):
+                if (size := getattr(self, name)) is not None and not size > 0:
+                    raise ValueError(f"{name} is {size}: give a number above 0")
+            elif not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a share from 0 to 1")
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
-    """One number and its limit."""
+    """One number and its limit; without a limit it is only measured, for the releases to come."""
 
     name: str
     value: float
     at_least: float | None = None
     at_most: float | None = None
+    base: float | None = None  # what the limit was made of: the same number of the served release, or of popularity
+    noise: float | None = None  # how far the limit was moved, because as much may be chance
+    unit: Literal["share", "ms", "bytes"] = "share"
 
     @property
     def passed(self) -> bool:
         """Whether the number keeps within its limit; NaN never does."""
-        return (self.at_least is None or self.value >= self.at_least) and (self.at_most is None or self.value <= self.at_most)
+        low = -math.inf if self.at_least is None else self.at_least
+        high = math.inf if self.at_most is None else self.at_most
+        return low <= self.value <= high
 
     def __str__(self) -> str:
-        limit = f"at least {self.at_least:.1%}" if self.at_least is not None else f"at most {self.at_most:.1%}"
-        return f"{self.name.replace('_', ' ')} is {self.value:.1%}, must be {limit}"
+        limit = f"at least {self._put(self.at_least)}" if self.at_least is not None else f"at most {self._put(self.at_most)}"
+        base = "" if self.base is None else f" (compared with {self._put(self.base)})"
+        return f"{self.name.replace('_', ' ')} is {self._put(self.value)}, must be {limit}{base}"
+
+    def _put(self, number: float | None) -> str:
+        if self.unit == "share":
+            return f"{number:.1%}"
+        return f"{number:,.{1 if self.unit == 'ms' else 0}f} {self.unit}"
 
 
 def load_limits(path: Path | None) -> Limits:
@@ -108,11 +152,11 @@ def golden_overlap(
     model, vectors = bundle.towers.config.model, torch.from_numpy(vectors_NV)
     shares = []
     for query in promised:
-        known = rows_of(query.item_ids, item_ids)
+        known = rows_of(pa.array(query.item_ids, item_ids.type), item_ids)
         here = known >= 0
         request = golden_request(model, known[here], np.array(query.times_ms, np.int64)[here], query.now_ms)
         scores_N = answer(bundle.towers.contextualizer, model, vectors, [request]).dense_scores(vectors)[0]
-        wanted = rows_of(query.top_item_ids, item_ids)
+        wanted = rows_of(pa.array(query.top_item_ids, item_ids.type), item_ids)
         wanted = wanted[wanted >= 0]
         if len(wanted):
             top = scores_N.topk(min(len(query.top_item_ids), len(vectors))).indices.numpy()
@@ -120,11 +164,125 @@ def golden_overlap(
     return float(np.mean(shares)) if shares else 0.0
 
 
-def rows_of(wanted: Sequence[str], item_ids: pa.Array) -> npt.NDArray[np.int64]:
-    """Catalogue rows of ids; -1 for those that are not in it."""
-    rows = pc.index_in(pa.array(wanted, item_ids.type), item_ids)
-    found: npt.NDArray[np.int64] = rows.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return found
+def quality_gates(
+    events: Path,
+    until_ms: int,
+    bundle: Bundle,
+    item_ids: pa.Array,
+    vectors_NV: npt.NDArray[np.float32],
+    search: Search,
+    served: Path | None,
+    limits: Limits,
+) -> list[Gate]:
+    """What real requests of the log's last week get from the new release, against popularity and the release `served` now.
+
+    `until_ms` is the time of the last event; `search` is the new release's index. Nothing without requests, and that is said.
+    """
+    old = _comparable(served)
+    others = [] if old is None else [old.towers]
+    probe = read_probe(events, item_ids, until_ms, bundle.towers, *others)
+    if not len(probe):
+        say("  no user of the last week bought what the catalogue holds, so no answers are compared")
+        return []
+    split = bundle.towers.schema.split
+    if split is not None and utc_ms(split.validation_from) > until_ms - PERIOD_DAYS * DAY_MS:
+        say("  WARNING: the bundle was trained on events of the last week, so its hold-out numbers flatter it")
+    vectors = torch.from_numpy(vectors_NV)
+    new = ask(probe, bundle.towers, item_ids, vectors)
+    gates = []
+    for name, ours, popular in zip(_HOLDOUT, _graded(new), ask_popularity(probe, bundle.towers.config), strict=True):
+        gates.append(no_worse(f"{name}_over_popularity", ours, popular, 1.0))
+    if old is not None and served is not None:
+        before = ask(probe, old.towers, old.item_ids, old.vectors_NV)
+        for name, ours, theirs in zip(_HOLDOUT, _graded(new), _graded(before), strict=True):
+            gates.append(no_worse(name, ours, theirs, limits.holdout))
+        least = limits.overlap20_same_bundle if old.info.bundle_id == bundle.manifest.id else limits.overlap20
+        gates.append(Gate(name="overlap20", value=overlap(new, item_ids, before, old.item_ids), at_least=least))
+        kept = limits.coverage20 * before.coverage
+        gates.append(Gate(name="coverage20", value=new.coverage, at_least=kept, base=before.coverage))
+    measured = {} if served is None else last_measured(served)
+    return [*gates, *_index_gates(search, new.queries_QV, vectors, measured, limits)]
+
+
+_HOLDOUT = ("holdout_recall10", "holdout_ndcg10")
+
+
+def _graded(answers: Answers) -> tuple[Array, Array]:
+    return answers.recall10_Q, answers.ndcg10_Q
+
+
+def _comparable(served: Path | None) -> ServedRelease | None:
+    try:
+        return None if served is None else read_served(served)
+    except (ArtefactError, EnvironmentProblem, OSError, ValueError, pa.ArrowInvalid) as error:
+        say(f"  the release served now cannot be read, so real requests are compared with popularity alone: {error}")
+        return None
+
+
+def no_worse(name: str, ours_Q: Array, theirs_Q: Array, share: float) -> Gate:
+    """That our mean is at least `share` of theirs, refused only when the requests say so beyond chance.
+
+    The limit lies below `share` of theirs by as much as the upper end of the 95 % interval of the paired difference lies above
+    its mean, the requests resampled: so one release in 40 that is exactly `share` as good is refused.
+    """
+    missing_Q = ours_Q - share * theirs_Q
+    _, high = user_bootstrap(missing_Q, np.arange(len(missing_Q)))
+    noise, base = high - float(missing_Q.mean()), float(theirs_Q.mean())
+    return Gate(name=name, value=float(ours_Q.mean()), at_least=share * base - noise, base=base, noise=noise)
+
+
+def _index_gates(
+    search: Search, queries_QV: Floats, vectors_NV: Tensor, measured: dict[str, float], limits: Limits
+) -> list[Gate]:
+    recall, p99_ms = measured.get("recall100"), measured.get("search_p99_ms")
+    least = limits.recall100 if recall is None else max(limits.recall100, recall - limits.recall100_drop)
+    most = None if p99_ms is None else max(limits.search_p99_ms, (1 + limits.search_p99_rise) * p99_ms)
+    return [
+        Gate(name="recall100", value=index_recall(search, queries_QV, vectors_NV), at_least=least, base=recall),
+        Gate(name="search_p99_ms", value=search_p99_ms(search, queries_QV), at_most=most, base=p99_ms, unit="ms"),
+    ]
+
+
+def last_measured(served: Path) -> dict[str, float]:
+    """Numbers of a release's gates.json by name; none when it cannot be read."""
+    try:
+        rows = msgspec.json.decode((served / GATES).read_bytes(), type=_Report).gates
+    except (OSError, msgspec.DecodeError):
+        return {}
+    return {gate.name: gate.value for gate in rows}
+
+
+class _Report(msgspec.Struct):
+    gates: list[Gate]
+
+
+def rejected_gate(num_rejected: int, num_rows: int, limits: Limits) -> Gate:
+    """Rows of the catalogue that are left out because they cannot be embedded."""
+    return Gate(name="rejected", value=num_rejected / num_rows, at_most=limits.rejected)
+
+
+def size_gate(directory: Path, limits: Limits) -> Gate:
+    """Bytes of all files of a release."""
+    num_bytes = sum(file.stat().st_size for file in directory.iterdir())
+    return Gate(name="bytes", value=num_bytes, at_most=limits.max_bytes, unit="bytes")
+
+
+def unchanged_gate(
+    vectors_NV: npt.NDArray[np.float32],
+    old_vectors_NV: npt.NDArray[np.float32],
+    width: int,
+    old_rows_N: Ints,
+) -> Gate:
+    """Of the items that have not changed, those whose first `width` columns are, bit for bit, their row of the old vectors.
+
+    `old_rows_N` is -1 where an item is new or has changed. For one vector space only; all of no items is all.
+    """
+    rows, same = np.flatnonzero(old_rows_N >= 0), 0
+    for begin in range(0, len(rows), BATCH_ITEMS):
+        part = rows[begin : begin + BATCH_ITEMS]
+        new_ND, old_ND = vectors_NV[part, :width], old_vectors_NV[old_rows_N[part], :width]
+        same += int((new_ND.view(np.uint32) == old_ND.view(np.uint32)).all(1).sum())
+    return Gate(name="unchanged_bit_equal", value=same / len(rows) if len(rows) else 1.0, at_least=1.0)
 
 
 def require(gates: Sequence[Gate], forced: str | None) -> None:

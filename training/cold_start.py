@@ -22,13 +22,14 @@ from training.content_neighbours import content_neighbours
 from training.data import Data
 from training.evaluate import Model, Popularity, Ranker, next_basket, rank
 from training.eventlog import EventLog
-from training.metrics import Array, Flags, Rankings, mean, recall, user_bootstrap
+from training.metrics import Array, Flags, Rankings, mean, recall
 from training.snapshots import take_snapshots
 from twotower.bundle import Towers
 from twotower.catalogue import embed_catalogue, stream_items
 from twotower.errors import DataError
 from twotower.features import EncodedRows, Ints
 from twotower.progress import say, step
+from twotower.ranking import user_bootstrap
 
 PLANTED = "planted_cold_items"  # in a bundle's metrics.json: the ids of what it was trained without
 SHOWN = {

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from training.config import ProtocolName
 from training.eventlog import EventLog, basket_starts
-from training.metrics import Array, Flags, Rankings, batch_local, likelihood, tied_ranks
+from training.metrics import Array, Flags, Rankings, batch_local, likelihood
 from training.snapshots import PopularitySnapshots
 from twotower.features import Ints
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.own import OwnVectors, join_statistics, own_items
+from twotower.ranking import tied_ranks
 from twotower.repeat import ItemStatistics, item_statistics
 from twotower.scoring import Request, finish
 from twotower.window import anchor, collate

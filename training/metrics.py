@@ -4,7 +4,7 @@ Q: queries, A: answers of all queries, N: items, K: places of a list
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.features import Floats, Ints
+from twotower.ranking import ndcg_at, recall_at, resamples, tied_ranks, user_bootstrap
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -45,7 +46,6 @@ SLICES = {
     "cold_{}": "cold: not in training",
     **{f"{{}}[train count {name}]": f"{name.replace('0-0', '0')} events in training" for name in FREQUENCY_BUCKETS},
 }  # kinds of answers: how their metrics are named, and what they are called in tables
-BOOTSTRAP_DRAWS = 2000
 BATCH_LOCAL_WARNING = (
     "batch-local loss is a poor stand-in for full-catalogue loss; its ranking is only a proxy, for comparing architectures"
 )
@@ -72,17 +72,6 @@ class Rankings:
         """The user of each answer."""
         users: Ints = self.user_Q[self.answer_query_A]
         return users
-
-
-def tied_ranks(scores_N: Floats, answers: Ints, own: Ints) -> tuple[Array, Array]:
-    """Rank of each answer among all items, and among those not `own`: 1 + better + half of the other ties."""
-    overall, unseen = np.empty(len(answers)), np.empty(len(answers))
-    own_scores = scores_N[own]
-    # One pass per answer over one row stays in the cache: four times faster than all answers at once.
-    for i, score in enumerate(scores_N[answers]):
-        overall[i] = 1 + np.count_nonzero(scores_N > score) + (np.count_nonzero(scores_N == score) - 1) / 2
-        unseen[i] = overall[i] - np.count_nonzero(own_scores > score) - np.count_nonzero(own_scores == score) / 2
-    return overall, unseen
 
 
 def likelihood(scores_N: Floats) -> tuple[float, float]:
@@ -225,7 +214,7 @@ def mean(values: Array) -> float:
 
 def recall(rankings: Rankings, rank_A: Array, k: int, among_A: Flags) -> Array:
     """Recall@k of each query over its answers `among_A`; NaN where it has none of them."""
-    return per_query(rankings, rank_A <= k, among_A)
+    return recall_at(k, rank_A[among_A], rankings.answer_query_A[among_A], len(rankings.user_Q))
 
 
 def debiased_recall(rankings: Rankings, k: int) -> Array:
@@ -249,12 +238,7 @@ def per_query(rankings: Rankings, hit_A: Flags, weights_A: Array | Flags) -> Arr
 
 def ndcg(rankings: Rankings, rank_A: Array, k: int, among_A: Flags) -> Array:
     """NDCG@k of each query: gain 1/log2(rank + 1), ideal cut at min(answers, k) (EVALUATION); NaN without answers."""
-    num_queries = len(rankings.user_Q)
-    gains = np.where((rank_A <= k) & among_A, 1 / np.log2(rank_A + 1), 0.0)
-    ideal = np.concatenate([[np.nan], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
-    sizes = np.bincount(rankings.answer_query_A[among_A], minlength=num_queries)
-    shares: Array = np.bincount(rankings.answer_query_A, gains, num_queries) / ideal[np.minimum(sizes, k)]
-    return shares
+    return ndcg_at(k, rank_A[among_A], rankings.answer_query_A[among_A], len(rankings.user_Q))
 
 
 def reciprocal_rank(rankings: Rankings, rank_A: Array, k: int, among_A: Flags) -> Array:
@@ -296,23 +280,3 @@ def batch_local(scores_QN: Floats, answers: Sequence[Ints], has_probabilities: b
         log_partition = likelihood(scores_C)[0] if has_probabilities else math.nan
         nll.append(log_partition - scores_N[rows].astype(np.float64))
     return np.concatenate(ranks), np.concatenate(nll)
-
-
-def user_bootstrap(values: Array, user_of: Ints, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean of values, users resampled whole (a household's baskets are not independent).
-
-    Give the difference of two rankers' values for a paired interval.
-    """
-    there = ~np.isnan(values)
-    users, owner = np.unique(user_of[there], return_inverse=True)
-    sums, counts = np.bincount(owner, values[there], len(users)), np.bincount(owner, minlength=len(users))
-    means = [sums[pick].sum() / counts[pick].sum() for pick in resamples(len(users), seed)]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def resamples(num_users: int, seed: int) -> Iterator[Ints]:
-    """Users of each bootstrap draw."""
-    rng = np.random.default_rng(seed)
-    for _ in range(BOOTSTRAP_DRAWS):
-        yield rng.integers(0, num_users, num_users)

@@ -1,6 +1,6 @@
 """score(u, j) = <query_u, [e_j, log popularity_j]> + [j is u's own] * repeat(u, j): the one place where it is computed.
 
-Q: requests, V: vector width (D + P), M: own items of all requests, N: items
+Q: requests, V: vector width (D + P), D: item vector width, P: popularity dimensions, M: own items of all requests, N: items
 """
 
 from collections.abc import Sequence
@@ -51,12 +51,20 @@ class Queries:
 @torch.inference_mode()
 def answer(contextualizer: Contextualizer, config: ModelConfig, item_vectors_NV: Tensor, requests: Sequence[Request]) -> Queries:
     """Queries of a batch of requests. Each depends on its own request alone."""
+    vectors_ND, popularity_NP = item_vectors_NV[:, : config.width], item_vectors_NV[:, config.width :]
+    return answer_as_of(contextualizer, config, vectors_ND, popularity_NP, requests)
+
+
+@torch.inference_mode()
+def answer_as_of(
+    contextualizer: Contextualizer, config: ModelConfig, vectors_ND: Tensor, popularity_NP: Tensor, requests: Sequence[Request]
+) -> Queries:
+    """As `answer`, with the popularity of any moment."""
     batch = collate([r.history for r in requests])
-    hidden_BLD = contextualizer(item_vectors_NV[batch.item_rows_BL, : config.width], batch)
+    hidden_BLD = contextualizer(vectors_ND[batch.item_rows_BL], batch)
     last_QD = hidden_BLD[torch.arange(len(requests)), (batch.lengths_B - 1).clamp(min=0)]
     own = own_items(*join_statistics([r.statistics for r in requests]), np.array([r.now_ms for r in requests]))
-    own_MV = item_vectors_NV[own.rows_M]
-    vectors = OwnVectors(own_MV[:, : config.width], torch.arange(len(own_MV)), own_MV[:, config.width :])
+    vectors = OwnVectors(vectors_ND[own.rows_M], torch.arange(len(own.rows_M)), popularity_NP[own.rows_M])
     return finish(contextualizer, config, last_QD, requests, own, vectors)
 
 

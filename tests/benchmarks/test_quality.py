@@ -50,7 +50,7 @@ def peer(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest
         return 90.0
 
     peer = Peer()
-    monkeypatch.setattr("training.metrics.BOOTSTRAP_DRAWS", 20)
+    monkeypatch.setattr("twotower.ranking.BOOTSTRAP_DRAWS", 20)
     monkeypatch.setattr(quality, "OUT", tmp_path)
     monkeypatch.setattr(quality, "prepared", prepared)
     monkeypatch.setattr(quality, "trained", trained)

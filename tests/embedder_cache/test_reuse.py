@@ -14,6 +14,7 @@ from embedder_cache.build import build_release
 from embedder_cache.gates import Limits
 from twotower import catalogue
 from twotower.bundle import Bundle, load_bundle, read_table, save_bundle
+from twotower.errors import DataError
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.kinds import build_embedder
 from twotower.release import ITEMS, VECTORS, read_pointer, release_path
@@ -130,6 +131,15 @@ def test_a_damaged_release_is_not_built_upon(
     assert np.isfinite(published(store)[1]).all()
 
 
+def test_too_many_rejected_rows_stop_the_night(tiny_shop: Path, tiny_bundle: Path, store: Path) -> None:
+    def spoil(table: pa.Table) -> pa.Table:
+        prices = np.where(np.arange(400) < 5, np.inf, 1.0)
+        return table.set_column(table.schema.get_field_index("price"), "price", pa.array(prices))
+
+    with pytest.raises(DataError, match=r"rejected is 1\.2%, must be at most 1\.0%"):
+        rebuild(load_bundle(tiny_bundle), tiny_shop, store, spoil)
+
+
 def test_rejected_rows_are_listed_in_the_release_and_the_rest_is_published(
     tiny_shop: Path, tiny_bundle: Path, store: Path
 ) -> None:
@@ -144,4 +154,6 @@ def test_rejected_rows_are_listed_in_the_release_and_the_rest_is_published(
     lines = pq.read_table(release_path(store, result.release) / "rejected.parquet").to_pylist()
     ids = pq.read_table(tiny_shop / "items.parquet").column("item_id").to_pylist()
     assert lines == [{"row": 11, "item_id": ids[11], "column": "price", "reason": "is infinite"}]
+    gates = {gate.name: gate for gate in result.gates}
+    assert (gates["rejected"].value, gates["rejected"].passed) == (1 / 400, True)
     assert not pc.is_in(pa.array([ids[11]]), pa.array(published(store)[0])).to_pylist()[0]

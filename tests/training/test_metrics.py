@@ -20,8 +20,6 @@ from training.metrics import (
     point_metrics,
     slices,
     summarise,
-    tied_ranks,
-    user_bootstrap,
 )
 
 
@@ -151,36 +149,15 @@ def test_the_candidate_set_is_put_in_words(masked: bool, word: str) -> None:
     assert candidate_set(92_331, seen_masked=masked) == f"full catalogue, 92,331 items, seen items {word}"
 
 
-def test_ties_share_their_mean_rank() -> None:
-    scores = np.array([5.0, 3.0, 3.0, 3.0, 1.0], np.float32)
-    overall, unseen = tied_ranks(scores, np.array([1, 4]), own=np.array([0, 2]))
-    assert overall.tolist() == [3.0, 5.0]
-    assert unseen.tolist() == [1.5, 3.0]
-
-
 def test_likelihood_of_a_known_distribution() -> None:
     log_partition, entropy = likelihood(np.log(np.array([1.0, 1.0, 2.0], np.float32)) + 50)
     assert log_partition == pytest.approx(50 + np.log(4), rel=1e-6)
     assert entropy == pytest.approx(1.5 * np.log(2), rel=1e-4)
 
 
-def test_a_ranker_that_knows_nothing_gains_nothing_from_ties() -> None:
-    overall, _ = tied_ranks(np.zeros(101, np.float32), np.array([0]), own=np.zeros(0, np.int64))
-    assert overall.tolist() == [51.0]
-
-
 def test_ndcg_of_a_perfect_list_is_one() -> None:
     perfect = np.array([1.0, 2.0, 1.0])
     np.testing.assert_allclose(ndcg(rankings(), perfect, 10, np.ones(3, bool)), 1.0)
-
-
-def test_the_bootstrap_resamples_users_not_queries() -> None:
-    """A thousand equal queries of one user are one observation: no interval at all."""
-    low, high = user_bootstrap(np.ones(1000), np.zeros(1000, np.int64))
-    assert low == high == 1.0
-    values, users = np.repeat([0.0, 1.0], 500), np.repeat([0, 1], 500)
-    low, high = user_bootstrap(values, users)
-    assert (low, high) == (0.0, 1.0)
 
 
 def test_a_ratio_that_holds_for_every_user_has_no_spread() -> None:

@@ -12,7 +12,7 @@ USERS = 40
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.metrics.BOOTSTRAP_DRAWS", 200)
+    monkeypatch.setattr("twotower.ranking.BOOTSTRAP_DRAWS", 200)
 
 
 def ranked(hits: int, set_loss: float = np.nan) -> Rankings:
