@@ -18,16 +18,17 @@ import torch
 
 from embedder_cache.gates import Gate, Limits, check_gates, refuse_nonsense, report, require
 from embedder_cache.popularity import popularity_from_bundle, popularity_from_events
-from embedder_cache.publish import make_store, only_publisher, publish, served
+from embedder_cache.publish import publishing
 from embedder_cache.signals import announced
 from twotower.bundle import TOWER_FILES, Bundle
 from twotower.catalogue import embed_catalogue, read_item_ids
 from twotower.errors import DataError
 from twotower.features import DAY_MS, Floats
 from twotower.golden import GoldenQuery, golden_request
-from twotower.manifest import seal, staging
-from twotower.release import GATES, GOLDEN, INDEX, INFO, ITEMS, KIND, VECTORS, ReleaseInfo
+from twotower.manifest import seal
+from twotower.release import GATES, GOLDEN, INDEX, INFO, ITEMS, KIND, VECTORS, Address, ReleaseInfo
 from twotower.scoring import answer
+from twotower.signature import Signer
 
 GOLDEN_LENGTHS = (0, 1, 2, 7, 30, 200)
 GOLDEN_RESULTS = 10
@@ -48,12 +49,13 @@ class Published:
 def build_release(
     bundle: Bundle,
     items: Path,
-    store: Path,
+    store: Address,
     events: Path | None,
     on_items: Callable[[int], None] = lambda _: None,
     signals: Path | None = None,
     limits: Limits = Limits(),  # noqa: B008  # frozen
     forced: str | None = None,
+    signer: Signer | None = None,
 ) -> Published:
     """Embed, index, verify and publish `items` under `bundle`; the pointer moves only once all of it is true.
 
@@ -69,8 +71,8 @@ def build_release(
     else:
         popularity_NP, as_of_ms, coverage = popularity_from_events(events, bundle, item_ids)
     popularity_NP = np.concatenate([popularity_NP, announced(signals, bundle.towers, item_ids, as_of_ms)], 1)
-    make_store(store)
-    with only_publisher(store), staging(store / "releases") as directory:
+    with publishing(store, signer) as publication:
+        directory = publication.directory
         for name in TOWER_FILES:
             shutil.copyfile(bundle.path / name, directory / name)
         write_vectors(directory, bundle, items, popularity_NP, on_items)
@@ -87,11 +89,11 @@ def build_release(
         golden = golden_queries(bundle, item_ids, vectors_NV, as_of_ms)
         (directory / GOLDEN).write_bytes(msgspec.json.encode(golden))
         refuse_nonsense(vectors_NV, bundle.towers.config.model.width, golden)
-        gates = check_gates(bundle, item_ids, vectors_NV, coverage, served(store), limits)
+        gates = check_gates(bundle, item_ids, vectors_NV, coverage, publication.served(), limits)
         require(gates, forced)
         (directory / GATES).write_bytes(report(gates, forced, len(item_ids)))
         manifest = seal(directory, KIND, parent=bundle.manifest.id)
-        release, changed = publish(store, directory, manifest)
+        release, changed = publication.publish(manifest)
     return Published(release, len(item_ids), changed, tuple(gates))
 
 

@@ -13,7 +13,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TWOTOWER_", frozen=True)
 
-    store: Path
+    store: Path | str  # a directory, or s3://bucket/prefix
+    verify_key: Path | None = None  # releases that this key did not sign are refused
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)  # 0 takes any free port
     history: str = "sqlite:///history.db"  # sqlite:///relative, sqlite:////absolute, redis://..., rediss://...
