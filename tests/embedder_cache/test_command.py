@@ -8,7 +8,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from embedder_cache.command import main
+from embedder_cache.publish import verify
 from twotower.errors import EnvironmentProblem
+from twotower.release import read_pointer
+from twotower.signature import load_verifier, make_keys
+from twotower.store import LocalStore
 
 
 def test_it_publishes_once_and_says_when_nothing_changed(
@@ -43,3 +47,25 @@ def test_metrics_that_cannot_be_written_are_named(tiny_shop: Path, tiny_bundle: 
     arguments = ["--bundle", tiny_bundle, "--items", tiny_shop / "items.parquet", "--store", tmp_path / "store"]
     with pytest.raises(EnvironmentProblem, match="--metrics"):
         main([str(a) for a in [*arguments, "--metrics", tmp_path / "no such directory" / "twotower.prom"]])
+
+
+def test_it_signs_and_forgets_old_releases_when_asked(
+    tiny_shop: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, public = make_keys(tmp_path / "keys")
+    store = LocalStore(tmp_path / "store")
+    arguments = ["--bundle", tiny_bundle, "--items", tiny_shop / "items.parquet", "--store", store]
+    monkeypatch.setattr("twotower.store.GRACE_MINUTES", 0.0)
+    for more in ([], ["--events", tiny_shop / "events.parquet"], ["--sign", private, "--keep", "1"]):
+        assert main([str(a) for a in [*arguments, *more]]) == 0
+    assert "1 old releases removed, 2 kept" in capsys.readouterr().err
+    verify(store, read_pointer(store).release, load_verifier(public))
+    monkeypatch.setenv("TWOTOWER_SIGNING_KEY", str(tmp_path / "no.pem"))
+    with pytest.raises(EnvironmentProblem, match=r"no\.pem"):
+        main([str(a) for a in arguments])
+
+
+def test_keeping_no_release_at_all_is_refused(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--bundle", str(tiny_bundle), "--items", "i", "--store", "s", "--keep", "0"])
+    assert "--keep must be 1 or more" in capsys.readouterr().err

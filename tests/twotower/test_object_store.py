@@ -5,7 +5,9 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import obstore
 import pytest
+from obstore.exceptions import BaseError
 
 from twotower import object_store
 from twotower.errors import EnvironmentProblem, IntegrityError, StoreError
@@ -86,9 +88,9 @@ def test_what_the_service_refuses_is_said_in_one_line(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch, answer: str, says: str
 ) -> None:
     def refuse(*_: object) -> None:
-        raise object_store.BaseError(answer)
+        raise BaseError(answer)
 
-    monkeypatch.setattr(object_store.obstore, "list", refuse)
+    monkeypatch.setattr(obstore, "list", refuse)
     with pytest.raises(StoreError, match=says) as refused:
         store.releases()
     assert "\n" not in str(refused.value)

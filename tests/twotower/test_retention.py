@@ -87,9 +87,7 @@ def test_what_was_removed_meanwhile_is_not_activated(store: Store) -> None:
     assert newest(store) == seen
 
 
-def test_without_a_lock_a_pointer_to_what_just_went_is_taken_back(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_lock_a_pointer_to_what_just_went_is_taken_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     if isinstance(store, LocalStore):
         pytest.skip("a directory has a lock")
     create = type(store).create
