@@ -93,6 +93,7 @@ class Publication:
         if self.signer:
             (self.directory / SIGNATURE).write_bytes(self.signer.sign((self.directory / MANIFEST).read_bytes()))
             sync(self.directory / SIGNATURE)
+            sync(self.directory)
         known = same_content(self.store, manifest, signed_by)
         whole = known is not None and holds(self.store, known, signed_by)
         release = known if known and whole else manifest.id

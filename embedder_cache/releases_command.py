@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twotower.store import GRACE_MINUTES
+from twotower.store import GRACE_MINUTES, RELEASES
 
 if TYPE_CHECKING:
     from twotower.signature import Verifier
@@ -56,7 +56,7 @@ def _list(args: argparse.Namespace) -> int:
     for release in releases:
         mark = "*" if release == current else " "
         try:
-            info = msgspec.json.decode(store.read(f"releases/{release}/{INFO}") or b"", type=ReleaseInfo)
+            info = msgspec.json.decode(store.read(f"{RELEASES}/{release}/{INFO}") or b"", type=ReleaseInfo)
         except msgspec.DecodeError as error:
             print(f"{mark} {release}  damaged: {INFO}: {error}")
         else:

@@ -20,7 +20,7 @@ def collect(store: Store, keep: int, grace_minutes: float) -> tuple[int, int]:
     kept = {*list(written)[-keep:], *(release for release, time_s in written.items() if time_s > since.timestamp())}
     current = newest(store).pointer
     if current is not None:
-        kept |= {current.release, *rollbacks(current)[:1]}
+        kept |= {current.release, *[release for release in rollbacks(current) if release in written][:1]}
     for pointer in pointers(store):
         kept.add(pointer.release)
         if pointer.written_at <= since:

@@ -149,7 +149,7 @@ def start(tiny_bundle: Path, tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as started:
 
         def start(store: Store, items: Path) -> Run:
-            arguments = ["--bundle", tiny_bundle, "--items", items, "--store", str(store)]
+            arguments: list[str | Path] = ["--bundle", tiny_bundle, "--items", items, "--store", str(store)]
             environment = os.environ | {"TWOTOWER_CACHE": str(items.with_suffix(".cache"))}
             return started.enter_context(Run([sys.executable, "-c", program, *arguments], environment))
 

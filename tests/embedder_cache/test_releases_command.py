@@ -114,7 +114,7 @@ def test_a_bucket_is_looked_after_as_a_directory_is(
 ) -> None:
     for events in (None, tiny_shop / "events.parquet"):
         build_release(load_bundle(tiny_bundle), tiny_shop / "items.parquet", s3_store, events)
-    old, new = list_releases(s3_store)
+    old, new = read_pointer(s3_store).previous, read_pointer(s3_store).release
     for action, says in (
         (["list"], f"* {new}"),
         (["verify"], f"{new}: "),

@@ -47,6 +47,15 @@ def test_what_is_current_stays_however_old_it_is(store: Store) -> None:
     assert list_releases(store) == [NAMES[0], NAMES[1], NAMES[4]]
 
 
+def test_what_a_rollback_goes_to_stays_even_when_it_must_pass_one_over(store: Store) -> None:
+    write_pointer(store, NAMES[2], reason="test")
+    write_pointer(store, NAMES[1], reason="test")
+    write_pointer(store, NAMES[0], reason="test")
+    store.retire(NAMES[1], lambda: False)
+    collect(store, keep=1, grace_minutes=0)
+    assert list_releases(store) == [NAMES[0], NAMES[2], NAMES[4]]
+
+
 def test_what_was_written_a_moment_ago_stays(store: Store) -> None:
     assert collect(store, keep=1, grace_minutes=60) == (0, 5)
 
