@@ -90,10 +90,12 @@ def verify_directory(path: Path, kind: str, signed_by: Verifier | None = None) -
 
 def read_manifest(path: Path, kind: str, signed_by: Verifier | None = None) -> Manifest:
     """The manifest itself, its signature (where one is asked for), format and names checked; the files it lists are not."""
-    if not (path / MANIFEST).is_file():
-        raise IntegrityError(f"{path} is not a {kind}: it has no {MANIFEST}. {_MEND[kind]}")
+    try:
+        raw = (path / MANIFEST).read_bytes()
+    except OSError:
+        raise IntegrityError(f"{path} is not a {kind}: it has no {MANIFEST}. {_MEND[kind]}") from None
     signature = (path / SIGNATURE).read_bytes() if signed_by and (path / SIGNATURE).is_file() else None
-    return parse_manifest(str(path), kind, (path / MANIFEST).read_bytes(), signature, signed_by)
+    return parse_manifest(str(path), kind, raw, signature, signed_by)
 
 
 def parse_manifest(where: str, kind: str, raw: bytes, signature: bytes | None, signed_by: Verifier | None) -> Manifest:

@@ -158,3 +158,9 @@ def test_a_small_file_that_is_huge_is_not_read(store: ObjectStore, monkeypatch: 
     monkeypatch.setattr(object_store, "_MAX_SMALL", 1000)
     with pytest.raises(IntegrityError, match="2,000 bytes"):
         store.read("CURRENT")
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///main"])
+def test_a_url_without_a_bucket_is_refused(url: str) -> None:
+    with pytest.raises(EnvironmentProblem, match="BUCKET"):
+        connect(url)
