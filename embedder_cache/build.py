@@ -32,16 +32,17 @@ from embedder_cache.gates import (
 )
 from embedder_cache.intake import Intake, sound_items, take_in
 from embedder_cache.popularity import popularity_from_bundle, popularity_from_events
-from embedder_cache.publish import make_store, only_publisher, publish, served
+from embedder_cache.publish import publishing
 from embedder_cache.reuse import Kept, kept_embeddings
 from embedder_cache.signals import announced
 from twotower.bundle import TOWER_FILES, Bundle
 from twotower.catalogue import embed_table, in_parallel
 from twotower.features import DAY_MS, Floats
 from twotower.golden import GoldenQuery, golden_request
-from twotower.manifest import seal, staging
-from twotower.release import CONTENT, GATES, GOLDEN, INDEX, INFO, ITEMS, KIND, REJECTED, VECTORS, ReleaseInfo
+from twotower.manifest import seal
+from twotower.release import CONTENT, GATES, GOLDEN, INDEX, INFO, ITEMS, KIND, REJECTED, VECTORS, Address, ReleaseInfo
 from twotower.scoring import answer
+from twotower.signature import Signer
 
 GOLDEN_LENGTHS = (0, 1, 2, 7, 30, 200)
 GOLDEN_RESULTS = 10
@@ -56,6 +57,7 @@ class Published:
     release: str
     num_items: int
     changed: bool  # False when the same release was already there: nothing was written
+    replaced: str | None  # the release that was served before
     num_embedded: int  # the others kept the vectors they had
     num_gone: int  # items of the release before that are in the catalogue no more
     num_rejected: int  # rows that could not be embedded; the release's rejected.parquet says why
@@ -71,12 +73,13 @@ class Published:
 def build_release(
     bundle: Bundle,
     items: Path,
-    store: Path,
+    store: Address,
     events: Path | None,
     on_items: Callable[[int], None] = lambda _: None,
     signals: Path | None = None,
     limits: Limits = Limits(),  # noqa: B008  # frozen
     forced: str | None = None,
+    signer: Signer | None = None,
 ) -> Published:
     """Embed, index, verify and publish `items` under `bundle`; the pointer moves only once all of it is true.
 
@@ -93,11 +96,11 @@ def build_release(
     else:
         popularity_NP, as_of_ms, coverage = popularity_from_events(events, bundle, item_ids)
     popularity_NP = np.concatenate([popularity_NP, announced(signals, bundle.towers, item_ids, as_of_ms)], 1)
-    make_store(store)
-    with only_publisher(store), staging(store / "releases") as directory:
+    with publishing(store, signer) as publication:
+        directory, served = publication.directory, publication.served()
         for name in TOWER_FILES:
             shutil.copyfile(bundle.path / name, directory / name)
-        kept = kept_embeddings(intake, served(store), bundle.towers.config.vector_space_id)
+        kept = kept_embeddings(intake, served, bundle.towers.config.vector_space_id)
         write_items(directory, bundle, items, intake, kept, popularity_NP, on_items)
         info = ReleaseInfo(
             bundle_id=bundle.manifest.id,
@@ -114,7 +117,7 @@ def build_release(
         refuse_nonsense(vectors_NV, bundle.towers.config.model.width, golden)
         gates = [
             rejected_gate(len(intake.rejected), len(intake.accepted_R), limits),
-            *check_gates(bundle, item_ids, vectors_NV, coverage, served(store), limits),
+            *check_gates(bundle, item_ids, vectors_NV, coverage, served, limits),
             size_gate(directory, limits),
         ]
         if kept.num_kept:
@@ -122,15 +125,16 @@ def build_release(
         if events is not None and as_of_ms is not None:
             index: Any = faiss.read_index(str(directory / INDEX))
             search = lambda queries_QV, k: index.search(queries_QV, k)[1]  # noqa: E731
-            gates += quality_gates(events, as_of_ms, bundle, item_ids, vectors_NV, search, served(store), limits)
+            gates += quality_gates(events, as_of_ms, bundle, item_ids, vectors_NV, search, served, limits)
         require(gates, forced)
         (directory / GATES).write_bytes(report(gates, forced, len(item_ids)))
         manifest = seal(directory, KIND, parent=bundle.manifest.id)
-        release, changed = publish(store, directory, manifest)
+        release, changed = publication.publish(manifest)
     return Published(
         release,
         len(item_ids),
         changed,
+        replaced=None if publication.seen.pointer is None else publication.seen.pointer.release,
         num_embedded=len(item_ids) - kept.num_kept,
         num_gone=kept.num_gone,
         num_rejected=len(intake.rejected),

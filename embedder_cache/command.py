@@ -9,43 +9,60 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="twotower embed", description=main.__doc__)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--items", type=Path, required=True)
-    parser.add_argument("--store", type=Path, required=True, help="directory of releases; made when missing")
+    parser.add_argument("--store", required=True, help="directory of releases, made when missing; or s3://BUCKET/PREFIX")
     parser.add_argument("--events", type=Path, help="refresh item popularity from these; else it is as of training")
     parser.add_argument("--signals", type=Path, help="what is announced for items; without it, nothing is")
     parser.add_argument("--gates", type=Path, metavar="TOML", help="limits a release must keep; see docs/operating.md")
     parser.add_argument("--force", action="store_true", help="publish although a limit is broken; needs --reason")
     parser.add_argument("--reason", help="why, for the release's gates.json")
+    parser.add_argument("--sign", metavar="PEM", help="sign the release with this key (TWOTOWER_SIGNING_KEY)")
+    parser.add_argument("--keep", type=int, metavar="N", help="then remove all but the newest N, as `releases gc` does")
     parser.add_argument("--metrics", type=Path, metavar="FILE", help="write FILE for Prometheus' textfile collector: NAME.prom")
     parser.add_argument("--json", action="store_true", help="what was done, as JSON on stdout")
     args = parser.parse_args(argv)
     if args.force != bool(args.reason):
         parser.error("--force and --reason go together")
+    if args.keep is not None and args.keep < 1:
+        parser.error("--keep must be 1 or more")
 
     import json
+    import os
     import time
 
+    from embedder_cache import drift_command
     from embedder_cache.build import build_release
     from embedder_cache.gates import load_limits
     from embedder_cache.textfile import write_metrics
     from twotower.bundle import load_bundle
     from twotower.events import count_rows
     from twotower.progress import say, step
+    from twotower.release import open_store
+    from twotower.retention import collect
+    from twotower.signature import load_signer
+    from twotower.store import GRACE_MINUTES
 
+    store, key = open_store(args.store), args.sign or os.environ.get("TWOTOWER_SIGNING_KEY")
+    signer = load_signer(Path(key)) if key else None
     limits, bundle = load_limits(args.gates), load_bundle(args.bundle)
     with step("embed items", total=count_rows(args.items, "items"), unit="items") as work:
         started = time.monotonic()
         published = build_release(
-            bundle, args.items, args.store, args.events, work.advance, args.signals, limits, forced=args.reason
+            bundle, args.items, store, args.events, work.advance, args.signals, limits, forced=args.reason, signer=signer
         )
         seconds = time.monotonic() - started
     if args.metrics:
         write_metrics(args.metrics, published, seconds)
     if published.changed:
-        say(f"published {published.release} in {args.store}: {published}")
+        say(f"published {published.release} in {store}: {published}")
+        if published.replaced:
+            say(f"  {drift_command.line(store, published.replaced, published.release, bundle)}")
     else:
         say(f"nothing changed: {published.release} is published already")
     if published.num_rejected:
         say(f"  WARNING: {published.num_rejected:,} rows of {args.items} could not be embedded and are left out")
+    if args.keep:
+        removed, kept = collect(store, args.keep, GRACE_MINUTES)
+        say(f"{removed} old releases removed, {kept} kept")
     if args.json:
         print(
             json.dumps(

@@ -2,14 +2,31 @@
 
 import fcntl
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from twotower.cache import fetch
 from twotower.errors import ArtefactError, EnvironmentProblem, StoreError
-from twotower.manifest import Manifest, move_into_place
-from twotower.release import GATES, current_release, list_releases, read_release_manifest, verify_release, write_pointer
+from twotower.manifest import MANIFEST, Manifest, parse_manifest, staging, sync
+from twotower.progress import say
+from twotower.release import (
+    GATES,
+    KIND,
+    Address,
+    Pointer,
+    Seen,
+    newest,
+    open_store,
+    read_pointer,
+    require,
+    rollbacks,
+    verify_release,
+    write_pointer,
+)
+from twotower.signature import SIGNATURE, Signer, Verifier
+from twotower.store import RELEASES, Store
 
 PUBLISHER_LOCK = ".publisher.lock"
 
@@ -42,37 +59,73 @@ def only_publisher(store: Path) -> Iterator[None]:
         yield
 
 
-def publish(store: Path, directory: Path, manifest: Manifest) -> tuple[str, bool]:
-    """Move a sealed release into the store, read it back, then point at it; its id, and whether it was not current yet.
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One run of the nightly job: from its first look at the store's pointer to its own."""
 
-    A release that is there already, because nothing changed, a run was killed or the catalogue went back, is only pointed
-    at; one that is there but damaged is put aside and replaced. What the gates said is no part of what a release is: it
-    tells of the release served before, and that is another one each night.
-    """
-    path = store / "releases" / (same_content(store, manifest) or manifest.id)
-    if path.exists() and not is_sound(path):
-        path.rename(path.with_name(f".damaged-{path.name}-{time.time_ns()}"))
-        path = path.with_name(manifest.id)
-    if not path.exists():
-        move_into_place(directory, path)
-    verify_release(path)
-    changed = current_release(store) != path.name
-    if changed:
-        write_pointer(store, path.name, reason="published by twotower embed")
-    return path.name, changed
+    store: Store
+    seen: Seen
+    directory: Path  # where the release is built
+    signer: Signer | None
 
-
-def served(store: Path) -> Path | None:
-    """Directory of the release that is served now; None when there is none."""
-    release = current_release(store)
-    return None if release is None else store / "releases" / release
-
-
-def same_content(store: Path, manifest: Manifest) -> str | None:
-    """Id of a release in the store that differs in nothing but what its gates said."""
-    for release in list_releases(store):
+    def served(self) -> Path | None:
+        """Directory of the release that is served now; None, and that is said, when there is none to compare with."""
+        pointer = self.seen.pointer
+        if pointer is None:
+            return None
         try:
-            known = read_release_manifest(store / "releases" / release)
+            if pointer.release in self.store.releases():
+                return fetch(self.store, pointer.release)
+            say(f"  {pointer.release} is current but not in {self.store}: nothing is compared with it")
+        except ArtefactError as error:
+            say(f"  the release served now cannot be read, so nothing is compared with it: {error}")
+        return None
+
+    def publish(self, manifest: Manifest) -> tuple[str, bool]:
+        """Put the sealed directory into the store, read it back, then point at it; its id, and whether it was not current yet.
+
+        A release that is there already, because nothing changed, a run was killed or the catalogue went back, is only pointed
+        at; one that is there but damaged, or not signed as this one is, is replaced. What the gates said is no part of what a
+        release is: it tells of the release served before, and that is another one each night. StoreError when the pointer is
+        not the one that was there when the run began.
+        """
+        signed_by = self.signer.verifier if self.signer else None
+        if self.signer:
+            (self.directory / SIGNATURE).write_bytes(self.signer.sign((self.directory / MANIFEST).read_bytes()))
+            sync(self.directory / SIGNATURE)
+            sync(self.directory)
+        known = same_content(self.store, manifest, signed_by)
+        whole = known is not None and holds(self.store, known, signed_by)
+        release = known if known and whole else manifest.id
+        if not whole:
+            self.store.add(self.directory, release)
+            verify(self.store, release, signed_by)
+        pointer = self.seen.pointer
+        changed = pointer is None or (pointer.sequence, pointer.release) != (self.seen.sequence, release)
+        if changed:
+            write_pointer(self.store, release, "published by twotower embed", self.seen)
+        if known and known != release:
+            self.store.retire(known, lambda: False)  # damaged: no release any more
+        return release, changed
+
+
+@contextmanager
+def publishing(address: Address, signer: Signer | None = None) -> Iterator[Publication]:
+    """The one run that may build a release for this store on this machine, and a directory to build it in."""
+    store = open_store(address)
+    make_store(store.local)
+    with only_publisher(store.local):
+        seen = newest(store)
+        with staging(store.local / RELEASES) as directory:
+            yield Publication(store, seen, directory, signer)
+
+
+def same_content(store: Store, manifest: Manifest, signed_by: Verifier | None) -> str | None:
+    """Id of a release in the store that differs in nothing but what its gates said."""
+    for release in store.releases():
+        raw, signature = (store.read(f"{RELEASES}/{release}/{name}") for name in (MANIFEST, SIGNATURE))
+        try:
+            known = parse_manifest(release, KIND, raw or b"", signature, signed_by)
         except ArtefactError:
             continue
         if known.files | {GATES: None} == manifest.files | {GATES: None}:
@@ -80,10 +133,35 @@ def same_content(store: Path, manifest: Manifest) -> str | None:
     return None
 
 
-def is_sound(path: Path) -> bool:
-    """Whether a release directory verifies."""
+def holds(store: Store, release: str, signed_by: Verifier | None) -> bool:
+    """Whether what the store holds of a release verifies, all of it read again."""
     try:
-        verify_release(path)
+        verify(store, release, signed_by)
     except ArtefactError:
         return False
     return True
+
+
+def verify(store: Store, release: str, signed_by: Verifier | None) -> Manifest:
+    """The manifest of a release of which all has been read again and found true; StoreError or ArtefactError else."""
+    require(store, release)
+    with store.reread(release, signed_by) as path:
+        return verify_release(path, signed_by)[0]
+
+
+def activate(store: Store, release: str, signed_by: Verifier | None) -> Pointer:
+    """Point at a release after verifying it."""
+    seen = newest(store)
+    verify(store, release, signed_by)
+    return write_pointer(store, release, "activated by hand", seen)
+
+
+def roll_back(store: Store, signed_by: Verifier | None) -> Pointer:
+    """Point at the release before the current one, after verifying it; each further time one step further back."""
+    seen, current = newest(store), read_pointer(store)
+    known = store.releases()
+    back = [release for release in rollbacks(current) if release in known]
+    if not back:
+        raise StoreError(f"nothing that was current before {current.release} is in {store}: there is nothing to roll back to")
+    verify(store, back[0], signed_by)
+    return write_pointer(store, back[0], f"rolled back from {current.release}", seen, tuple(back[1:]))

@@ -25,7 +25,8 @@ def main(argv: list[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line; what it leaves out comes from TWOTOWER_* variables, then from the defaults."""
     result = argparse.ArgumentParser("twotower serve", description="Serve the current release of a store over HTTP.")
-    result.add_argument("--store", type=Path, help="release store, as `twotower embed` writes it (TWOTOWER_STORE)")
+    result.add_argument("--store", help="directory or s3://BUCKET/PREFIX, as `twotower embed` writes it (TWOTOWER_STORE)")
+    result.add_argument("--verify-key", type=Path, metavar="PEM", help="refuse what it did not sign (TWOTOWER_VERIFY_KEY)")
     result.add_argument("--host", help="address to listen on (127.0.0.1)")
     result.add_argument("--port", type=int, help="port to listen on; 0 takes a free one (8000)")
     result.add_argument("--history", metavar="URL", help="sqlite:///FILE, redis://... or rediss://... (sqlite:///history.db)")
@@ -58,8 +59,13 @@ def serve(settings: "Settings") -> int:
         from service.app import build_app
         from service.index import load_release
         from service.metrics import Metrics
+        from twotower.cache import local_copy
+        from twotower.release import open_store
+        from twotower.signature import load_verifier
 
-        release = load_release(settings.store)
+        signed_by = load_verifier(settings.verify_key) if settings.verify_key else None
+        settings = settings.model_copy(update={"store": local_copy(open_store(settings.store), signed_by)})
+        release = load_release(settings.store, signed_by)
         history = open_history(settings)
         app = build_app(settings, release, history, Metrics(CollectorRegistry()))
         config = uvicorn.Config(

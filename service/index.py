@@ -18,6 +18,7 @@ from torch import Tensor
 
 from service.filters import Filters, Mask
 from twotower.bundle import Towers, load_towers, read_table
+from twotower.cache import fetch
 from twotower.catalogue import ID_FIELD
 from twotower.errors import ReleaseMismatch
 from twotower.features import Floats, Ints
@@ -27,12 +28,14 @@ from twotower.release import (
     INDEX,
     ITEMS,
     VECTORS,
+    Address,
     ReleaseInfo,
+    open_store,
     read_pointer,
-    release_path,
     verify_release,
 )
 from twotower.scoring import Queries, answer
+from twotower.signature import Verifier
 
 faiss: Any = faiss_module  # its stubs describe the C++ constructors, not what its Python wrappers take
 
@@ -58,18 +61,18 @@ class LoadedRelease:
         return len(self.item_ids)
 
 
-def load_release(store: Path) -> LoadedRelease:
+def load_release(store: Address, signed_by: Verifier | None = None) -> LoadedRelease:
     """The release the store points at, verified, loaded and proven by its golden queries.
 
     StoreError without one; IntegrityError, FormatError or ReleaseMismatch when it must not be used.
     """
-    return open_release(release_path(store, read_pointer(store).release))
+    return open_release(fetch(open_store(store), read_pointer(store).release), signed_by)
 
 
-def open_release(path: Path) -> LoadedRelease:
+def open_release(path: Path, signed_by: Verifier | None = None) -> LoadedRelease:
     """The release in a directory; see `load_release`."""
     # FAISS reads damaged files without noticing, and its parser trusts them: hashes come first.
-    manifest, info = verify_release(path)
+    manifest, info = verify_release(path, signed_by)
     towers = load_towers(path)
     vectors_NV = np.load(path / VECTORS, mmap_mode="c", allow_pickle=False)
     index = faiss.read_index(str(path / INDEX))

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -268,7 +269,7 @@ def describe(user_id: str, history: UserHistory) -> schemas.UserResponse:
 
 def release_entries(settings: Settings) -> list[schemas.ReleaseEntry]:
     """The releases of the store; one that cannot be read is listed with its problem."""
-    store = settings.store
+    store = Path(settings.store)  # the server's own copy, where the store itself is elsewhere
     try:
         current = read_pointer(store).release
     except StoreError:

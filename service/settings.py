@@ -4,7 +4,7 @@ import ipaddress
 import os
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -13,7 +13,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TWOTOWER_", frozen=True)
 
-    store: Path
+    store: Path | str  # a directory, or s3://bucket/prefix
+    verify_key: Path | None = None  # releases that this key did not sign are refused
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)  # 0 takes any free port
     history: str = "sqlite:///history.db"  # sqlite:///relative, sqlite:////absolute, redis://..., rediss://...
@@ -27,6 +28,11 @@ class Settings(BaseSettings):
     redis_timeout_s: float = Field(default=0.5, gt=0)
     redis_ttl_days: float = Field(default=400.0, gt=0)  # a yearly habit is still there a year later
     shutdown_timeout_s: int = Field(default=10, ge=0)
+
+    @field_validator("store")
+    @classmethod
+    def _know_a_directory(cls, store: Path | str) -> Path | str:
+        return store if str(store).startswith("s3://") else Path(store)
 
     @model_validator(mode="after")
     def _keep_to_loopback(self) -> "Settings":

@@ -1,6 +1,11 @@
 """One small shop for all tests: its files, an untrained bundle made for it, and a store with one release."""
 
 import json
+import subprocess
+import sys
+import urllib.request
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +19,9 @@ from twotower.features import FeatureSpec, FieldSpec
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.kinds import build_embedder
+from twotower.release import open_store
 from twotower.schema import load_schema
+from twotower.store import Store
 from twotower.synthetic import write_shop
 
 torch.set_num_threads(1)  # several processes share the cores; waiting threads would spin
@@ -70,3 +77,39 @@ def tiny_store(tiny_shop: Path, tiny_bundle: Path, tmp_path_factory: pytest.Temp
     assert published.changed
     assert json.loads((store / "CURRENT").read_bytes())["release"] == published.release
     return store
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Address of a real HTTP server on loopback that speaks S3; it ends when its standard input does."""
+    program = (
+        "import sys; from moto.server import ThreadedMotoServer; server = ThreadedMotoServer('127.0.0.1', 0, verbose=False); "
+        "server.start(); print(server.get_host_and_port()[1], flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdin
+        assert server.stdout
+        yield f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        server.stdin.close()
+
+
+@pytest.fixture
+def s3_store(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty store in a bucket of its own, with the credentials in the environment and a cache to match."""
+    settings = {"ENDPOINT_URL": s3_server, "ACCESS_KEY_ID": "shop", "SECRET_ACCESS_KEY": "secret", "REGION": "us-east-1"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("TWOTOWER_CACHE", str(tmp_path / "cache"))
+    bucket = f"shop-{uuid.uuid4().hex}"
+    urllib.request.urlopen(urllib.request.Request(f"{s3_server}/{bucket}", method="PUT")).close()
+    return f"s3://{bucket}/stores/main"
+
+
+@pytest.fixture(params=["directory", "bucket"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store, of each kind in turn."""
+    if request.param == "bucket":
+        return open_store(str(request.getfixturevalue("s3_store")))
+    (tmp_path / "store" / "releases").mkdir(parents=True)
+    return open_store(tmp_path / "store")

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from twotower.errors import EnvironmentProblem, FormatError, IntegrityError
+from twotower.signature import SIGNATURE, Verifier
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -75,9 +76,9 @@ def refuse_existing(path: Path) -> None:
         raise EnvironmentProblem(f"{path} exists already: choose another place, or delete it first")
 
 
-def verify_directory(path: Path, kind: str) -> Manifest:
+def verify_directory(path: Path, kind: str, signed_by: Verifier | None = None) -> Manifest:
     """The manifest of a directory whose every file has been hashed and found true; IntegrityError or FormatError else."""
-    manifest = read_manifest(path, kind)
+    manifest = read_manifest(path, kind, signed_by)
     for name, entry in manifest.files.items():
         file = path / name
         if file.is_symlink() or not file.is_file():
@@ -87,26 +88,34 @@ def verify_directory(path: Path, kind: str) -> Manifest:
     return manifest
 
 
-def read_manifest(path: Path, kind: str) -> Manifest:
-    """The manifest itself, its format and names checked; the files it lists are not."""
+def read_manifest(path: Path, kind: str, signed_by: Verifier | None = None) -> Manifest:
+    """The manifest itself, its signature (where one is asked for), format and names checked; the files it lists are not."""
     try:
         raw = (path / MANIFEST).read_bytes()
     except OSError:
         raise IntegrityError(f"{path} is not a {kind}: it has no {MANIFEST}. {_MEND[kind]}") from None
+    signature = (path / SIGNATURE).read_bytes() if signed_by and (path / SIGNATURE).is_file() else None
+    return parse_manifest(str(path), kind, raw, signature, signed_by)
+
+
+def parse_manifest(where: str, kind: str, raw: bytes, signature: bytes | None, signed_by: Verifier | None) -> Manifest:
+    """The manifest in these bytes, which lay at `where`; see `read_manifest`."""
+    if signed_by is not None:
+        signed_by.check(where, raw, signature)  # before anything parses what anyone may have written
     try:
         version = msgspec.json.decode(raw, type=dict[str, object]).get("format_version")
         if version != FORMAT_VERSION:
-            raise FormatError(f"{path} has format version {version}, this program reads {FORMAT_VERSION}. {_MEND[kind]}")
+            raise FormatError(f"{where} has format version {version}, this program reads {FORMAT_VERSION}. {_MEND[kind]}")
         manifest = msgspec.json.decode(raw, type=Manifest)
     except msgspec.DecodeError as error:
-        raise IntegrityError(f"{path / MANIFEST} cannot be read: {error}. {_MEND[kind]}") from error
+        raise IntegrityError(f"{where}/{MANIFEST} cannot be read: {error}. {_MEND[kind]}") from error
     if manifest.kind != kind:
-        raise FormatError(f"{path} is a {manifest.kind}, not a {kind}")
+        raise FormatError(f"{where} is a {manifest.kind}, not a {kind}")
     for name in manifest.files:
-        if not _NAME.fullmatch(name) or name == MANIFEST:
-            raise IntegrityError(f"{path / MANIFEST} names a file outside its directory: {name!r}")
+        if not _NAME.fullmatch(name) or name in (MANIFEST, SIGNATURE):
+            raise IntegrityError(f"{where}/{MANIFEST} names a file outside its directory: {name!r}")
     if manifest.id != content_id(kind, manifest.files):
-        raise IntegrityError(f"{path / MANIFEST}: the id does not follow from the files it lists. {_MEND[kind]}")
+        raise IntegrityError(f"{where}/{MANIFEST}: the id does not follow from the files it lists. {_MEND[kind]}")
     return manifest
 
 

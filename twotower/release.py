@@ -1,28 +1,31 @@
-"""The release: what the service loads. Towers, vectors, index and item table made together, named by one pointer.
+"""The release: what the service loads. Towers, vectors, index and item table made together, named by a pointer.
 
-STORE/CURRENT              which release is served; replaced whole, its sequence number only grows
-STORE/releases/<id>/       one directory per release, manifest last
+A store holds releases and pointers (store.py draws it). The pointer with the highest sequence number says what is served.
 """
 
-import fcntl
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from twotower.bundle import TOWER_FILES, read_config
-from twotower.errors import ReleaseMismatch, StoreError
-from twotower.manifest import Manifest, read_manifest, sync, verify_directory
+from twotower.errors import ArtefactError, EnvironmentProblem, ReleaseMismatch, StoreError
+from twotower.manifest import Manifest, read_manifest, verify_directory
+from twotower.signature import Verifier
+from twotower.store import RELEASES, LocalStore, Store
 
 KIND = "release"
 VECTORS, INDEX, ITEMS = "vectors.npy", "index.faiss", "items.arrow"
 CONTENT, REJECTED = "content.npy", "rejected.parquet"  # a hash per item; the rows left out, where there were any
 GOLDEN, GATES, INFO = "golden.json", "gates.json", "release.json"
 FILES = (*TOWER_FILES, VECTORS, INDEX, ITEMS, CONTENT, GOLDEN, GATES, INFO)
-POINTER = "CURRENT"
-LOCK = ".lock"
-_RELEASE_ID = re.compile(KIND + "-[0-9a-f]{12}")  # nothing else may become part of a path
+POINTER, POINTERS = "CURRENT", "pointers"
+MAX_ROLLBACKS = 16  # in a row
+_POINTER_NAME = re.compile(r"\d{12}\.json")
+Address = str | Path | Store
 
 
 class ReleaseInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,73 +39,136 @@ class ReleaseInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pointer(msgspec.Struct, frozen=True, kw_only=True):
-    """CURRENT: the release to serve. A rollback is a new pointer with a higher sequence number."""
+    """The release to serve. A rollback is a new pointer with a higher sequence number."""
 
     sequence: int
     release: str
-    previous: str | None
+    previous: str | None  # what a rollback goes to
+    earlier: tuple[str, ...] = ()  # what rollbacks after that one go to, nearest first
     reason: str
     written_at: datetime
 
 
-def release_path(store: Path, release: str) -> Path:
-    """Directory of a release; StoreError when the store has none of that id."""
-    path = store / "releases" / release
-    if not _RELEASE_ID.fullmatch(release) or not path.is_dir():
-        known = ", ".join(list_releases(store)) or "none"
-        raise StoreError(f"{store} has no release {release!r} (it has: {known}). See `twotower releases list --store {store}`.")
-    return path
+class Seen(NamedTuple):
+    """The pointers as a writer found them when it began. What it writes is refused when another was faster."""
+
+    sequence: int  # the highest; 0 before any
+    pointer: Pointer | None  # the newest that can be read
 
 
-def list_releases(store: Path) -> list[str]:
+def open_store(address: Address) -> Store:
+    """The store that an address names: s3://BUCKET/PREFIX, or a directory. A store is its own address."""
+    if isinstance(address, str) and address.startswith("s3://"):
+        try:
+            from twotower.object_store import connect
+        except ModuleNotFoundError as error:
+            raise EnvironmentProblem(f"{address} needs the package {error.name!r}: pip install 'twotower[s3]'") from error
+        return connect(address)
+    return LocalStore(Path(address)) if isinstance(address, str | Path) else address
+
+
+def list_releases(store: Address) -> list[str]:
     """Ids of the releases in a store, oldest first."""
-    paths = [p for p in (store / "releases").glob(f"{KIND}-*") if p.is_dir()]
-    return [p.name for p in sorted(paths, key=lambda p: (p.stat().st_mtime, p.name))]
+    return list(open_store(store).releases())
 
 
-def read_pointer(store: Path) -> Pointer:
+def release_path(store: Path, release: str) -> Path:
+    """Directory of a release in a directory store; StoreError when there is none of that id."""
+    require(LocalStore(store), release)
+    return store / RELEASES / release
+
+
+def require(store: Store, release: str) -> None:
+    """StoreError when the store has no release of that id."""
+    if release not in (known := store.releases()):
+        has = ", ".join(known) or "none"
+        raise StoreError(f"{store} has no release {release!r} (it has: {has}). See `twotower releases list --store {store}`.")
+
+
+def newest(store: Address) -> Seen:
+    """The newest pointer: of the numbered ones and of CURRENT, so that either may be lost or damaged."""
+    store = open_store(store)
+    current, sequences = _decode(store.read(POINTER)), _sequences(store)
+    pointer = max(filter(None, (current, next(pointers(store), None))), key=lambda pointer: pointer.sequence, default=None)
+    return Seen(max(pointer.sequence if pointer else 0, *sequences[-1:], 0), pointer)
+
+
+def read_pointer(store: Address) -> Pointer:
     """The current pointer; StoreError when nothing has been published."""
-    try:
-        return msgspec.json.decode((store / POINTER).read_bytes(), type=Pointer)
-    except FileNotFoundError:
-        raise StoreError(
-            f"{store} has no current release: publish one with `twotower embed --bundle B --items I --store {store}`"
-        ) from None
-    except (msgspec.DecodeError, NotADirectoryError) as error:
-        raise StoreError(f"{store / POINTER} cannot be read ({error}): delete it and activate a release") from error
+    store = open_store(store)
+    sequence, pointer = newest(store)
+    if pointer is not None and pointer.sequence == sequence:
+        return pointer
+    if sequence or store.read(POINTER) is not None:
+        raise StoreError(f"the newest pointer of {store} cannot be read: `twotower releases activate` the release to serve")
+    raise StoreError(f"{store} has no current release: publish one with `twotower embed --bundle B --items I --store {store}`")
 
 
-def current_release(store: Path) -> str | None:
+def current_release(store: Address) -> str | None:
     """Id of the current release; None when nothing was ever published."""
-    return read_pointer(store).release if (store / POINTER).exists() else None
+    pointer = newest(store).pointer
+    return pointer.release if pointer else None
 
 
-def write_pointer(store: Path, release: str, reason: str) -> Pointer:
-    """Name `release` as current, under the next sequence number. One writer at a time; StoreError when it cannot be written."""
-    try:
-        with (store / LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            current = read_pointer(store) if (store / POINTER).exists() else None
-            pointer = Pointer(
-                sequence=current.sequence + 1 if current else 1,
-                release=release,
-                previous=current.release if current else None,
-                reason=reason,
-                written_at=datetime.now(UTC),
+def write_pointer(
+    store: Address, release: str, reason: str, seen: Seen | None = None, back: tuple[str, ...] | None = None
+) -> Pointer:
+    """Name `release` as current, under the number that follows what was `seen`; by default, what is there now.
+
+    `back` is where rollbacks go from then on: by default to what was current, and on from there. StoreError when another
+    pointer was written since, when the store does not hold the release, and when it cannot be written.
+    """
+    store = open_store(store)
+    seen = seen or newest(store)
+    back = _back(seen.pointer, release) if back is None else back
+    pointer = Pointer(
+        sequence=seen.sequence + 1,
+        release=release,
+        previous=back[0] if back else None,
+        earlier=back[1:MAX_ROLLBACKS],
+        reason=reason,
+        written_at=datetime.now(UTC),
+    )
+    with store.exclusive():
+        require(store, release)
+        if newest(store).sequence != seen.sequence or not record(store, pointer):
+            raise StoreError(
+                f"another run or operator published meanwhile: {store} has a newer pointer than when this began, so {release} is "
+                f"not current. See `twotower releases list --store {store}`; run this again if it is still right."
             )
-            staged = store / f".{POINTER}"
-            staged.write_bytes(msgspec.json.encode(pointer))
-            sync(staged)
-            staged.replace(store / POINTER)
-            sync(store)
-    except OSError as error:
-        raise StoreError(f"cannot write to {store}: {error.strerror or error}") from error
+    # Without a lock a `gc` elsewhere may have been faster; its part is in ObjectStore.retire.
+    if release not in store.releases():
+        if pointer.previous:
+            write_pointer(store, pointer.previous, f"{release} was removed meanwhile", Seen(pointer.sequence, pointer))
+        raise StoreError(f"{release} was removed from {store} meanwhile, so it is not current")
     return pointer
 
 
-def verify_release(path: Path) -> tuple[Manifest, ReleaseInfo]:
-    """Every hash true, every part present, and all of one vector space; else IntegrityError or ReleaseMismatch."""
-    manifest = verify_directory(path, KIND)
+def record(store: Store, pointer: Pointer) -> bool:
+    """Write a pointer under its own number, then as CURRENT; False when that number is taken."""
+    content = msgspec.json.encode(pointer)
+    if not store.create(_key(pointer.sequence), content):
+        return False
+    store.replace(POINTER, content)
+    return True
+
+
+def pointers(store: Store) -> Iterator[Pointer]:
+    """The numbered pointers that can be read, newest first."""
+    return filter(None, (_decode(store.read(_key(sequence))) for sequence in reversed(_sequences(store))))
+
+
+def rollbacks(pointer: Pointer) -> tuple[str, ...]:
+    """Where rollbacks go, one after the other."""
+    return (pointer.previous, *pointer.earlier) if pointer.previous else ()
+
+
+def verify_release(path: Path, signed_by: Verifier | None = None) -> tuple[Manifest, ReleaseInfo]:
+    """Signed (where that is asked for), every hash true, every part present, all of one vector space.
+
+    IntegrityError, FormatError or ReleaseMismatch else.
+    """
+    manifest = verify_directory(path, KIND, signed_by)
     if missing := set(FILES) - set(manifest.files):
         raise ReleaseMismatch(f"{path} lacks {', '.join(sorted(missing))}. Publish it again with `twotower embed`.")
     info = read_info(path)
@@ -128,3 +194,35 @@ def read_info(path: Path) -> ReleaseInfo:
 def read_release_manifest(path: Path) -> Manifest:
     """The manifest of a release, its files not yet hashed."""
     return read_manifest(path, KIND)
+
+
+def is_sound(path: Path, signed_by: Verifier | None = None) -> bool:
+    """Whether a release directory verifies."""
+    try:
+        verify_release(path, signed_by)
+    except ArtefactError:
+        return False
+    return True
+
+
+def _back(pointer: Pointer | None, release: str) -> tuple[str, ...]:
+    """Where rollbacks go once `release` has followed a pointer."""
+    if pointer is None:
+        return ()
+    return rollbacks(pointer) if pointer.release == release else (pointer.release, *rollbacks(pointer))
+
+
+def _key(sequence: int) -> str:
+    return f"{POINTERS}/{sequence:012}.json"
+
+
+def _sequences(store: Store) -> list[int]:
+    return [int(name[:12]) for name in store.names(POINTERS) if _POINTER_NAME.fullmatch(name)]
+
+
+def _decode(content: bytes | None) -> Pointer | None:
+    """None for what is missing or damaged."""
+    try:
+        return None if content is None else msgspec.json.decode(content, type=Pointer)
+    except msgspec.DecodeError:
+        return None

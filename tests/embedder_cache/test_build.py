@@ -54,6 +54,7 @@ def test_a_run_killed_before_the_pointer_is_finished_by_the_next(tiny_shop: Path
     bundle, items = load_bundle(tiny_bundle), tiny_shop / "items.parquet"
     first = build_release(bundle, items, tmp_path, None)
     (tmp_path / "CURRENT").unlink()
+    shutil.rmtree(tmp_path / "pointers")
     again = build_release(bundle, items, tmp_path, None)
     assert (again.release, again.changed) == (first.release, True)
     assert read_pointer(tmp_path).release == first.release

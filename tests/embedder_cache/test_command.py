@@ -4,11 +4,16 @@ import json
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from embedder_cache.command import main
+from embedder_cache.publish import verify
 from twotower.errors import EnvironmentProblem
+from twotower.release import read_pointer
+from twotower.signature import load_verifier, make_keys
+from twotower.store import LocalStore
 
 
 def test_it_publishes_once_and_says_when_nothing_changed(
@@ -44,3 +49,39 @@ def test_metrics_that_cannot_be_written_are_named(tiny_shop: Path, tiny_bundle: 
     arguments = ["--bundle", tiny_bundle, "--items", tiny_shop / "items.parquet", "--store", tmp_path / "store"]
     with pytest.raises(EnvironmentProblem, match="--metrics"):
         main([str(a) for a in [*arguments, "--metrics", tmp_path / "no such directory" / "twotower.prom"]])
+
+
+def test_it_signs_and_forgets_old_releases_when_asked(
+    tiny_shop: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, public = make_keys(tmp_path / "keys")
+    store = LocalStore(tmp_path / "store")
+    arguments = ["--bundle", tiny_bundle, "--items", tiny_shop / "items.parquet", "--store", store]
+    monkeypatch.setattr("twotower.store.GRACE_MINUTES", 0.0)
+    for more in ([], ["--events", tiny_shop / "events.parquet"], ["--sign", private, "--keep", "1"]):
+        assert main([str(a) for a in [*arguments, *more]]) == 0
+    assert "1 old releases removed, 2 kept" in capsys.readouterr().err
+    verify(store, read_pointer(store).release, load_verifier(public))
+    monkeypatch.setenv("TWOTOWER_SIGNING_KEY", str(tmp_path / "no.pem"))
+    with pytest.raises(EnvironmentProblem, match=r"no\.pem"):
+        main([str(a) for a in arguments])
+
+
+def test_keeping_no_release_at_all_is_refused(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--bundle", str(tiny_bundle), "--items", "i", "--store", "s", "--keep", "0"])
+    assert "--keep must be 1 or more" in capsys.readouterr().err
+
+
+def test_it_says_what_the_night_changed(
+    tiny_shop: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = pq.read_table(tiny_shop / "items.parquet")
+    pq.write_table(items.slice(2), tmp_path / "items.parquet")
+    arguments = ["--bundle", str(tiny_bundle), "--store", str(tmp_path / "store"), "--items"]
+    assert main([*arguments, str(tmp_path / "items.parquet")]) == 0
+    assert "overlap@20" not in capsys.readouterr().err, "there was nothing before"
+    assert main([*arguments, str(tiny_shop / "items.parquet")]) == 0
+    said = capsys.readouterr().err
+    assert "400 items, 2 of them embedded anew" in said
+    assert "+2 -0 items, 0.0% of vectors changed, overlap@20" in said

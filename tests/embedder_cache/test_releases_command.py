@@ -1,12 +1,12 @@
 """`twotower releases`: list, verify, activate, roll back, remove."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from embedder_cache.build import build_release
-from embedder_cache.publish import only_publisher
 from embedder_cache.releases_command import main
 from twotower.bundle import load_bundle
 from twotower.errors import IntegrityError, StoreError
@@ -74,6 +74,8 @@ def test_gc_keeps_the_newest_what_is_served_and_what_a_rollback_needs(
     (store / "releases" / ".damaged-release-0123456789ab-1").mkdir()
     capsys.readouterr()
     assert main(["gc", "--keep", "1", "--store", str(store)]) == 0
+    assert capsys.readouterr().out == "0 releases removed, 5 kept\n", "a server may still be loading any of them"
+    assert main(["gc", "--keep", "1", "--grace-minutes", "0", "--store", str(store)]) == 0
     assert capsys.readouterr().out == "2 releases removed, 3 kept\n"
     assert {p.name for p in (store / "releases").iterdir()} == {oldest, second, newest}
     assert third not in list_releases(store)
@@ -81,9 +83,44 @@ def test_gc_keeps_the_newest_what_is_served_and_what_a_rollback_needs(
     assert read_pointer(store).release == second
 
 
-def test_gc_waits_for_no_one_and_keeps_at_least_one(store: Path) -> None:
-    with only_publisher(store), pytest.raises(StoreError, match="publishing"):
-        main(["gc", "--store", str(store)])
+def test_gc_keeps_at_least_one_and_wants_to_know_what_is_served(store: Path) -> None:
     with pytest.raises(StoreError, match="--keep 0"):
         main(["gc", "--keep", "0", "--store", str(store)])
+    shutil.rmtree(store / "pointers")
+    (store / "CURRENT").unlink()
+    with pytest.raises(StoreError, match="no current release"):
+        main(["gc", "--keep", "1", "--grace-minutes", "0", "--store", str(store)])
     assert len(list_releases(store)) == 2
+
+
+def test_keys_are_made_and_what_they_did_not_sign_is_refused(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["keygen", "--out", str(tmp_path / "keys")]) == 0
+    public = str(tmp_path / "keys" / "verify.pem")
+    assert public in capsys.readouterr().out
+    before = read_pointer(store)
+    for action in (["verify"], ["activate", before.release], ["rollback"]):
+        with pytest.raises(IntegrityError, match="not signed"):
+            main([*action, "--store", str(store), "--verify-key", public])
+    monkeypatch.setenv("TWOTOWER_VERIFY_KEY", public)
+    with pytest.raises(IntegrityError, match="not signed"):
+        main(["verify", "--store", str(store)])
+    assert read_pointer(store) == before
+
+
+def test_a_bucket_is_looked_after_as_a_directory_is(
+    s3_store: str, tiny_shop: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for events in (None, tiny_shop / "events.parquet"):
+        build_release(load_bundle(tiny_bundle), tiny_shop / "items.parquet", s3_store, events)
+    old, new = read_pointer(s3_store).previous, read_pointer(s3_store).release
+    for action, says in (
+        (["list"], f"* {new}"),
+        (["verify"], f"{new}: "),
+        (["rollback"], f"{old} is current again (pointer 3)"),
+        (["activate", new], f"{new} is current (pointer 4)"),
+        (["gc", "--keep", "1", "--grace-minutes", "0"], "0 releases removed, 2 kept"),
+    ):
+        assert main([*action, "--store", s3_store]) == 0
+        assert says in capsys.readouterr().out

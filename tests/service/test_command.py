@@ -13,15 +13,18 @@ from typing import Any
 import httpx
 import pytest
 
+from embedder_cache.build import build_release
 from service.command import main, open_history
 from service.settings import Settings
-from twotower.errors import EnvironmentProblem, StoreError
+from twotower.bundle import load_bundle
+from twotower.errors import EnvironmentProblem, IntegrityError, StoreError
+from twotower.signature import load_signer, make_keys
 
 RUN = "import sys; from service.command import main; sys.exit(main(sys.argv[1:]))"
 
 
 @contextmanager
-def serving(store: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(store: Path | str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server process and the line it says when ready."""
     command = [sys.executable, "-W", "error", "-c", RUN, "--store", str(store), "--port", "0", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -51,6 +54,21 @@ def test_it_says_where_it_listens_answers_and_ends_cleanly_on_a_signal(tiny_stor
         assert process.wait(timeout=20) == 0
         assert process.stdout is not None
         assert process.stdout.read() == ""
+
+
+def test_a_release_is_served_from_a_bucket_when_the_right_key_signed_it(
+    s3_store: str, tiny_bundle: Path, tiny_shop: Path, tmp_path: Path
+) -> None:
+    (private, public), (_, stranger) = make_keys(tmp_path / "ours"), make_keys(tmp_path / "theirs")
+    bundle, items = load_bundle(tiny_bundle), tiny_shop / "items.parquet"
+    release = build_release(bundle, items, s3_store, None, signer=load_signer(private)).release
+    history = ("--history", f"sqlite:///{tmp_path / 'h.db'}")
+    with serving(s3_store, *history, "--verify-key", str(public)) as (_, line):
+        assert line.startswith(f"serving release {release} (400 items)")
+        listed = httpx.get(line.split()[6] + "/v1/releases").json()["releases"]
+        assert [(entry["id"], entry["current"]) for entry in listed] == [(release, True)]
+    with pytest.raises(IntegrityError, match="another key"):
+        main(["--store", s3_store, "--port", "0", *history, "--verify-key", str(stranger)])
 
 
 def test_histories_outlive_the_server_even_when_it_is_killed(tiny_store: Path, tmp_path: Path) -> None:

@@ -34,6 +34,11 @@ def test_variables_set_what_the_command_line_leaves_out(monkeypatch: pytest.Monk
     assert Settings().port == 9000  # type: ignore[call-arg]
 
 
+def test_a_bucket_is_no_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWOTOWER_STORE", "s3://shop/main")
+    assert Settings().store == "s3://shop/main"  # type: ignore[call-arg]
+
+
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings(store=Path("store")).port = 1
