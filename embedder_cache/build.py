@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import faiss
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -16,21 +15,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from embedder_cache.gates import Gate, Limits, check_gates, refuse_nonsense, report, require
+from embedder_cache.gates import Gate, Limits, check_gates, index_gates, refuse_nonsense, report, require
+from embedder_cache.indexing import Asked, make_index
 from embedder_cache.popularity import popularity_from_bundle, popularity_from_events
 from embedder_cache.publish import make_store, only_publisher, publish, served
 from embedder_cache.signals import announced
 from twotower.bundle import TOWER_FILES, Bundle
 from twotower.catalogue import embed_catalogue, read_item_ids
 from twotower.errors import DataError
-from twotower.features import DAY_MS, Floats
+from twotower.features import DAY_MS, Floats, Ints
 from twotower.golden import GoldenQuery, golden_request
 from twotower.manifest import seal, staging
-from twotower.release import GATES, GOLDEN, INDEX, INFO, ITEMS, KIND, VECTORS, ReleaseInfo
+from twotower.release import GATES, GOLDEN, INFO, ITEMS, KIND, VECTORS, ReleaseInfo
 from twotower.scoring import answer
 
 GOLDEN_LENGTHS = (0, 1, 2, 7, 30, 200)
 GOLDEN_RESULTS = 10
+SAMPLE_QUERIES, SAMPLE_EVENTS = 64, 32  # and fewer events
 # A new catalogue without any event is dated like this, so that golden answers do not depend on the clock.
 _GOLDEN_NOW_MS = 1_735_689_600_000  # 2025-01-01
 
@@ -54,6 +55,7 @@ def build_release(
     signals: Path | None = None,
     limits: Limits = Limits(),  # noqa: B008  # frozen
     forced: str | None = None,
+    index: Asked = "auto",
 ) -> Published:
     """Embed, index, verify and publish `items` under `bundle`; the pointer moves only once all of it is true.
 
@@ -74,22 +76,27 @@ def build_release(
         for name in TOWER_FILES:
             shutil.copyfile(bundle.path / name, directory / name)
         write_vectors(directory, bundle, items, popularity_NP, on_items)
+        vectors_NV = np.load(directory / VECTORS, mmap_mode="c")  # torch refuses a read-only map
+        golden = golden_queries(bundle, item_ids, vectors_NV, as_of_ms)
+        (directory / GOLDEN).write_bytes(msgspec.json.encode(golden))
+        refuse_nonsense(vectors_NV, bundle.towers.config.model.width, golden)
+        queries_QV = sample_queries(bundle, vectors_NV, as_of_ms)
+        made = make_index(directory, np.asarray(vectors_NV), bundle.towers.config.model.width, index, queries_QV)
         info = ReleaseInfo(
             bundle_id=bundle.manifest.id,
             vector_space_id=bundle.towers.config.vector_space_id,
             num_items=len(item_ids),
             vector_width=bundle.towers.config.model.width + popularity_NP.shape[1],
             popularity_as_of_ms=as_of_ms,
+            index=made.info,
         )
         (directory / INFO).write_bytes(msgspec.json.encode(info))
-        vectors_NV = np.load(directory / VECTORS, mmap_mode="c")  # torch refuses a read-only map
-        build_index(vectors_NV, directory / INDEX)
-        golden = golden_queries(bundle, item_ids, vectors_NV, as_of_ms)
-        (directory / GOLDEN).write_bytes(msgspec.json.encode(golden))
-        refuse_nonsense(vectors_NV, bundle.towers.config.model.width, golden)
-        gates = check_gates(bundle, item_ids, vectors_NV, coverage, served(store), limits)
+        gates = [
+            *check_gates(bundle, item_ids, vectors_NV, coverage, served(store), limits),
+            *index_gates(made.report, limits),
+        ]
         require(gates, forced)
-        (directory / GATES).write_bytes(report(gates, forced, len(item_ids)))
+        (directory / GATES).write_bytes(report(gates, forced, len(item_ids), made.report))
         manifest = seal(directory, KIND, parent=bundle.manifest.id)
         release, changed = publish(store, directory, manifest)
     return Published(release, len(item_ids), changed, tuple(gates))
@@ -118,13 +125,6 @@ def write_vectors(directory: Path, bundle: Bundle, items: Path, popularity_NP: F
     vectors_NV.flush()
 
 
-def build_index(vectors_NV: npt.NDArray[np.float32], path: Path) -> None:
-    """Exact inner-product index: it cannot be wrong, and up to some 10^5 items it is also the fastest."""
-    index = faiss.IndexFlatIP(vectors_NV.shape[1])
-    index.add(vectors_NV)
-    faiss.write_index(index, str(path))
-
-
 def golden_queries(
     bundle: Bundle, item_ids: pa.Array, vectors_NV: npt.NDArray[np.float32], as_of_ms: int | None
 ) -> list[GoldenQuery]:
@@ -135,8 +135,7 @@ def golden_queries(
     now_ms = as_of_ms or _GOLDEN_NOW_MS
     result = []
     for length in GOLDEN_LENGTHS:
-        rows = rng.integers(0, len(vectors_NV), length)
-        times = np.sort(now_ms - rng.integers(1, 60 * DAY_MS, length))
+        rows, times = made_up_history(rng, length, len(vectors_NV), now_ms)
         request = golden_request(model, rows, times, now_ms)
         scores_N = answer(bundle.towers.contextualizer, model, vectors, [request]).dense_scores(vectors)[0]
         top = scores_N.topk(min(GOLDEN_RESULTS, len(vectors)))
@@ -150,3 +149,16 @@ def golden_queries(
             )
         )
     return result
+
+
+def sample_queries(bundle: Bundle, vectors_NV: Floats, as_of_ms: int | None) -> Floats:
+    """Query vectors of made-up histories, to measure an index with."""
+    rng, model, now_ms = np.random.default_rng(1), bundle.towers.config.model, as_of_ms or _GOLDEN_NOW_MS
+    lengths = rng.integers(0, SAMPLE_EVENTS, SAMPLE_QUERIES)
+    requests = [golden_request(model, *made_up_history(rng, n, len(vectors_NV), now_ms), now_ms) for n in lengths]
+    return answer(bundle.towers.contextualizer, model, torch.from_numpy(vectors_NV), requests).vectors_QV.numpy()
+
+
+def made_up_history(rng: np.random.Generator, length: int, num_items: int, now_ms: int) -> tuple[Ints, Ints]:
+    """Random rows, and times of the last 60 days in order."""
+    return rng.integers(0, num_items, length), np.sort(now_ms - rng.integers(1, 60 * DAY_MS, length))

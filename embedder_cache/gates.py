@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from embedder_cache.indexing import IndexReport
 from twotower.bundle import Bundle, read_table
 from twotower.errors import ArtefactError, DataError
 from twotower.golden import GoldenQuery, golden_request
+from twotower.index.kinds import EXACT
 from twotower.progress import say
 from twotower.release import GOLDEN, ITEMS
 from twotower.scoring import answer
@@ -27,6 +29,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     item_count_change: float = 0.10  # at most, of the items of the release that is served now
     recent_coverage: float = 0.95  # at least, of recent events, the items of the catalogue
     golden_overlap: float = 0.10  # at least, of the answers of the release that is served now, among those of the new one
+    index_recall: float = 0.95  # at least, of the exact best 100, those that an approximate index finds
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -101,6 +104,13 @@ def check_gates(
     return gates
 
 
+def index_gates(index: IndexReport, limits: Limits) -> list[Gate]:
+    """What an approximate index is held to; an exact one has nothing to prove."""
+    if index.kind in EXACT:
+        return []
+    return [Gate(name="index_recall", value=index.recall, at_least=limits.index_recall)]
+
+
 def golden_overlap(
     bundle: Bundle, item_ids: pa.Array, vectors_NV: npt.NDArray[np.float32], promised: Sequence[GoldenQuery]
 ) -> float:
@@ -136,8 +146,8 @@ def require(gates: Sequence[Gate], forced: str | None) -> None:
         )
 
 
-def report(gates: Sequence[Gate], forced: str | None, num_items: int) -> bytes:
+def report(gates: Sequence[Gate], forced: str | None, num_items: int, index: IndexReport) -> bytes:
     """gates.json."""
     rows = [{**msgspec.to_builtins(gate), "passed": gate.passed} for gate in gates]
-    content = {"passed": all(gate.passed for gate in gates), "forced": forced, "items": num_items, "gates": rows}
+    content = {"passed": all(gate.passed for gate in gates), "forced": forced, "items": num_items, "index": index, "gates": rows}
     return msgspec.json.format(msgspec.json.encode(content))

@@ -6,6 +6,7 @@ STORE/releases/<id>/       one directory per release, manifest last
 
 import fcntl
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import msgspec
 
 from twotower.bundle import TOWER_FILES, read_config
 from twotower.errors import ReleaseMismatch, StoreError
+from twotower.index.kinds import FILES as INDEX_FILES
+from twotower.index.kinds import IndexInfo
 from twotower.manifest import Manifest, read_manifest, sync, verify_directory
 
 KIND = "release"
-VECTORS, INDEX, ITEMS = "vectors.npy", "index.faiss", "items.arrow"
+VECTORS, ITEMS = "vectors.npy", "items.arrow"
 GOLDEN, GATES, INFO = "golden.json", "gates.json", "release.json"
-FILES = (*TOWER_FILES, VECTORS, INDEX, ITEMS, GOLDEN, GATES, INFO)
+FILES = (*TOWER_FILES, VECTORS, ITEMS, GOLDEN, GATES, INFO)  # and those of the index's kind
 POINTER = "CURRENT"
 LOCK = ".lock"
 _RELEASE_ID = re.compile(KIND + "-[0-9a-f]{12}")  # nothing else may become part of a path
@@ -32,6 +35,7 @@ class ReleaseInfo(msgspec.Struct, frozen=True, kw_only=True):
     num_items: int
     vector_width: int  # embedding and popularity dimensions
     popularity_as_of_ms: int | None
+    index: IndexInfo = IndexInfo()
 
 
 class Pointer(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,9 +106,9 @@ def write_pointer(store: Path, release: str, reason: str) -> Pointer:
 def verify_release(path: Path) -> tuple[Manifest, ReleaseInfo]:
     """Every hash true, every part present, and all of one vector space; else IntegrityError or ReleaseMismatch."""
     manifest = verify_directory(path, KIND)
-    if missing := set(FILES) - set(manifest.files):
-        raise ReleaseMismatch(f"{path} lacks {', '.join(sorted(missing))}. Publish it again with `twotower embed`.")
+    require_files(path, manifest, FILES)
     info = read_info(path)
+    require_files(path, manifest, INDEX_FILES[info.index.kind])
     config = read_config(path)
     if config.vector_space_id != info.vector_space_id:
         raise ReleaseMismatch(
@@ -114,6 +118,12 @@ def verify_release(path: Path) -> tuple[Manifest, ReleaseInfo]:
     if config.model.width + config.model.num_popularity != info.vector_width:
         raise ReleaseMismatch(f"{path}: vectors are {info.vector_width} wide, the towers say otherwise. Publish it again.")
     return manifest, info
+
+
+def require_files(path: Path, manifest: Manifest, names: Sequence[str]) -> None:
+    """ReleaseMismatch unless the manifest lists all of them."""
+    if missing := set(names) - set(manifest.files):
+        raise ReleaseMismatch(f"{path} lacks {', '.join(sorted(missing))}. Publish it again with `twotower embed`.")
 
 
 def read_info(path: Path) -> ReleaseInfo:
