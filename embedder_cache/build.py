@@ -20,7 +20,7 @@ from embedder_cache.indexing import Asked, make_index
 from embedder_cache.popularity import popularity_from_bundle, popularity_from_events
 from embedder_cache.publish import make_store, only_publisher, publish, served
 from embedder_cache.signals import announced
-from twotower.bundle import TOWER_FILES, Bundle
+from twotower.bundle import TOWER_FILES, Bundle, Towers
 from twotower.catalogue import embed_catalogue, read_item_ids
 from twotower.errors import DataError
 from twotower.features import DAY_MS, Floats, Ints
@@ -80,7 +80,7 @@ def build_release(
         golden = golden_queries(bundle, item_ids, vectors_NV, as_of_ms)
         (directory / GOLDEN).write_bytes(msgspec.json.encode(golden))
         refuse_nonsense(vectors_NV, bundle.towers.config.model.width, golden)
-        queries_QV = sample_queries(bundle, vectors_NV, as_of_ms)
+        queries_QV = sample_queries(bundle.towers, vectors_NV, as_of_ms, SAMPLE_QUERIES)
         made = make_index(directory, np.asarray(vectors_NV), bundle.towers.config.model.width, index, queries_QV)
         info = ReleaseInfo(
             bundle_id=bundle.manifest.id,
@@ -151,12 +151,12 @@ def golden_queries(
     return result
 
 
-def sample_queries(bundle: Bundle, vectors_NV: Floats, as_of_ms: int | None) -> Floats:
+def sample_queries(towers: Towers, vectors_NV: Floats, as_of_ms: int | None, num_queries: int) -> Floats:
     """Query vectors of made-up histories, to measure an index with."""
-    rng, model, now_ms = np.random.default_rng(1), bundle.towers.config.model, as_of_ms or _GOLDEN_NOW_MS
-    lengths = rng.integers(0, SAMPLE_EVENTS, SAMPLE_QUERIES)
+    rng, model, now_ms = np.random.default_rng(1), towers.config.model, as_of_ms or _GOLDEN_NOW_MS
+    lengths = rng.integers(0, SAMPLE_EVENTS, num_queries)
     requests = [golden_request(model, *made_up_history(rng, n, len(vectors_NV), now_ms), now_ms) for n in lengths]
-    return answer(bundle.towers.contextualizer, model, torch.from_numpy(vectors_NV), requests).vectors_QV.numpy()
+    return answer(towers.contextualizer, model, torch.from_numpy(vectors_NV), requests).vectors_QV.numpy()
 
 
 def made_up_history(rng: np.random.Generator, length: int, num_items: int, now_ms: int) -> tuple[Ints, Ints]:

@@ -79,6 +79,7 @@ def write_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> None:
         codes_ND[start:stop] = np.rint(scaled_BD) if code == "int8" else scaled_BD
         residual_B = _residual(embedding_BD, codes_ND[start:stop], scale_N[start:stop])
         residual_N[start:stop] = np.nextafter(residual_B.astype(np.float16), np.float16(np.inf))  # never under the true one
+    assert np.isfinite(residual_N).all(), "an embedding is too large for the norm of its residual"
     save_file({"codes": codes_ND, "scale": scale_N, "residual": residual_N}, file)
 
 
@@ -103,7 +104,8 @@ def read_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> CodedR
 def _residual(embedding_BD: Floats, codes_BD: npt.NDArray[np.generic], scale_B: Floats) -> npt.NDArray[np.float64]:
     """How far codes, decoded in float32 as a search does it, are from their embeddings."""
     decoded_BD = codes_BD.astype(np.float32) * scale_B[:, None]
-    return np.linalg.norm(embedding_BD.astype(np.float64) - decoded_BD, axis=1)
+    residual_B: npt.NDArray[np.float64] = np.linalg.norm(embedding_BD.astype(np.float64) - decoded_BD, axis=1)
+    return residual_B
 
 
 def _blocks(start: int, stop: int) -> Iterator[tuple[int, int]]:

@@ -16,7 +16,7 @@ import msgspec
 
 from twotower.features import Floats
 from twotower.index.coded import read_codes, write_codes
-from twotower.index.scan import Float32Rows, Scan
+from twotower.index.scan import Float32Rows, Rows, Scan
 from twotower.index.search import Index
 
 Kind = Literal["flat", "flat16", "int8", "ivfpq", "hnsw"]
@@ -40,17 +40,18 @@ class IndexInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_index(directory: Path, vectors_NV: Floats, width: int, kind: Kind) -> None:
     """Build an index over vectors whose first `width` columns are the embedding, and write its files."""
+    files = [directory / name for name in FILES[kind]]
     match kind:
         case "flat":
             pass
         case "flat16":
-            write_codes(directory / FILES[kind][0], vectors_NV, width, "float16")
+            write_codes(*files, vectors_NV, width, "float16")
         case "int8":
-            write_codes(directory / FILES[kind][0], vectors_NV, width, "int8")
+            write_codes(*files, vectors_NV, width, "int8")
         case "ivfpq" | "hnsw":
             from twotower.index.approximate import write_faiss
 
-            write_faiss(directory / FILES[kind][0], vectors_NV, width, kind)
+            write_faiss(*files, vectors_NV, width, kind)
 
 
 def open_index(directory: Path, vectors_NV: Floats, width: int, info: IndexInfo) -> Index:
@@ -58,16 +59,19 @@ def open_index(directory: Path, vectors_NV: Floats, width: int, info: IndexInfo)
 
     The files' hashes must have been found true: native code reads them.
     """
+    files = [directory / name for name in FILES[info.kind]]
+    rows: Rows
     match info.kind:
         case "flat":
-            finder = exact = Scan(Float32Rows(vectors_NV))
+            rows = Float32Rows(vectors_NV)
         case "flat16":
-            finder = exact = Scan(read_codes(directory / FILES[info.kind][0], vectors_NV, width, "float16"))
+            rows = read_codes(*files, vectors_NV, width, "float16")
         case "int8":
-            finder = exact = Scan(read_codes(directory / FILES[info.kind][0], vectors_NV, width, "int8"))
+            rows = read_codes(*files, vectors_NV, width, "int8")
         case "ivfpq" | "hnsw":
             from twotower.index.approximate import read_faiss
 
-            found = read_faiss(directory / FILES[info.kind][0], vectors_NV, width, info.kind, info.effort)
-            return Index(info.kind, vectors_NV, found, Scan(Float32Rows(vectors_NV)))
-    return Index(info.kind, vectors_NV, finder, exact)
+            found = read_faiss(*files, vectors_NV, width, info.kind, info.effort)
+            return Index(info.kind, vectors_NV, found, exact=Scan(Float32Rows(vectors_NV)))
+    scan = Scan(rows)
+    return Index(info.kind, vectors_NV, scan, exact=scan)

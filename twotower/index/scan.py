@@ -27,8 +27,13 @@ _UNIT = 2.0**-24  # of float32's rounding
 class Rows(Protocol):
     """Item vectors as a scan reads them: rows and queries, both W wide, whose products are lower bounds of scores."""
 
-    max_norm: float  # of the longest row: the products are off by rounding, in proportion to it
-    doubt_N: npt.NDArray[np.floating] | None  # upper less lower bound of a row, of a query of norm 1; None without doubt
+    @property
+    def max_norm(self) -> float:
+        """Norm of the longest row: the products are off by rounding, in proportion to it."""
+
+    @property
+    def doubt_N(self) -> npt.NDArray[np.float16] | None:
+        """Upper less lower bound of each row, of a query of norm 1; None without doubt."""
 
     def __len__(self) -> int:
         """Items."""

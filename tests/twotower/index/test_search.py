@@ -27,7 +27,9 @@ def clustered(num_items: int, width: int = 12, num_popularity: int = 1, seed: in
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((8, width))
     embedding = centres[rng.integers(0, 8, num_items)] + 0.5 * rng.standard_normal((num_items, width))
-    return np.concatenate([embedding, np.minimum(rng.exponential(1.3, (num_items, num_popularity)) - 14, 0)], 1).astype(np.float32)
+    return np.concatenate([embedding, np.minimum(rng.exponential(1.3, (num_items, num_popularity)) - 14, 0)], 1).astype(
+        np.float32
+    )
 
 
 def queries_for(vectors_NV: Floats, num_queries: int, seed: int = 1) -> Floats:
@@ -64,7 +66,15 @@ def assert_same(found: tuple[Ints, Floats], expected: tuple[Ints, Floats]) -> No
     seed=st.integers(0, 1000),
 )
 def test_an_exact_kind_equals_a_full_sort(
-    tmp_path: Path, kind: Kind, num_items: int, num_queries: int, k: int, share: float | None, of_each: bool, ties: bool, seed: int
+    tmp_path: Path,
+    kind: Kind,
+    num_items: int,
+    num_queries: int,
+    k: int,
+    share: float | None,
+    of_each: bool,
+    ties: bool,
+    seed: int,
 ) -> None:
     """Whatever the size, the mask, and how many rows are equal."""
     vectors, queries = clustered(num_items, seed=seed), queries_for(clustered(1), num_queries, seed)
@@ -76,9 +86,7 @@ def test_an_exact_kind_equals_a_full_sort(
 
 
 @pytest.mark.parametrize("kind", sorted(EXACT))
-def test_an_exact_kind_equals_a_full_sort_over_several_scans(
-    tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_exact_kind_equals_a_full_sort_over_several_scans(tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twotower.index.scan._SCORES_AT_ONCE", 20_000)
     monkeypatch.setattr("twotower.index.scan._QUERIES_AT_ONCE", 8)
     monkeypatch.setattr("twotower.index.coded._BLOCK_ROWS", 512)
