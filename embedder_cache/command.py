@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-KINDS = ("flat", "flat16", "int8", "ivfpq", "hnsw")  # of twotower.index, which is slow to import
+KINDS = ("flat", "flat16", "int8", "ivfpq", "hnsw", "milvus")  # of twotower.index, which is slow to import
 
 
 def main(argv: list[str]) -> int:

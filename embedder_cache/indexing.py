@@ -16,7 +16,7 @@ from twotower.index.kinds import FILES, IndexInfo, Kind, open_index, write_index
 from twotower.index.scan import Float32Rows, Scan
 from twotower.index.search import Index
 
-Asked = Literal["auto", "flat", "flat16", "int8", "ivfpq", "hnsw"]
+Asked = Kind | Literal["auto"]
 RESULTS = 100
 RECALL = 0.95  # that `auto` asks of an approximate index
 # Of these the first with that recall is kept, else the last.

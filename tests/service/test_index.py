@@ -61,9 +61,12 @@ def publish(kind: Kind, shop: Path, bundle: Path, store: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_release_is_served_by_every_kind(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path, kind: Kind) -> None:
-    publish(kind, tiny_shop, tiny_bundle, tmp_path)
-    release = load_release(tmp_path)
+def test_a_release_is_served_by_every_kind(
+    tiny_shop: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    monkeypatch.setenv("TWOTOWER_MILVUS", str(tmp_path / "milvus.db"))
+    publish(kind, tiny_shop, tiny_bundle, tmp_path / "store")
+    release = load_release(tmp_path / "store")
     assert release.index.kind == release.info.index.kind == kind
     assert release.index.search(release.vectors_NV[:1].numpy(), 400)[0].tolist()[0] != [-1] * 400
 

@@ -4,7 +4,8 @@ flat      the vectors themselves; exact, and nothing to build
 flat16    half the memory: float16 codes; exact
 int8      a quarter of the memory: int8 codes; exact
 ivfpq     a tenth and less: FAISS IVF-PQ; approximate, quick with millions of items
-hnsw      a third: FAISS HNSW; approximate
+hnsw      FAISS HNSW; approximate
+milvus    no memory here: a collection of Milvus; approximate, for catalogues beyond one node
 
 N: items, V: vector width
 """
@@ -19,7 +20,7 @@ from twotower.index.coded import read_codes, write_codes
 from twotower.index.scan import Float32Rows, Rows, Scan
 from twotower.index.search import Index
 
-Kind = Literal["flat", "flat16", "int8", "ivfpq", "hnsw"]
+Kind = Literal["flat", "flat16", "int8", "ivfpq", "hnsw", "milvus"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 EXACT: frozenset[Kind] = frozenset({"flat", "flat16", "int8"})
 FILES: dict[Kind, tuple[str, ...]] = {
@@ -28,6 +29,7 @@ FILES: dict[Kind, tuple[str, ...]] = {
     "int8": ("index.safetensors",),
     "ivfpq": ("index.faiss",),
     "hnsw": ("index.faiss",),
+    "milvus": (),
 }
 
 
@@ -52,6 +54,10 @@ def write_index(directory: Path, vectors_NV: Floats, width: int, kind: Kind) -> 
             from twotower.index.approximate import write_faiss
 
             write_faiss(*files, vectors_NV, width, kind)
+        case "milvus":
+            from twotower.index.milvus import write_milvus
+
+            write_milvus(vectors_NV, width)
 
 
 def open_index(directory: Path, vectors_NV: Floats, width: int, info: IndexInfo) -> Index:
@@ -73,5 +79,9 @@ def open_index(directory: Path, vectors_NV: Floats, width: int, info: IndexInfo)
 
             found = read_faiss(*files, vectors_NV, width, info.kind, info.effort)
             return Index(info.kind, vectors_NV, found, exact=Scan(Float32Rows(vectors_NV)))
+        case "milvus":
+            from twotower.index.milvus import open_milvus
+
+            return Index(info.kind, vectors_NV, open_milvus(vectors_NV, width), exact=Scan(Float32Rows(vectors_NV)))
     scan = Scan(rows)
     return Index(info.kind, vectors_NV, scan, exact=scan)
