@@ -23,12 +23,13 @@ from twotower.index.search import Index
 Kind = Literal["flat", "flat16", "int8", "ivfpq", "hnsw", "milvus"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 EXACT: frozenset[Kind] = frozenset({"flat", "flat16", "int8"})
+CODES, FAISS = "index.safetensors", "index.faiss"
 FILES: dict[Kind, tuple[str, ...]] = {
     "flat": (),
-    "flat16": ("index.safetensors",),
-    "int8": ("index.safetensors",),
-    "ivfpq": ("index.faiss",),
-    "hnsw": ("index.faiss",),
+    "flat16": (CODES,),
+    "int8": (CODES,),
+    "ivfpq": (FAISS,),
+    "hnsw": (FAISS,),
     "milvus": (),
 }
 
@@ -42,18 +43,17 @@ class IndexInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_index(directory: Path, vectors_NV: Floats, width: int, kind: Kind) -> None:
     """Build an index over vectors whose first `width` columns are the embedding, and write its files."""
-    files = [directory / name for name in FILES[kind]]
     match kind:
         case "flat":
             pass
         case "flat16":
-            write_codes(*files, vectors_NV, width, "float16")
+            write_codes(directory / CODES, vectors_NV, width, "float16")
         case "int8":
-            write_codes(*files, vectors_NV, width, "int8")
+            write_codes(directory / CODES, vectors_NV, width, "int8")
         case "ivfpq" | "hnsw":
             from twotower.index.approximate import write_faiss
 
-            write_faiss(*files, vectors_NV, width, kind)
+            write_faiss(directory / FAISS, vectors_NV, width, kind)
         case "milvus":
             from twotower.index.milvus import write_milvus
 
@@ -65,19 +65,18 @@ def open_index(directory: Path, vectors_NV: Floats, width: int, info: IndexInfo)
 
     The files' hashes must have been found true: native code reads them.
     """
-    files = [directory / name for name in FILES[info.kind]]
     rows: Rows
     match info.kind:
         case "flat":
             rows = Float32Rows(vectors_NV)
         case "flat16":
-            rows = read_codes(*files, vectors_NV, width, "float16")
+            rows = read_codes(directory / CODES, vectors_NV, width, "float16")
         case "int8":
-            rows = read_codes(*files, vectors_NV, width, "int8")
+            rows = read_codes(directory / CODES, vectors_NV, width, "int8")
         case "ivfpq" | "hnsw":
             from twotower.index.approximate import read_faiss
 
-            found = read_faiss(*files, vectors_NV, width, info.kind, info.effort)
+            found = read_faiss(directory / FAISS, vectors_NV, width, info.kind, info.effort)
             return Index(info.kind, vectors_NV, found, exact=Scan(Float32Rows(vectors_NV)))
         case "milvus":
             from twotower.index.milvus import open_milvus

@@ -101,4 +101,4 @@ def connect() -> Any:
 
 def collection_of(vectors_NV: Floats) -> str:
     """The name of their collection."""
-    return f"twotower_{hashlib.sha256(np.ascontiguousarray(vectors_NV)).hexdigest()[:16]}"
+    return f"twotower_{hashlib.sha256(np.ascontiguousarray(vectors_NV).data).hexdigest()[:16]}"
