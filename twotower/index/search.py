@@ -46,8 +46,8 @@ class Index:
     def search(self, queries_QV: Floats, k: int, allowed: Mask | None = None) -> tuple[Ints, Floats]:
         """Rows and scores [Q, K] of the best k allowed rows, best first; equal scores by the lower row.
 
-        `k` is at least 1; `allowed` is [N], or [Q, N] for a mask of each query. Where fewer than k rows are allowed, row -1 and score -inf
-        fill up. A score is the exact product rounded to float32: the same in every kind, batch and mask.
+        `k` is at least 1; `allowed` is [N], or [Q, N] for a mask of each query. Where fewer than k rows are allowed, row -1 and
+        score -inf fill up. A score is the exact product rounded to float32: the same in every kind, batch and mask.
         """
         queries_QV = np.ascontiguousarray(queries_QV, np.float32)
         if allowed is not None and allowed.ndim == 2 and self.finder is not self.exact:
