@@ -7,9 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import faiss
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +20,7 @@ from embedder_cache.gates import (
     Gate,
     Limits,
     check_gates,
-    quality_gates,
+    index_gates,
     refuse_nonsense,
     rejected_gate,
     report,
@@ -30,22 +28,25 @@ from embedder_cache.gates import (
     size_gate,
     unchanged_gate,
 )
+from embedder_cache.holdout import ask_both, holdout_gates
+from embedder_cache.indexing import Asked, make_index
 from embedder_cache.intake import Intake, sound_items, take_in
 from embedder_cache.popularity import popularity_from_bundle, popularity_from_events
 from embedder_cache.publish import publishing
 from embedder_cache.reuse import Kept, kept_embeddings
 from embedder_cache.signals import announced
-from twotower.bundle import TOWER_FILES, Bundle
+from twotower.bundle import TOWER_FILES, Bundle, Towers
 from twotower.catalogue import embed_table, in_parallel
-from twotower.features import DAY_MS, Floats
+from twotower.features import DAY_MS, Floats, Ints
 from twotower.golden import GoldenQuery, golden_request
 from twotower.manifest import seal
-from twotower.release import CONTENT, GATES, GOLDEN, INDEX, INFO, ITEMS, KIND, REJECTED, VECTORS, Address, ReleaseInfo
+from twotower.release import CONTENT, GATES, GOLDEN, INFO, ITEMS, KIND, REJECTED, VECTORS, Address, ReleaseInfo
 from twotower.scoring import answer
 from twotower.signature import Signer
 
 GOLDEN_LENGTHS = (0, 1, 2, 7, 30, 200)
 GOLDEN_RESULTS = 10
+SAMPLE_QUERIES, SAMPLE_EVENTS = 64, 32  # and fewer events
 # A new catalogue without any event is dated like this, so that golden answers do not depend on the clock.
 _GOLDEN_NOW_MS = 1_735_689_600_000  # 2025-01-01
 
@@ -80,6 +81,7 @@ def build_release(
     limits: Limits = Limits(),  # noqa: B008  # frozen
     forced: str | None = None,
     signer: Signer | None = None,
+    index: Asked = "auto",
 ) -> Published:
     """Embed, index, verify and publish `items` under `bundle`; the pointer moves only once all of it is true.
 
@@ -102,32 +104,34 @@ def build_release(
             shutil.copyfile(bundle.path / name, directory / name)
         kept = kept_embeddings(intake, served, bundle.towers.config.vector_space_id)
         write_items(directory, bundle, items, intake, kept, popularity_NP, on_items)
+        vectors_NV = np.load(directory / VECTORS, mmap_mode="c")  # torch refuses a read-only map
+        golden = golden_queries(bundle, item_ids, vectors_NV, as_of_ms)
+        (directory / GOLDEN).write_bytes(msgspec.json.encode(golden))
+        refuse_nonsense(vectors_NV, bundle.towers.config.model.width, golden)
+        asked = None if events is None or as_of_ms is None else ask_both(events, as_of_ms, bundle, item_ids, vectors_NV, served)
+        queries_QV = asked.new.queries_QV if asked else sample_queries(bundle.towers, vectors_NV, as_of_ms, SAMPLE_QUERIES)
+        made = make_index(directory, np.asarray(vectors_NV), bundle.towers.config.model.width, index, queries_QV)
         info = ReleaseInfo(
             bundle_id=bundle.manifest.id,
             vector_space_id=bundle.towers.config.vector_space_id,
             num_items=len(item_ids),
             vector_width=bundle.towers.config.model.width + popularity_NP.shape[1],
             popularity_as_of_ms=as_of_ms,
+            index=made.info,
         )
         (directory / INFO).write_bytes(msgspec.json.encode(info))
-        vectors_NV = np.load(directory / VECTORS, mmap_mode="c")  # torch refuses a read-only map
-        build_index(vectors_NV, directory / INDEX)
-        golden = golden_queries(bundle, item_ids, vectors_NV, as_of_ms)
-        (directory / GOLDEN).write_bytes(msgspec.json.encode(golden))
-        refuse_nonsense(vectors_NV, bundle.towers.config.model.width, golden)
         gates = [
             rejected_gate(len(intake.rejected), len(intake.accepted_R), limits),
             *check_gates(bundle, item_ids, vectors_NV, coverage, served, limits),
+            *index_gates(made.report, served, limits),
             size_gate(directory, limits),
         ]
         if kept.num_kept:
             gates.append(unchanged_gate(vectors_NV, kept.vectors, bundle.towers.config.model.width, kept.rows_N))
-        if events is not None and as_of_ms is not None:
-            index: Any = faiss.read_index(str(directory / INDEX))
-            search = lambda queries_QV, k: index.search(queries_QV, k)[1]  # noqa: E731
-            gates += quality_gates(events, as_of_ms, bundle, item_ids, vectors_NV, search, served, limits)
+        if asked:
+            gates += holdout_gates(asked, bundle, item_ids, limits)
         require(gates, forced)
-        (directory / GATES).write_bytes(report(gates, forced, len(item_ids)))
+        (directory / GATES).write_bytes(report(gates, forced, len(item_ids), made.report))
         manifest = seal(directory, KIND, parent=bundle.manifest.id)
         release, changed = publication.publish(manifest)
     return Published(
@@ -187,13 +191,6 @@ def write_items(
         pq.write_table(intake.rejected, directory / REJECTED)
 
 
-def build_index(vectors_NV: npt.NDArray[np.float32], path: Path) -> None:
-    """Exact inner-product index: it cannot be wrong, and up to some 10^5 items it is also the fastest."""
-    index = faiss.IndexFlatIP(vectors_NV.shape[1])
-    index.add(vectors_NV)
-    faiss.write_index(index, str(path))
-
-
 def golden_queries(
     bundle: Bundle, item_ids: pa.Array, vectors_NV: npt.NDArray[np.float32], as_of_ms: int | None
 ) -> list[GoldenQuery]:
@@ -204,8 +201,7 @@ def golden_queries(
     now_ms = as_of_ms or _GOLDEN_NOW_MS
     result = []
     for length in GOLDEN_LENGTHS:
-        rows = rng.integers(0, len(vectors_NV), length)
-        times = np.sort(now_ms - rng.integers(1, 60 * DAY_MS, length))
+        rows, times = made_up_history(rng, length, len(vectors_NV), now_ms)
         request = golden_request(model, rows, times, now_ms)
         scores_N = answer(bundle.towers.contextualizer, model, vectors, [request]).dense_scores(vectors)[0]
         top = scores_N.topk(min(GOLDEN_RESULTS, len(vectors)))
@@ -219,3 +215,16 @@ def golden_queries(
             )
         )
     return result
+
+
+def sample_queries(towers: Towers, vectors_NV: Floats, as_of_ms: int | None, num_queries: int) -> Floats:
+    """Query vectors of made-up histories, to measure an index with."""
+    rng, model, now_ms = np.random.default_rng(1), towers.config.model, as_of_ms or _GOLDEN_NOW_MS
+    lengths = rng.integers(0, SAMPLE_EVENTS, num_queries)
+    requests = [golden_request(model, *made_up_history(rng, n, len(vectors_NV), now_ms), now_ms) for n in lengths]
+    return answer(towers.contextualizer, model, torch.from_numpy(vectors_NV), requests).vectors_QV.numpy()
+
+
+def made_up_history(rng: np.random.Generator, length: int, num_items: int, now_ms: int) -> tuple[Ints, Ints]:
+    """Random rows, and times of the last 60 days in order."""
+    return rng.integers(0, num_items, length), np.sort(now_ms - rng.integers(1, 60 * DAY_MS, length))

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+KINDS = ("flat", "flat16", "int8", "ivfpq", "hnsw", "milvus")  # of twotower.index, which is slow to import
+
 
 def main(argv: list[str]) -> int:
     """Embed the catalogue, build the index, verify, and point the store at the new release."""
@@ -12,6 +14,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--store", required=True, help="directory of releases, made when missing; or s3://BUCKET/PREFIX")
     parser.add_argument("--events", type=Path, help="refresh item popularity from these; else it is as of training")
     parser.add_argument("--signals", type=Path, help="what is announced for items; without it, nothing is")
+    parser.add_argument("--index", choices=("auto", *KINDS), default="auto", help="how items are found; see docs/operating.md")
     parser.add_argument("--gates", type=Path, metavar="TOML", help="limits a release must keep; see docs/operating.md")
     parser.add_argument("--force", action="store_true", help="publish although a limit is broken; needs --reason")
     parser.add_argument("--reason", help="why, for the release's gates.json")
@@ -47,7 +50,16 @@ def main(argv: list[str]) -> int:
     with step("embed items", total=count_rows(args.items, "items"), unit="items") as work:
         started = time.monotonic()
         published = build_release(
-            bundle, args.items, store, args.events, work.advance, args.signals, limits, forced=args.reason, signer=signer
+            bundle,
+            args.items,
+            store,
+            args.events,
+            work.advance,
+            args.signals,
+            limits,
+            forced=args.reason,
+            signer=signer,
+            index=args.index,
         )
         seconds = time.monotonic() - started
     if args.metrics:

@@ -13,31 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import Tensor
 
-from embedder_cache.probe import (
-    PERIOD_DAYS,
-    Answers,
-    Search,
-    ServedRelease,
-    ask,
-    ask_popularity,
-    index_recall,
-    overlap,
-    read_probe,
-    read_served,
-    rows_of,
-    search_p99_ms,
-)
+from embedder_cache.indexing import IndexReport
+from embedder_cache.probe import rows_of
 from twotower.bundle import Bundle, read_table
 from twotower.catalogue import BATCH_ITEMS
-from twotower.errors import ArtefactError, DataError, EnvironmentProblem
-from twotower.features import DAY_MS, Floats, Ints
+from twotower.errors import ArtefactError, DataError
+from twotower.features import Ints
 from twotower.golden import GoldenQuery, golden_request
 from twotower.progress import say
-from twotower.ranking import Array, user_bootstrap
 from twotower.release import GATES, GOLDEN, ITEMS
-from twotower.schema import utc_ms
 from twotower.scoring import answer
 
 
@@ -164,82 +149,15 @@ def golden_overlap(
     return float(np.mean(shares)) if shares else 0.0
 
 
-def quality_gates(
-    events: Path,
-    until_ms: int,
-    bundle: Bundle,
-    item_ids: pa.Array,
-    vectors_NV: npt.NDArray[np.float32],
-    search: Search,
-    served: Path | None,
-    limits: Limits,
-) -> list[Gate]:
-    """What real requests of the log's last week get from the new release, against popularity and the release `served` now.
-
-    `until_ms` is the time of the last event; `search` is the new release's index. Nothing without requests, and that is said.
-    """
-    old = _comparable(served)
-    others = [] if old is None else [old.towers]
-    probe = read_probe(events, item_ids, until_ms, bundle.towers, *others)
-    if not len(probe):
-        say("  no user of the last week bought what the catalogue holds, so no answers are compared")
-        return []
-    split = bundle.towers.schema.split
-    if split is not None and utc_ms(split.validation_from) > until_ms - PERIOD_DAYS * DAY_MS:
-        say("  WARNING: the bundle was trained on events of the last week, so its hold-out numbers flatter it")
-    vectors = torch.from_numpy(vectors_NV)
-    new = ask(probe, bundle.towers, item_ids, vectors)
-    gates = []
-    for name, ours, popular in zip(_HOLDOUT, _graded(new), ask_popularity(probe, bundle.towers.config), strict=True):
-        gates.append(no_worse(f"{name}_over_popularity", ours, popular, 1.0))
-    if old is not None and served is not None:
-        before = ask(probe, old.towers, old.item_ids, old.vectors_NV)
-        for name, ours, theirs in zip(_HOLDOUT, _graded(new), _graded(before), strict=True):
-            gates.append(no_worse(name, ours, theirs, limits.holdout))
-        least = limits.overlap20_same_bundle if old.info.bundle_id == bundle.manifest.id else limits.overlap20
-        gates.append(Gate(name="overlap20", value=overlap(new, item_ids, before, old.item_ids), at_least=least))
-        kept = limits.coverage20 * before.coverage
-        gates.append(Gate(name="coverage20", value=new.coverage, at_least=kept, base=before.coverage))
+def index_gates(index: IndexReport, served: Path | None, limits: Limits) -> list[Gate]:
+    """What the index finds and how fast, beside what was measured of the release `served` now."""
     measured = {} if served is None else last_measured(served)
-    return [*gates, *_index_gates(search, new.queries_QV, vectors, measured, limits)]
-
-
-_HOLDOUT = ("holdout_recall10", "holdout_ndcg10")
-
-
-def _graded(answers: Answers) -> tuple[Array, Array]:
-    return answers.recall10_Q, answers.ndcg10_Q
-
-
-def _comparable(served: Path | None) -> ServedRelease | None:
-    try:
-        return None if served is None else read_served(served)
-    except (ArtefactError, EnvironmentProblem, OSError, ValueError, pa.ArrowInvalid) as error:
-        say(f"  the release served now cannot be read, so real requests are compared with popularity alone: {error}")
-        return None
-
-
-def no_worse(name: str, ours_Q: Array, theirs_Q: Array, share: float) -> Gate:
-    """That our mean is at least `share` of theirs, refused only when the requests say so beyond chance.
-
-    The limit lies below `share` of theirs by as much as the upper end of the 95 % interval of the paired difference lies above
-    its mean, the requests resampled: so one release in 40 that is exactly `share` as good is refused.
-    """
-    missing_Q = ours_Q - share * theirs_Q
-    _, high = user_bootstrap(missing_Q, np.arange(len(missing_Q)))
-    noise, base = high - float(missing_Q.mean()), float(theirs_Q.mean())
-    return Gate(name=name, value=float(ours_Q.mean()), at_least=share * base - noise, base=base, noise=noise)
-
-
-def _index_gates(
-    search: Search, queries_QV: Floats, vectors_NV: Tensor, measured: dict[str, float], limits: Limits
-) -> list[Gate]:
     recall, p99_ms = measured.get("recall100"), measured.get("search_p99_ms")
     least = limits.recall100 if recall is None else max(limits.recall100, recall - limits.recall100_drop)
     most = None if p99_ms is None else max(limits.search_p99_ms, (1 + limits.search_p99_rise) * p99_ms)
     return [
-        Gate(name="recall100", value=index_recall(search, queries_QV, vectors_NV), at_least=least, base=recall),
-        Gate(name="search_p99_ms", value=search_p99_ms(search, queries_QV), at_most=most, base=p99_ms, unit="ms"),
+        Gate(name="recall100", value=index.recall, at_least=least, base=recall),
+        Gate(name="search_p99_ms", value=index.search_p99_ms, at_most=most, base=p99_ms, unit="ms"),
     ]
 
 
@@ -294,8 +212,8 @@ def require(gates: Sequence[Gate], forced: str | None) -> None:
         )
 
 
-def report(gates: Sequence[Gate], forced: str | None, num_items: int) -> bytes:
+def report(gates: Sequence[Gate], forced: str | None, num_items: int, index: IndexReport) -> bytes:
     """gates.json."""
     rows = [{**msgspec.to_builtins(gate), "passed": gate.passed} for gate in gates]
-    content = {"passed": all(gate.passed for gate in gates), "forced": forced, "items": num_items, "gates": rows}
+    content = {"passed": all(gate.passed for gate in gates), "forced": forced, "items": num_items, "index": index, "gates": rows}
     return msgspec.json.format(msgspec.json.encode(content))

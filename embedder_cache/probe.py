@@ -10,10 +10,8 @@ V: D + P, K: results
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
@@ -38,13 +36,8 @@ from twotower.window import History, anchor
 PERIOD_DAYS = 7  # every weekday once
 MAX_REQUESTS = 500
 TOP = 20
-RECALL_DEPTH = 100
-TIMED_REQUESTS = 100
 BLOCK_REQUESTS = 32
 BLOCK_SCORES = 2**24  # 64 MiB of scores at a time
-NEAR = 1e-5  # relative: what two programs' rounding may make of one inner product
-
-Search = Callable[[Floats, int], Ints]  # query vectors [Q, V] and K -> rows [Q, K], best first
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,35 +242,6 @@ def overlap(new: Answers, item_ids: pa.Array, old: Answers, old_item_ids: pa.Arr
         if len(here := wanted[wanted >= 0]):
             shares.append(np.isin(here, top).mean())
     return float(np.mean(shares)) if shares else 0.0
-
-
-def index_recall(search: Search, queries_QV: Floats, vectors_NV: Tensor) -> float:
-    """Mean share of the exact top 100 that an index over `vectors_NV` finds; what scores like the last of them is one too."""
-    depth, size, found = min(RECALL_DEPTH, len(vectors_NV)), max(1, BLOCK_SCORES // len(vectors_NV)), []
-    for begin in range(0, len(queries_QV), size):
-        queries = torch.from_numpy(queries_QV[begin : begin + size])
-        scores_QN = queries @ vectors_NV.T
-        last_Q1 = scores_QN.topk(depth).values[:, -1:]
-        rows_QK = np.sort(search(queries.numpy(), depth))
-        new_QK = np.diff(rows_QK, prepend=-1) > 0  # a row counts once, and -1 is no row
-        scores_QK = scores_QN.gather(1, torch.from_numpy(np.maximum(rows_QK, 0)))
-        found.append(((scores_QK >= last_Q1 - NEAR * last_Q1.abs()).numpy() & new_QK).sum(1) / depth)
-    return float(np.concatenate(found).mean())
-
-
-def search_p99_ms(search: Search, queries_QV: Floats) -> float:
-    """99th percentile of the time of one search for the top 100 over the first hundred requests, each the fastest of three.
-
-    Where one of three is interrupted it is the machine that was slow, not the index.
-    """
-
-    def timed_ms(query_1V: Floats) -> float:
-        started = perf_counter()
-        search(query_1V, RECALL_DEPTH)
-        return (perf_counter() - started) * 1000
-
-    queries = [query_V[None] for query_V in queries_QV[:TIMED_REQUESTS]]
-    return float(np.quantile([min(timed_ms(query_1V) for _ in range(3)) for query_1V in queries], 0.99))
 
 
 def rows_of(ids: pa.Array, item_ids: pa.Array) -> Ints:

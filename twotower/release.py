@@ -4,7 +4,7 @@ A store holds releases and pointers (store.py draws it). The pointer with the hi
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -13,15 +13,17 @@ import msgspec
 
 from twotower.bundle import TOWER_FILES, read_config
 from twotower.errors import ArtefactError, EnvironmentProblem, ReleaseMismatch, StoreError
+from twotower.index.kinds import FILES as INDEX_FILES
+from twotower.index.kinds import IndexInfo
 from twotower.manifest import Manifest, read_manifest, verify_directory
 from twotower.signature import Verifier
 from twotower.store import RELEASES, LocalStore, Store
 
 KIND = "release"
-VECTORS, INDEX, ITEMS = "vectors.npy", "index.faiss", "items.arrow"
+VECTORS, ITEMS = "vectors.npy", "items.arrow"
 CONTENT, REJECTED = "content.npy", "rejected.parquet"  # a hash per item; the rows left out, where there were any
 GOLDEN, GATES, INFO = "golden.json", "gates.json", "release.json"
-FILES = (*TOWER_FILES, VECTORS, INDEX, ITEMS, CONTENT, GOLDEN, GATES, INFO)
+FILES = (*TOWER_FILES, VECTORS, ITEMS, CONTENT, GOLDEN, GATES, INFO)  # and those of the index's kind
 POINTER, POINTERS = "CURRENT", "pointers"
 MAX_ROLLBACKS = 16  # in a row
 _POINTER_NAME = re.compile(r"\d{12}\.json")
@@ -36,6 +38,7 @@ class ReleaseInfo(msgspec.Struct, frozen=True, kw_only=True):
     num_items: int
     vector_width: int  # embedding and popularity dimensions
     popularity_as_of_ms: int | None
+    index: IndexInfo = IndexInfo()
 
 
 class Pointer(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,9 +172,9 @@ def verify_release(path: Path, signed_by: Verifier | None = None) -> tuple[Manif
     IntegrityError, FormatError or ReleaseMismatch else.
     """
     manifest = verify_directory(path, KIND, signed_by)
-    if missing := set(FILES) - set(manifest.files):
-        raise ReleaseMismatch(f"{path} lacks {', '.join(sorted(missing))}. Publish it again with `twotower embed`.")
+    require_files(path, manifest, FILES)
     info = read_info(path)
+    require_files(path, manifest, INDEX_FILES[info.index.kind])
     config = read_config(path)
     if config.vector_space_id != info.vector_space_id:
         raise ReleaseMismatch(
@@ -181,6 +184,12 @@ def verify_release(path: Path, signed_by: Verifier | None = None) -> tuple[Manif
     if config.model.width + config.model.num_popularity != info.vector_width:
         raise ReleaseMismatch(f"{path}: vectors are {info.vector_width} wide, the towers say otherwise. Publish it again.")
     return manifest, info
+
+
+def require_files(path: Path, manifest: Manifest, names: Sequence[str]) -> None:
+    """ReleaseMismatch unless the manifest lists all of them."""
+    if missing := set(names) - set(manifest.files):
+        raise ReleaseMismatch(f"{path} lacks {', '.join(sorted(missing))}. Publish it again with `twotower embed`.")
 
 
 def read_info(path: Path) -> ReleaseInfo:

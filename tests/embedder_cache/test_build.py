@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,16 +17,29 @@ from embedder_cache.build import build_release
 from embedder_cache.publish import make_store, only_publisher
 from twotower.bundle import load_bundle, read_table
 from twotower.errors import DataError, EnvironmentProblem, StoreError
-from twotower.release import INDEX, ITEMS, VECTORS, list_releases, read_pointer, release_path, verify_release
+from twotower.index.kinds import Kind
+from twotower.release import GATES, ITEMS, VECTORS, list_releases, read_info, read_pointer, release_path, verify_release
 
 
-def test_vectors_index_and_items_are_of_one_catalogue(tiny_store: Path, tiny_shop: Path) -> None:
+def test_vectors_and_items_are_of_one_catalogue(tiny_store: Path, tiny_shop: Path) -> None:
     path = release_path(tiny_store, read_pointer(tiny_store).release)
-    vectors, index = np.load(path / VECTORS), faiss.read_index(str(path / INDEX))
+    vectors = np.load(path / VECTORS)
     items = pq.read_table(tiny_shop / "items.parquet")
     assert read_table(path / ITEMS)["item_id"].equals(items["item_id"])
     assert vectors.shape == (len(items), 33)
-    np.testing.assert_array_equal(index.reconstruct_n(0, index.ntotal), vectors)
+
+
+@pytest.mark.parametrize("kind", ["int8", "ivfpq"])
+def test_the_index_asked_for_is_built_once_and_told(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path, kind: Kind) -> None:
+    bundle = load_bundle(tiny_bundle)
+    first, second = (
+        build_release(bundle, tiny_shop / "items.parquet", tmp_path, None, forced="a test", index=kind) for _ in range(2)
+    )
+    assert (first.changed, second.changed) == (True, False)
+    path = release_path(tmp_path, first.release)
+    assert read_info(path).index.kind == kind
+    assert json.loads((path / GATES).read_bytes())["index"]["why"] == "asked for"
+    assert {gate.name for gate in first.gates} >= {"recall100", "search_p99_ms"}
 
 
 def test_popularity_comes_fresh_from_events(tiny_store: Path, tiny_shop: Path) -> None:

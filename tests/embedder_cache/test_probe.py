@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from embedder_cache.popularity import popularity_from_events
-from embedder_cache.probe import Answers, Probe, ask, ask_popularity, index_recall, overlap, read_probe, read_served
+from embedder_cache.probe import Answers, Probe, ask, ask_popularity, overlap, read_probe, read_served
 from service.history import StoredEvent
 from service.index import open_release
 from service.recommender import model_history
@@ -171,14 +171,3 @@ def test_overlap_counts_what_is_still_there() -> None:
     old_ids, new_ids = pa.array(["gone", "hat", "shoe"]), pa.array(["shoe", "glove", "sock", "hat"])
     assert overlap(new, new_ids, old, old_ids) == 0.5, "of hat and shoe the shoe"
     assert overlap(old, old_ids, new, new_ids) == 1.0, "the shoe; the glove is not there"
-
-
-@pytest.mark.parametrize(("found", "recall"), [(100, 1.0), (60, 0.6), (0, 0.0)])
-def test_index_recall_is_the_share_of_the_exact_top_hundred(found: int, recall: float) -> None:
-    """A row that is returned twice counts once, and the -1 of an index that found too little counts nothing."""
-    rng = np.random.default_rng(0)
-    vectors, queries = rng.normal(size=(300, 8)).astype(np.float32), rng.normal(size=(7, 8)).astype(np.float32)
-    exact = np.argsort(-queries @ vectors.T, axis=1)[:, :100]
-    lost = exact.copy()
-    lost[:, found:] = np.where(np.arange(100 - found) % 2, lost[:, :1] if found else -1, -1)
-    assert index_recall(lambda q, k: lost, queries, torch.from_numpy(vectors)) == pytest.approx(recall)

@@ -9,14 +9,15 @@ import msgspec
 import pytest
 
 from twotower.errors import EnvironmentProblem, IntegrityError, ReleaseMismatch, StoreError
+from twotower.index.kinds import IndexInfo
 from twotower.manifest import MANIFEST, seal
 from twotower.release import (
-    INDEX,
     INFO,
     KIND,
     MAX_ROLLBACKS,
     POINTER,
     POINTERS,
+    VECTORS,
     list_releases,
     newest,
     open_store,
@@ -142,12 +143,12 @@ def test_an_unknown_release_is_refused(store: Path, name: str) -> None:
         release_path(store, name)
 
 
-def test_a_flipped_bit_in_the_index_is_refused(store: Path) -> None:
+def test_a_flipped_bit_in_the_vectors_is_refused(store: Path) -> None:
     path = release_path(store, read_pointer(store).release)
-    content = bytearray((path / INDEX).read_bytes())
+    content = bytearray((path / VECTORS).read_bytes())
     content[len(content) // 2] ^= 16
-    (path / INDEX).write_bytes(content)
-    with pytest.raises(IntegrityError, match=INDEX):
+    (path / VECTORS).write_bytes(content)
+    with pytest.raises(IntegrityError, match=VECTORS):
         verify_release(path)
 
 
@@ -164,10 +165,27 @@ def test_parts_that_do_not_belong_together_are_refused(store: Path, field: str) 
 
 def test_a_missing_part_is_refused(store: Path) -> None:
     path = release_path(store, read_pointer(store).release)
-    (path / INDEX).unlink()
+    (path / VECTORS).unlink()
     reseal(path)
-    with pytest.raises(ReleaseMismatch, match=INDEX):
+    with pytest.raises(ReleaseMismatch, match=VECTORS):
         verify_release(path)
+
+
+def test_a_release_needs_the_files_of_its_index(store: Path) -> None:
+    path = release_path(store, read_pointer(store).release)
+    info = msgspec.structs.replace(read_info(path), index=IndexInfo(kind="int8"))
+    (path / INFO).write_bytes(msgspec.json.encode(info))
+    reseal(path)
+    with pytest.raises(ReleaseMismatch, match=r"lacks index\.safetensors"):
+        verify_release(path)
+
+
+def test_a_release_that_names_no_index_has_a_flat_one(store: Path) -> None:
+    path = release_path(store, read_pointer(store).release)
+    info = json.loads((path / INFO).read_text())
+    del info["index"]
+    (path / INFO).write_text(json.dumps(info))
+    assert read_info(path).index.kind == "flat"
 
 
 def test_release_info_must_be_readable(store: Path) -> None:

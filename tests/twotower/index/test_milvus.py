@@ -1,0 +1,49 @@
+"""Milvus, in its embedded form."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from twotower.errors import EnvironmentProblem, ReleaseMismatch
+from twotower.index import milvus
+from twotower.index.kinds import IndexInfo, open_index, write_index
+
+VECTORS = np.random.default_rng(0).standard_normal((300, 9)).astype(np.float32)
+INFO = IndexInfo(kind="milvus")
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(milvus.WHERE, str(tmp_path / "milvus.db"))
+    return tmp_path
+
+
+def test_without_an_address_it_says_which_setting_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(milvus.WHERE, raising=False)
+    with pytest.raises(EnvironmentProblem, match="TWOTOWER_MILVUS"):
+        milvus.connect()
+
+
+def test_vectors_that_were_never_inserted_are_refused(directory: Path) -> None:
+    write_index(directory, VECTORS, 8, "milvus")
+    with pytest.raises(ReleaseMismatch, match="Publish it again"):
+        open_index(directory, VECTORS + 1, 8, INFO)
+
+
+def test_what_a_killed_run_left_is_written_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_index(directory, VECTORS, 8, "milvus")
+    client = milvus.connect()
+    client.delete(milvus.collection_of(VECTORS), filter="row >= 100")
+    client.flush(milvus.collection_of(VECTORS))
+    assert milvus.num_rows(client, milvus.collection_of(VECTORS)) == 100
+    write_index(directory, VECTORS, 8, "milvus")
+    assert open_index(directory, VECTORS, 8, INFO).search(VECTORS[250:251], 1)[0].tolist() == [[250]]
+
+
+def test_a_filter_too_long_to_send_is_applied_here(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(milvus, "_MOST_DENIED", 10)
+    write_index(directory, VECTORS, 8, "milvus")
+    index, allowed = open_index(directory, VECTORS, 8, INFO), np.arange(300) % 2 == 0
+    best = np.flatnonzero(allowed)[np.argsort(-(VECTORS @ VECTORS[0])[allowed])[:20]]
+    assert index.search(VECTORS[:1], 20, allowed)[0][0].tolist() == best.tolist()

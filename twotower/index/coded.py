@@ -1,0 +1,117 @@
+"""Rows kept in fewer bits, with how far each is from the true one: a scan of them is certified to find what the vectors say.
+
+An embedding is scale * code + residual. By Cauchy and Schwarz the residual moves a score by at most its norm times the query's,
+so that a score lies within that of the code's. Popularity and signals keep their float32: their range is large, their number
+small.
+
+N: items, V: vector width, D: embedding width, T: V - D, W: V + 1, B: rows of a block, Q: queries
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from twotower.errors import ReleaseMismatch
+from twotower.features import Floats
+from twotower.index.scan import max_norm
+
+Code = Literal["float16", "int8"]
+_LEVELS: dict[Code, int] = {"float16": 1, "int8": 127}  # the largest code
+_BLOCK_ROWS = 8192  # decoded, they stay in the cache until they are multiplied
+
+
+class CodedRows:
+    """Codes, scales and residual norms; a block is decoded just before it is multiplied."""
+
+    def __init__(
+        self, codes_ND: npt.NDArray[np.generic], scale_N: Floats, residual_N: npt.NDArray[np.float16], tail_NT: Floats
+    ) -> None:
+        self.doubt_N = residual_N
+        self._codes_ND, self._scale_N = torch.from_numpy(codes_ND), torch.from_numpy(scale_N)
+        self._tail_NT, self._residual_N = torch.from_numpy(tail_NT), torch.from_numpy(residual_N)
+        self._block_BW = torch.empty(min(_BLOCK_ROWS, len(codes_ND)), codes_ND.shape[1] + tail_NT.shape[1] + 1)
+        self.max_norm = max(max_norm(self._block(start, stop).numpy()) for start, stop in _blocks(0, len(self)))
+
+    def __len__(self) -> int:
+        return len(self._codes_ND)
+
+    @property
+    def num_bytes(self) -> int:
+        """Codes, scales, residual norms and popularity."""
+        return self._codes_ND.nbytes + self._scale_N.nbytes + self._residual_N.nbytes + self._tail_NT.nbytes
+
+    def extend(self, queries_QV: Floats) -> tuple[Floats, Floats]:
+        """Queries whose products are lower bounds, and how much of its residual norm a row may be above them."""
+        norm_Q = np.linalg.norm(queries_QV[:, : self._codes_ND.shape[1]], axis=1)
+        return np.concatenate([queries_QV, -norm_Q[:, None]], 1), 2 * norm_Q
+
+    def multiply(self, queries_QW: Floats, start: int, stop: int, out_SQ: Floats) -> None:
+        """Write the products of some rows, decoded block by block."""
+        queries_WQ, out = torch.from_numpy(queries_QW).T, torch.from_numpy(out_SQ)
+        for first, last in _blocks(start, stop):
+            torch.mm(self._block(first, last), queries_WQ, out=out[first - start : last - start])
+
+    def _block(self, start: int, stop: int) -> Tensor:
+        """Decoded embedding, popularity and residual norm; valid until the next call."""
+        width, block_BW = self._codes_ND.shape[1], self._block_BW[: stop - start]
+        torch.mul(self._codes_ND[start:stop], self._scale_N[start:stop, None], out=block_BW[:, :width])
+        block_BW[:, width:-1] = self._tail_NT[start:stop]
+        block_BW[:, -1] = self._residual_N[start:stop]
+        return block_BW
+
+
+def write_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> None:
+    """Code the first `width` columns of the vectors; the rest is read from the vectors themselves."""
+    codes_ND = np.empty((len(vectors_NV), width), code)
+    scale_N, residual_N = np.empty(len(vectors_NV), np.float32), np.empty(len(vectors_NV), np.float16)
+    for start, stop in _blocks(0, len(vectors_NV)):
+        embedding_BD = vectors_NV[start:stop, :width]
+        largest_B = np.abs(embedding_BD).max(1)
+        scale_N[start:stop] = np.where(largest_B > 0, largest_B, 1) / np.float32(_LEVELS[code])
+        scaled_BD = embedding_BD / scale_N[start:stop, None]
+        codes_ND[start:stop] = np.rint(scaled_BD) if code == "int8" else scaled_BD
+        residual_B = _residual(embedding_BD, codes_ND[start:stop], scale_N[start:stop])
+        residual_N[start:stop] = np.nextafter(residual_B.astype(np.float16), np.float16(np.inf))  # never under the true one
+    assert np.isfinite(residual_N).all(), "an embedding is too large for the norm of its residual"
+    save_file({"codes": codes_ND, "scale": scale_N, "residual": residual_N}, file)
+
+
+def read_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> CodedRows:
+    """Codes of these vectors, each row's bound checked; ReleaseMismatch for codes of others."""
+    try:
+        parts = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise _mismatch(file, str(error)) from error
+    num_items = len(vectors_NV)
+    expected = {"codes": ((num_items, width), code), "scale": ((num_items,), "float32"), "residual": ((num_items,), "float16")}
+    if {name: (part.shape, part.dtype.name) for name, part in parts.items()} != expected:
+        raise _mismatch(file, f"it does not hold the {code} codes of {num_items} embeddings of width {width}")
+    codes_ND, scale_N, residual_N = parts["codes"], parts["scale"], parts["residual"]
+    for start, stop in _blocks(0, num_items):
+        residual_B = _residual(vectors_NV[start:stop, :width], codes_ND[start:stop], scale_N[start:stop])
+        if not (residual_B <= residual_N[start:stop]).all():
+            raise _mismatch(file, "it was built over other vectors")
+    return CodedRows(codes_ND, scale_N, residual_N, np.ascontiguousarray(vectors_NV[:, width:]))
+
+
+def _residual(embedding_BD: Floats, codes_BD: npt.NDArray[np.generic], scale_B: Floats) -> npt.NDArray[np.float64]:
+    """How far codes, decoded in float32 as a search does it, are from their embeddings."""
+    decoded_BD = codes_BD.astype(np.float32) * scale_B[:, None]
+    residual_B: npt.NDArray[np.float64] = np.linalg.norm(embedding_BD.astype(np.float64) - decoded_BD, axis=1)
+    return residual_B
+
+
+def _blocks(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    for first in range(start, stop, _BLOCK_ROWS):
+        yield first, min(first + _BLOCK_ROWS, stop)
+
+
+def _mismatch(file: Path, what: str) -> ReleaseMismatch:
+    return ReleaseMismatch(f"{file}: {what}. Publish it again with `twotower embed`.")

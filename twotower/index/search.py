@@ -1,0 +1,96 @@
+"""One search for every kind of index: the kind names rows worth scoring, and their scores are computed here and nowhere else.
+
+N: items, V: vector width, Q: queries, K: results, C: candidates, named as pairs of a query and a row
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+
+from twotower.features import Floats, Ints
+from twotower.index.scan import Float32Rows, Mask, Scan
+
+# Where so few rows are allowed, they alone are copied and scanned, whatever the kind.
+FEW_ROWS, FEW_SHARE = 65_536, 1 / 8
+_SCORED_AT_ONCE = 65_536
+
+
+class Finder(Protocol):
+    """A kind of index."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory it holds on to."""
+
+    def find(self, queries_QV: Floats, k: int, allowed: Mask | None) -> tuple[Ints, Ints]:
+        """Queries and rows of the candidates, [C] and [C], in any order; allowed rows only, each at most once for a query.
+
+        `allowed` is [N] or [Q, N], None for all. An exact kind leaves out no row that could be among the best k.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Item vectors and a way to find the best of them."""
+
+    kind: str
+    vectors_NV: Floats  # may be memory-mapped: of an index that holds the rows itself only candidates are read
+    finder: Finder
+    exact: Finder  # the same for an exact kind; else what answers where `finder` comes back short
+
+    def __len__(self) -> int:
+        return len(self.vectors_NV)
+
+    def search(self, queries_QV: Floats, k: int, allowed: Mask | None = None) -> tuple[Ints, Floats]:
+        """Rows and scores [Q, K] of the best k allowed rows, best first; equal scores by the lower row.
+
+        `k` is at least 1; `allowed` is [N], or [Q, N] for a mask of each query. Where fewer than k rows are allowed, row -1 and
+        score -inf fill up. A score is the exact product rounded to float32: the same in every kind, batch and mask.
+        """
+        queries_QV = np.ascontiguousarray(queries_QV, np.float32)
+        if allowed is not None and allowed.ndim == 2 and self.finder is not self.exact:
+            answers = [self.search(queries_QV[q : q + 1], k, allowed[q]) for q in range(len(queries_QV))]
+            return np.concatenate([rows for rows, _ in answers]), np.concatenate([scores for _, scores in answers])
+        num_allowed = len(self) if allowed is None else int(np.count_nonzero(allowed)) if allowed.ndim == 1 else 0
+        if allowed is not None and allowed.ndim == 1 and num_allowed <= min(FEW_ROWS, FEW_SHARE * len(self)):
+            return self._search_few(queries_QV, k, np.flatnonzero(allowed))
+        rows_QK, scores_QK = self._best(queries_QV, k, *self.finder.find(queries_QV, min(k, len(self)), allowed))
+        if self.finder is not self.exact:
+            short = np.count_nonzero(rows_QK >= 0, 1) < min(k, num_allowed)
+            if short.any():
+                queries_QV = queries_QV[short]
+                found = self.exact.find(queries_QV, min(k, len(self)), allowed)
+                rows_QK[short], scores_QK[short] = self._best(queries_QV, k, *found)
+        return rows_QK, scores_QK
+
+    def _search_few(self, queries_QV: Floats, k: int, rows: Ints) -> tuple[Ints, Floats]:
+        """The same among these rows only."""
+        if not len(rows):
+            return self._best(queries_QV, k, np.zeros(0, np.int64), np.zeros(0, np.int64))
+        query_C, place_C = Scan(Float32Rows(self.vectors_NV[rows])).find(queries_QV, min(k, len(rows)), None)
+        return self._best(queries_QV, k, query_C, rows[place_C])
+
+    def _best(self, queries_QV: Floats, k: int, query_C: Ints, row_C: Ints) -> tuple[Ints, Floats]:
+        """The best k of the candidates."""
+        rows_QK = np.full((len(queries_QV), k), -1, np.int64)
+        scores_QK = np.full((len(queries_QV), k), -np.inf, np.float32)
+        row_C = row_C[np.argsort(query_C, kind="stable")]
+        starts = np.concatenate([[0], np.cumsum(np.bincount(query_C, minlength=len(queries_QV)))])
+        for query, (start, stop) in enumerate(pairwise(starts)):
+            rows = row_C[start:stop]
+            scores = exact_scores(self.vectors_NV, rows, queries_QV[query])
+            order = np.lexsort((rows, -scores))[:k]
+            rows_QK[query, : len(order)], scores_QK[query, : len(order)] = rows[order], scores[order]
+        return rows_QK, scores_QK
+
+
+def exact_scores(vectors_NV: Floats, row_C: Ints, query_V: Floats) -> Floats:
+    """Inner products [C] of a query with some rows, in float64 and then rounded: no order of summing shows in the result."""
+    scores_C = np.empty(len(row_C), np.float32)
+    query = query_V.astype(np.float64)
+    for start in range(0, len(row_C), _SCORED_AT_ONCE):
+        part = slice(start, start + _SCORED_AT_ONCE)
+        scores_C[part] = np.einsum("cv,v->c", vectors_NV.take(row_C[part], 0).astype(np.float64), query)
+    return scores_C
