@@ -244,9 +244,10 @@ def test_a_release_that_was_not_signed_is_published_anew_by_who_signs(
         verify(any_store, unsigned, signer.verifier)
 
 
-def test_signing_leaves_the_id_of_a_release_as_it_was(tiny_bundle: Path, tiny_shop: Path, tmp_path: Path, signer: Signer) -> None:
-    bundle, items = load_bundle(tiny_bundle), tiny_shop / "items.parquet"
-    plain = build_release(bundle, items, LocalStore(tmp_path / "plain"), None)
-    signed = build_release(bundle, items, LocalStore(tmp_path / "signed"), None, signer=signer)
-    assert plain.release == signed.release
-    assert newest(tmp_path / "signed").sequence == 1
+def test_a_signature_is_no_part_of_what_is_signed(tiny_bundle: Path, tiny_shop: Path, tmp_path: Path, signer: Signer) -> None:
+    store = LocalStore(tmp_path)
+    signed = build_release(load_bundle(tiny_bundle), tiny_shop / "items.parquet", store, None, signer=signer)
+    manifest = verify(store, signed.release, signer.verifier)
+    (tmp_path / "releases" / signed.release / SIGNATURE).unlink()
+    assert verify(store, signed.release, None) == manifest
+    assert newest(tmp_path).sequence == 1
