@@ -34,7 +34,7 @@ from twotower.scoring import Request, answer_as_of
 from twotower.window import History, anchor
 
 PERIOD_DAYS = 7  # every weekday once
-MAX_REQUESTS = 500
+MAX_REQUESTS = 256
 TOP = 20
 BLOCK_REQUESTS = 32
 BLOCK_SCORES = 2**24  # 64 MiB of scores at a time
@@ -167,7 +167,7 @@ def _first_pass(
         )
         for user, ms in zip(table.column("user").to_pylist(), table.column("ms_max").to_pylist(), strict=True):
             last_ms[user] = max(ms, last_ms.get(user, ms))
-        # Who falls out here has 500 users below, for good: nobody comes back with a part of the events.
+        # Who falls out here has 256 users below, for good: nobody comes back with a part of the events.
         users = list(last_ms)
         lowest = np.argsort(fingerprint("probe", pa.array(users, pa.string())), kind="stable")[:MAX_REQUESTS]
         last_ms = {users[i]: last_ms[users[i]] for i in lowest}
