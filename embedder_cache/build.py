@@ -17,14 +17,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from embedder_cache.engine import Embedded, Engine, embed_here, item_vectors, still_to_embed
 from embedder_cache.gates import Gate, Limits, check_gates, refuse_nonsense, report, require
-from embedder_cache.intake import Intake, sound_items, take_in
+from embedder_cache.intake import Intake, take_in
 from embedder_cache.popularity import popularity_from_bundle, popularity_from_events
 from embedder_cache.publish import make_store, only_publisher, publish, served
-from embedder_cache.reuse import Kept, kept_embeddings
+from embedder_cache.resume import Parts, work_directory
+from embedder_cache.reuse import kept_embeddings
 from embedder_cache.signals import announced
 from twotower.bundle import TOWER_FILES, Bundle
-from twotower.catalogue import embed_table, in_parallel
 from twotower.features import DAY_MS, Floats
 from twotower.golden import GoldenQuery, golden_request
 from twotower.manifest import seal, staging
@@ -44,7 +45,7 @@ class Published:
     release: str
     num_items: int
     changed: bool  # False when the same release was already there: nothing was written
-    num_embedded: int  # the others kept the vectors they had
+    num_embedded: int  # by this run; the others kept the vectors they had
     num_gone: int  # items of the release before that are in the catalogue no more
     num_rejected: int  # rows that could not be embedded; the release's rejected.parquet says why
     gates: tuple[Gate, ...]
@@ -65,13 +66,15 @@ def build_release(
     signals: Path | None = None,
     limits: Limits = Limits(),  # noqa: B008  # frozen
     forced: str | None = None,
+    engine: Engine = embed_here,
 ) -> Published:
     """Embed, index, verify and publish `items` under `bundle`; the pointer moves only once all of it is true.
 
     DataError when a gate is not passed and `forced`, the operator's reason to publish all the same, is not given.
 
     With `events` the popularity dimension is as of the last event; without, as of the bundle's training. With `signals` theirs
-    are of the day that begins with the last event, or now; without, nothing is announced.
+    are of the day that begins with the last event, or now; without, nothing is announced. What is embedded is kept on disk
+    until a release is published, so that a run after one that was stopped goes on where that stopped.
     """
     columns = bundle.towers.schema.items
     intake = take_in(items, columns, bundle.towers.config.model.item_spec)
@@ -86,7 +89,10 @@ def build_release(
         for name in TOWER_FILES:
             shutil.copyfile(bundle.path / name, directory / name)
         kept = kept_embeddings(intake, served(store), bundle.towers.config.vector_space_id)
-        write_items(directory, bundle, items, intake, kept, popularity_NP, on_items)
+        parts = Parts(work_directory(store) / bundle.towers.config.vector_space_id, bundle.towers.config.model.width)
+        todo_N = still_to_embed(intake, kept, parts)
+        vectors = item_vectors(engine, bundle, items, intake, kept, parts, todo_N)
+        write_items(directory, intake, vectors, bundle.towers.config.model.width, popularity_NP, on_items)
         info = ReleaseInfo(
             bundle_id=bundle.manifest.id,
             vector_space_id=bundle.towers.config.vector_space_id,
@@ -105,11 +111,12 @@ def build_release(
         (directory / GATES).write_bytes(report(gates, forced, len(item_ids)))
         manifest = seal(directory, KIND, parent=bundle.manifest.id)
         release, changed = publish(store, directory, manifest)
+        shutil.rmtree(work_directory(store), ignore_errors=True)
     return Published(
         release,
         len(item_ids),
         changed,
-        num_embedded=len(item_ids) - kept.num_kept,
+        num_embedded=int(np.count_nonzero(todo_N)),
         num_gone=kept.num_gone,
         num_rejected=len(intake.rejected),
         gates=tuple(gates),
@@ -117,42 +124,18 @@ def build_release(
 
 
 def write_items(
-    directory: Path,
-    bundle: Bundle,
-    items: Path,
-    intake: Intake,
-    kept: Kept,
-    popularity_NP: Floats,
-    on_items: Callable[[int], None],
+    directory: Path, intake: Intake, batches: Embedded, width: int, popularity_NP: Floats, on_items: Callable[[int], None]
 ) -> None:
-    """Stream the catalogue into vectors.npy [N, V], items.arrow and content.npy; memory is a few batches.
-
-    Only what is not kept of the release before is embedded.
-    """
-    towers, model = bundle.towers, bundle.towers.config.model
-
-    def embed(part: tuple[pa.Table, slice]) -> tuple[pa.Table, Floats]:
-        table, place = part
-        kept_n, vectors_nV = kept.rows_N[place], np.empty((len(table), shape[1]), np.float32)
-        fresh_n = kept_n < 0
-        vectors_nV[:, model.width :] = popularity_NP[place]
-        if not fresh_n.all():
-            vectors_nV[~fresh_n, : model.width] = kept.vectors[kept_n[~fresh_n], : model.width]
-        if fresh_n.any():
-            fresh = table.filter(pa.array(fresh_n))
-            vectors_nV[fresh_n, : model.width] = embed_table(fresh, towers.embedder, model.item_spec, model.table_rows)
-        return table, vectors_nV
-
-    shape = (len(intake.item_ids), model.width + popularity_NP.shape[1])
-    tables = sound_items(items, towers.schema.items, intake)
+    """Stream the catalogue into vectors.npy [N, V], items.arrow and content.npy; memory is a few batches."""
+    shape = (len(intake.item_ids), width + popularity_NP.shape[1])
     with (directory / VECTORS).open("wb") as vectors_file, pa.OSFile(str(directory / ITEMS), "wb") as sink:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(vectors_file, header)
         writer: pa.ipc.RecordBatchFileWriter | None = None
-        for table, vectors_nV in in_parallel(embed, tables):
+        for table, place, vectors_nD in batches:
             writer = writer or pa.ipc.new_file(sink, table.schema)
             writer.write_table(table)
-            vectors_file.write(vectors_nV.data)
+            vectors_file.write(np.concatenate([vectors_nD, popularity_NP[place]], 1, dtype=np.float32).data)
             on_items(len(table))
         assert writer is not None, "a catalogue without items is refused when it is taken in"
         writer.close()
