@@ -30,11 +30,9 @@ Engine: TypeAlias = Callable[[Bundle, Path, Intake, Mask], Embedded]
 The items of one batch are embedded together, by one thread: the results of engines are bit-equal.
 """
 
-ENGINES = ("local", "ray")
-
 
 def engine_named(name: str) -> Engine:
-    """The engine behind a name of ENGINES; EnvironmentProblem when what it needs is not installed."""
+    """The engine behind the name that `--engine` takes; EnvironmentProblem when what it needs is not installed."""
     if name == "local":
         return embed_here
     if find_spec("ray") is None:
