@@ -72,9 +72,7 @@ def still_to_embed(intake: Intake, kept: Kept, parts: Parts) -> npt.NDArray[np.b
     return todo_N
 
 
-def item_vectors(
-    engine: Engine, bundle: Bundle, items: Path, intake: Intake, kept: Kept, parts: Parts, todo_N: Mask
-) -> Embedded:
+def item_vectors(engine: Engine, bundle: Bundle, items: Path, intake: Intake, kept: Kept, parts: Parts, todo_N: Mask) -> Embedded:
     """Batches with the vectors [n, D] of all their items; what the engine embeds is in `parts` before it is yielded."""
     for table, place, embedded_MD in engine(bundle, items, intake, todo_N):
         kept_n = kept.rows_N[place]

@@ -5,9 +5,11 @@ N: items, M: items of a batch that need embedding, D: embedding width
 
 import logging
 import os
+import socket
+import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, redirect_stdout
 from functools import cached_property
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from twotower.model.kinds import TRUST_VARIABLE
 
 OBJECT_STORE_BYTES = 2**29  # of a cluster started here: results wait in it for the process that writes them
 BLOCK_BYTES = 2**24  # results travel a few batches at a time
+_OTHER = "{items} is not the same on every node, or it changed while it was read. Run the job again."
 # A batch's vectors are one value, so that no batch is cut in two on its way.
 RESULT = pa.schema(
     [("content", pa.large_binary()), ("vectors", pa.large_binary()), ("error", pa.string()), ("message", pa.string())]
@@ -43,17 +46,19 @@ def embed_on_ray(bundle: Bundle, items: Path, intake: Intake, todo_N: Mask) -> E
     what it read: DataError when a worker saw another file.
     """
     width = bundle.towers.config.model.width
-    with cluster():
-        results = _results(bundle, items.resolve(), row_groups(items, intake, todo_N))
+    groups = row_groups(items, intake, todo_N)
+    with cluster(), closing(_results(bundle, items.resolve(), groups)) as results:
         for table, place in sound_items(items, bundle.towers.schema.items, intake):
             todo_n = todo_N[place]
             vectors_MD = np.zeros((0, width), np.float32)
             if todo_n.any():
                 content, vectors = next(results, (b"", b""))
                 if content != intake.content_N[place][todo_n].tobytes():
-                    raise DataError(f"{items} is not the same on every node, or it changed while it was read. Run the job again.")
+                    raise DataError(_OTHER.format(items=items))
                 vectors_MD = np.frombuffer(vectors, np.float32).reshape(-1, width)
             yield table, place, vectors_MD
+        if next(results, None) is not None:
+            raise DataError(_OTHER.format(items=items))
 
 
 def row_groups(items: Path, intake: Intake, todo_N: Mask) -> list[dict[str, object]]:
@@ -85,7 +90,9 @@ class Worker:
         """The job's bundle; IntegrityError when another lies there."""
         bundle = load_bundle(self.path)
         if bundle.manifest.id != self.bundle_id:
-            raise IntegrityError(f"{self.path} holds {bundle.manifest.id}, not {self.bundle_id}. Give every node the same bundle.")
+            raise IntegrityError(
+                f"{self.path} holds {bundle.manifest.id}, not {self.bundle_id}. Give every node the same bundle."
+            )
         return bundle
 
     @cached_property
@@ -100,7 +107,7 @@ class Worker:
                 for content_M, vectors in self.embed(**group):
                     yield _row(content_M.tobytes(), vectors, None, None)
         except TwoTowerError as error:
-            yield _row(None, None, type(error).__name__, f"{error} (on the node {ray.util.get_node_ip_address()})")
+            yield _row(None, None, type(error).__name__, f"{error} (on the node {socket.gethostname()})")
 
     def embed(self, file: int, group: int, todo: bytes) -> Iterator[tuple[Hashes, bytes]]:
         """What the items of each batch of a row group say, and their vectors."""
@@ -108,7 +115,7 @@ class Worker:
         columns = towers.schema.items
         fragments = list(self.dataset.get_fragments())
         if file >= len(fragments) or group >= fragments[file].num_row_groups:
-            raise DataError(f"{self.items} changed while it was read. Run the job again.")
+            raise DataError(_OTHER.format(items=self.items))
         part = fragments[file].subset(row_group_ids=[group])
         rows = ds.FileSystemDataset([part], self.dataset.schema, self.dataset.format, self.dataset.filesystem)
         todo_B = np.unpackbits(np.frombuffer(todo, np.uint8)).astype(bool)
@@ -126,27 +133,59 @@ class Worker:
 def cluster() -> Iterator[None]:
     """Connected to the cluster that RAY_ADDRESS names, or to one on this machine that ends with the block.
 
-    EnvironmentProblem when there is none at the address.
+    EnvironmentProblem when it cannot be reached, is of another version, or does not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what runs here is nobody else's business
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _require_answer(address)
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as directory:
+        own = {"object_store_memory": OBJECT_STORE_BYTES, "_temp_dir": directory, "include_dashboard": False}
         try:
-            if address:
-                ray.init(address, **quiet)
-            else:
-                own = {"object_store_memory": OBJECT_STORE_BYTES, "_temp_dir": directory, "include_dashboard": False}
-                ray.init("local", **quiet, **own)
-        except ConnectionError as error:
-            raise EnvironmentProblem(f"no Ray cluster answers at RAY_ADDRESS={address}. Start it, or unset the variable.") from error
+            with _mute():
+                ray.init(address or "local", **quiet, **({} if address else own))
+        except (ConnectionError, RuntimeError) as error:
+            raise EnvironmentProblem(
+                f"Ray cannot be used (RAY_ADDRESS is {address or 'not set'}): {error}. Are Ray's version, and its token where "
+                f"RAY_AUTH_MODE asks for one, the cluster's?"
+            ) from error
         try:
-            yield
+            with redirect_stdout(sys.stderr):  # Ray prints there what it says of a dead worker, and stdout belongs to results
+                yield
         finally:
             ray.shutdown()
 
 
-def _results(bundle: Bundle, items: Path, groups: list[dict[str, object]]) -> Iterator[tuple[bytes, bytes]]:
+def _require_answer(address: str) -> None:
+    """EnvironmentProblem when nobody listens at host:port; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({error.strerror or error}). Start it, or unset the variable: "
+            f"then one is started here."
+        ) from error
+
+
+@contextmanager
+def _mute() -> Iterator[None]:
+    """Nothing reaches stderr: libraries in C++ write there whatever their logging is set to."""
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def _results(bundle: Bundle, items: Path, groups: list[dict[str, object]]) -> Generator[tuple[bytes, bytes]]:
     """Content hashes and vectors of each batch, in the order of the file."""
     if not groups:
         return
@@ -154,7 +193,7 @@ def _results(bundle: Bundle, items: Path, groups: list[dict[str, object]]) -> It
     context.execution_options.preserve_order = True
     context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # here, because getting the context resets it
     num_workers = max(1, min(len(groups), int(ray.cluster_resources().get("CPU", 1))))
     work = ray.data.from_items(groups, override_num_blocks=len(groups)).map_batches(
         Worker,

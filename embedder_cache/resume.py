@@ -55,7 +55,7 @@ class Parts:
                 file.write(_checksum(path.name, body))
         except OSError as error:
             raise EnvironmentProblem(
-                f"cannot write to {self.directory}: {error.strerror or error}. Make room there, and run the job again: it goes on."
+                f"cannot write to {self.directory}: {error.strerror or error}. Make room there and run the job again: it goes on."
             ) from error
 
     def _path(self, content_M: Hashes) -> Path:
