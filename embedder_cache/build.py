@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import faiss
 import msgspec
@@ -22,13 +23,14 @@ from embedder_cache.gates import Gate, Limits, check_gates, refuse_nonsense, rep
 from embedder_cache.intake import Intake, take_in
 from embedder_cache.popularity import popularity_from_bundle, popularity_from_events
 from embedder_cache.publish import make_store, only_publisher, publish, served
-from embedder_cache.resume import Parts, work_directory
+from embedder_cache.resume import Note, Work, work_directory
 from embedder_cache.reuse import kept_embeddings
 from embedder_cache.signals import announced
 from twotower.bundle import TOWER_FILES, Bundle
 from twotower.features import DAY_MS, Floats
 from twotower.golden import GoldenQuery, golden_request
 from twotower.manifest import seal, staging
+from twotower.progress import say
 from twotower.release import CONTENT, GATES, GOLDEN, INDEX, INFO, ITEMS, KIND, REJECTED, VECTORS, ReleaseInfo
 from twotower.scoring import answer
 
@@ -89,10 +91,15 @@ def build_release(
         for name in TOWER_FILES:
             shutil.copyfile(bundle.path / name, directory / name)
         kept = kept_embeddings(intake, served(store), bundle.towers.config.vector_space_id)
-        parts = Parts(work_directory(store) / bundle.towers.config.vector_space_id, bundle.towers.config.model.width)
-        todo_N = still_to_embed(intake, kept, parts)
-        vectors = item_vectors(engine, bundle, items, intake, kept, parts, todo_N)
-        write_items(directory, intake, vectors, bundle.towers.config.model.width, popularity_NP, on_items)
+        fresh_N = kept.rows_N < 0
+        work = Work(work_directory(store) / bundle.towers.config.vector_space_id, bundle.towers.config.model.width)
+        found = work.find(intake, fresh_N)
+        num_to_embed = int(np.count_nonzero(still_to_embed(intake, kept, found)))
+        if resumed := int(np.count_nonzero(fresh_N)) - num_to_embed:
+            say(f"  going on with {resumed:,} items embedded by a run that was stopped")
+        batches = item_vectors(engine, bundle, items, intake, kept, found)
+        with (directory / VECTORS).open("wb") as file, work.journal(directory / VECTORS, intake, fresh_N) as note:
+            write_items(directory, file, intake, batches, popularity_NP, bundle.towers.config.model.width, note, on_items)
         info = ReleaseInfo(
             bundle_id=bundle.manifest.id,
             vector_space_id=bundle.towers.config.vector_space_id,
@@ -116,7 +123,7 @@ def build_release(
         release,
         len(item_ids),
         changed,
-        num_embedded=int(np.count_nonzero(todo_N)),
+        num_embedded=num_to_embed,
         num_gone=kept.num_gone,
         num_rejected=len(intake.rejected),
         gates=tuple(gates),
@@ -124,18 +131,28 @@ def build_release(
 
 
 def write_items(
-    directory: Path, intake: Intake, batches: Embedded, width: int, popularity_NP: Floats, on_items: Callable[[int], None]
+    directory: Path,
+    vectors_file: BinaryIO,
+    intake: Intake,
+    batches: Embedded,
+    popularity_NP: Floats,
+    width: int,
+    note: Note,
+    on_items: Callable[[int], None],
 ) -> None:
     """Stream the catalogue into vectors.npy [N, V], items.arrow and content.npy; memory is a few batches."""
     shape = (len(intake.item_ids), width + popularity_NP.shape[1])
-    with (directory / VECTORS).open("wb") as vectors_file, pa.OSFile(str(directory / ITEMS), "wb") as sink:
+    with pa.OSFile(str(directory / ITEMS), "wb") as sink:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(vectors_file, header)
         writer: pa.ipc.RecordBatchFileWriter | None = None
         for table, place, vectors_nD in batches:
             writer = writer or pa.ipc.new_file(sink, table.schema)
             writer.write_table(table)
-            vectors_file.write(np.concatenate([vectors_nD, popularity_NP[place]], 1, dtype=np.float32).data)
+            rows_nV, offset = np.concatenate([vectors_nD, popularity_NP[place]], 1, dtype=np.float32), vectors_file.tell()
+            vectors_file.write(rows_nV.data)
+            vectors_file.flush()
+            note(place, offset, rows_nV)
             on_items(len(table))
         assert writer is not None, "a catalogue without items is refused when it is taken in"
         writer.close()

@@ -13,13 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embedder_cache.intake import Intake, Mask, sound_items
-from embedder_cache.resume import Parts
 from embedder_cache.reuse import Kept
 from twotower.bundle import Bundle
 from twotower.catalogue import embed_table, in_parallel
 from twotower.errors import EnvironmentProblem
 from twotower.features import Floats
-from twotower.progress import say
 
 Embedded: TypeAlias = Iterator[tuple[pa.Table, slice, Floats]]
 """Batches of the catalogue in the order of the file: items, their place among all N, and vectors."""
@@ -60,37 +58,26 @@ def embed_some(bundle: Bundle, table: pa.Table, todo_n: Mask) -> Floats:
     return embed_table(table.filter(pa.array(todo_n)), towers.embedder, model.item_spec, model.table_rows)
 
 
-def still_to_embed(intake: Intake, kept: Kept, parts: Parts) -> npt.NDArray[np.bool_]:
-    """Which items no release and no stopped run has embedded, [N]; says so when a run goes on with another's work."""
-    fresh_N = kept.rows_N < 0
-    todo_N = fresh_N.copy()
-    for place in intake.places:
-        if fresh_N[place].any() and parts.read(intake.content_N[place][fresh_N[place]]) is not None:
-            todo_N[place] = False
-    if resumed := np.count_nonzero(fresh_N & ~todo_N):
-        say(f"  going on with {resumed:,} items embedded by a run that was stopped")
-    return todo_N
-
-
-def item_vectors(engine: Engine, bundle: Bundle, items: Path, intake: Intake, kept: Kept, parts: Parts, todo_N: Mask) -> Embedded:
-    """Batches with the vectors [n, D] of all their items; what the engine embeds is in `parts` before it is yielded."""
-    for table, place, embedded_MD in engine(bundle, items, intake, todo_N):
+def item_vectors(engine: Engine, bundle: Bundle, items: Path, intake: Intake, kept: Kept, found: dict[int, Floats]) -> Embedded:
+    """Batches with the vectors [n, D] of all their items: `found` of a stopped run, else kept or embedded by the engine."""
+    width = bundle.towers.config.model.width
+    for table, place, embedded_MD in engine(bundle, items, intake, still_to_embed(intake, kept, found)):
+        if place.start in found:
+            yield table, place, found[place.start]
+            continue
         kept_n = kept.rows_N[place]
         fresh_n = kept_n < 0
-        vectors_nD = np.empty((len(table), parts.width), np.float32)
+        vectors_nD = np.empty((len(table), width), np.float32)
         if not fresh_n.all():
-            vectors_nD[~fresh_n] = kept.vectors[kept_n[~fresh_n], : parts.width]
-        if fresh_n.any():
-            vectors_nD[fresh_n] = _through(parts, intake.content_N[place][fresh_n], embedded_MD)
+            vectors_nD[~fresh_n] = kept.vectors[kept_n[~fresh_n], :width]
+        vectors_nD[fresh_n] = embedded_MD
         yield table, place, vectors_nD
 
 
-def _through(parts: Parts, content_M: npt.NDArray[np.uint64], embedded_MD: Floats) -> Floats:
-    """A batch's vectors: written when they are new, else read."""
-    if len(embedded_MD):
-        parts.write(content_M, embedded_MD)
-        return embedded_MD
-    stored_MD = parts.read(content_M)
-    if stored_MD is None:
-        raise EnvironmentProblem(f"a file in {parts.directory} was removed or damaged meanwhile. Run the job again.")
-    return stored_MD
+def still_to_embed(intake: Intake, kept: Kept, found: dict[int, Floats]) -> npt.NDArray[np.bool_]:
+    """Which items neither the release before nor a stopped run has embedded, [N]."""
+    todo_N: npt.NDArray[np.bool_] = kept.rows_N < 0
+    for place in intake.places:
+        if place.start in found:
+            todo_N[place] = False
+    return todo_N

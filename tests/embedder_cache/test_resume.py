@@ -1,27 +1,27 @@
 """A run that was stopped goes on where it stopped, and ends with what it would have made."""
 
-import shutil
+import errno
+import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from embedder_cache.build import Published, build_release
-from embedder_cache.resume import Parts, work_directory
+from embedder_cache.intake import REJECTED, Intake
+from embedder_cache.resume import Work, work_directory
 from twotower.bundle import load_bundle
 from twotower.errors import DataError, EnvironmentProblem
 
-CONTENT = np.array([3, 1, 4], np.uint64)
-VECTORS = np.arange(6, dtype=np.float32).reshape(3, 2)
 
-
-@pytest.fixture
-def parts(tmp_path: Path) -> Parts:
-    return Parts(tmp_path / "parts", width=2)
+FRESH = np.array([True, True, False, True, True])
+VECTORS = np.arange(15, dtype=np.float32).reshape(5, 3)
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def whole(tiny_bundle: Path, items: Path, tmp_path: Path) -> str:
     return build_release(load_bundle(tiny_bundle), items, tmp_path / "whole", None).release
 
 
-def stop(bundle: Path, items: Path, store: Path, after: int) -> list[Path]:
-    """Kill a run that has written so many batches; the files it leaves."""
+def stop(bundle: Path, items: Path, store: Path, after: int) -> None:
+    """Kill a run that has written so many batches."""
     killed = (
         "import os, signal, sys; from itertools import count; from pathlib import Path; "
         "from embedder_cache.build import build_release; from twotower.bundle import load_bundle; "
@@ -47,67 +47,114 @@ def stop(bundle: Path, items: Path, store: Path, after: int) -> list[Path]:
     )
     command = [sys.executable, "-c", killed, bundle, items, store, after]
     assert subprocess.run([str(c) for c in command], check=False, timeout=120).returncode == -signal.SIGKILL
-    return sorted(work_directory(store).glob("*/*"))
 
 
 def go_on(bundle: Path, items: Path, store: Path) -> Published:
     return build_release(load_bundle(bundle), items, store, None)
 
 
-def test_a_batch_is_read_back_as_it_was_written(parts: Parts) -> None:
-    parts.write(CONTENT, VECTORS)
-    read = parts.read(CONTENT)
-    assert read is not None
-    np.testing.assert_array_equal(read, VECTORS)
+@pytest.fixture
+def intake() -> Intake:
+    """Five items in batches of three and two."""
+    ids = pa.array(["a", "b", "c", "d", "e"])
+    return Intake(ids, np.arange(5, dtype=np.uint64), (slice(0, 3), slice(3, 5)), np.ones(5, bool), REJECTED.empty_table())
 
 
-def test_a_batch_of_other_items_is_not_there(parts: Parts) -> None:
-    parts.write(CONTENT, VECTORS)
-    assert parts.read(CONTENT[:2]) is None
-    assert parts.read(CONTENT[::-1]) is None
+@pytest.fixture
+def work(tmp_path: Path, intake: Intake) -> Work:
+    """What a run left that wrote both batches, with two embedding dimensions and one of popularity."""
+    work, vectors = Work(tmp_path / "work", width=2), tmp_path / ".staging-1" / "vectors.npy"
+    vectors.parent.mkdir()
+    with vectors.open("wb") as file, work.journal(vectors, intake, FRESH) as note:
+        for place in intake.places:
+            offset = file.tell()
+            file.write(VECTORS[place].tobytes())
+            note(place, offset, VECTORS[place])
+    vectors.unlink()
+    return work
 
 
-def test_a_file_cut_short_anywhere_is_not_there(parts: Parts) -> None:
-    parts.write(CONTENT, VECTORS)
-    path = next(parts.directory.iterdir())
-    raw = path.read_bytes()
-    for length in range(len(raw)):
-        path.write_bytes(raw[:length])
-        assert parts.read(CONTENT) is None
+def files(work: Work) -> tuple[Path, Path]:
+    """Journal and vectors of the only run."""
+    (journal,), (vectors,) = work.directory.glob("*.journal"), work.directory.glob("*.npy")
+    return journal, vectors
 
 
-def test_a_file_with_any_bit_flipped_is_not_there(parts: Parts) -> None:
-    parts.write(CONTENT, VECTORS)
-    path = next(parts.directory.iterdir())
-    raw = path.read_bytes()
-    for bit in range(8 * len(raw)):
-        flipped = bytearray(raw)
-        flipped[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(flipped)
-        assert parts.read(CONTENT) is None
+def test_batches_are_found_as_they_were_written(work: Work, intake: Intake) -> None:
+    found = work.find(intake, FRESH)
+    assert sorted(found) == [0, 3]
+    np.testing.assert_array_equal(found[0], VECTORS[:3, :2])
+    np.testing.assert_array_equal(found[3], VECTORS[3:, :2])
 
 
-def test_a_file_under_the_name_of_another_is_not_there(parts: Parts) -> None:
-    parts.write(CONTENT, VECTORS)
-    mine = next(parts.directory.iterdir())
-    parts.write(CONTENT + np.uint64(1), VECTORS)
-    other = next(p for p in parts.directory.iterdir() if p != mine)
-    shutil.copy(mine, other)
-    assert parts.read(CONTENT + np.uint64(1)) is None
+def test_a_batch_is_found_only_whole_and_embedded_with_the_same_items(work: Work, intake: Intake) -> None:
+    changed = replace(intake, content_N=np.array([0, 9, 2, 3, 4], np.uint64))
+    assert sorted(work.find(changed, FRESH)) == [3]
+    assert sorted(work.find(intake, np.array([True, True, True, True, True]))) == [3]
 
 
-def test_a_disk_that_takes_no_more_is_named(tmp_path: Path) -> None:
+def test_a_batch_that_needs_no_embedding_is_not_looked_for(work: Work, intake: Intake) -> None:
+    assert sorted(work.find(intake, np.array([True, True, False, False, False]))) == [0]
+
+
+def test_a_journal_cut_short_anywhere_has_the_batches_before(work: Work, intake: Intake) -> None:
+    journal, vectors = files(work)
+    whole, data = journal.read_bytes(), vectors.read_bytes()
+    for length in range(len(whole)):
+        journal.write_bytes(whole[:length])
+        vectors.write_bytes(data)  # a run with nothing to go on with is removed
+        assert len(work.find(intake, FRESH)) == length // (len(whole) // 2)
+
+
+def test_vectors_cut_short_anywhere_have_the_batches_before(work: Work, intake: Intake) -> None:
+    journal, vectors = files(work)
+    whole, data = journal.read_bytes(), vectors.read_bytes()
+    for length in range(len(data)):
+        journal.write_bytes(whole)
+        vectors.write_bytes(data[:length])
+        assert len(work.find(intake, FRESH)) == length // 36
+
+
+def test_a_batch_with_any_bit_flipped_is_not_there(work: Work, intake: Intake) -> None:
+    journal, vectors = files(work)
+    whole = (journal.read_bytes(), vectors.read_bytes())
+    for file in (0, 1):
+        for bit in range(8 * len(whole[file])):
+            flipped = [bytearray(raw) for raw in whole]
+            flipped[file][bit // 8] ^= 1 << bit % 8
+            journal.write_bytes(flipped[0])
+            vectors.write_bytes(flipped[1])
+            first_half = bit // 8 < len(whole[file]) * (1 / 2 if file == 0 else 3 / 5)
+            assert sorted(work.find(intake, FRESH)) == [3 if first_half else 0]
+
+
+def test_a_run_with_nothing_to_go_on_with_is_removed(work: Work, intake: Intake) -> None:
+    assert not work.find(replace(intake, content_N=intake.content_N + np.uint64(7)), FRESH)
+    assert not list(work.directory.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_named(intake: Intake, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(EnvironmentProblem, match="Make room"):
-        Parts(tmp_path / "file", 2).write(CONTENT, VECTORS)
+    with pytest.raises(EnvironmentProblem, match="--store"), Work(tmp_path / "file", 2).journal(tmp_path / "v", intake, FRESH):
+        pass
+
+
+def test_without_hard_links_the_job_runs_all_the_same(
+    tiny_bundle: Path, items: Path, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*paths: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert go_on(tiny_bundle, items, tmp_path / "store").release == whole
 
 
 def test_a_killed_run_is_gone_on_with_and_ends_with_the_same_release(
     tiny_bundle: Path, items: Path, whole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "store"
-    assert len(stop(tiny_bundle, items, store, after=1)) == 1
-    assert len(stop(tiny_bundle, items, store, after=3)) == 3, "killed again: it had gone on"
+    stop(tiny_bundle, items, store, after=1)
+    stop(tiny_bundle, items, store, after=3)  # it had gone on
     published = go_on(tiny_bundle, items, store)
     assert (published.release, published.num_items, published.num_embedded) == (whole, 400, 100)
     assert "going on with 300 items embedded by a run that was stopped" in capsys.readouterr().err
@@ -116,11 +163,11 @@ def test_a_killed_run_is_gone_on_with_and_ends_with_the_same_release(
 
 def test_what_is_damaged_is_embedded_again(tiny_bundle: Path, items: Path, whole: str, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    torn, flipped, _ = stop(tiny_bundle, items, store, after=3)
-    torn.write_bytes(torn.read_bytes()[:5000])
-    raw = bytearray(flipped.read_bytes())
+    stop(tiny_bundle, items, store, after=3)
+    (vectors,) = work_directory(store).glob("*/*.npy")
+    raw = bytearray(vectors.read_bytes()[:-1])
     raw[700] ^= 4
-    flipped.write_bytes(raw)
+    vectors.write_bytes(raw)
     published = go_on(tiny_bundle, items, store)
     assert (published.release, published.num_embedded) == (whole, 300)
 
