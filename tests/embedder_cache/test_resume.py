@@ -19,7 +19,6 @@ from embedder_cache.resume import Work, work_directory
 from twotower.bundle import load_bundle
 from twotower.errors import DataError, EnvironmentProblem
 
-
 FRESH = np.array([True, True, False, True, True])
 VECTORS = np.arange(15, dtype=np.float32).reshape(5, 3)
 
