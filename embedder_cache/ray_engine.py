@@ -20,7 +20,7 @@ import ray
 import torch
 
 from embedder_cache.content import content_hashes
-from embedder_cache.engine import Embedded
+from embedder_cache.engine import Embedded, embed_here
 from embedder_cache.intake import Intake, Mask, sound_items
 from twotower import errors
 from twotower.bundle import Bundle, load_bundle
@@ -47,6 +47,9 @@ def embed_on_ray(bundle: Bundle, items: Path, intake: Intake, todo_N: Mask) -> E
     """
     width = bundle.towers.config.model.width
     groups = row_groups(items, intake, todo_N)
+    if not groups:  # on most nights of a small catalogue: no cluster is started for that
+        yield from embed_here(bundle, items, intake, todo_N)
+        return
     with cluster(), closing(_results(bundle, items.resolve(), groups)) as results:
         for table, place in sound_items(items, bundle.towers.schema.items, intake):
             todo_n = todo_N[place]
@@ -187,8 +190,6 @@ def _mute() -> Iterator[None]:
 
 def _results(bundle: Bundle, items: Path, groups: list[dict[str, object]]) -> Generator[tuple[bytes, bytes]]:
     """Content hashes and vectors of each batch, in the order of the file."""
-    if not groups:
-        return
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.target_max_block_size = BLOCK_BYTES

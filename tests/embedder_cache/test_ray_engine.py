@@ -18,7 +18,7 @@ pytest.importorskip("ray", reason="install the extra `ray`")
 from embedder_cache.build import build_release
 from embedder_cache.engine import embed_some
 from embedder_cache.intake import Intake, sound_items, take_in
-from embedder_cache.ray_engine import RESULT, Worker, cluster, row_groups
+from embedder_cache.ray_engine import RESULT, Worker, cluster, embed_on_ray, row_groups
 from twotower.bundle import Bundle, load_bundle
 from twotower.errors import EnvironmentProblem
 
@@ -74,6 +74,14 @@ def test_row_groups_with_nothing_to_embed_are_left_alone(items: Path, intake: In
     assert row_groups(items, intake, todo_N) == []
     todo_N[9050] = True
     assert [(g["file"], g["group"]) for g in row_groups(items, intake, todo_N)] == [(0, 1)]
+
+
+def test_with_nothing_to_embed_no_cluster_is_needed(
+    bundle: Bundle, items: Path, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere:1")
+    nothing = np.zeros(len(intake.item_ids), bool)
+    assert [place for _, place, _ in embed_on_ray(bundle, items, intake, nothing)] == list(intake.places)
 
 
 def test_a_worker_with_another_bundle_says_so(bundle: Bundle, items: Path, intake: Intake) -> None:
