@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from embedder_cache.engine import Embedded, Engine, embed_here, item_vectors, still_to_embed
 from embedder_cache.gates import (
     Gate,
     Limits,
@@ -30,16 +32,17 @@ from embedder_cache.gates import (
 )
 from embedder_cache.holdout import ask_both, holdout_gates
 from embedder_cache.indexing import Asked, make_index
-from embedder_cache.intake import Intake, sound_items, take_in
+from embedder_cache.intake import Intake, take_in
 from embedder_cache.popularity import popularity_from_bundle, popularity_from_events
 from embedder_cache.publish import publishing
+from embedder_cache.resume import Note, Work, work_directory
 from embedder_cache.reuse import Kept, kept_embeddings
 from embedder_cache.signals import announced
 from twotower.bundle import TOWER_FILES, Bundle, Towers
-from twotower.catalogue import embed_table, in_parallel
 from twotower.features import DAY_MS, Floats, Ints
 from twotower.golden import GoldenQuery, golden_request
 from twotower.manifest import seal
+from twotower.progress import say, step
 from twotower.release import CONTENT, GATES, GOLDEN, INFO, ITEMS, KIND, REJECTED, VECTORS, Address, ReleaseInfo
 from twotower.scoring import answer
 from twotower.signature import Signer
@@ -59,7 +62,7 @@ class Published:
     num_items: int
     changed: bool  # False when the same release was already there: nothing was written
     replaced: str | None  # the release that was served before
-    num_embedded: int  # the others kept the vectors they had
+    num_embedded: int  # by this run; the others kept the vectors they had
     num_gone: int  # items of the release before that are in the catalogue no more
     num_rejected: int  # rows that could not be embedded; the release's rejected.parquet says why
     gates: tuple[Gate, ...]
@@ -76,41 +79,51 @@ def build_release(
     items: Path,
     store: Address,
     events: Path | None,
-    on_items: Callable[[int], None] = lambda _: None,
     signals: Path | None = None,
     limits: Limits = Limits(),  # noqa: B008  # frozen
     forced: str | None = None,
     signer: Signer | None = None,
     index: Asked = "auto",
+    engine: Engine = embed_here,
 ) -> Published:
     """Embed, index, verify and publish `items` under `bundle`; the pointer moves only once all of it is true.
 
     DataError when a gate is not passed and `forced`, the operator's reason to publish all the same, is not given.
 
     With `events` the popularity dimension is as of the last event; without, as of the bundle's training. With `signals` theirs
-    are of the day that begins with the last event, or now; without, nothing is announced.
+    are of the day that begins with the last event, or now; without, nothing is announced. What is embedded is kept on disk
+    until a release is published, so that a run after one that was stopped goes on where that stopped.
     """
     columns = bundle.towers.schema.items
-    intake = take_in(items, columns, bundle.towers.config.model.item_spec)
+    with step("read items"):
+        intake = take_in(items, columns, bundle.towers.config.model.item_spec)
     item_ids = intake.item_ids
     if events is None:
         popularity_NP, as_of_ms, coverage = popularity_from_bundle(bundle, item_ids), None, None
     else:
-        popularity_NP, as_of_ms, coverage = popularity_from_events(events, bundle, item_ids)
+        with step("count events"):
+            popularity_NP, as_of_ms, coverage = popularity_from_events(events, bundle, item_ids)
     popularity_NP = np.concatenate([popularity_NP, announced(signals, bundle.towers, item_ids, as_of_ms)], 1)
     with publishing(store, signer) as publication:
         directory, served = publication.directory, publication.served()
         for name in TOWER_FILES:
             shutil.copyfile(bundle.path / name, directory / name)
         kept = kept_embeddings(intake, served, bundle.towers.config.vector_space_id)
-        write_items(directory, bundle, items, intake, kept, popularity_NP, on_items)
+        with step("embed items", total=len(item_ids), unit="items") as done:
+            num_embedded = embed_items(
+                engine, bundle, items, publication.store.local, directory, intake, kept, popularity_NP, done.advance
+            )
         vectors_NV = np.load(directory / VECTORS, mmap_mode="c")  # torch refuses a read-only map
         golden = golden_queries(bundle, item_ids, vectors_NV, as_of_ms)
         (directory / GOLDEN).write_bytes(msgspec.json.encode(golden))
         refuse_nonsense(vectors_NV, bundle.towers.config.model.width, golden)
-        asked = None if events is None or as_of_ms is None else ask_both(events, as_of_ms, bundle, item_ids, vectors_NV, served)
+        asked = None
+        if events is not None and as_of_ms is not None:
+            with step("ask real requests"):
+                asked = ask_both(events, as_of_ms, bundle, item_ids, vectors_NV, served)
         queries_QV = asked.new.queries_QV if asked else sample_queries(bundle.towers, vectors_NV, as_of_ms, SAMPLE_QUERIES)
-        made = make_index(directory, np.asarray(vectors_NV), bundle.towers.config.model.width, index, queries_QV)
+        with step("build the index"):
+            made = make_index(directory, np.asarray(vectors_NV), bundle.towers.config.model.width, index, queries_QV)
         info = ReleaseInfo(
             bundle_id=bundle.manifest.id,
             vector_space_id=bundle.towers.config.vector_space_id,
@@ -126,63 +139,75 @@ def build_release(
             *index_gates(made.report, served, limits),
             size_gate(directory, limits),
         ]
-        if kept.num_kept:
+        if (kept.rows_N >= 0).any():
             gates.append(unchanged_gate(vectors_NV, kept.vectors, bundle.towers.config.model.width, kept.rows_N))
         if asked:
             gates += holdout_gates(asked, bundle, item_ids, limits)
         require(gates, forced)
         (directory / GATES).write_bytes(report(gates, forced, len(item_ids), made.report))
-        manifest = seal(directory, KIND, parent=bundle.manifest.id)
-        release, changed = publication.publish(manifest)
+        with step("publish"):
+            manifest = seal(directory, KIND, parent=bundle.manifest.id)
+            release, changed = publication.publish(manifest)
+        shutil.rmtree(work_directory(publication.store.local), ignore_errors=True)
     return Published(
         release,
         len(item_ids),
         changed,
         replaced=None if publication.seen.pointer is None else publication.seen.pointer.release,
-        num_embedded=len(item_ids) - kept.num_kept,
+        num_embedded=num_embedded,
         num_gone=kept.num_gone,
         num_rejected=len(intake.rejected),
         gates=tuple(gates),
     )
 
 
-def write_items(
-    directory: Path,
+def embed_items(
+    engine: Engine,
     bundle: Bundle,
     items: Path,
+    store: Path,
+    directory: Path,
     intake: Intake,
     kept: Kept,
     popularity_NP: Floats,
     on_items: Callable[[int], None],
+) -> int:
+    """Write every item and its vector; how many this run embedded: not those kept, nor those of a run that was stopped."""
+    width, fresh_N = bundle.towers.config.model.width, kept.rows_N < 0
+    work = Work(work_directory(store) / bundle.towers.config.vector_space_id, width)
+    found = work.find(intake, fresh_N)
+    num_to_embed = int(np.count_nonzero(still_to_embed(intake, kept, found)))
+    if resumed := int(np.count_nonzero(fresh_N)) - num_to_embed:
+        say(f"  going on with {resumed:,} items embedded by a run that was stopped")
+    batches = item_vectors(engine, bundle, items, intake, kept, found)
+    with (directory / VECTORS).open("wb") as file, work.journal(directory / VECTORS, intake, fresh_N) as note:
+        write_items(directory, file, intake, batches, popularity_NP, width, note, on_items)
+    return num_to_embed
+
+
+def write_items(
+    directory: Path,
+    vectors_file: BinaryIO,
+    intake: Intake,
+    batches: Embedded,
+    popularity_NP: Floats,
+    width: int,
+    note: Note,
+    on_items: Callable[[int], None],
 ) -> None:
-    """Stream the catalogue into vectors.npy [N, V], items.arrow and content.npy; memory is a few batches.
-
-    Only what is not kept of the release before is embedded.
-    """
-    towers, model = bundle.towers, bundle.towers.config.model
-
-    def embed(part: tuple[pa.Table, slice]) -> tuple[pa.Table, Floats]:
-        table, place = part
-        kept_n, vectors_nV = kept.rows_N[place], np.empty((len(table), shape[1]), np.float32)
-        fresh_n = kept_n < 0
-        vectors_nV[:, model.width :] = popularity_NP[place]
-        if not fresh_n.all():
-            vectors_nV[~fresh_n, : model.width] = kept.vectors[kept_n[~fresh_n], : model.width]
-        if fresh_n.any():
-            fresh = table.filter(pa.array(fresh_n))
-            vectors_nV[fresh_n, : model.width] = embed_table(fresh, towers.embedder, model.item_spec, model.table_rows)
-        return table, vectors_nV
-
-    shape = (len(intake.item_ids), model.width + popularity_NP.shape[1])
-    tables = sound_items(items, towers.schema.items, intake)
-    with (directory / VECTORS).open("wb") as vectors_file, pa.OSFile(str(directory / ITEMS), "wb") as sink:
+    """Stream the catalogue into vectors.npy [N, V], items.arrow and content.npy; memory is a few batches."""
+    shape = (len(intake.item_ids), width + popularity_NP.shape[1])
+    with pa.OSFile(str(directory / ITEMS), "wb") as sink:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(vectors_file, header)
         writer: pa.ipc.RecordBatchFileWriter | None = None
-        for table, vectors_nV in in_parallel(embed, tables):
+        for table, place, vectors_nD in batches:
             writer = writer or pa.ipc.new_file(sink, table.schema)
             writer.write_table(table)
-            vectors_file.write(vectors_nV.data)
+            rows_nV, offset = np.concatenate([vectors_nD, popularity_NP[place]], 1, dtype=np.float32), vectors_file.tell()
+            vectors_file.write(rows_nV.data)
+            vectors_file.flush()
+            note(place, offset, rows_nV)
             on_items(len(table))
         assert writer is not None, "a catalogue without items is refused when it is taken in"
         writer.close()

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+ENGINES = ("local", "ray")
 KINDS = ("flat", "flat16", "int8", "ivfpq", "hnsw", "milvus")  # of twotower.index, which is slow to import
 
 
@@ -15,6 +16,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--events", type=Path, help="refresh item popularity from these; else it is as of training")
     parser.add_argument("--signals", type=Path, help="what is announced for items; without it, nothing is")
     parser.add_argument("--index", choices=("auto", *KINDS), default="auto", help="how items are found; see docs/operating.md")
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="local", help="embed in this process, or on a Ray cluster (RAY_ADDRESS)"
+    )
     parser.add_argument("--gates", type=Path, metavar="TOML", help="limits a release must keep; see docs/operating.md")
     parser.add_argument("--force", action="store_true", help="publish although a limit is broken; needs --reason")
     parser.add_argument("--reason", help="why, for the release's gates.json")
@@ -34,11 +38,11 @@ def main(argv: list[str]) -> int:
 
     from embedder_cache import drift_command
     from embedder_cache.build import build_release
+    from embedder_cache.engine import engine_named
     from embedder_cache.gates import load_limits
     from embedder_cache.textfile import write_metrics
     from twotower.bundle import load_bundle
-    from twotower.events import count_rows
-    from twotower.progress import say, step
+    from twotower.progress import say
     from twotower.release import open_store
     from twotower.retention import collect
     from twotower.signature import load_signer
@@ -46,22 +50,21 @@ def main(argv: list[str]) -> int:
 
     store, key = open_store(args.store), args.sign or os.environ.get("TWOTOWER_SIGNING_KEY")
     signer = load_signer(Path(key)) if key else None
-    limits, bundle = load_limits(args.gates), load_bundle(args.bundle)
-    with step("embed items", total=count_rows(args.items, "items"), unit="items") as work:
-        started = time.monotonic()
-        published = build_release(
-            bundle,
-            args.items,
-            store,
-            args.events,
-            work.advance,
-            args.signals,
-            limits,
-            forced=args.reason,
-            signer=signer,
-            index=args.index,
-        )
-        seconds = time.monotonic() - started
+    engine, limits, bundle = engine_named(args.engine), load_limits(args.gates), load_bundle(args.bundle)
+    started = time.monotonic()
+    published = build_release(
+        bundle,
+        args.items,
+        store,
+        args.events,
+        signals=args.signals,
+        limits=limits,
+        forced=args.reason,
+        signer=signer,
+        index=args.index,
+        engine=engine,
+    )
+    seconds = time.monotonic() - started
     if args.metrics:
         write_metrics(args.metrics, published, seconds)
     if published.changed:

@@ -5,6 +5,7 @@ R: rows of the file, N: items, the rows that can be embedded, B: rows of a batch
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ class Intake:
 
     item_ids: pa.Array  # [N], in the order of the file
     content_N: Hashes  # of everything the embedder reads of an item
+    places: tuple[slice, ...]  # of each batch of the file among all N, those without an accepted row left out
     accepted_R: Mask
     rejected: pa.Table  # `REJECTED`: one line for each row left out
 
@@ -66,7 +68,9 @@ def take_in(path: Path, columns: ItemColumns, spec: FeatureSpec) -> Intake:
     if not len(ids):
         reasons = ", ".join(pc.unique(lines.column("reason")).to_pylist())
         raise DataError(f"{path}: none of its {len(accepted_R):,} items can be embedded ({reasons})")
-    return Intake(ids, content_N, accepted_R, lines)
+    ends = np.cumsum(accepted_R)[starts[1:] - 1].tolist()
+    places = tuple(slice(begin, end) for begin, end in pairwise([0, *ends]) if begin < end)
+    return Intake(ids, content_N, places, accepted_R, lines)
 
 
 def sound_items(path: Path, columns: ItemColumns, intake: Intake) -> Iterator[tuple[pa.Table, slice]]:

@@ -27,11 +27,6 @@ class Kept:
     vectors: npt.NDArray[np.float32]  # [M, V] of the served release; only the first D columns are embeddings
     num_gone: int  # of its items, those that are not in the catalogue any more
 
-    @property
-    def num_kept(self) -> int:
-        """Items that need no embedding."""
-        return int(np.count_nonzero(self.rows_N >= 0))
-
 
 def kept_embeddings(intake: Intake, served: Path | None, vector_space_id: str) -> Kept:
     """What can be kept of the release served; nothing when there is none, when its embedder was another, or it is damaged."""

@@ -151,8 +151,10 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tiny_shop: Path, tiny_bun
     """Killed while it embeds, at a moment that the run itself chooses; its lock dies with it."""
     killed = (
         "import os, signal, sys; from pathlib import Path; from embedder_cache.build import build_release; "
-        "from twotower.bundle import load_bundle; bundle, items, store = map(Path, sys.argv[1:]); "
-        "build_release(load_bundle(bundle), items, store, None, lambda n: os.kill(os.getpid(), signal.SIGKILL))"
+        "from twotower.bundle import load_bundle; from twotower.progress import Step; "
+        "bundle, items, store = map(Path, sys.argv[1:]); "
+        "Step.advance = lambda self, n: os.kill(os.getpid(), signal.SIGKILL); "
+        "build_release(load_bundle(bundle), items, store, None)"
     )
     items = tiny_shop / "items.parquet"
     run = subprocess.run([sys.executable, "-c", killed, str(tiny_bundle), str(items), str(tmp_path)], check=False, timeout=120)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from embedder_cache import build
+from embedder_cache import build, engine
 from embedder_cache.build import build_release
 from embedder_cache.gates import Limits
 from twotower import catalogue
@@ -43,7 +43,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.extend(table.column("item_id").to_pylist())
         return catalogue.embed_table(table, embedder, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(build, "embed_table", watched)
+    monkeypatch.setattr(engine, "embed_table", watched)
     return seen
 
 
