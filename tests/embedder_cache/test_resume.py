@@ -18,7 +18,10 @@ from embedder_cache.intake import REJECTED, Intake
 from embedder_cache.resume import Work, work_directory
 from twotower.bundle import load_bundle
 from twotower.errors import DataError, EnvironmentProblem
+from twotower.manifest import FileEntry
+from twotower.release import GATES, read_release_manifest
 
+Content = dict[str, FileEntry]
 FRESH = np.array([True, True, False, True, True])
 VECTORS = np.arange(15, dtype=np.float32).reshape(5, 3)
 
@@ -30,10 +33,15 @@ def items(tiny_shop: Path, tmp_path: Path) -> Path:
     return tmp_path / "items.parquet"
 
 
+def content(published: Published, store: Path) -> Content:
+    """Hashes of a release's files, but for what was measured when it was made."""
+    return read_release_manifest(store / "releases" / published.release).files | {GATES: FileEntry(0, "")}
+
+
 @pytest.fixture
-def whole(tiny_bundle: Path, items: Path, tmp_path: Path) -> str:
-    """The release of a run that was never stopped."""
-    return build_release(load_bundle(tiny_bundle), items, tmp_path / "whole", None).release
+def whole(tiny_bundle: Path, items: Path, tmp_path: Path) -> Content:
+    """What the release holds of a run that was never stopped."""
+    return content(build_release(load_bundle(tiny_bundle), items, tmp_path / "whole", None), tmp_path / "whole")
 
 
 def stop(bundle: Path, items: Path, store: Path, after: int) -> None:
@@ -141,28 +149,29 @@ def test_a_place_that_cannot_be_written_is_named(intake: Intake, tmp_path: Path)
 
 
 def test_without_hard_links_the_job_runs_all_the_same(
-    tiny_bundle: Path, items: Path, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path, items: Path, whole: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*paths: object) -> None:
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(os, "link", refuse)
-    assert go_on(tiny_bundle, items, tmp_path / "store").release == whole
+    assert content(go_on(tiny_bundle, items, tmp_path / "store"), tmp_path / "store") == whole
 
 
 def test_a_killed_run_is_gone_on_with_and_ends_with_the_same_release(
-    tiny_bundle: Path, items: Path, whole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_bundle: Path, items: Path, whole: Content, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "store"
     stop(tiny_bundle, items, store, after=1)
     stop(tiny_bundle, items, store, after=3)  # it had gone on
     published = go_on(tiny_bundle, items, store)
-    assert (published.release, published.num_items, published.num_embedded) == (whole, 400, 100)
+    assert content(published, tmp_path / "store") == whole
+    assert (published.num_items, published.num_embedded) == (400, 100)
     assert "going on with 300 items embedded by a run that was stopped" in capsys.readouterr().err
     assert not work_directory(store).exists(), "nothing is left of it"
 
 
-def test_what_is_damaged_is_embedded_again(tiny_bundle: Path, items: Path, whole: str, tmp_path: Path) -> None:
+def test_what_is_damaged_is_embedded_again(tiny_bundle: Path, items: Path, whole: Content, tmp_path: Path) -> None:
     store = tmp_path / "store"
     stop(tiny_bundle, items, store, after=3)
     (vectors,) = work_directory(store).glob("*/*.npy")
@@ -170,7 +179,7 @@ def test_what_is_damaged_is_embedded_again(tiny_bundle: Path, items: Path, whole
     raw[700] ^= 4
     vectors.write_bytes(raw)
     published = go_on(tiny_bundle, items, store)
-    assert (published.release, published.num_embedded) == (whole, 300)
+    assert (content(published, tmp_path / "store"), published.num_embedded) == (whole, 300)
 
 
 def test_a_batch_of_which_an_item_has_changed_is_embedded_again(tiny_bundle: Path, items: Path, tmp_path: Path) -> None:
@@ -181,7 +190,8 @@ def test_a_batch_of_which_an_item_has_changed_is_embedded_again(tiny_bundle: Pat
     pq.write_table(table.set_column(table.schema.get_field_index("price"), "price", [prices]), items, row_group_size=100)
     published = go_on(tiny_bundle, items, tmp_path / "store")
     assert published.num_embedded == 200
-    assert published.release == go_on(tiny_bundle, items, tmp_path / "another").release
+    another = go_on(tiny_bundle, items, tmp_path / "another")
+    assert content(published, tmp_path / "store") == content(another, tmp_path / "another")
 
 
 def test_a_run_refused_at_its_end_leaves_what_it_embedded(tiny_bundle: Path, items: Path, tmp_path: Path) -> None:
