@@ -4,6 +4,7 @@ N: items, D: item vector width, P: popularity and signal dimensions, V: D + P
 """
 
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,7 @@ class Published:
     changed: bool  # False when the same release was already there: nothing was written
     replaced: str | None  # the release that was served before
     num_embedded: int  # by this run; the others kept the vectors they had
+    embed_s: float  # that took so long; the rest of the job is reading, asking, hashing
     num_gone: int  # items of the release before that are in the catalogue no more
     num_rejected: int  # rows that could not be embedded; the release's rejected.parquet says why
     gates: tuple[Gate, ...]
@@ -109,10 +111,12 @@ def build_release(
         for name in TOWER_FILES:
             shutil.copyfile(bundle.path / name, directory / name)
         kept = kept_embeddings(intake, served, bundle.towers.config.vector_space_id)
+        started = time.monotonic()
         with step("embed items", total=len(item_ids), unit="items") as done:
             num_embedded = embed_items(
                 engine, bundle, items, publication.store.local, directory, intake, kept, popularity_NP, done.advance
             )
+        embed_s = time.monotonic() - started
         vectors_NV = np.load(directory / VECTORS, mmap_mode="c")  # torch refuses a read-only map
         golden = golden_queries(bundle, item_ids, vectors_NV, as_of_ms)
         (directory / GOLDEN).write_bytes(msgspec.json.encode(golden))
@@ -155,6 +159,7 @@ def build_release(
         changed,
         replaced=None if publication.seen.pointer is None else publication.seen.pointer.release,
         num_embedded=num_embedded,
+        embed_s=embed_s,
         num_gone=kept.num_gone,
         num_rejected=len(intake.rejected),
         gates=tuple(gates),

@@ -87,6 +87,7 @@ def main(argv: list[str]) -> int:
                     "embedded": published.num_embedded,
                     "gone": published.num_gone,
                     "rejected": published.num_rejected,
+                    "embed_seconds": published.embed_s,
                     "seconds": seconds,
                 }
             )

@@ -242,7 +242,7 @@ def write_report(out: Path, bundle: Path, embedded: Json, seconds: dict[str, flo
         "parameters": metrics["parameters"],
         "data": metrics["data"],
         "quality": metrics["quality"],
-        "items_embedded_per_s": round(embedded["items"] / embedded["seconds"]),
+        "items_embedded_per_s": round(embedded["embedded"] / embedded["embed_seconds"]),
         "latency_ms": answers["latency_ms"],
         "answers": {k: answers[k] for k in ("requests", "before", "accepted", "after")},
         "release": answers["after"]["release"],
