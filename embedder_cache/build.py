@@ -37,6 +37,7 @@ from embedder_cache.reuse import Kept, kept_embeddings
 from embedder_cache.signals import announced
 from twotower.bundle import TOWER_FILES, Bundle, Towers
 from twotower.catalogue import embed_table, in_parallel
+from twotower.delta import Changes
 from twotower.features import DAY_MS, Floats, Ints
 from twotower.golden import GoldenQuery, golden_request
 from twotower.manifest import seal
@@ -61,6 +62,8 @@ class Published:
     replaced: str | None  # the release that was served before
     num_embedded: int  # the others kept the vectors they had
     num_gone: int  # items of the release before that are in the catalogue no more
+    num_put: int  # items that a server was told of and the file's own rows were replaced by, or did not hold
+    num_deleted: int
     num_rejected: int  # rows that could not be embedded; the release's rejected.parquet says why
     gates: tuple[Gate, ...]
 
@@ -82,16 +85,17 @@ def build_release(
     forced: str | None = None,
     signer: Signer | None = None,
     index: Asked = "auto",
+    delta: Changes = Changes(),  # noqa: B008  # frozen
 ) -> Published:
     """Embed, index, verify and publish `items` under `bundle`; the pointer moves only once all of it is true.
 
     DataError when a gate is not passed and `forced`, the operator's reason to publish all the same, is not given.
 
     With `events` the popularity dimension is as of the last event; without, as of the bundle's training. With `signals` theirs
-    are of the day that begins with the last event, or now; without, nothing is announced.
+    are of the day that begins with the last event, or now; without, nothing is announced. `delta` is folded into the items.
     """
     columns = bundle.towers.schema.items
-    intake = take_in(items, columns, bundle.towers.config.model.item_spec)
+    intake = take_in(items, columns, bundle.towers.config.model.item_spec, delta)
     item_ids = intake.item_ids
     if events is None:
         popularity_NP, as_of_ms, coverage = popularity_from_bundle(bundle, item_ids), None, None
@@ -118,6 +122,7 @@ def build_release(
             vector_width=bundle.towers.config.model.width + popularity_NP.shape[1],
             popularity_as_of_ms=as_of_ms,
             index=made.info,
+            delta_sequence=intake.changes.sequence,
         )
         (directory / INFO).write_bytes(msgspec.json.encode(info))
         gates = [
@@ -141,6 +146,8 @@ def build_release(
         replaced=None if publication.seen.pointer is None else publication.seen.pointer.release,
         num_embedded=len(item_ids) - kept.num_kept,
         num_gone=kept.num_gone,
+        num_put=len(intake.changes.put),
+        num_deleted=intake.changes.num_deleted,
         num_rejected=len(intake.rejected),
         gates=tuple(gates),
     )

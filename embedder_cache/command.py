@@ -14,6 +14,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--store", required=True, help="directory of releases, made when missing; or s3://BUCKET/PREFIX")
     parser.add_argument("--events", type=Path, help="refresh item popularity from these; else it is as of training")
     parser.add_argument("--signals", type=Path, help="what is announced for items; without it, nothing is")
+    parser.add_argument("--delta", metavar="URL", help="fold in what a server's /v1/items was told: sqlite:///FILE")
     parser.add_argument("--index", choices=("auto", *KINDS), default="auto", help="how items are found; see docs/operating.md")
     parser.add_argument("--gates", type=Path, metavar="TOML", help="limits a release must keep; see docs/operating.md")
     parser.add_argument("--force", action="store_true", help="publish although a limit is broken; needs --reason")
@@ -37,6 +38,7 @@ def main(argv: list[str]) -> int:
     from embedder_cache.gates import load_limits
     from embedder_cache.textfile import write_metrics
     from twotower.bundle import load_bundle
+    from twotower.delta import Changes, read_delta
     from twotower.events import count_rows
     from twotower.progress import say, step
     from twotower.release import open_store
@@ -46,6 +48,7 @@ def main(argv: list[str]) -> int:
 
     store, key = open_store(args.store), args.sign or os.environ.get("TWOTOWER_SIGNING_KEY")
     signer = load_signer(Path(key)) if key else None
+    delta = read_delta(args.delta) if args.delta else Changes()
     limits, bundle = load_limits(args.gates), load_bundle(args.bundle)
     with step("embed items", total=count_rows(args.items, "items"), unit="items") as work:
         started = time.monotonic()
@@ -60,6 +63,7 @@ def main(argv: list[str]) -> int:
             forced=args.reason,
             signer=signer,
             index=args.index,
+            delta=delta,
         )
         seconds = time.monotonic() - started
     if args.metrics:
@@ -70,6 +74,8 @@ def main(argv: list[str]) -> int:
             say(f"  {drift_command.line(store, published.replaced, published.release, bundle)}")
     else:
         say(f"nothing changed: {published.release} is published already")
+    if args.delta:
+        say(f"  {published.num_put:,} items that were put and {published.num_deleted:,} that were deleted are folded in")
     if published.num_rejected:
         say(f"  WARNING: {published.num_rejected:,} rows of {args.items} could not be embedded and are left out")
     if args.keep:

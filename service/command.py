@@ -9,6 +9,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from twotower.errors import EnvironmentProblem
+from twotower.sqlite_file import sqlite_path
 
 if TYPE_CHECKING:
     from service.history import HistoryStore
@@ -109,12 +110,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 def open_history(settings: "Settings") -> "HistoryStore":
     """The store that the URL names; EnvironmentProblem for a URL or a place that cannot be used."""
-    kind, _, rest = settings.history.partition("://")
-    if kind == "sqlite" and len(rest) > 1 and rest.startswith("/"):
+    if path := sqlite_path(settings.history):
         from service.sqlite_history import SqliteHistory
 
-        return SqliteHistory(Path(rest[1:]))
-    if kind in ("redis", "rediss"):
+        return SqliteHistory(path)
+    if settings.history.startswith(("redis://", "rediss://")):
         from service.redis_history import RedisHistory
 
         try:
