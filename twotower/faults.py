@@ -89,5 +89,3 @@ def _decodes(value: bytes) -> bool:
 def is_text(kind: pa.DataType) -> bool:
     """Whether a column holds text, decoded or not."""
     return any(f(kind) for f in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary))
-
-
