@@ -48,6 +48,7 @@ class ItemChanges:
         self.base = base  # the release without changes
         self.one_at_a_time = asyncio.Lock()
         self._store, self._max_items = store, max_items
+        self._unheard_P = unheard(base)
         self._thread = ThreadPoolExecutor(1, "delta")
 
     async def stored(self) -> Changed:
@@ -63,7 +64,7 @@ class ItemChanges:
         return await self._call(lambda: judge(self.base, raw_items))
 
     def apply(self, served: LoadedRelease, changes: Changed, put: pa.Table) -> LoadedRelease:
-        """What is to be served next, `put` being the rows of the items put; ApiError when it is too much. On the engine's thread."""
+        """What to serve next, `put` being the rows of the items put; ApiError when it is too much. On the engine's thread."""
         before = served.added.changes if served.added else {}
         if len(before.keys() | changes.keys()) > self._max_items:
             raise ApiError(
@@ -71,7 +72,7 @@ class ItemChanges:
                 f"more than {self._max_items:,} items would have changed since the release was built; fold them in with "
                 f"`twotower embed --delta`, and serve that release",
             )
-        return changed(self.base, served, changes, put)
+        return changed(self.base, served, changes, put, self._unheard_P)
 
     def restore(self, changes: Changed) -> LoadedRelease:
         """What to serve after a start, less what the release's columns cannot hold. On the engine's thread."""
@@ -83,7 +84,7 @@ class ItemChanges:
                 unusable.append(item_id)
                 say(f"WARNING: item {item_id!r} was put, but this release cannot hold it: {error}")
         usable = {item_id: features for item_id, features in changes.items() if item_id not in unusable}
-        return changed(self.base, self.base, usable, pa.concat_tables(rows)) if usable else self.base
+        return changed(self.base, self.base, usable, pa.concat_tables(rows), self._unheard_P) if usable else self.base
 
     async def close(self) -> None:
         """Wait for what is under way, then close the file."""
@@ -147,14 +148,14 @@ def row_of(base: LoadedRelease, item_id: str, features: Features) -> pa.Table:
     return row
 
 
-def changed(base: LoadedRelease, served: LoadedRelease, changes: Changed, put: pa.Table) -> LoadedRelease:
+def changed(base: LoadedRelease, served: LoadedRelease, changes: Changed, put: pa.Table, unheard_P: Floats) -> LoadedRelease:
     """The release with changes after those that `served` has."""
     before = served.added.changes if served.added else {}
     pending = {item_id: before[item_id] for item_id in before if item_id not in changes} | dict(changes)
     earlier = served.items.slice(len(base.items))
     stays_A = np.array([item_id not in changes for item_id in served.item_ids[len(base.items) :]], bool)
     table = pa.concat_tables([earlier.filter(pa.array(stays_A, pa.bool_())), put]).combine_chunks()
-    vectors_AV = vectors_of(base, put)
+    vectors_AV = vectors_of(base, put, unheard_P)
     if served.added is not None:
         vectors_AV = np.concatenate([served.added.vectors_AV.numpy()[stays_A], vectors_AV])
     assert isinstance(base.filters, Filters), "the base has no changes"
@@ -177,15 +178,15 @@ def changed(base: LoadedRelease, served: LoadedRelease, changes: Changed, put: p
     )
 
 
-def vectors_of(base: LoadedRelease, put: pa.Table) -> Floats:
-    """Vectors [A, V] of items put."""
+def vectors_of(base: LoadedRelease, put: pa.Table, unheard_P: Floats) -> Floats:
+    """Vectors [A, V] of items put; those that the release does not know get popularity and signals `unheard_P`."""
     model = base.towers.config.model
     vectors_AV = np.empty((len(put), base.info.vector_width), np.float32)
     if len(put):
         vectors_AV[:, : model.width] = embed_table(put, base.towers.embedder, model.item_spec, model.table_rows)
         rows_A = np.array([base.rows.get(item_id, -1) for item_id in put.column(ID_FIELD).to_pylist()])
         known_AP = base.vectors_NV[torch.from_numpy(rows_A), model.width :].numpy()
-        vectors_AV[:, model.width :] = np.where(rows_A[:, None] >= 0, known_AP, unheard(base))
+        vectors_AV[:, model.width :] = np.where(rows_A[:, None] >= 0, known_AP, unheard_P)
     return vectors_AV
 
 

@@ -27,6 +27,7 @@ from service.metrics import Metrics
 from service.recommender import find_similar, recommend, to_stored
 from service.settings import Settings
 from service.wire import decode, read_json, reply
+from twotower.catalogue import ID_FIELD
 from twotower.delta import Changed
 from twotower.errors import ArtefactError, StoreError
 from twotower.release import list_releases, read_info, read_pointer, read_release_manifest, release_path
@@ -160,7 +161,7 @@ class Service:
         if item_id not in release.rows:
             raise ApiError("not_found", f"the catalogue has no item {item_id!r}")
         row = release.rows[item_id]
-        (metadata,) = release.items.slice(row, 1).to_pylist()
+        (metadata,) = release.items.slice(row, 1).drop_columns([ID_FIELD]).to_pylist()
         source: Literal["release", "delta"] = "release" if row < len(release.vectors_NV) else "delta"
         return reply(schemas.ItemResponse(item_id=item_id, source=source, metadata=metadata, release=release.id))
 
