@@ -15,7 +15,7 @@ from twotower.catalogue import BATCH_ITEMS, stream_rows
 from twotower.delta import Changes
 from twotower.events import open_parquet, require_columns
 from twotower.faults import Mask, is_text
-from twotower.raw_items import UnusableFeature, item_row
+from twotower.raw_items import item_table
 from twotower.schema import ItemColumns
 
 
@@ -39,21 +39,15 @@ def overlay(path: Path, columns: ItemColumns, delta: Changes) -> Overlay:
     known = open_parquet(path, "items").schema
     require_columns(known, [columns.item_id, *columns.features], path)
     schema = pa.schema([(name, _plain(known.field(name).type)) for name in columns.features])
-    item_ids: list[str] = []
-    rows, unusable = [schema.empty_table()], []
-    for item_id, features in delta.items.items():
-        try:
-            rows += [] if features is None else [item_row(features, schema)]
-            item_ids += [] if features is None else [item_id]
-        except UnusableFeature as error:
-            unusable.append((item_id, error.name, str(error)))
-    table = pa.concat_tables(rows).combine_chunks()
+    described = [(item_id, features) for item_id, features in delta.items.items() if features is not None]
+    table, unusable = item_table([features for _, features in described], schema)
+    put = [item_id for place, (item_id, _) in enumerate(described) if place not in unusable]
     deleted = [item_id for item_id, features in delta.items.items() if features is None]
     return Overlay(
         delta.sequence,
-        table.add_column(0, columns.item_id, pa.array(item_ids, pa.string())),
-        pa.array([item_id.encode() for item_id in item_ids + deleted], pa.large_binary()),
-        tuple(unusable),
+        table.add_column(0, columns.item_id, pa.array(put, pa.string())),
+        pa.array([item_id.encode() for item_id in put + deleted], pa.large_binary()),
+        tuple((described[place][0], error.name, str(error)) for place, error in unusable.items()),
     )
 
 

@@ -27,13 +27,12 @@ from service.schemas import Feature, Rejected, check_id
 from service.wire import decode
 from twotower.catalogue import ID_FIELD, embed_table
 from twotower.delta import Changed, DeltaStore
-from twotower.errors import DataError
 from twotower.faults import faulty_features
 from twotower.features import Floats
 from twotower.index.scan import Float32Rows, Scan
 from twotower.index.search import Index
 from twotower.progress import say
-from twotower.raw_items import Features, UnusableFeature, item_row
+from twotower.raw_items import Features, item_table
 
 T = TypeVar("T")
 
@@ -76,15 +75,13 @@ class ItemChanges:
 
     def restore(self, changes: Changed) -> LoadedRelease:
         """What to serve after a start, less what the release's columns cannot hold. On the engine's thread."""
-        rows, unusable = [self.base.items.schema.empty_table()], []
-        for item_id, features in changes.items():
-            try:
-                rows += [] if features is None else [row_of(self.base, item_id, features)]
-            except ValueError as error:
-                unusable.append(item_id)
-                say(f"WARNING: item {item_id!r} was put, but this release cannot hold it: {error}")
+        put = [(item_id, features) for item_id, features in changes.items() if features is not None]
+        rows, reasons = rows_of(self.base, put)
+        for place, reason in reasons.items():
+            say(f"WARNING: item {put[place][0]!r} was put, but this release cannot hold it: {reason}")
+        unusable = {put[place][0] for place in reasons}
         usable = {item_id: features for item_id, features in changes.items() if item_id not in unusable}
-        return changed(self.base, self.base, usable, pa.concat_tables(rows), self._unheard_P) if usable else self.base
+        return changed(self.base, self.base, usable, rows, self._unheard_P) if usable else self.base
 
     async def close(self) -> None:
         """Wait for what is under way, then close the file."""
@@ -100,23 +97,30 @@ class ItemChanges:
 
 def judge(base: LoadedRelease, raw_items: Sequence[msgspec.Raw]) -> tuple[dict[str, Features], pa.Table, list[Rejected]]:
     """Items that can be put, by id, of several with one id the last; their rows in that order; and why others cannot."""
-    good: dict[str, tuple[Features, pa.Table]] = {}
-    rejected: list[Rejected] = []
+    reasons: dict[int, str] = {}
+    read: dict[int, tuple[str, Features]] = {}
     for index, raw in enumerate(raw_items):
         try:
-            item: dict[str, Any] = decode(raw, _item)
-            item_id = item.pop(ID_FIELD, None)
-            if not isinstance(item_id, str):
-                raise ValueError(f"{ID_FIELD}: every item needs one, as a string")
-            check_id(item_id)
-            row = row_of(base, item_id, item)
+            read[index] = _read(raw)
         except (ApiError, ValueError) as error:
-            rejected.append(Rejected(index=index, reason=str(error)))
-        else:
-            good.pop(item_id, None)
-            good[item_id] = item, row
-    rows = pa.concat_tables([base.items.schema.empty_table(), *(row for _, row in good.values())])
-    return {item_id: item for item_id, (item, _) in good.items()}, rows, rejected
+            reasons[index] = str(error)
+    indices = list(read)
+    rows, unusable = rows_of(base, list(read.values()))
+    reasons |= {indices[place]: reason for place, reason in unusable.items()}
+    good = [item for index, item in read.items() if index not in reasons]
+    last = {item_id: place for place, (item_id, _) in enumerate(good)}
+    places = sorted(last.values())
+    rejected = [Rejected(index=index, reason=reasons[index]) for index in sorted(reasons)]
+    return dict(good[place] for place in places), rows.take(pa.array(places, pa.int64())), rejected
+
+
+def _read(raw: msgspec.Raw) -> tuple[str, Features]:
+    item: dict[str, Any] = decode(raw, _item)
+    item_id = item.pop(ID_FIELD, None)
+    if not isinstance(item_id, str):
+        raise ValueError(f"{ID_FIELD}: every item needs one, as a string")
+    check_id(item_id)
+    return item_id, item
 
 
 def judge_ids(raw_ids: Sequence[msgspec.Raw]) -> tuple[list[str], list[Rejected]]:
@@ -134,18 +138,16 @@ def judge_ids(raw_ids: Sequence[msgspec.Raw]) -> tuple[list[str], list[Rejected]
     return good, rejected
 
 
-def row_of(base: LoadedRelease, item_id: str, features: Features) -> pa.Table:
-    """An item under the columns of the release; ValueError when the nightly job would not embed it either."""
-    if ID_FIELD in features:
-        raise UnusableFeature(ID_FIELD, f"{ID_FIELD} is not a feature")
-    row = item_row({ID_FIELD: item_id, **features}, base.items.schema)
-    try:
-        faults = list(faulty_features(row, base.towers.schema.items, base.towers.config.model.item_spec))
-    except DataError as error:
-        raise ValueError(str(error)) from error
-    if faults:
-        raise ValueError(f"{faults[0][0]!r} {faults[0][1]}")
-    return row
+def rows_of(base: LoadedRelease, items: Sequence[tuple[str, Features]]) -> tuple[pa.Table, dict[int, str]]:
+    """Rows of the items that the nightly job would embed, and by its place why it would not another."""
+    table, unusable = item_table([{**features, ID_FIELD: item_id} for item_id, features in items], base.items.schema)
+    reasons = {place: str(error) for place, error in unusable.items()}
+    places = [place for place in range(len(items)) if place not in reasons]
+    sound_A = np.ones(len(table), bool)
+    for column, fault, faulty_A in faulty_features(table, base.towers.schema.items, base.towers.config.model.item_spec):
+        reasons |= {places[row]: f"{column!r} {fault}" for row in np.flatnonzero(faulty_A & sound_A)}
+        sound_A &= ~faulty_A
+    return table.filter(pa.array(sound_A)), reasons
 
 
 def changed(base: LoadedRelease, served: LoadedRelease, changes: Changed, put: pa.Table, unheard_P: Floats) -> LoadedRelease:

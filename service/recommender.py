@@ -19,7 +19,7 @@ from service.schemas import Event, Feature, Recommended, RecommendRequest, Simil
 from twotower.catalogue import embed_table
 from twotower.errors import DataError
 from twotower.features import EncodedRows, Floats, Ints, encode_rows
-from twotower.raw_items import UnusableFeature, item_row
+from twotower.raw_items import item_table
 from twotower.repeat import ItemStatistics
 from twotower.scoring import Queries, Request, answer
 from twotower.window import History
@@ -202,11 +202,12 @@ def find_similar(release: LoadedRelease, asked: SimilarRequest) -> tuple[list[Re
 
 def embed_item(release: LoadedRelease, item: dict[str, Feature]) -> Floats:
     """The vector [D] of an item given by raw features; what is not given is missing."""
-    towers = release.towers
+    model = release.towers.config.model
+    row, unusable = item_table([item], release.items.schema)
+    if unusable:
+        raise ApiError("invalid_request", str(unusable[0]), f"item.{unusable[0].name}") from unusable[0]
     try:
-        row = item_row(item, release.items.schema)
-        return embed_table(row, towers.embedder, towers.config.model.item_spec, towers.config.model.table_rows)[0]
-    except UnusableFeature as error:
-        raise ApiError("invalid_request", str(error), f"item.{error.name}") from error
+        vector_1D = embed_table(row, release.towers.embedder, model.item_spec, model.table_rows)
     except DataError as error:
         raise ApiError("invalid_request", str(error), "item") from error
+    return np.asarray(vector_1D[0], np.float32)

@@ -18,7 +18,7 @@ from service.index import LoadedRelease, load_release
 from service.settings import Settings
 from tests.service.conftest import Client, MemoryHistory
 from twotower.bundle import load_bundle
-from twotower.delta import DeltaStore, read_delta
+from twotower.delta import Changes, DeltaStore, read_delta
 from twotower.index.kinds import Kind
 
 NEW: dict[str, Any] = {
@@ -46,8 +46,8 @@ def nightly(tiny_bundle: Path, tiny_shop: Path, tmp_path_factory: pytest.TempPat
         items: Path = tiny_shop / "items.parquet", store: Path | None = None, delta: str | None = None, index: Kind = "flat"
     ) -> LoadedRelease:
         store = store or tmp_path_factory.mktemp("store")
-        changes = {"delta": read_delta(delta)} if delta else {}
-        build_release(load_bundle(tiny_bundle), items, store, None, forced="a test", index=index, **changes)
+        changes = read_delta(delta) if delta else Changes()
+        build_release(load_bundle(tiny_bundle), items, store, None, forced="a test", index=index, delta=changes)
         return load_release(store)
 
     return nightly
@@ -191,6 +191,14 @@ def test_an_item_that_is_not_json_is_rejected_alone(shop: Shop) -> None:
     answer = client.request("PUT", "/v1/items", content=body, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["accepted"]) == (200, 1)
     assert [r["index"] for r in answer.json()["rejected"]] == [0, 1]
+
+
+def test_of_items_with_one_id_the_last_good_one_counts(shop: Shop) -> None:
+    client = shop()
+    items = [{"item_id": "a", "title": title, "price": price} for title, price in (("1", 1), ("2", 2.5), ("3", "dear"))]
+    answer = client.put_items(*items, {"item_id": "b"})
+    assert (answer["accepted"], [r["index"] for r in answer["rejected"]]) == (3, [2])
+    assert client.get("/v1/items/a").json()["metadata"]["title"] == "2"
 
 
 def test_an_id_that_cannot_be_deleted_is_rejected(shop: Shop) -> None:
