@@ -103,7 +103,7 @@ def judge(base: LoadedRelease, raw_items: Sequence[msgspec.Raw]) -> tuple[dict[s
         try:
             read[index] = _read(raw)
         except (ApiError, ValueError) as error:
-            reasons[index] = str(error)
+            reasons[index] = _reason(error)
     indices = list(read)
     rows, unusable = rows_of(base, list(read.values()))
     reasons |= {indices[place]: reason for place, reason in unusable.items()}
@@ -123,6 +123,11 @@ def _read(raw: msgspec.Raw) -> tuple[str, Features]:
     return item_id, item
 
 
+def _reason(error: Exception) -> str:
+    where = f" (field {error.field})" if isinstance(error, ApiError) and error.field else ""
+    return f"{error}{where}"
+
+
 def judge_ids(raw_ids: Sequence[msgspec.Raw]) -> tuple[list[str], list[Rejected]]:
     """Ids that can be deleted, and why others cannot."""
     good: list[str] = []
@@ -132,7 +137,7 @@ def judge_ids(raw_ids: Sequence[msgspec.Raw]) -> tuple[list[str], list[Rejected]
             item_id = decode(raw, _id)
             check_id(item_id)
         except (ApiError, ValueError) as error:
-            rejected.append(Rejected(index=index, reason=str(error)))
+            rejected.append(Rejected(index=index, reason=_reason(error)))
         else:
             good.append(item_id)
     return good, rejected

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal, TypeVar
 
 import msgspec
@@ -23,14 +22,13 @@ from service.engine import Engine
 from service.errors import ApiError
 from service.history import HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
 from service.index import LoadedRelease
+from service.listings import describe, release_entries
 from service.metrics import Metrics
 from service.recommender import find_similar, recommend, to_stored
 from service.settings import Settings
 from service.wire import decode, read_json, reply
 from twotower.catalogue import ID_FIELD
 from twotower.delta import Changed
-from twotower.errors import ArtefactError, StoreError
-from twotower.release import list_releases, read_info, read_pointer, read_release_manifest, release_path
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -315,58 +313,6 @@ def judge(raw_events: list[msgspec.Raw], now_ms: int) -> tuple[list[StoredEvent]
         else:
             good.append(to_stored(event, event.user_id))
     return good, rejected
-
-
-def describe(user_id: str, history: UserHistory) -> schemas.UserResponse:
-    """A user's history as the client sees it."""
-    events = [
-        schemas.UserEvent(
-            event_type=e.event_type,
-            timestamp=e.time_ms,
-            item_id=e.item_id,
-            event_id=e.event_id,
-            session_id=e.session_id,
-            value=e.value,
-            properties=e.properties,
-            recommendation_id=e.recommendation_id,
-            position=e.position,
-        )
-        for e in history.events
-    ]
-    items = [
-        schemas.UserItem(item_id=i, count=own.count, first=own.first_ms, last=own.last_ms, event_types=sorted(own.event_types))
-        for i, own in sorted(history.items.items())
-    ]
-    return schemas.UserResponse(
-        user_id=user_id, num_events=history.num_events, history_seq=history.seq, events=events, items=items
-    )
-
-
-def release_entries(settings: Settings) -> list[schemas.ReleaseEntry]:
-    """The releases of the store; one that cannot be read is listed with its problem."""
-    store = Path(settings.store)  # the server's own copy, where the store itself is elsewhere
-    try:
-        current = read_pointer(store).release
-    except StoreError:
-        current = ""
-    entries = []
-    for release in list_releases(store):
-        path = release_path(store, release)
-        try:
-            read_release_manifest(path)
-            info = read_info(path)
-            entry = schemas.ReleaseEntry(
-                id=release,
-                current=release == current,
-                bundle=info.bundle_id,
-                vector_space_id=info.vector_space_id,
-                items=info.num_items,
-            )
-        except ArtefactError:
-            # The message names a path of ours; the caller needs to know only that it is not usable.
-            entry = schemas.ReleaseEntry(id=release, current=release == current, problem="it cannot be read")
-        entries.append(entry)
-    return entries
 
 
 def _path_id(request: Request, name: str) -> str:

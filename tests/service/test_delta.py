@@ -3,16 +3,20 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from embedder_cache.build import build_release
+from service.delta import unheard
 from service.history import UserHistory
 from service.index import LoadedRelease, load_release
 from service.settings import Settings
@@ -173,6 +177,7 @@ def test_what_is_served_of_an_item_can_be_asked_for(shop: Shop, plain: LoadedRel
         ({"item_id": "a", "image": [1.0, 2.0]}, "'image' is not of length 8"),
         ({"item_id": "a", "image": [1, 2, 3, 4, 5, 6, 7, None]}, "'image' holds a value that is not finite"),
         ({"item_id": "a", "image": [1e300] * 8}, "'image'"),
+        ({"item_id": "a", "title": {"en": "a"}}, "got `object` (field [...])"),
         ("no item", "object"),
     ],
 )
@@ -356,3 +361,20 @@ def test_a_rollback_of_one_step_serves_the_changes_again(
     folded = nightly(delta=f"sqlite:///{tmp_path / 'delta.db'}")
     for release in (folded, folded, plain):
         assert sorted(everything(shop(release))) == sorted(before)
+
+
+@pytest.mark.parametrize(("as_of_ms", "expected"), [(1_746_057_600_000, [-9, 0.25, 0]), (None, [-9, 0, 0])])
+def test_a_new_item_has_the_popularity_of_one_nobody_bought_and_no_signals(
+    plain: LoadedRelease, as_of_ms: int | None, expected: list[float]
+) -> None:
+    """Columns: popularity, a trend, a signal. Counted from events, an item nobody bought has a trend; the bundle's has none."""
+    vectors_NV = torch.zeros(3, 32 + 3)
+    vectors_NV[:, 32:] = torch.tensor([[-4, 1, 1], [-9, 0.25, 1], [-5, -1, 0]])
+    config = msgspec.structs.replace(plain.towers.config, popularity_half_lives_days=(14.0, 90.0))
+    release = replace(
+        plain,
+        vectors_NV=vectors_NV,
+        towers=replace(plain.towers, config=config),
+        info=msgspec.structs.replace(plain.info, popularity_as_of_ms=as_of_ms),
+    )
+    assert unheard(release).tolist() == expected
