@@ -61,8 +61,10 @@ def recommend(release: LoadedRelease, asked: RecommendRequest, stored: UserHisto
 
 
 def ask_model(release: LoadedRelease, request: Request) -> Queries:
-    """The model's answer. It is shown the vectors of the request's own rows alone: those of all items are not in one place."""
-    history, statistics = request.history, request.statistics
+    """The model's answer. Where vectors stand in two places it is shown those of the request's own rows alone."""
+    towers, history, statistics = release.towers, request.history, request.statistics
+    if release.added is None:
+        return answer(towers.contextualizer, towers.config.model, release.vectors_NV, [request])
     named = np.concatenate([[0], history.item_rows_L, statistics.item_rows_M])  # row 0 pads an empty history
     rows_U, places = np.unique(named, return_inverse=True)
     local = replace(
@@ -70,7 +72,6 @@ def ask_model(release: LoadedRelease, request: Request) -> Queries:
         history=replace(history, item_rows_L=places[1 : 1 + len(history)]),
         statistics=replace(statistics, item_rows_M=places[1 + len(history) :]),
     )
-    towers = release.towers
     queries = answer(towers.contextualizer, towers.config.model, release.vectors(rows_U), [local])
     return replace(queries, own_rows_M=torch.from_numpy(rows_U)[queries.own_rows_M])
 
