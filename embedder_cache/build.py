@@ -40,6 +40,7 @@ from embedder_cache.resume import Note, Work, work_directory
 from embedder_cache.reuse import Kept, kept_embeddings
 from embedder_cache.signals import announced
 from twotower.bundle import TOWER_FILES, Bundle, Towers
+from twotower.delta import Changes
 from twotower.features import DAY_MS, Floats, Ints
 from twotower.golden import GoldenQuery, golden_request
 from twotower.manifest import seal
@@ -66,6 +67,8 @@ class Published:
     num_embedded: int  # by this run; the others kept the vectors they had
     embed_s: float  # that took so long; the rest of the job is reading, asking, hashing
     num_gone: int  # items of the release before that are in the catalogue no more
+    num_put: int  # items that a server was told of and the file's own rows were replaced by, or did not hold
+    num_deleted: int
     num_rejected: int  # rows that could not be embedded; the release's rejected.parquet says why
     gates: tuple[Gate, ...]
 
@@ -87,18 +90,19 @@ def build_release(
     signer: Signer | None = None,
     index: Asked = "auto",
     engine: Engine = embed_here,
+    delta: Changes = Changes(),  # noqa: B008  # frozen
 ) -> Published:
     """Embed, index, verify and publish `items` under `bundle`; the pointer moves only once all of it is true.
 
     DataError when a gate is not passed and `forced`, the operator's reason to publish all the same, is not given.
 
     With `events` the popularity dimension is as of the last event; without, as of the bundle's training. With `signals` theirs
-    are of the day that begins with the last event, or now; without, nothing is announced. What is embedded is kept on disk
-    until a release is published, so that a run after one that was stopped goes on where that stopped.
+    are of the day that begins with the last event, or now; without, nothing is announced. `delta` is folded into the items.
+    What is embedded is kept on disk until a release is published, so that a run after one that was stopped goes on there.
     """
     columns = bundle.towers.schema.items
     with step("read items"):
-        intake = take_in(items, columns, bundle.towers.config.model.item_spec)
+        intake = take_in(items, columns, bundle.towers.config.model.item_spec, delta)
     item_ids = intake.item_ids
     if events is None:
         popularity_NP, as_of_ms, coverage = popularity_from_bundle(bundle, item_ids), None, None
@@ -135,6 +139,7 @@ def build_release(
             vector_width=bundle.towers.config.model.width + popularity_NP.shape[1],
             popularity_as_of_ms=as_of_ms,
             index=made.info,
+            delta_sequence=intake.changes.sequence,
         )
         (directory / INFO).write_bytes(msgspec.json.encode(info))
         gates = [
@@ -161,6 +166,8 @@ def build_release(
         num_embedded=num_embedded,
         embed_s=embed_s,
         num_gone=kept.num_gone,
+        num_put=len(intake.changes.put),
+        num_deleted=intake.changes.num_deleted,
         num_rejected=len(intake.rejected),
         gates=tuple(gates),
     )

@@ -15,6 +15,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--store", required=True, help="directory of releases, made when missing; or s3://BUCKET/PREFIX")
     parser.add_argument("--events", type=Path, help="refresh item popularity from these; else it is as of training")
     parser.add_argument("--signals", type=Path, help="what is announced for items; without it, nothing is")
+    parser.add_argument("--delta", metavar="URL", help="fold in what a server's /v1/items was told: sqlite:///FILE")
     parser.add_argument("--index", choices=("auto", *KINDS), default="auto", help="how items are found; see docs/operating.md")
     parser.add_argument(
         "--engine", choices=ENGINES, default="local", help="embed in this process, or on a Ray cluster (RAY_ADDRESS)"
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> int:
     from embedder_cache.gates import load_limits
     from embedder_cache.textfile import write_metrics
     from twotower.bundle import load_bundle
+    from twotower.delta import Changes, read_delta
     from twotower.progress import say
     from twotower.release import open_store
     from twotower.retention import collect
@@ -50,6 +52,7 @@ def main(argv: list[str]) -> int:
 
     store, key = open_store(args.store), args.sign or os.environ.get("TWOTOWER_SIGNING_KEY")
     signer = load_signer(Path(key)) if key else None
+    delta = read_delta(args.delta) if args.delta else Changes()
     engine, limits, bundle = engine_named(args.engine), load_limits(args.gates), load_bundle(args.bundle)
     started = time.monotonic()
     published = build_release(
@@ -63,6 +66,7 @@ def main(argv: list[str]) -> int:
         signer=signer,
         index=args.index,
         engine=engine,
+        delta=delta,
     )
     seconds = time.monotonic() - started
     if args.metrics:
@@ -73,6 +77,8 @@ def main(argv: list[str]) -> int:
             say(f"  {drift_command.line(store, published.replaced, published.release, bundle)}")
     else:
         say(f"nothing changed: {published.release} is published already")
+    if args.delta:
+        say(f"  {published.num_put:,} items that were put and {published.num_deleted:,} that were deleted are folded in")
     if published.num_rejected:
         say(f"  WARNING: {published.num_rejected:,} rows of {args.items} could not be embedded and are left out")
     if args.keep:

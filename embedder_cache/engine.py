@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embedder_cache.intake import Intake, Mask, sound_items
+from embedder_cache.intake import Intake, sound_items
 from embedder_cache.reuse import Kept
 from twotower.bundle import Bundle
 from twotower.catalogue import embed_table, in_parallel
 from twotower.errors import EnvironmentProblem
+from twotower.faults import Mask
 from twotower.features import Floats
 
 Embedded: TypeAlias = Iterator[tuple[pa.Table, slice, Floats]]

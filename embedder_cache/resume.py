@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from embedder_cache.intake import Intake, Mask
+from embedder_cache.intake import Intake
 from twotower.errors import EnvironmentProblem
+from twotower.faults import Mask
 from twotower.features import Floats
 
 # Of one batch: what its items say, where its vectors [n, V] lie in the file and how long they are, and a checksum of it all.

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
+from service.delta import ItemChanges
 from service.engine import Engine
 from service.errors import ApiError
 from service.history import HistoryStore
@@ -17,22 +18,29 @@ from service.openapi import document
 from service.routes import Service
 from service.settings import Settings
 from service.wire import RequestScope, refuse
+from twotower.delta import DeltaStore
 
 VERSION = "1"
 
 
-def build_app(settings: Settings, release: LoadedRelease, history: HistoryStore, metrics: Metrics) -> FastAPI:
-    """The application. Its lifespan owns the engine's thread and closes the history store."""
-    service = Service(settings, release, history, Engine(settings.torch_threads, settings.max_queued), metrics)
+def build_app(
+    settings: Settings, release: LoadedRelease, history: HistoryStore, metrics: Metrics, delta: DeltaStore | None = None
+) -> FastAPI:
+    """The application. Its lifespan owns the engine's thread and closes the stores; without `delta` items cannot be changed."""
+    changes = ItemChanges(delta, release, settings.max_delta_items) if delta else None
+    service = Service(settings, release, history, Engine(settings.torch_threads, settings.max_queued), metrics, changes)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.engine.start()
         try:
+            await service.restore()
             yield
         finally:
             service.engine.close()
             await service.history.close()
+            if changes:
+                await changes.close()
 
     # Bodies are decoded by msgspec in plain routes: FastAPI is here for /docs and for what comes to stand on it.
     app = FastAPI(lifespan=lifespan, redoc_url=None, redirect_slashes=False)
@@ -68,5 +76,7 @@ def observe(service: Service) -> None:
     """Gauges that are read when scraped."""
     service.metrics.heartbeat_age.set_function(lambda: service.engine.heartbeat_age_s)
     service.metrics.queue_depth.set_function(lambda: service.engine.num_queued)
+    service.metrics.delta_items.labels("put").set_function(lambda: service.num_changed[0])
+    service.metrics.delta_items.labels("deleted").set_function(lambda: service.num_changed[1])
     service.metrics.release.labels(service.release.id, service.release.info.vector_space_id).set(1)
     service.metrics.release_loaded.set(time.time())

@@ -9,10 +9,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from twotower.errors import EnvironmentProblem
+from twotower.sqlite_file import sqlite_path
 
 if TYPE_CHECKING:
     from service.history import HistoryStore
     from service.settings import Settings
+    from twotower.delta import DeltaStore
 
 
 def main(argv: list[str]) -> int:
@@ -30,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--host", help="address to listen on (127.0.0.1)")
     result.add_argument("--port", type=int, help="port to listen on; 0 takes a free one (8000)")
     result.add_argument("--history", metavar="URL", help="sqlite:///FILE, redis://... or rediss://... (sqlite:///history.db)")
+    result.add_argument("--delta", metavar="URL", help="sqlite:///FILE for what /v1/items is told (delta.db beside --history)")
     result.add_argument(
         "--insecure", action="store_true", default=None, help="allow an address that others can reach, without keys"
     )
@@ -67,7 +70,7 @@ def serve(settings: "Settings") -> int:
         settings = settings.model_copy(update={"store": local_copy(open_store(settings.store), signed_by)})
         release = load_release(settings.store, signed_by)
         history = open_history(settings)
-        app = build_app(settings, release, history, Metrics(CollectorRegistry()))
+        app = build_app(settings, release, history, Metrics(CollectorRegistry()), open_delta(settings))
         config = uvicorn.Config(
             app,
             access_log=False,
@@ -109,12 +112,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 def open_history(settings: "Settings") -> "HistoryStore":
     """The store that the URL names; EnvironmentProblem for a URL or a place that cannot be used."""
-    kind, _, rest = settings.history.partition("://")
-    if kind == "sqlite" and len(rest) > 1 and rest.startswith("/"):
+    if path := sqlite_path(settings.history):
         from service.sqlite_history import SqliteHistory
 
-        return SqliteHistory(Path(rest[1:]))
-    if kind in ("redis", "rediss"):
+        return SqliteHistory(path)
+    if settings.history.startswith(("redis://", "rediss://")):
         from service.redis_history import RedisHistory
 
         try:
@@ -125,6 +127,18 @@ def open_history(settings: "Settings") -> "HistoryStore":
     raise EnvironmentProblem(
         "--history must be sqlite:///FILE (sqlite:////FILE for an absolute path), redis://... or rediss://..."
     )
+
+
+def open_delta(settings: "Settings") -> "DeltaStore | None":
+    """Where item changes live; None without a place for them. EnvironmentProblem for one that cannot be used."""
+    from twotower.delta import DeltaStore
+
+    if settings.delta is None:
+        history = sqlite_path(settings.history)
+        return DeltaStore(history.with_name("delta.db")) if history else None
+    if path := sqlite_path(settings.delta):
+        return DeltaStore(path)
+    raise EnvironmentProblem("--delta must be sqlite:///FILE (sqlite:////FILE for an absolute path)")
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

@@ -13,10 +13,13 @@ Code = Literal[
     "unsupported_media_type",
     "invalid_request",
     "internal",
+    "delta_off",
     "not_ready",
     "overloaded",
     "history_unavailable",
+    "delta_unavailable",
     "deadline_exceeded",
+    "delta_full",
 ]
 
 STATUS: dict[Code, int] = {
@@ -28,10 +31,13 @@ STATUS: dict[Code, int] = {
     "unsupported_media_type": 415,
     "invalid_request": 422,
     "internal": 500,
+    "delta_off": 501,
     "not_ready": 503,
     "overloaded": 503,
     "history_unavailable": 503,
+    "delta_unavailable": 503,
     "deadline_exceeded": 504,
+    "delta_full": 507,
 }
 RETRY_AFTER_S = 1  # sent with every 503: what makes us refuse passes within a second or needs an operator
 

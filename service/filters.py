@@ -69,6 +69,17 @@ class Filters:
         return InvalidFilter(f"{reason}. Columns are {columns}.")
 
 
+class JoinedFilters:
+    """Masks of two tables, one after the other."""
+
+    def __init__(self, first: Filters, second: Filters) -> None:
+        self._parts = first, second
+
+    def mask(self, expression: str) -> Mask:
+        """Which items match, [N]; InvalidFilter names what is wrong."""
+        return np.concatenate([part.mask(expression) for part in self._parts])
+
+
 def _plain(column: pa.ChunkedArray) -> pa.Array:
     """The column as one array without dictionaries or NaN, which means missing here as everywhere."""
     array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

@@ -1,10 +1,10 @@
 """One release as the service holds it, and the search over it.
 
-N: items, D: item vector width, V: D + popularity dimensions, K: results, M: own items
+N: items, D: item vector width, V: D + popularity dimensions, K: results, M: own items, A: items added since the release was built
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from service.filters import Filters, Mask
+from service.filters import Filters, JoinedFilters, Mask
 from twotower.bundle import Towers, load_towers, read_table
 from twotower.cache import fetch
 from twotower.catalogue import ID_FIELD
+from twotower.delta import Changed
 from twotower.errors import ReleaseMismatch
 from twotower.features import Floats, Ints
 from twotower.golden import GoldenQuery, golden_request
@@ -42,8 +43,21 @@ APPROXIMATE_OVERLAP = 0.5  # of a golden answer, that an approximate index must 
 
 
 @dataclass(frozen=True, slots=True)
+class Added:
+    """What changed since the release was built; `service.delta` makes it. Items put have the rows after the release's own."""
+
+    changes: Changed
+    vectors_AV: Tensor
+    index: Index  # of these
+    hidden: Ints  # rows of the release that were replaced or deleted
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedRelease:
-    """Everything of one release. A request uses one of these from its first line to its last."""
+    """Everything of one release, and what was added. A request uses one of these from its first line to its last.
+
+    Vectors and index are of the release's own rows; all else is of the rows added too.
+    """
 
     id: str
     info: ReleaseInfo
@@ -52,12 +66,47 @@ class LoadedRelease:
     norms_N: Floats  # of the first D columns
     index: Index
     items: pa.Table
-    item_ids: list[str]
-    rows: dict[str, int]  # item_id -> item_row
-    filters: Filters
+    item_ids: list[str]  # of hidden rows too
+    rows: Mapping[str, int]  # item_id -> item_row
+    filters: Filters | JoinedFilters
+    added: Added | None = None
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    def vectors(self, rows: Ints) -> Tensor:
+        """Vectors [M, V] of some rows."""
+        if self.added is None:
+            return self.vectors_NV[torch.from_numpy(rows)]
+        own = len(self.vectors_NV)
+        vectors_MV = self.vectors_NV[torch.from_numpy(np.minimum(rows, own - 1))]
+        late = rows >= own
+        vectors_MV[torch.from_numpy(late)] = self.added.vectors_AV[torch.from_numpy(rows[late] - own)]
+        return vectors_MV
+
+    def products(self, vector_D: Floats) -> Floats:
+        """Inner products [N] of an item vector with that of every row."""
+        parts = [self.vectors_NV] if self.added is None else [self.vectors_NV, self.added.vectors_AV]
+        products = [part.numpy()[:, : len(vector_D)] @ vector_D for part in parts]
+        return products[0] if len(products) == 1 else np.concatenate(products)
+
+    def listed(self) -> Mask:
+        """Which rows may be returned at all, as a fresh mask [N]."""
+        mask = np.ones(len(self), bool)
+        if self.added is not None:
+            mask[self.added.hidden] = False
+        return mask
+
+    def search(self, query_1V: Floats, k: int, allowed_N: Mask | None) -> tuple[Ints, Floats]:
+        """Rows and scores of the best k allowed rows for one query, best first; equal scores by the lower row."""
+        if self.added is None:
+            return _found(*self.index.search(query_1V, k, allowed_N))
+        own, allowed_N = len(self.vectors_NV), self.listed() if allowed_N is None else allowed_N
+        rows, scores = _found(*self.index.search(query_1V, k, allowed_N[:own]))
+        if not len(self.added.vectors_AV):
+            return rows, scores
+        late_rows, late_scores = _found(*self.added.index.search(query_1V, k, allowed_N[own:]))
+        return _merged((rows, late_rows + own), (scores, late_scores), k)
 
 
 def load_release(store: Address, signed_by: Verifier | None = None) -> LoadedRelease:
@@ -163,25 +212,34 @@ def best(release: LoadedRelease, queries: Queries, k: int, allowed_N: Mask | Non
     The answer is shorter than k only when fewer items are allowed.
     """
     own_rows = queries.own_rows_M.numpy()
-    own_scores = queries.own_scores(release.vectors_NV).numpy()
+    by_place = replace(queries, own_rows_M=torch.arange(len(own_rows)))
+    own_scores = by_place.own_scores(release.vectors(own_rows)).numpy()
     others_N = allowed_N
     if len(own_rows):
-        others_N = np.ones(len(release), bool) if allowed_N is None else allowed_N.copy()
+        others_N = release.listed() if allowed_N is None else allowed_N.copy()
         others_N[own_rows] = False
-    rows_QK, scores_QK = release.index.search(queries.vectors_QV.numpy(), k, others_N)
-    found = rows_QK[0] >= 0
-    rows, scores = rows_QK[0, found], scores_QK[0, found]
+    rows, scores = release.search(queries.vectors_QV.numpy(), k, others_N)
     mine = slice(None) if allowed_N is None else allowed_N[own_rows]
-    rows, scores = np.concatenate([rows, own_rows[mine]]), np.concatenate([scores, own_scores[mine]])
-    order = np.lexsort((rows, -scores))[:k]
-    return rows[order], scores[order]
+    return _merged((rows, own_rows[mine]), (scores, own_scores[mine]), k)
 
 
 def similar(release: LoadedRelease, vector_D: Floats, k: int, allowed_N: Mask) -> tuple[Ints, Floats]:
     """Rows and cosines of the k allowed items most like an item vector; equal cosines by the lower row."""
-    width = release.towers.config.model.width
     norm = max(float(np.linalg.norm(vector_D)), 1e-12)
-    cosines_N = release.vectors_NV.numpy()[:, :width] @ vector_D / (release.norms_N * norm)
+    cosines_N = release.products(vector_D) / (release.norms_N * norm)
     rows = np.flatnonzero(allowed_N)
     order = rows[np.lexsort((rows, -cosines_N[rows]))[:k]]
     return order, cosines_N[order]
+
+
+def _found(rows_1K: Ints, scores_1K: Floats) -> tuple[Ints, Floats]:
+    """The answer to one query without what fills it up."""
+    found = rows_1K[0] >= 0
+    return rows_1K[0, found], scores_1K[0, found]
+
+
+def _merged(rows: tuple[Ints, Ints], scores: tuple[Floats, Floats], k: int) -> tuple[Ints, Floats]:
+    """The best k of two answers."""
+    all_rows, all_scores = np.concatenate(rows), np.concatenate(scores)
+    order = np.lexsort((all_rows, -all_scores))[:k]
+    return all_rows[order], all_scores[order]

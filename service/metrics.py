@@ -37,6 +37,10 @@ class Metrics:
         self.unknown_items = Counter("twotower_unknown_items", "Item ids not in the catalogue", registry=registry)
         self.empty = Counter("twotower_empty_results", "Answers without a single item", registry=registry)
         self.events = Counter("twotower_events", "Events received", ["outcome"], registry=registry)
+        self.item_changes = Counter(
+            "twotower_item_changes", "Items of PUT and DELETE /v1/items", ["method", "outcome"], registry=registry
+        )
+        self.delta_items = Gauge("twotower_delta_items", "Items changed since the release was built", ["kind"], registry=registry)
         self.history_errors = Counter("twotower_history_errors", "Failed calls of the history store", ["op"], registry=registry)
         self.release = Gauge("twotower_release_info", "1 for the release served", ["release", "vector_space"], registry=registry)
         self.release_loaded = Gauge(

@@ -1,5 +1,6 @@
 """The OpenAPI document, made from the types that the server decodes and encodes with."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,8 +40,8 @@ def operation(route: Route) -> dict[str, Any]:
     }
     if route.takes:
         result["requestBody"] = {"required": True, "content": _json(route.takes)}
-    if "{user_id" in route.paths[0]:
-        result["parameters"] = [{"name": "user_id", "in": "path", "required": True, "schema": {"type": "string"}}]
+    if named := re.search(r"{(\w+)", route.paths[0]):
+        result["parameters"] = [{"name": named[1], "in": "path", "required": True, "schema": {"type": "string"}}]
     return result
 
 

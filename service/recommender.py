@@ -1,25 +1,27 @@
 """The request path without HTTP: history and rules in, ranked items out. Everything here runs on the engine's thread.
 
-N: items, L: events the model reads, M: own items
+N: items, L: events the model reads, M: own items, U: rows that a request names
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from service.errors import ApiError
 from service.filters import InvalidFilter, Mask
 from service.history import OwnItem, StoredEvent, UserHistory
 from service.index import LoadedRelease, best, similar
 from service.schemas import Event, Feature, Recommended, RecommendRequest, SimilarRequest
-from twotower.catalogue import embed_rows
+from twotower.catalogue import embed_table
 from twotower.errors import DataError
 from twotower.features import EncodedRows, Floats, Ints, encode_rows
+from twotower.raw_items import item_table
 from twotower.repeat import ItemStatistics
-from twotower.scoring import Request, answer
+from twotower.scoring import Queries, Request, answer
 from twotower.window import History
 
 FILTER_MATCHES_NOTHING = "filter_matches_nothing"
@@ -46,8 +48,7 @@ def recommend(release: LoadedRelease, asked: RecommendRequest, stored: UserHisto
     ranked: list[Recommended] = []
     if not asked.validate_only:
         request = Request(model_history(release, known), item_statistics_of(own), now_ms, asked.target_event_type)
-        towers = release.towers
-        queries = answer(towers.contextualizer, towers.config.model, release.vectors_NV, [request])
+        queries = ask_model(release, request)
         ranked = present(release, *best(release, queries, asked.num_results, allowed_N), asked.include_metadata)
     named = [*(e.item_id for e in history.window if e.item_id), *(asked.candidate_item_ids or ())]
     return Ranking(
@@ -57,6 +58,22 @@ def recommend(release: LoadedRelease, asked: RecommendRequest, stored: UserHisto
         missing_item_ids=[i for i in dict.fromkeys(named) if i not in release.rows],
         degraded=degraded,
     )
+
+
+def ask_model(release: LoadedRelease, request: Request) -> Queries:
+    """The model's answer. Where vectors stand in two places it is shown those of the request's own rows alone."""
+    towers, history, statistics = release.towers, request.history, request.statistics
+    if release.added is None:
+        return answer(towers.contextualizer, towers.config.model, release.vectors_NV, [request])
+    named = np.concatenate([[0], history.item_rows_L, statistics.item_rows_M])  # row 0 pads an empty history
+    rows_U, places = np.unique(named, return_inverse=True)
+    local = replace(
+        request,
+        history=replace(history, item_rows_L=places[1 : 1 + len(history)]),
+        statistics=replace(statistics, item_rows_M=places[1 + len(history) :]),
+    )
+    queries = answer(towers.contextualizer, towers.config.model, release.vectors(rows_U), [local])
+    return replace(queries, own_rows_M=torch.from_numpy(rows_U)[queries.own_rows_M])
 
 
 def merge_inline(stored: UserHistory, asked: RecommendRequest) -> UserHistory:
@@ -134,10 +151,10 @@ def allowed_items(release: LoadedRelease, asked: RecommendRequest, own: dict[int
 def rules(release: LoadedRelease, expression: str | None, exclude_item_ids: Sequence[str]) -> tuple[Mask, list[str]]:
     """Filter and exclude list as a fresh mask [N], and notes for `degraded`."""
     notes: list[str] = []
-    mask = np.ones(len(release), bool)
+    mask = release.listed()
     if expression is not None:
         try:
-            mask = release.filters.mask(expression).copy()
+            mask &= release.filters.mask(expression)
         except InvalidFilter as error:
             raise ApiError("invalid_request", f"filter: {error}", "filter") from error
         if not mask.any():
@@ -178,7 +195,7 @@ def find_similar(release: LoadedRelease, asked: SimilarRequest) -> tuple[list[Re
             raise ApiError("not_found", f"the catalogue has no item {asked.item_id!r}; describe it in `item` instead", "item_id")
         row = release.rows[asked.item_id]
         mask[row] = False
-        vector_D = release.vectors_NV[row, : release.towers.config.model.width].numpy()
+        vector_D = release.vectors(np.array([row]))[0, : release.towers.config.model.width].numpy()
     else:
         vector_D = embed_item(release, asked.item or {})
     return present(release, *similar(release, vector_D, asked.num_results, mask), asked.include_metadata), notes
@@ -186,23 +203,12 @@ def find_similar(release: LoadedRelease, asked: SimilarRequest) -> tuple[list[Re
 
 def embed_item(release: LoadedRelease, item: dict[str, Feature]) -> Floats:
     """The vector [D] of an item given by raw features; what is not given is missing."""
-    spec, table_rows = release.towers.config.model.item_spec, release.towers.config.model.table_rows
-    blank = dict.fromkeys(release.items.column_names)
-    columns = {name: item_column(release, name, value) for name, value in {**blank, **item}.items()}
+    model = release.towers.config.model
+    row, unusable = item_table([item], release.items.schema)
+    if unusable:
+        raise ApiError("invalid_request", str(unusable[0]), f"item.{unusable[0].name}") from unusable[0]
     try:
-        vectors = embed_rows(release.towers.embedder, encode_rows(columns, spec, table_rows))
+        vector_1D = embed_table(row, release.towers.embedder, model.item_spec, model.table_rows)
     except DataError as error:
         raise ApiError("invalid_request", str(error), "item") from error
-    return np.asarray(vectors[0].numpy(), np.float32)
-
-
-def item_column(release: LoadedRelease, name: str, value: Feature) -> pa.Array:
-    """One feature as a column of the type that the catalogue's has."""
-    if name not in release.items.column_names:
-        message = f"items have no feature {name!r}; they have {', '.join(release.items.column_names)}"
-        raise ApiError("invalid_request", message, f"item.{name}")
-    kind = release.items.schema.field(name).type
-    try:
-        return pa.array([value]).cast(kind)
-    except (pa.ArrowException, OverflowError, TypeError) as error:
-        raise ApiError("invalid_request", f"{name!r} must be {kind}: {error}", f"item.{name}") from error
+    return np.asarray(vector_1D[0], np.float32)

@@ -1,31 +1,34 @@
 """What each route does: decode, history, engine, encode. One table says where each is found."""
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
+import pyarrow as pa
 from prometheus_client import generate_latest
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from service import schemas
+from service.delta import ItemChanges, judge_ids
 from service.engine import Engine
 from service.errors import ApiError
 from service.history import HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
 from service.index import LoadedRelease
+from service.listings import describe, release_entries
 from service.metrics import Metrics
 from service.recommender import find_similar, recommend, to_stored
 from service.settings import Settings
 from service.wire import decode, read_json, reply
-from twotower.errors import ArtefactError, StoreError
-from twotower.release import list_releases, read_info, read_pointer, read_release_manifest, release_path
+from twotower.catalogue import ID_FIELD
+from twotower.delta import Changed
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -35,6 +38,8 @@ CLOCK_SKEW_MS = 86_400_000  # a stored event may lie a day ahead of us: clients'
 _recommend = msgspec.json.Decoder(schemas.RecommendRequest)
 _similar = msgspec.json.Decoder(schemas.SimilarRequest)
 _events = msgspec.json.Decoder(schemas.EventsBody)
+_put = msgspec.json.Decoder(schemas.PutItemsBody)
+_delete = msgspec.json.Decoder(schemas.DeleteItemsBody)
 _event = msgspec.json.Decoder(schemas.Event)
 
 
@@ -59,6 +64,7 @@ class Service:
     history: HistoryStore
     engine: Engine
     metrics: Metrics
+    changes: ItemChanges | None = None
 
     def routes(self) -> tuple[Route, ...]:
         """Every route there is."""
@@ -72,6 +78,9 @@ class Service:
             ),
             Route("POST", ("/v1/similar", "/similar"), self.similar, schemas.SimilarRequest, schemas.SimilarResponse),
             Route("POST", ("/v1/events", "/events"), self.events, schemas.EventsRequest, schemas.EventsResponse, 202),
+            Route("PUT", ("/v1/items",), self.put_items, schemas.PutItemsRequest, schemas.ItemsResponse),
+            Route("DELETE", ("/v1/items",), self.delete_items, schemas.DeleteItemsRequest, schemas.ItemsResponse),
+            Route("GET", ("/v1/items/{item_id:path}",), self.item, None, schemas.ItemResponse),
             Route("GET", ("/v1/users/{user_id:path}",), self.user, None, schemas.UserResponse),
             Route("DELETE", ("/v1/users/{user_id:path}",), self.delete_user, None, schemas.DeletedResponse),
             Route("GET", ("/v1/releases",), self.releases, None, schemas.ReleasesResponse),
@@ -128,15 +137,41 @@ class Service:
         response = schemas.EventsResponse(accepted=accepted, duplicates=outcomes["duplicate"], rejected=rejected)
         return reply(response, 202)
 
+    async def put_items(self, request: Request) -> Response:
+        """PUT /v1/items: what is counted as accepted is stored, and served from the next request on."""
+        body = await self._body(request, _put)
+        changes = self._changes()
+        items, rows, rejected = await changes.judge(body.items)
+        await asyncio.shield(self._change(changes, items, rows))
+        return self._changed("put", len(body.items), rejected)
+
+    async def delete_items(self, request: Request) -> Response:
+        """DELETE /v1/items."""
+        body = await self._body(request, _delete)
+        changes = self._changes()
+        item_ids, rejected = judge_ids(body.item_ids)
+        await asyncio.shield(self._change(changes, dict.fromkeys(item_ids), changes.base.items.schema.empty_table()))
+        return self._changed("delete", len(body.item_ids), rejected)
+
+    async def item(self, request: Request) -> Response:
+        """GET /v1/items/{id}."""
+        item_id, release = _path_id(request, "item_id"), self.release
+        if item_id not in release.rows:
+            raise ApiError("not_found", f"the catalogue has no item {item_id!r}")
+        row = release.rows[item_id]
+        (metadata,) = release.items.slice(row, 1).drop_columns([ID_FIELD]).to_pylist()
+        source: Literal["release", "delta"] = "release" if row < len(release.vectors_NV) else "delta"
+        return reply(schemas.ItemResponse(item_id=item_id, source=source, metadata=metadata, release=release.id))
+
     async def user(self, request: Request) -> Response:
         """GET /v1/users/{id}: an unknown user has an empty history."""
-        user_id = _user_id(request)
+        user_id = _path_id(request, "user_id")
         history = await self._confirmed("read", self.history.read(user_id))
         return reply(describe(user_id, history))
 
     async def delete_user(self, request: Request) -> Response:
         """DELETE /v1/users/{id}."""
-        user_id = _user_id(request)
+        user_id = _path_id(request, "user_id")
         count = await self._confirmed("delete", self.history.delete(user_id))
         return reply(schemas.DeletedResponse(user_id=user_id, deleted_events=count))
 
@@ -163,6 +198,44 @@ class Service:
     async def home(self, _: Request) -> Response:
         """GET /."""
         return RedirectResponse("/docs")
+
+    async def restore(self) -> None:
+        """Serve what was changed before this start."""
+        if self.changes:
+            stored = await self.changes.stored()
+            self.release = await self.engine.submit(partial(self.changes.restore, stored), math.inf)
+
+    @property
+    def num_changed(self) -> tuple[int, int]:
+        """Items put and items deleted since the release was built."""
+        added = self.release.added
+        num_put = len(added.vectors_AV) if added else 0
+        return num_put, (len(added.changes) if added else 0) - num_put
+
+    def _changes(self) -> ItemChanges:
+        if self.changes is None:
+            raise ApiError(
+                "delta_off",
+                "this server has no file for item changes: start it with --delta sqlite:///FILE, or give the nightly job the "
+                "items. Servers that share their histories in Redis share no such file.",
+            )
+        return self.changes
+
+    async def _change(self, changes: ItemChanges, items: Changed, put: pa.Table) -> None:
+        """Embed, store, and only then serve; one change after the other."""
+        if not items:
+            return
+        async with changes.one_at_a_time:
+            work = partial(changes.apply, self.release, items, put)
+            result = await self._compute(work, time.monotonic() + self.settings.request_timeout_s)
+            await changes.write(items)
+            self.release = result
+
+    def _changed(self, method: str, num_asked: int, rejected: list[schemas.Rejected]) -> Response:
+        accepted = num_asked - len(rejected)
+        self.metrics.item_changes.labels(method, "accepted").inc(accepted)
+        self.metrics.item_changes.labels(method, "rejected").inc(len(rejected))
+        return reply(schemas.ItemsResponse(accepted=accepted, rejected=rejected))
 
     async def _body(self, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
         with self.metrics.stage("decode"):
@@ -242,65 +315,13 @@ def judge(raw_events: list[msgspec.Raw], now_ms: int) -> tuple[list[StoredEvent]
     return good, rejected
 
 
-def describe(user_id: str, history: UserHistory) -> schemas.UserResponse:
-    """A user's history as the client sees it."""
-    events = [
-        schemas.UserEvent(
-            event_type=e.event_type,
-            timestamp=e.time_ms,
-            item_id=e.item_id,
-            event_id=e.event_id,
-            session_id=e.session_id,
-            value=e.value,
-            properties=e.properties,
-            recommendation_id=e.recommendation_id,
-            position=e.position,
-        )
-        for e in history.events
-    ]
-    items = [
-        schemas.UserItem(item_id=i, count=own.count, first=own.first_ms, last=own.last_ms, event_types=sorted(own.event_types))
-        for i, own in sorted(history.items.items())
-    ]
-    return schemas.UserResponse(
-        user_id=user_id, num_events=history.num_events, history_seq=history.seq, events=events, items=items
-    )
-
-
-def release_entries(settings: Settings) -> list[schemas.ReleaseEntry]:
-    """The releases of the store; one that cannot be read is listed with its problem."""
-    store = Path(settings.store)  # the server's own copy, where the store itself is elsewhere
+def _path_id(request: Request, name: str) -> str:
+    value: str = request.path_params[name]
     try:
-        current = read_pointer(store).release
-    except StoreError:
-        current = ""
-    entries = []
-    for release in list_releases(store):
-        path = release_path(store, release)
-        try:
-            read_release_manifest(path)
-            info = read_info(path)
-            entry = schemas.ReleaseEntry(
-                id=release,
-                current=release == current,
-                bundle=info.bundle_id,
-                vector_space_id=info.vector_space_id,
-                items=info.num_items,
-            )
-        except ArtefactError:
-            # The message names a path of ours; the caller needs to know only that it is not usable.
-            entry = schemas.ReleaseEntry(id=release, current=release == current, problem="it cannot be read")
-        entries.append(entry)
-    return entries
-
-
-def _user_id(request: Request) -> str:
-    user_id: str = request.path_params["user_id"]
-    try:
-        schemas.check_id(user_id)
+        schemas.check_id(value)
     except ValueError as error:
-        raise ApiError("invalid_request", str(error), "user_id") from error
-    return user_id
+        raise ApiError("invalid_request", str(error), name) from error
+    return value
 
 
 def _now_ms() -> int:

@@ -16,6 +16,7 @@ LATEST = datetime.fromtimestamp(LATEST_MS / 1000, UTC)
 MAX_RESULTS = 500
 MAX_EVENTS = 1024
 MAX_LISTED_IDS = 10_000
+MAX_CHANGES = 1000
 MAX_FILTER_CHARACTERS = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -187,7 +188,7 @@ class EventsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Rejected(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that was not stored, by its place in the request."""
+    """An event, item or id that was not stored, by its place in the request."""
 
     index: int
     reason: str
@@ -199,6 +200,46 @@ class EventsResponse(msgspec.Struct, frozen=True, kw_only=True):
     accepted: int
     duplicates: int
     rejected: list[Rejected]
+
+
+class PutItemsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Items to add or replace: `item_id`, and features by the schema's names; what is not given is missing."""
+
+    items: Annotated[list[Annotated[dict[str, Feature], Meta(max_length=256)]], Meta(max_length=MAX_CHANGES)]
+
+
+class PutItemsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """PutItemsRequest as decoded: each item is judged by itself."""
+
+    items: Annotated[list[msgspec.Raw], Meta(max_length=MAX_CHANGES)]
+
+
+class DeleteItemsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Items to take out; an id that the catalogue does not know is taken out of what the nightly job reads next."""
+
+    item_ids: Annotated[list[Id], Meta(max_length=MAX_CHANGES)]
+
+
+class DeleteItemsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """DeleteItemsRequest as decoded: each id is judged by itself."""
+
+    item_ids: Annotated[list[msgspec.Raw], Meta(max_length=MAX_CHANGES)]
+
+
+class ItemsResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """`accepted` changes are stored and served from the next request on."""
+
+    accepted: int
+    rejected: list[Rejected]
+
+
+class ItemResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """An item as it is served; `delta` when it was put after the release was built."""
+
+    item_id: str
+    source: Literal["release", "delta"]
+    metadata: dict[str, Any]
+    release: str
 
 
 class UserEvent(msgspec.Struct, frozen=True, kw_only=True):

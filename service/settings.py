@@ -18,6 +18,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)  # 0 takes any free port
     history: str = "sqlite:///history.db"  # sqlite:///relative, sqlite:////absolute, redis://..., rediss://...
+    delta: str | None = None  # sqlite:///FILE; None is delta.db beside the histories of an SQLite file, else no /v1/items
+    max_delta_items: int = Field(default=10_000, ge=1)  # scanned with every request; a change copies them
     insecure: bool = False
     torch_threads: int = Field(default_factory=lambda: max(1, (os.cpu_count() or 1) - 1), ge=1)  # one core for the event loop
     max_body_bytes: int = Field(default=256 * 1024, ge=1)  # 1,024 inline events of usual size

@@ -14,11 +14,12 @@ from typing import TypeVar
 import msgspec
 
 from service.history import KEPT_EVENT_IDS, KEPT_EVENTS, KEPT_ITEMS, HistoryUnavailable, OwnItem, StoredEvent, UserHistory
-from twotower.errors import EnvironmentProblem, FormatError
+from twotower.sqlite_file import connect, make_tables
 
 T = TypeVar("T")
 
 VERSION = 1
+WHAT, OPTION = "histories", "--history"
 _TABLES = """
 CREATE TABLE users (user_id TEXT PRIMARY KEY, num_events INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE events (user_id TEXT, seq INTEGER, payload BLOB NOT NULL, PRIMARY KEY (user_id, seq)) WITHOUT ROWID;
@@ -42,9 +43,9 @@ class SqliteHistory:
     def __init__(self, path: Path) -> None:
         self._writing = ThreadPoolExecutor(1, "history-write")
         self._reading = ThreadPoolExecutor(1, "history-read")
-        self._writer = connect(path)
-        make_tables(self._writer, path)
-        self._reader = connect(path)
+        self._writer = connect(path, WHAT, OPTION)
+        make_tables(self._writer, path, WHAT, OPTION, _TABLES, VERSION)
+        self._reader = connect(path, WHAT, OPTION)
 
     async def append(self, events: Sequence[StoredEvent]) -> list[bool]:
         """One transaction, on the disk when this returns."""
@@ -69,33 +70,6 @@ class SqliteHistory:
             return await asyncio.get_running_loop().run_in_executor(pool, work)
         except (sqlite3.Error, msgspec.DecodeError) as error:
             raise HistoryUnavailable(f"the history file cannot be used: {error}") from error
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection that may be used from another thread; each of ours stays on one."""
-    try:
-        connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
-        # NORMAL could lose acknowledged events in a power cut: it does not sync the WAL at commit.
-        connection.execute("PRAGMA synchronous = FULL")
-    except sqlite3.Error as error:
-        raise EnvironmentProblem(
-            f"cannot keep histories in {path}: {error}. Choose a writable file with --history sqlite:///PATH."
-        ) from error
-    return connection
-
-
-def make_tables(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables of a new file; FormatError for one of another version."""
-    try:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
-            version = VERSION
-    except sqlite3.Error as error:
-        raise EnvironmentProblem(f"cannot keep histories in {path}: {error}. Choose another file with --history.") from error
-    if version != VERSION:
-        raise FormatError(f"{path} holds histories of version {version}, this program writes {VERSION}. Choose another file.")
 
 
 def append(connection: sqlite3.Connection, events: Sequence[StoredEvent]) -> list[bool]:

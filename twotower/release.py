@@ -39,6 +39,7 @@ class ReleaseInfo(msgspec.Struct, frozen=True, kw_only=True):
     vector_width: int  # embedding and popularity dimensions
     popularity_as_of_ms: int | None
     index: IndexInfo = IndexInfo()
+    delta_sequence: int = 0  # the last change of twotower.delta that it holds
 
 
 class Pointer(msgspec.Struct, frozen=True, kw_only=True):

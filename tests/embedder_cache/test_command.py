@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from embedder_cache.command import main
 from embedder_cache.publish import verify
+from twotower.delta import DeltaStore
 from twotower.errors import EnvironmentProblem
 from twotower.release import read_pointer
 from twotower.signature import load_verifier, make_keys
@@ -26,6 +27,18 @@ def test_it_publishes_once_and_says_when_nothing_changed(
     said = capsys.readouterr()
     assert "nothing changed" in said.err
     assert json.loads(said.out)["items"] == 400
+
+
+def test_it_folds_in_what_a_server_was_told(
+    tiny_shop: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = DeltaStore(tmp_path / "delta.db")
+    store.write({"new": {"title": "sweet olives"}, "item-1": None})
+    arguments = ["--bundle", tiny_bundle, "--items", tiny_shop / "items.parquet", "--store", tmp_path / "store"]
+    assert main([str(a) for a in [*arguments, "--delta", f"sqlite:///{tmp_path / 'delta.db'}", "--json"]]) == 0
+    told = capsys.readouterr()
+    assert "1 items that were put and 1 that were deleted are folded in" in told.err
+    assert json.loads(told.out)["items"] == 400
 
 
 def test_it_leaves_metrics_for_prometheus(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:

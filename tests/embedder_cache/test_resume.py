@@ -15,6 +15,7 @@ import pytest
 
 from embedder_cache.build import Published, build_release
 from embedder_cache.intake import REJECTED, Intake
+from embedder_cache.overlay import Overlay
 from embedder_cache.resume import Work, work_directory
 from twotower.bundle import load_bundle
 from twotower.errors import DataError, EnvironmentProblem
@@ -66,7 +67,9 @@ def go_on(bundle: Path, items: Path, store: Path) -> Published:
 def intake() -> Intake:
     """Five items in batches of three and two."""
     ids = pa.array(["a", "b", "c", "d", "e"])
-    return Intake(ids, np.arange(5, dtype=np.uint64), (slice(0, 3), slice(3, 5)), np.ones(5, bool), REJECTED.empty_table())
+    nothing = Overlay(0, pa.table({}), pa.array([], pa.large_binary()), ())
+    places = (slice(0, 3), slice(3, 5))
+    return Intake(ids, np.arange(5, dtype=np.uint64), places, np.ones(5, bool), REJECTED.empty_table(), nothing)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from service.history import HistoryStore, HistoryUnavailable, StoredEvent, UserH
 from service.index import LoadedRelease, load_release
 from service.metrics import Metrics
 from service.settings import Settings
+from twotower.delta import DeltaStore
 
 T = TypeVar("T")
 NOW_MS = 1_746_057_600_000  # 2025-05-01, the day after the tiny shop's log ends
@@ -97,9 +98,11 @@ class UnreachableHistory:
 class Client:
     """Calls an app in this process; errors that the app does not answer are raised here."""
 
-    def __init__(self, settings: Settings, release: LoadedRelease, history: HistoryStore) -> None:
+    def __init__(
+        self, settings: Settings, release: LoadedRelease, history: HistoryStore, delta: DeltaStore | None = None
+    ) -> None:
         self.history = history
-        self.app = build_app(settings, release, history, Metrics(CollectorRegistry()))
+        self.app = build_app(settings, release, history, Metrics(CollectorRegistry()), delta)
         self._runner = asyncio.Runner()
         self._lifespan: AbstractAsyncContextManager[Any] = self.app.router.lifespan_context(self.app)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://shop")
@@ -130,6 +133,19 @@ class Client:
 
     def post_raw(self, path: str, body: bytes, **headers: str) -> httpx.Response:
         return self.request("POST", path, content=body, headers={"content-type": "application/json"} | headers)
+
+    def put_items(self, *items: Any) -> dict[str, Any]:
+        response = self.send("PUT", "/v1/items", {"items": items})
+        assert response.status_code == 200, response.text
+        return dict(response.json())
+
+    def delete_items(self, *item_ids: Any) -> dict[str, Any]:
+        response = self.send("DELETE", "/v1/items", {"item_ids": item_ids})
+        assert response.status_code == 200, response.text
+        return dict(response.json())
+
+    def send(self, method: str, path: str, body: Any) -> httpx.Response:
+        return self.request(method, path, content=json.dumps(body).encode(), headers={"content-type": "application/json"})
 
     def recommend(self, **body: Any) -> dict[str, Any]:
         response = self.post("/v1/recommend", body)

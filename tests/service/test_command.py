@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from embedder_cache.build import build_release
-from service.command import main, open_history
+from service.command import main, open_delta, open_history
 from service.settings import Settings
 from twotower.bundle import load_bundle
 from twotower.errors import EnvironmentProblem, IntegrityError, StoreError
@@ -79,6 +79,26 @@ def test_histories_outlive_the_server_even_when_it_is_killed(tiny_store: Path, t
         process.kill()
     with serving(tiny_store, *history) as (_, line):
         assert httpx.get(line.split()[6] + "/v1/users/ann").json()["num_events"] == 1
+
+
+def test_items_that_were_put_outlive_the_server_even_when_it_is_killed(tiny_store: Path, tmp_path: Path) -> None:
+    history = ("--history", f"sqlite:///{tmp_path / 'h.db'}")
+    with serving(tiny_store, *history) as (process, line):
+        assert httpx.put(line.split()[6] + "/v1/items", json={"items": [{"item_id": "new"}]}).json()["accepted"] == 1
+        process.kill()
+    assert (tmp_path / "delta.db").is_file()
+    with serving(tiny_store, *history) as (_, line):
+        assert httpx.get(line.split()[6] + "/v1/items/new").json()["source"] == "delta"
+
+
+def test_changes_have_a_file_of_their_own_or_none_with_histories_in_redis(tmp_path: Path) -> None:
+    own = Settings(store=Path("store"), history="redis://127.0.0.1:1/0", delta=f"sqlite:///{tmp_path / 'own.db'}")
+    assert open_delta(own) is not None
+    assert (tmp_path / "own.db").is_file()
+    assert open_delta(own.model_copy(update={"delta": None})) is None
+    for wrong in ("redis://127.0.0.1:1/0", "own.db", f"sqlite:///{tmp_path}/nowhere/own.db"):
+        with pytest.raises(EnvironmentProblem, match="--delta"):
+            open_delta(own.model_copy(update={"delta": wrong}))
 
 
 def test_help_does_not_wait_for_torch() -> None:

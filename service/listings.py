@@ -1,0 +1,61 @@
+"""What the server lists: a user's history, and the releases of its store."""
+
+from pathlib import Path
+
+from service import schemas
+from service.history import UserHistory
+from service.settings import Settings
+from twotower.errors import ArtefactError, StoreError
+from twotower.release import list_releases, read_info, read_pointer, read_release_manifest, release_path
+
+
+def describe(user_id: str, history: UserHistory) -> schemas.UserResponse:
+    """A user's history as the client sees it."""
+    events = [
+        schemas.UserEvent(
+            event_type=e.event_type,
+            timestamp=e.time_ms,
+            item_id=e.item_id,
+            event_id=e.event_id,
+            session_id=e.session_id,
+            value=e.value,
+            properties=e.properties,
+            recommendation_id=e.recommendation_id,
+            position=e.position,
+        )
+        for e in history.events
+    ]
+    items = [
+        schemas.UserItem(item_id=i, count=own.count, first=own.first_ms, last=own.last_ms, event_types=sorted(own.event_types))
+        for i, own in sorted(history.items.items())
+    ]
+    return schemas.UserResponse(
+        user_id=user_id, num_events=history.num_events, history_seq=history.seq, events=events, items=items
+    )
+
+
+def release_entries(settings: Settings) -> list[schemas.ReleaseEntry]:
+    """The releases of the store; one that cannot be read is listed with its problem."""
+    store = Path(settings.store)  # the server's own copy, where the store itself is elsewhere
+    try:
+        current = read_pointer(store).release
+    except StoreError:
+        current = ""
+    entries = []
+    for release in list_releases(store):
+        path = release_path(store, release)
+        try:
+            read_release_manifest(path)
+            info = read_info(path)
+            entry = schemas.ReleaseEntry(
+                id=release,
+                current=release == current,
+                bundle=info.bundle_id,
+                vector_space_id=info.vector_space_id,
+                items=info.num_items,
+            )
+        except ArtefactError:
+            # The message names a path of ours; the caller needs to know only that it is not usable.
+            entry = schemas.ReleaseEntry(id=release, current=release == current, problem="it cannot be read")
+        entries.append(entry)
+    return entries

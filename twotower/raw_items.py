@@ -1,0 +1,48 @@
+"""Items as JSON describes them, brought under the columns of an item table."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+
+Features = Mapping[str, Any]  # by the schema's names; what is not given is missing
+
+
+class UnusableFeature(ValueError):
+    """A feature that items do not have, or a value that is not of its column's type."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+def item_table(items: Sequence[Features], schema: pa.Schema) -> tuple[pa.Table, dict[int, UnusableFeature]]:
+    """The items that fit, as rows under the columns of `schema`, and by its place why another does not."""
+    try:
+        return _table(items, schema), {}
+    except UnusableFeature:
+        rows, unusable = [schema.empty_table()], {}
+        for place, item in enumerate(items):
+            try:
+                rows.append(_table([item], schema))
+            except UnusableFeature as error:
+                unusable[place] = error
+        return pa.concat_tables(rows).combine_chunks(), unusable
+
+
+def _table(items: Sequence[Features], schema: pa.Schema) -> pa.Table:
+    for name in chain.from_iterable(items):
+        if name not in schema.names:
+            raise UnusableFeature(name, f"items have no feature {name!r}; they have {', '.join(schema.names)}")
+    return pa.table([_column(field, [item.get(field.name) for item in items]) for field in schema], schema=schema)
+
+
+def _column(field: pa.Field, values: list[Any]) -> pa.Array:
+    kinds = {type(v) for v in chain.from_iterable(v if isinstance(v, list) else (v,) for v in values)} - {type(None)}
+    # Arrow makes one type of whole numbers and others, and 5 would become the text 5.0.
+    parts = [values] if len(kinds) <= 1 else [[value] for value in values]
+    try:
+        return pa.concat_arrays([pa.array(part).cast(field.type) for part in parts])
+    except (pa.ArrowException, OverflowError, TypeError) as error:
+        raise UnusableFeature(field.name, f"{field.name!r} must be {field.type}: {error}") from error

@@ -1,0 +1,39 @@
+"""One SQLite file that survives a power cut, and its tables."""
+
+import sqlite3
+from pathlib import Path
+
+from twotower.errors import EnvironmentProblem, FormatError
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file that `sqlite:///FILE` names, or `sqlite:////FILE` by an absolute path; None for any other URL."""
+    kind, _, rest = url.partition("://")
+    return Path(rest[1:]) if kind == "sqlite" and len(rest) > 1 and rest.startswith("/") else None
+
+
+def connect(path: Path, what: str, option: str) -> sqlite3.Connection:
+    """A connection that may be used from another thread, by one at a time; EnvironmentProblem names `option`."""
+    try:
+        connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        # NORMAL could lose what was acknowledged in a power cut: it does not sync the WAL at commit.
+        connection.execute("PRAGMA synchronous = FULL")
+    except sqlite3.Error as error:
+        raise EnvironmentProblem(
+            f"cannot keep {what} in {path}: {error}. Choose a writable file with {option} sqlite:///PATH."
+        ) from error
+    return connection
+
+
+def make_tables(connection: sqlite3.Connection, path: Path, what: str, option: str, tables: str, version: int) -> None:
+    """Make the tables of a new file; FormatError for one of another version."""
+    try:
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found == 0:
+            connection.executescript(f"BEGIN IMMEDIATE; {tables} PRAGMA user_version = {version}; COMMIT;")
+            found = version
+    except sqlite3.Error as error:
+        raise EnvironmentProblem(f"cannot keep {what} in {path}: {error}. Choose another file with {option}.") from error
+    if found != version:
+        raise FormatError(f"{path} holds {what} of version {found}, this program writes {version}. Choose another file.")
