@@ -15,7 +15,7 @@ from twotower.bundle import TOWER_FILES, read_config
 from twotower.errors import ArtefactError, EnvironmentProblem, ReleaseMismatch, StoreError
 from twotower.index.kinds import FILES as INDEX_FILES
 from twotower.index.kinds import IndexInfo
-from twotower.manifest import Manifest, read_manifest, verify_directory
+from twotower.manifest import UNREADABLE, Manifest, read_manifest, verify_directory
 from twotower.signature import Verifier
 from twotower.store import RELEASES, LocalStore, Store
 
@@ -196,7 +196,7 @@ def read_info(path: Path) -> ReleaseInfo:
     """release.json of a release directory whose manifest has been read."""
     try:
         return msgspec.json.decode((path / INFO).read_bytes(), type=ReleaseInfo)
-    except (FileNotFoundError, msgspec.DecodeError) as error:
+    except (FileNotFoundError, *UNREADABLE) as error:
         raise ReleaseMismatch(f"{path / INFO}: {error}. Publish it again with `twotower embed`.") from error
 
 
@@ -233,5 +233,5 @@ def _decode(content: bytes | None) -> Pointer | None:
     """None for what is missing or damaged."""
     try:
         return None if content is None else msgspec.json.decode(content, type=Pointer)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
