@@ -15,7 +15,7 @@ from twotower.bundle import TOWER_FILES, read_config
 from twotower.errors import ArtefactError, EnvironmentProblem, ReleaseMismatch, StoreError
 from twotower.index.kinds import FILES as INDEX_FILES
 from twotower.index.kinds import IndexInfo
-from twotower.manifest import UNREADABLE, Manifest, read_manifest, verify_directory
+from twotower.manifest import MANIFEST, UNREADABLE, Manifest, read_manifest, verify_directory
 from twotower.signature import Verifier
 from twotower.store import RELEASES, LocalStore, Store
 
@@ -156,6 +156,14 @@ def record(store: Store, pointer: Pointer) -> bool:
     return True
 
 
+def mend_current(store: Store) -> None:
+    """Write CURRENT again where a run ended, however it did, between the newest pointer's own file and this one."""
+    with store.exclusive():
+        pointer = newest(store).pointer
+        if pointer is not None and _decode(store.read(POINTER)) != pointer:
+            store.replace(POINTER, msgspec.json.encode(pointer))
+
+
 def pointers(store: Store) -> Iterator[Pointer]:
     """The numbered pointers that can be read, newest first."""
     return filter(None, (_decode(store.read(_key(sequence))) for sequence in reversed(_sequences(store))))
@@ -175,6 +183,11 @@ def verify_release(path: Path, signed_by: Verifier | None = None) -> tuple[Manif
     require_files(path, manifest, FILES)
     info = read_info(path)
     require_files(path, manifest, INDEX_FILES[info.index.kind])
+    if manifest.parent != info.bundle_id:  # the only line of a manifest that its id does not follow from
+        raise ReleaseMismatch(
+            f"{path}: {MANIFEST} says that it was made with {manifest.parent}, {INFO} with {info.bundle_id}. "
+            f"Publish it again with `twotower embed`."
+        )
     config = read_config(path)
     if config.vector_space_id != info.vector_space_id:
         raise ReleaseMismatch(

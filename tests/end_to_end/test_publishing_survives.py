@@ -117,12 +117,14 @@ def test_it_may_be_killed_at_every_step(nights: Nights, store: Path, watcher: li
         check(store)
         if ended.status != -9:
             break
-        if names(store) != before:
+        if names(store) != before or step == 20:
             assert nights.embed(store, step).status == 0
             check_ended(store)
             before = names(store)
+        for left in (store / "releases").glob(".staging-*"):
+            shutil.rmtree(left)  # else the next night's first steps were to do so
     assert ended.status == 0, ended.said
     check_ended(store)
     assert step > 40, "or the steps are not seen any more"
-    assert len(watcher) > 5
+    assert len(watcher) > 10
     print(step, names(store), watcher)
