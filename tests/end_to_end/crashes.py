@@ -21,15 +21,17 @@ class Recorder:
         self._held: dict[int, int] = {}  # open descriptors: an inode that is held is not given to another file
         self._directories = self._look()
         self._data = {inode: self._read(inode) for inode in self._held if inode not in self._directories}
-        self._seen: set[int] = set()
+        self._seen: dict[frozenset[tuple[str, bytes | None]], str] = {}
 
     def step(self, event: str, descriptor: int | None) -> None:
         """A step is about to be taken; a file or directory that it syncs is on the disk from then on."""
         now = self._look()
         changed = [inode for inode in now if now[inode] != self._directories.get(inode)]
+        crashes = []
         for lasting in itertools.product((False, True), repeat=len(changed)):
             names = self._directories | {inode: now[inode] for inode in itertools.compress(changed, lasting)}
-            self._write(dict(self._tree("", os.stat(self.store).st_ino, names, set(now))))
+            crashes.append(self._write(dict(self._tree("", os.stat(self.store).st_ino, names, set(now)))))
+        (self.crashes / ".least").write_text(crashes[0])  # of what was written, only what was synced
         if event == "fsync" and descriptor is not None and (inode := os.fstat(descriptor).st_ino) in self._held:
             if inode in now:
                 self._directories[inode] = now[inode]
@@ -61,13 +63,15 @@ class Recorder:
             for name, child in names.get(inode, {}).items():
                 yield from self._tree(f"{path}/{name}", child, names, directories)
 
-    def _write(self, tree: Tree) -> None:
-        if (state := hash(frozenset(tree.items()))) in self._seen:
-            return
-        self._seen.add(state)
-        crash = Path(f"{self.crashes}/{len(self._seen):03}")
+    def _write(self, tree: Tree) -> str:
+        """The name of the directory that holds this state."""
+        if (state := frozenset(tree.items())) in self._seen:
+            return self._seen[state]
+        name = self._seen[state] = f"{len(self._seen):03}"
+        crash = self.crashes / name
         for path, content in sorted(tree.items()):
             if content is None:
                 Path(f"{crash}{path}").mkdir(parents=True)
             else:
                 Path(f"{crash}{path}").write_bytes(content)
+        return name

@@ -30,16 +30,24 @@ Act = Callable[[str, int | None], None]  # name of the step, and the descriptor 
 
 
 def on_step(act: Act) -> None:
-    """Call `act` before each step."""
+    """Call `act` before each step, but for its own."""
+    acting = False
+
+    def take(step: str, descriptor: int | None) -> None:
+        nonlocal acting
+        if not acting:
+            acting = True
+            act(step, descriptor)
+            acting = False
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event in CHANGES or (event == "open" and isinstance(args[2], int) and args[2] & WRITING):
-            act(event, None)
+            take(event, None)
 
     fsync = os.fsync
 
     def audited(descriptor: int) -> None:
-        act("fsync", descriptor)
+        take("fsync", descriptor)
         fsync(descriptor)
 
     os.fsync = audited  # type: ignore[assignment]  # the only one of them that Python does not audit

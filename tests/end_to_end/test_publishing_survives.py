@@ -2,71 +2,18 @@
 
 import itertools
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from service.index import load_release
+from tests.end_to_end.conftest import Nights
 from twotower.errors import StoreError
 from twotower.release import list_releases, newest, read_pointer, release_path, verify_release
-
-ROOT = Path(__file__).parents[2]
-
-
-class Ended(NamedTuple):
-    """How a run of the job ended."""
-
-    status: int  # negative: the signal that killed it
-    said: str
-
-
-class Nights:
-    """Runs `twotower embed` on the 20 items of a night, in forks of a process that has imported it."""
-
-    def __init__(self, process: "subprocess.Popen[str]", bundle: Path, items: pa.Table, directory: Path) -> None:
-        self.process, self.bundle, self.items, self.directory = process, bundle, items, directory
-
-    def embed(self, store: Path, night: int, fault: str = "none", value: Any = None, *options: str) -> Ended:
-        items = self.directory / f"{night}.parquet"
-        pq.write_table(self.items.slice(night, 20), items)
-        argv = ["embed", "--bundle", self.bundle, "--items", items, "--store", store, "--force", "--reason", "tiny", *options]
-        return self.run(fault, value, *map(str, argv))
-
-    def run(self, fault: str, value: Any, *argv: str) -> Ended:
-        assert self.process.stdin
-        assert self.process.stdout
-        print(json.dumps({"fault": [fault, value], "argv": argv}), file=self.process.stdin, flush=True)
-        return Ended(**json.loads(self.process.stdout.readline()))
-
-
-@pytest.fixture(scope="module")
-def nights(tiny_shop: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
-    items, directory = pq.read_table(tiny_shop / "items.parquet"), tmp_path_factory.mktemp("items")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TWOTOWER_CACHE": str(directory)}
-    command, pipe = [sys.executable, str(Path(__file__).with_name("nightly.py"))], subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as process:
-        yield Nights(process, tiny_bundle, items, directory)
-        assert process.stdin
-        process.stdin.close()
-
-
-@pytest.fixture
-def store(nights: Nights, tmp_path: Path) -> Path:
-    """One release is served."""
-    ended = nights.embed(tmp_path / "store", 0)
-    assert ended.status == 0, ended.said
-    return tmp_path / "store"
-
 
 def check(store: Path) -> None:
     """What must be true of a store at every moment once something was published."""
@@ -127,4 +74,24 @@ def test_it_may_be_killed_at_every_step(nights: Nights, store: Path, watcher: li
     check_ended(store)
     assert step > 40, "or the steps are not seen any more"
     assert len(watcher) > 10
-    print(step, names(store), watcher)
+
+
+@pytest.mark.parametrize("nights_before", [0, 1])
+def test_the_power_may_be_cut_before_every_step(nights: Nights, tmp_path: Path, nights_before: int) -> None:
+    store, crashes = tmp_path / "store", tmp_path / "crashes"
+    store.mkdir()
+    crashes.mkdir()
+    for night in range(nights_before):
+        assert nights.embed(store, night).status == 0
+    ended = nights.embed(store, nights_before, "power", {"store": str(store), "crashes": str(crashes)})
+    assert ended.status == 0, ended.said
+    left = sorted(crashes.glob("[0-9]*"))
+    for crash in left:
+        if newest(crash).sequence:
+            check(crash)
+    assert {newest(crash).sequence for crash in left} == {nights_before, nights_before + 1}
+    assert newest(crashes / (crashes / ".least").read_text()).sequence == nights_before + 1, "what was published stays"
+    assert len(left) >= 8, "or the states are not seen any more"
+    for crash in left[:: len(left) // 4]:
+        assert nights.embed(crash, nights_before).status == 0
+        check_ended(crash)
