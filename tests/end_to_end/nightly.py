@@ -64,6 +64,7 @@ def prepare(fault: str, value: Any) -> None:
 
     def disk_full(event: str, _: int | None) -> None:
         if event not in ("os.remove", "os.rmdir", "os.chmod") and next(steps) == value:
+            os.write(2, b"(no space at this step)\n")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     match fault:

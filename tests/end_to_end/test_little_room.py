@@ -29,17 +29,17 @@ def check_store(store: Path) -> None:
 
 
 def test_the_disk_may_be_full_at_every_step(nights: Nights, store: Path) -> None:
-    """Before the pointer's own step nothing changes; after it the release is published, and the run that failed did not know."""
-    before = newest(store)
+    """A run that fails after the pointer's own step has published all the same; no directory is made that is there."""
     for step in itertools.count(1):
-        ended = nights.embed(store, 1, "disk full", step)
+        ended = nights.embed(store, step, "disk full", step)
         check_store(store)
-        if not ended.status:
+        if "no space at this step" not in ended.said:
             break
-        check_refused(ended)
-        assert "No space left on device" in ended.said
+        if ended.status:
+            check_refused(ended)
+            assert "No space left on device" in ended.said
+    assert ended.status == 0, ended.said
     assert step > 30, "or the steps are not seen any more"
-    assert newest(store).sequence == before.sequence + 1
 
 
 @pytest.fixture
@@ -55,12 +55,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("index", ["ivfpq", "int8"])
 def test_the_disk_may_fill_up_in_any_file(nights: Nights, small_disk: Path, index: str) -> None:
-    """With each further block another write is the first that does not fit, also those of the native libraries."""
+    """With further blocks another write is the first that does not fit, also those of the native libraries."""
     store, options = small_disk / "store", ("--index", index)
     assert nights.embed(store, 0, "none", None, *options).status == 0
     before = read_pointer(store)
     used = os.statvfs(small_disk).f_blocks - os.statvfs(small_disk).f_bfree
-    for blocks in itertools.count(used):
+    for blocks in itertools.count(used, 2):
         size = f"remount,size={blocks * os.statvfs(small_disk).f_bsize}"
         subprocess.run(["mount", "-o", size, small_disk], check=True)
         ended = nights.embed(store, 1, "none", None, *options)
@@ -68,29 +68,23 @@ def test_the_disk_may_fill_up_in_any_file(nights: Nights, small_disk: Path, inde
         if not ended.status:
             break
         check_refused(ended)
-        if newest(store).sequence == before.sequence:
-            assert list_releases(store) == [before.release]
-        print(blocks, ended)
+    assert blocks > used + 10, "or the disk was never full"
     assert read_pointer(store).sequence == before.sequence + 1
 
 
-@pytest.mark.parametrize("extra", [0, MIB, 4 * MIB, 16 * MIB])
+@pytest.mark.parametrize("extra", [0, MIB, 4 * MIB])
 def test_a_run_without_memory_leaves_the_store_as_it_was(nights: Nights, store: Path, extra: int) -> None:
     before = newest(store)
     ended = nights.embed(store, 1, "memory", extra)
-    print(extra, ended)
     check_store(store)
-    if ended.status:
-        check_refused(ended)
-        assert "memory" in ended.said
-        assert newest(store) == before
+    check_refused(ended)
+    assert "needs more memory" in ended.said
+    assert newest(store) == before
 
 
-@pytest.mark.parametrize("extra", [0, MIB, 4 * MIB, 16*MIB])
+@pytest.mark.parametrize("extra", [0, MIB, 4 * MIB])
 def test_a_server_without_memory_does_not_start(nights: Nights, store: Path, extra: int) -> None:
     history = f"sqlite:///{store.parent / 'history.db'}"
     ended = nights.run("memory", extra, "serve", "--store", str(store), "--port", "0", "--history", history)
-    print(extra, ended)
     check_refused(ended)
-    assert "memory" in ended.said
-    check_store(store)
+    assert "needs more memory" in ended.said

@@ -15,6 +15,7 @@ from tests.end_to_end.conftest import Nights
 from twotower.errors import StoreError
 from twotower.release import list_releases, newest, read_pointer, release_path, verify_release
 
+
 def check(store: Path) -> None:
     """What must be true of a store at every moment once something was published."""
     verify_release(release_path(store, read_pointer(store).release))
