@@ -1,4 +1,4 @@
-"""What a disk may hold after the power is cut, as in Pillai et al. 2014 (ALICE): names and data last only once they are synced."""
+"""What a disk may hold after the power is cut, as in Pillai et al. 2014 (ALICE): only what was synced is sure to last."""
 
 import itertools
 import os
@@ -30,7 +30,7 @@ class Recorder:
         crashes = []
         for lasting in itertools.product((False, True), repeat=len(changed)):
             names = self._directories | {inode: now[inode] for inode in itertools.compress(changed, lasting)}
-            crashes.append(self._write(dict(self._tree("", os.stat(self.store).st_ino, names, set(now)))))
+            crashes.append(self._write(dict(self._tree("", self.store.stat().st_ino, names, set(now)))))
         (self.crashes / ".least").write_text(crashes[0])  # of what was written, only what was synced
         if event == "fsync" and descriptor is not None and (inode := os.fstat(descriptor).st_ino) in self._held:
             if inode in now:
@@ -47,7 +47,7 @@ class Recorder:
         return found
 
     def _hold(self, path: str) -> int:
-        inode = os.stat(path).st_ino
+        inode = Path(path).stat().st_ino
         if inode not in self._held:
             self._held[inode] = os.open(path, os.O_RDONLY)
         return inode

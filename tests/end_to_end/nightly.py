@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import service.index  # noqa: F401  # so that forks of a command find it imported
-from crashes import Recorder
 from embedder_cache import build
+from tests.end_to_end.crashes import Recorder
 from twotower.cli import main
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod")
-build.SAMPLE_QUERIES, build.GOLDEN_LENGTHS = 4, (0, 2, 30)  # a short night
+vars(build).update(SAMPLE_QUERIES=4, GOLDEN_LENGTHS=(0, 2, 30))  # a short night
 
 
 Act = Callable[[str, int | None], None]  # name of the step, and the descriptor that is synced
@@ -105,7 +105,8 @@ if __name__ == "__main__":
         asked = json.loads(line)
         with tempfile.TemporaryFile() as said:
             if not (child := os.fork()):
-                night(*asked["fault"], asked["argv"], said.fileno())
+                fault, value = asked["fault"]
+                night(fault, value, asked["argv"], said.fileno())
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             said.seek(0)
             print(json.dumps({"status": status, "said": said.read().decode()}), file=answers, flush=True)

@@ -60,7 +60,7 @@ def test_the_disk_may_fill_up_in_any_file(nights: Nights, small_disk: Path, inde
     assert nights.embed(store, 0, "none", None, *options).status == 0
     before = read_pointer(store)
     used = os.statvfs(small_disk).f_blocks - os.statvfs(small_disk).f_bfree
-    for blocks in itertools.count(used, 2):
+    for blocks in itertools.count(used, 3):
         size = f"remount,size={blocks * os.statvfs(small_disk).f_bsize}"
         subprocess.run(["mount", "-o", size, small_disk], check=True)
         ended = nights.embed(store, 1, "none", None, *options)

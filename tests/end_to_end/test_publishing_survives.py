@@ -12,7 +12,6 @@ import pytest
 
 from service.index import load_release
 from tests.end_to_end.conftest import Nights
-from twotower.errors import StoreError
 from twotower.release import list_releases, newest, read_pointer, release_path, verify_release
 
 
