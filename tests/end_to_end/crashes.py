@@ -13,7 +13,7 @@ class Recorder:
     """Follows one store from a state that is all on the disk, and writes every state that a crash before a step could leave.
 
     Files hold what they held when they were last synced, or nothing. Each directory holds the names that it had when it was
-    last synced or those that it has now, independently of the others.
+    last synced or those that it has now, independently of the others; the store's own may also have but one of the new ones.
     """
 
     def __init__(self, store: Path, crashes: Path) -> None:
@@ -26,11 +26,15 @@ class Recorder:
     def step(self, event: str, descriptor: int | None) -> None:
         """A step is about to be taken; a file or directory that it syncs is on the disk from then on."""
         now = self._look()
+        crashes, root = [], self.store.stat().st_ino
         changed = [inode for inode in now if now[inode] != self._directories.get(inode)]
-        crashes = []
-        for lasting in itertools.product((False, True), repeat=len(changed)):
-            names = self._directories | {inode: now[inode] for inode in itertools.compress(changed, lasting)}
-            crashes.append(self._write(dict(self._tree("", self.store.stat().st_ino, names, set(now)))))
+        lasting = {inode: [self._directories.get(inode, {}), now[inode]] for inode in changed}
+        if root in lasting:
+            synced = lasting[root][0]
+            lasting[root] += [synced | {name: now[root][name]} for name in now[root].keys() - synced.keys()]
+        for names in itertools.product(*lasting.values()):
+            directories = self._directories | dict(zip(lasting, names, strict=True))
+            crashes.append(self._write(dict(self._tree("", root, directories, set(now)))))
         (self.crashes / ".least").write_text(crashes[0])  # of what was written, only what was synced
         if event == "fsync" and descriptor is not None and (inode := os.fstat(descriptor).st_ino) in self._held:
             if inode in now:
