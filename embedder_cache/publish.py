@@ -17,6 +17,7 @@ from twotower.release import (
     Address,
     Pointer,
     Seen,
+    mend_current,
     newest,
     open_store,
     read_pointer,
@@ -35,6 +36,7 @@ def make_store(store: Path) -> None:
     """The store's directories; EnvironmentProblem when they cannot be made."""
     try:
         (store / "releases").mkdir(parents=True, exist_ok=True)
+        sync(store)  # the first pointer must not outlive the directory that holds its release
     except OSError as error:
         raise EnvironmentProblem(f"cannot write to {store}: {error.strerror or error}. Choose another --store.") from error
 
@@ -115,9 +117,16 @@ def publishing(address: Address, signer: Signer | None = None) -> Iterator[Publi
     store = open_store(address)
     make_store(store.local)
     with only_publisher(store.local):
+        mend_current(store)
         seen = newest(store)
         with staging(store.local / RELEASES) as directory:
-            yield Publication(store, seen, directory, signer)
+            try:
+                yield Publication(store, seen, directory, signer)
+            except OSError as error:
+                raise EnvironmentProblem(
+                    f"cannot build a release in {store.local}: {error}. What is served has not changed; run this again once "
+                    f"it can be written."
+                ) from error
 
 
 def same_content(store: Store, manifest: Manifest, signed_by: Verifier | None) -> str | None:

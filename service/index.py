@@ -25,6 +25,7 @@ from twotower.features import Floats, Ints
 from twotower.golden import GoldenQuery, golden_request
 from twotower.index.kinds import EXACT, open_index
 from twotower.index.search import Index
+from twotower.manifest import UNREADABLE
 from twotower.release import (
     GOLDEN,
     ITEMS,
@@ -141,7 +142,7 @@ def open_release(path: Path, signed_by: Verifier | None = None) -> LoadedRelease
     )
     if len(release.rows) != len(item_ids):
         raise ReleaseMismatch(f"{path}: an item id occurs twice. Publish it again with `twotower embed`.")
-    replay_golden_queries(release, msgspec.json.decode((path / GOLDEN).read_bytes(), type=list[GoldenQuery]))
+    replay_golden_queries(release, read_golden(path))
     return release
 
 
@@ -153,6 +154,14 @@ def check_agreement(path: Path, info: ReleaseInfo, vectors_NV: npt.NDArray[Any],
         raise _mismatch(path, f"vectors are {vectors_NV.dtype} {vectors_NV.shape}, {says}")
     if len(items) != info.num_items:
         raise _mismatch(path, f"the item table has {len(items)} rows, {says}")
+
+
+def read_golden(path: Path) -> list[GoldenQuery]:
+    """golden.json of a release that was verified; ReleaseMismatch when it holds something else."""
+    try:
+        return msgspec.json.decode((path / GOLDEN).read_bytes(), type=list[GoldenQuery])
+    except UNREADABLE as error:
+        raise _mismatch(path, f"{GOLDEN} cannot be read: {error}") from error
 
 
 def _mismatch(path: Path, what: str) -> ReleaseMismatch:

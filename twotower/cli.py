@@ -1,5 +1,6 @@
 """The `twotower` command: a table of names, each imported only when called, so that `--help` answers in 0.1 s."""
 
+import errno
 import importlib
 import sys
 from collections.abc import Callable
@@ -8,6 +9,9 @@ from typing import NamedTuple
 from twotower.errors import TwoTowerError
 
 PACKAGES = ("twotower", "training", "embedder_cache", "service")
+
+
+_NO_MEMORY = ("allocate memory", "bad_alloc", "can't start new thread", "launch worker thread", "failed to map segment")
 
 
 class Command(NamedTuple):
@@ -46,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         return load(name)(rest)
     except KeyboardInterrupt:
         return 130
-    except (TwoTowerError, ValueError, ModuleNotFoundError) as error:
+    except Exception as error:
         if (message := explanation(error, name)) is None:
             raise
         print(f"twotower: error: {message}", file=sys.stderr)  # noqa: T201
@@ -90,7 +94,21 @@ def explanation(error: Exception, name: str) -> str | None:
     """One line for the caller, or None when the error is a bug and its traceback must be seen."""
     if isinstance(error, ModuleNotFoundError):
         return missing_module(error, name)
-    return str(error) if isinstance(error, TwoTowerError) or raised_by_us(error) else None
+    if isinstance(error, TwoTowerError) or (isinstance(error, ValueError) and raised_by_us(error)):
+        return str(error)
+    if ran_out_of_memory(error):
+        return (
+            f"`twotower {name}` needs more memory or threads than it may have here ({error}). Close what else is running, or "
+            f"raise the limit (`ulimit -v`, that of the container); nothing half done is kept."
+        )
+    return None
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether the system refused memory or a thread, whose stack is memory. Each library has its own way to say so."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return any(words in str(error) for words in _NO_MEMORY)
 
 
 def raised_by_us(error: Exception) -> bool:

@@ -16,6 +16,7 @@ from twotower.signature import SIGNATURE, Verifier
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec says of bytes that are no JSON of ours
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,80}", re.IGNORECASE)
 
 
@@ -90,11 +91,9 @@ def verify_directory(path: Path, kind: str, signed_by: Verifier | None = None) -
 
 def read_manifest(path: Path, kind: str, signed_by: Verifier | None = None) -> Manifest:
     """The manifest itself, its signature (where one is asked for), format and names checked; the files it lists are not."""
-    try:
-        raw = (path / MANIFEST).read_bytes()
-    except OSError:
-        raise IntegrityError(f"{path} is not a {kind}: it has no {MANIFEST}. {_MEND[kind]}") from None
-    signature = (path / SIGNATURE).read_bytes() if signed_by and (path / SIGNATURE).is_file() else None
+    raw, signature = _read_plain(path / MANIFEST), _read_plain(path / SIGNATURE)
+    if raw is None:
+        raise IntegrityError(f"{path} is not a {kind}: it has no {MANIFEST}. {_MEND[kind]}")
     return parse_manifest(str(path), kind, raw, signature, signed_by)
 
 
@@ -107,7 +106,7 @@ def parse_manifest(where: str, kind: str, raw: bytes, signature: bytes | None, s
         if version != FORMAT_VERSION:
             raise FormatError(f"{where} has format version {version}, this program reads {FORMAT_VERSION}. {_MEND[kind]}")
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise IntegrityError(f"{where}/{MANIFEST} cannot be read: {error}. {_MEND[kind]}") from error
     if manifest.kind != kind:
         raise FormatError(f"{where} is a {manifest.kind}, not a {kind}")
@@ -123,6 +122,11 @@ def content_id(kind: str, files: dict[str, FileEntry]) -> str:
     """The artefact's id: its kind and 12 hex digits of the hash of its files' hashes."""
     listing = "".join(f"{name} {entry.sha256}\n" for name, entry in sorted(files.items()))
     return f"{kind}-{hashlib.sha256(listing.encode()).hexdigest()[:12]}"
+
+
+def _read_plain(path: Path) -> bytes | None:
+    """Content of a file; None for one that is missing or that is a link and may lead anywhere."""
+    return path.read_bytes() if path.is_file() and not path.is_symlink() else None
 
 
 def sha256(path: Path) -> str:

@@ -15,7 +15,7 @@ from twotower.bundle import TOWER_FILES, read_config
 from twotower.errors import ArtefactError, EnvironmentProblem, ReleaseMismatch, StoreError
 from twotower.index.kinds import FILES as INDEX_FILES
 from twotower.index.kinds import IndexInfo
-from twotower.manifest import Manifest, read_manifest, verify_directory
+from twotower.manifest import MANIFEST, UNREADABLE, Manifest, read_manifest, verify_directory
 from twotower.signature import Verifier
 from twotower.store import RELEASES, LocalStore, Store
 
@@ -157,6 +157,14 @@ def record(store: Store, pointer: Pointer) -> bool:
     return True
 
 
+def mend_current(store: Store) -> None:
+    """Write CURRENT again where a run ended, however it did, between the newest pointer's own file and this one."""
+    with store.exclusive():
+        pointer = newest(store).pointer
+        if pointer is not None and _decode(store.read(POINTER)) != pointer:
+            store.replace(POINTER, msgspec.json.encode(pointer))
+
+
 def pointers(store: Store) -> Iterator[Pointer]:
     """The numbered pointers that can be read, newest first."""
     return filter(None, (_decode(store.read(_key(sequence))) for sequence in reversed(_sequences(store))))
@@ -176,6 +184,11 @@ def verify_release(path: Path, signed_by: Verifier | None = None) -> tuple[Manif
     require_files(path, manifest, FILES)
     info = read_info(path)
     require_files(path, manifest, INDEX_FILES[info.index.kind])
+    if manifest.parent != info.bundle_id:  # the only line of a manifest that its id does not follow from
+        raise ReleaseMismatch(
+            f"{path}: {MANIFEST} says that it was made with {manifest.parent}, {INFO} with {info.bundle_id}. "
+            f"Publish it again with `twotower embed`."
+        )
     config = read_config(path)
     if config.vector_space_id != info.vector_space_id:
         raise ReleaseMismatch(
@@ -197,7 +210,7 @@ def read_info(path: Path) -> ReleaseInfo:
     """release.json of a release directory whose manifest has been read."""
     try:
         return msgspec.json.decode((path / INFO).read_bytes(), type=ReleaseInfo)
-    except (FileNotFoundError, msgspec.DecodeError) as error:
+    except (FileNotFoundError, *UNREADABLE) as error:
         raise ReleaseMismatch(f"{path / INFO}: {error}. Publish it again with `twotower embed`.") from error
 
 
@@ -234,5 +247,5 @@ def _decode(content: bytes | None) -> Pointer | None:
     """None for what is missing or damaged."""
     try:
         return None if content is None else msgspec.json.decode(content, type=Pointer)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None

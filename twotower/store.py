@@ -113,7 +113,7 @@ class LocalStore:
 
     def releases(self) -> dict[str, float]:
         """See Store."""
-        paths = [p for p in (self.local / RELEASES).glob("release-*") if RELEASE_ID.fullmatch(p.name) and p.is_dir()]
+        paths = [p for p in (self.local / RELEASES).glob("release-*") if RELEASE_ID.fullmatch(p.name) and _is_directory(p)]
         return {name: time_s for time_s, name in sorted((p.stat().st_mtime, p.name) for p in paths)}
 
     def add(self, directory: Path, release: str) -> None:
@@ -155,6 +155,11 @@ class LocalStore:
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _is_directory(path: Path) -> bool:
+    """Whether it is a directory of the store; a link may lead anywhere."""
+    return path.is_dir() and not path.is_symlink()
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from twotower.release import (
     list_releases,
     newest,
     open_store,
+    read_info,
     read_pointer,
     release_path,
     verify_release,
@@ -171,6 +172,20 @@ def test_an_operator_who_rolls_back_during_a_run_wins(any_store: Store, publish:
     assert (read_pointer(any_store).release, read_pointer(any_store).sequence) == (first, 3)
 
 
+def test_of_two_runs_on_one_machine_the_second_is_refused(
+    tiny_bundle: Path, tiny_shop: Path, start: Start, tmp_path: Path
+) -> None:
+    store, items = LocalStore(tmp_path / "store"), tiny_shop / "items.parquet"
+    first = start(store, items)
+    first.wait_until_built()
+    with pytest.raises(StoreError, match="another `twotower embed` is publishing"):
+        build_release(load_bundle(tiny_bundle), items, store, None)
+    first.go_on()
+    first.communicate(timeout=120)
+    assert (first.returncode, read_pointer(store).sequence) == (0, 1)
+    verify(store, read_pointer(store).release, None)
+
+
 def test_of_two_runs_at_once_exactly_one_wins(s3_store: str, tiny_shop: Path, start: Start, tmp_path: Path) -> None:
     store, runs = open_store(s3_store), []
     for num_items in (400, 399):
@@ -210,7 +225,7 @@ def tamper(store: Store, release: str, directory: Path) -> None:
     content = bytearray((directory / VECTORS).read_bytes())
     content[-1] ^= 1
     (directory / VECTORS).write_bytes(content)
-    seal(directory, "release", parent=None)
+    seal(directory, "release", parent=read_info(directory).bundle_id)
     for name in (VECTORS, MANIFEST):
         store.replace(f"releases/{release}/{name}", (directory / name).read_bytes())
     store.replace(f"releases/{release}/{SIGNATURE}", signature)

@@ -2,19 +2,24 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import faiss as faiss_module
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from embedder_cache.build import build_release
-from service.index import LoadedRelease, load_release, similar
+from service.index import LoadedRelease, load_release, open_release, similar
 from twotower.bundle import load_bundle, read_table, write_table
-from twotower.errors import IntegrityError, ReleaseMismatch, StoreError, TwoTowerError
+from twotower.errors import ArtefactError, ReleaseMismatch, StoreError, TwoTowerError
 from twotower.index.kinds import KINDS, Kind, write_index
 from twotower.manifest import MANIFEST, seal
-from twotower.release import read_info, read_pointer, write_pointer
+from twotower.release import read_info, read_pointer, verify_release, write_pointer
+
+faiss: Any = faiss_module
 
 
 def test_similar_items_are_ranked_by_cosine_without_the_popularity_column(release: LoadedRelease) -> None:
@@ -45,16 +50,6 @@ def directory(store: Path) -> Path:
     return store / "releases" / read_pointer(store).release
 
 
-@pytest.mark.parametrize("name", ["vectors.npy", "items.arrow", "golden.json", "contextualizer.safetensors"])
-def test_a_flipped_bit_is_refused(store_copy: Path, name: str) -> None:
-    file = directory(store_copy) / name
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(IntegrityError, match=name):
-        load_release(store_copy)
-
-
 def publish(kind: Kind, shop: Path, bundle: Path, store: Path) -> None:
     """The tiny shop with another index; recall is not asked for."""
     build_release(load_bundle(bundle), shop / "items.parquet", store, None, forced="a test", index=kind)
@@ -71,16 +66,44 @@ def test_a_release_is_served_by_every_kind(
     assert release.index.search(release.vectors_NV[:1].numpy(), 400)[0].tolist()[0] != [-1] * 400
 
 
+def flip(data: bytes, rng: np.random.Generator) -> bytes:
+    """One bit, anywhere."""
+    damaged, bit = bytearray(data), int(rng.integers(len(data) * 8))
+    damaged[bit // 8] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
+def cut(data: bytes, rng: np.random.Generator) -> bytes:
+    return data[: rng.integers(len(data))]
+
+
+def no_parser(*_: object) -> None:
+    pytest.fail("parsed before it was verified")
+
+
 @pytest.mark.parametrize("kind", ["int8", "ivfpq"])
-def test_a_damaged_index_never_reaches_the_native_parser(
-    tiny_shop: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+@pytest.mark.parametrize(("damage", "times"), [(flip, 500), (cut, 50)])
+def test_damage_to_any_file_is_refused_before_any_parser_sees_it(
+    tiny_shop: Path,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Kind,
+    damage: Callable[[bytes, np.random.Generator], bytes],
+    times: int,
 ) -> None:
     publish(kind, tiny_shop, tiny_bundle, tmp_path)
-    file = next(directory(tmp_path).glob("index.*"))
-    file.write_bytes(file.read_bytes()[:-1] + b"!")
-    monkeypatch.setattr("service.index.open_index", lambda *_: pytest.fail("parsed before it was verified"))
-    with pytest.raises(IntegrityError, match=file.name):
-        load_release(tmp_path)
+    for parser in ("load_towers", "read_table", "open_index", "np.load"):
+        monkeypatch.setattr(f"service.index.{parser}", no_parser)
+    path, rng = directory(tmp_path), np.random.default_rng(0)
+    files = sorted(path.iterdir())
+    for file in (files * times)[:times]:
+        data = file.read_bytes()
+        file.write_bytes(damage(data, rng))
+        with pytest.raises(ArtefactError):
+            open_release(path)
+        file.write_bytes(data)
+    verify_release(path)
 
 
 def other_width(path: Path) -> None:
@@ -100,6 +123,17 @@ def other_vectors_indexed(path: Path) -> None:
     write_index(path, np.load(path / "vectors.npy")[::-1].copy(), 32, kind_of(path))
 
 
+def other_metric(path: Path) -> None:
+    """Best by another measure: FAISS would answer all the same."""
+    file = path / "index.faiss"
+    if file.exists():
+        index: Any = faiss.read_index(str(file))
+        index.metric_type = faiss.METRIC_INNER_PRODUCT
+        faiss.write_index(index, str(file))
+    else:
+        write_index(path, -np.load(path / "vectors.npy"), 32, kind_of(path))
+
+
 def no_index(path: Path) -> None:
     next(path.glob("index.*")).unlink()
 
@@ -112,7 +146,7 @@ def kind_of(path: Path) -> Kind:
     return read_info(path).index.kind
 
 
-CRAFTED_INDEXES = [other_width, fewer_items, other_class, other_vectors_indexed, no_index, no_index_at_all]
+CRAFTED_INDEXES = [other_width, other_metric, fewer_items, other_class, other_vectors_indexed, no_index, no_index_at_all]
 
 
 @pytest.mark.parametrize("kind", ["int8", "ivfpq"])
@@ -161,9 +195,45 @@ def golden_item_unknown(path: Path) -> None:
     (path / "golden.json").write_text(json.dumps(golden))
 
 
-def other_vector_space(path: Path) -> None:
+def golden_of_another_release(path: Path) -> None:
+    """Its items are known here and its scores are those of other vectors."""
+    golden = json.loads((path / "golden.json").read_bytes())
+    other = np.load(path / "vectors.npy")[::-1].copy()
+    ids = read_table(path / "items.arrow").column("item_id").to_pylist()
+    for query in golden:
+        query["top_item_ids"] = [ids[len(other) - 1 - ids.index(i)] for i in query["top_item_ids"]]
+    (path / "golden.json").write_text(json.dumps(golden))
+
+
+def no_golden_queries_at_all(path: Path) -> None:
+    (path / "golden.json").write_text("[{}]")
+
+
+def tell(path: Path, **facts: object) -> None:
     info = json.loads((path / "release.json").read_bytes())
-    (path / "release.json").write_text(json.dumps(info | {"vector_space_id": "0" * 16}))
+    (path / "release.json").write_text(json.dumps(info | facts))
+
+
+def other_vector_space(path: Path) -> None:
+    tell(path, vector_space_id="0" * 16)
+
+
+def other_vector_width(path: Path) -> None:
+    tell(path, vector_width=34)
+
+
+def other_number_of_items(path: Path) -> None:
+    tell(path, num_items=399)
+
+
+def other_bundle(path: Path) -> None:
+    tell(path, bundle_id="bundle-000000000000")
+
+
+def other_contextualizer(path: Path) -> None:
+    """Of the same sizes, but of another training: only the golden answers can tell."""
+    file = path / "contextualizer.safetensors"
+    save_file({name: weight + 0.1 for name, weight in load_file(file).items()}, file)
 
 
 CRAFTED = [
@@ -173,7 +243,13 @@ CRAFTED = [
     repeated_item,
     other_golden_answer,
     golden_item_unknown,
+    golden_of_another_release,
+    no_golden_queries_at_all,
     other_vector_space,
+    other_vector_width,
+    other_number_of_items,
+    other_bundle,
+    other_contextualizer,
 ]
 
 

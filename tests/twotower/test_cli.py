@@ -93,6 +93,34 @@ def test_a_value_error_of_a_library_is_a_bug_and_keeps_its_traceback(monkeypatch
         main(["try"])
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "MemoryError()",
+        "OSError(12, 'Cannot allocate memory')",
+        "RuntimeError('DefaultCPUAllocator: can\\'t allocate memory: you tried to allocate 4 bytes')",
+        "RuntimeError('can\\'t start new thread')",
+    ],
+)
+def test_too_little_memory_is_one_line_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], said: str
+) -> None:
+    use_command(monkeypatch, f"def main(argv): raise {said}")
+
+    assert main(["try"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("twotower: error: `twotower try` needs more memory")
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("said", ["OSError(5, 'Input/output error')", "RuntimeError('shapes differ')"])
+def test_any_other_failure_is_a_bug_and_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    use_command(monkeypatch, f"def main(argv): raise {said}")
+
+    with pytest.raises((OSError, RuntimeError)):
+        main(["try"])
+
+
 def test_an_interrupted_command_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     use_command(monkeypatch, "def main(argv): raise KeyboardInterrupt")
 

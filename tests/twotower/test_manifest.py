@@ -3,10 +3,23 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from twotower.errors import EnvironmentProblem, FormatError, IntegrityError
-from twotower.manifest import MANIFEST, move_into_place, seal, staging, verify_directory
+from twotower.errors import ArtefactError, EnvironmentProblem, FormatError, IntegrityError
+from twotower.manifest import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    content_id,
+    move_into_place,
+    parse_manifest,
+    seal,
+    staging,
+    verify_directory,
+)
 
 
 @pytest.fixture
@@ -75,6 +88,52 @@ def test_a_file_outside_the_directory_is_refused(artefact: Path, name: str) -> N
 def test_half_a_manifest_is_refused(artefact: Path, text: str) -> None:
     (artefact / MANIFEST).write_text(text)
     with pytest.raises((IntegrityError, FormatError)):
+        verify_directory(artefact, "bundle")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b'{"kind": "\xff"}', b'{"format_version": 1, "id": "\xff"}', b'{"a":' * 100_000, b'{"a": 1e999}', b"\xef\xbb\xbf{}", b"\0"],
+    ids=["text that is no text", "an id that is no text", "too deep", "too large", "byte order mark", "nothing"],
+)
+def test_bytes_that_no_program_of_ours_wrote_are_refused(raw: bytes) -> None:
+    with pytest.raises((IntegrityError, FormatError)):
+        parse_manifest("release-0", "release", raw, None, None)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused(raw: bytes) -> None:
+    with pytest.raises(ArtefactError):
+        parse_manifest("release-0", "release", raw, None, None)
+
+
+FILES = {"a.bin": FileEntry(200, "0" * 64), "b.txt": FileEntry(5, "1" * 64)}
+TRUE = Manifest(kind="release", format_version=1, id=content_id("release", FILES), parent="bundle-0123456789ab", files=FILES)
+RAW = msgspec.json.format(msgspec.json.encode(TRUE))
+EDITS = st.lists(st.tuples(st.integers(0, len(RAW)), st.integers(0, 40), st.binary(max_size=40)), min_size=1, max_size=3)
+
+
+@given(EDITS)
+@settings(max_examples=500)
+def test_an_edited_manifest_is_refused_or_names_plain_files_only(edits: list[tuple[int, int, bytes]]) -> None:
+    raw = RAW
+    for start, length, new in edits:
+        raw = raw[:start] + new + raw[start + length :]
+    try:
+        manifest = parse_manifest("release-0", "release", raw, None, None)
+    except ArtefactError:
+        return
+    assert manifest.files.keys() == FILES.keys(), "the id follows from them"
+
+
+def test_a_true_manifest_is_read() -> None:
+    assert parse_manifest("release-0", "release", RAW, None, None) == TRUE
+
+
+def test_a_manifest_that_is_a_link_is_none(artefact: Path) -> None:
+    (artefact / MANIFEST).rename(artefact.parent / "elsewhere")
+    (artefact / MANIFEST).symlink_to(artefact.parent / "elsewhere")
+    with pytest.raises(IntegrityError, match="has no manifest"):
         verify_directory(artefact, "bundle")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from twotower.cache import fetch
 from twotower.errors import EnvironmentProblem, IntegrityError, ReleaseMismatch, StoreError
 from twotower.index.kinds import IndexInfo
 from twotower.manifest import MANIFEST, seal
@@ -18,7 +19,9 @@ from twotower.release import (
     POINTER,
     POINTERS,
     VECTORS,
+    Pointer,
     list_releases,
+    mend_current,
     newest,
     open_store,
     read_info,
@@ -39,7 +42,7 @@ def store(tiny_store: Path, tmp_path: Path) -> Path:
 def reseal(path: Path) -> None:
     """Make the manifest true again after tampering, as a careless or hostile publisher would."""
     (path / MANIFEST).unlink()
-    seal(path, KIND, parent=None)
+    seal(path, KIND, parent=read_info(path).bundle_id)
 
 
 def test_the_current_release_is_whole(store: Path) -> None:
@@ -94,12 +97,14 @@ def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
         read_pointer(tmp_path)
 
 
-@pytest.mark.parametrize("text", [None, "", "{}", "not json", '{"sequence": 1'])
-def test_current_may_be_lost_or_damaged(store: Path, text: str | None) -> None:
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{}", b"not json", b'{"sequence": 1', b'{"release": "\xff"}', b'{"a":' * 100_000]
+)
+def test_current_may_be_lost_or_damaged(store: Path, content: bytes | None) -> None:
     pointer = write_pointer(store, another(store, 2), reason="test")
     (store / POINTER).unlink()
-    if text is not None:
-        (store / POINTER).write_text(text)
+    if content is not None:
+        (store / POINTER).write_bytes(content)
     assert read_pointer(store) == pointer
     assert write_pointer(store, another(store, 3), reason="test").sequence == 3
     assert json.loads((store / POINTER).read_text())["sequence"] == 3
@@ -143,6 +148,22 @@ def test_an_unknown_release_is_refused(store: Path, name: str) -> None:
         release_path(store, name)
 
 
+@pytest.mark.parametrize("name", ["../outside", "/etc", "..", "", "release-0123456789ab/../x", "release-\u0661\u0661"])
+def test_a_pointer_that_names_a_path_leads_nowhere(store: Path, name: str) -> None:
+    pointer = msgspec.structs.replace(read_pointer(store), sequence=7, release=name)
+    (store / POINTERS / "000000000007.json").write_bytes(msgspec.json.encode(pointer))
+    with pytest.raises(StoreError, match="no release"):
+        fetch(LocalStore(store), read_pointer(store).release)
+
+
+def test_current_is_mended_where_a_run_ended_before_it_was_written(store: Path) -> None:
+    behind = (store / POINTER).read_bytes()
+    pointer = write_pointer(store, another(store, 2), reason="test")
+    (store / POINTER).write_bytes(behind)
+    mend_current(LocalStore(store))
+    assert msgspec.json.decode((store / POINTER).read_bytes(), type=Pointer) == pointer
+
+
 def test_a_flipped_bit_in_the_vectors_is_refused(store: Path) -> None:
     path = release_path(store, read_pointer(store).release)
     content = bytearray((path / VECTORS).read_bytes())
@@ -152,13 +173,14 @@ def test_a_flipped_bit_in_the_vectors_is_refused(store: Path) -> None:
         verify_release(path)
 
 
-@pytest.mark.parametrize("field", ["vector_space_id", "vector_width"])
+@pytest.mark.parametrize("field", ["vector_space_id", "vector_width", "bundle_id"])
 def test_parts_that_do_not_belong_together_are_refused(store: Path, field: str) -> None:
     path = release_path(store, read_pointer(store).release)
-    info = json.loads((path / INFO).read_text())
+    info, parent = json.loads((path / INFO).read_text()), read_info(path).bundle_id
     info[field] = 7 if field == "vector_width" else "another"
     (path / INFO).write_text(json.dumps(info))
-    reseal(path)
+    (path / MANIFEST).unlink()
+    seal(path, KIND, parent=parent)
     with pytest.raises(ReleaseMismatch):
         verify_release(path)
 

@@ -97,6 +97,13 @@ def test_names_that_are_no_release_ids_are_not_listed(any_store: Store) -> None:
     assert list(any_store.releases()) == []
 
 
+def test_a_link_to_a_directory_elsewhere_is_no_release(tmp_path: Path) -> None:
+    elsewhere = sealed(LocalStore(tmp_path / "elsewhere"))
+    (tmp_path / "store" / "releases").mkdir(parents=True)
+    (tmp_path / "store" / "releases" / A).symlink_to(elsewhere)
+    assert list(LocalStore(tmp_path / "store").releases()) == []
+
+
 def test_only_what_was_left_long_ago_is_swept(tmp_path: Path) -> None:
     store, folder = LocalStore(tmp_path), tmp_path / "releases"
     for name, age_s in ((".staging-new", 0), (".staging-old", LEFT_BEHIND_S + 60), (".removed-x", 0), (".damaged-x", 0)):

@@ -61,7 +61,10 @@ def write_faiss(file: Path, vectors_NV: Floats, width: int, kind: Kind) -> None:
     index.train(np.resize(sample_CW, (max(len(sample_CW), 1 << _PQ_BITS), rows.width)))  # few rows are repeated
     for part_CW in rows.parts():
         index.add(part_CW)
-    faiss.write_index(index, str(file))
+    try:
+        faiss.write_index(index, str(file))
+    except RuntimeError as error:  # its only kind of error: the disk is full, or cannot be written
+        raise OSError(f"cannot write {file}: {error}") from error
 
 
 def read_faiss(file: Path, vectors_NV: Floats, width: int, kind: Kind, effort: int) -> FaissFinder:

@@ -80,7 +80,10 @@ def write_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> None:
         residual_B = _residual(embedding_BD, codes_ND[start:stop], scale_N[start:stop])
         residual_N[start:stop] = np.nextafter(residual_B.astype(np.float16), np.float16(np.inf))  # never under the true one
     assert np.isfinite(residual_N).all(), "an embedding is too large for the norm of its residual"
-    save_file({"codes": codes_ND, "scale": scale_N, "residual": residual_N}, file)
+    try:
+        save_file({"codes": codes_ND, "scale": scale_N, "residual": residual_N}, file)
+    except SafetensorError as error:  # its only kind of error: the disk is full, or cannot be written
+        raise OSError(f"cannot write {file}: {error}") from error
 
 
 def read_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> CodedRows:
