@@ -4,12 +4,17 @@ import argparse
 from pathlib import Path
 
 ENGINES = ("local", "ray")
+EPILOG = (
+    "Run it every night from cron or a Kubernetes CronJob; it is safe to kill and to run again. Exit status 0: published, or "
+    "nothing had changed; 2: refused or wrong input, and what was served stays. Watch the age of --metrics; go back with "
+    "`twotower releases rollback`."
+)
 KINDS = ("flat", "flat16", "int8", "ivfpq", "hnsw", "milvus")  # of twotower.index, which is slow to import
 
 
 def main(argv: list[str]) -> int:
     """Embed the catalogue, build the index, verify, and point the store at the new release."""
-    parser = argparse.ArgumentParser(prog="twotower embed", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="twotower embed", description=main.__doc__, epilog=EPILOG)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--items", type=Path, required=True)
     parser.add_argument("--store", required=True, help="directory of releases, made when missing; or s3://BUCKET/PREFIX")
