@@ -40,6 +40,7 @@ from embedder_cache.resume import Note, Work, work_directory
 from embedder_cache.reuse import Kept, kept_embeddings
 from embedder_cache.signals import announced
 from twotower.bundle import TOWER_FILES, Bundle, Towers
+from twotower.catalogue import in_parallel
 from twotower.delta import Changes
 from twotower.features import DAY_MS, Floats, Ints
 from twotower.golden import GoldenQuery, golden_request
@@ -122,7 +123,8 @@ def build_release(
             )
         embed_s = time.monotonic() - started
         vectors_NV = np.load(directory / VECTORS, mmap_mode="c")  # torch refuses a read-only map
-        golden = golden_queries(bundle, item_ids, vectors_NV, as_of_ms)
+        # On one thread, like the vectors: else what several round otherwise would be a change.
+        (golden,) = in_parallel(lambda ids: golden_queries(bundle, ids, vectors_NV, as_of_ms), [item_ids])
         (directory / GOLDEN).write_bytes(msgspec.json.encode(golden))
         refuse_nonsense(vectors_NV, bundle.towers.config.model.width, golden)
         asked = None

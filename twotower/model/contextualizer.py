@@ -141,7 +141,7 @@ class Contextualizer(nn.Module):
         """Sum of signed context rows over the last axis, which becomes D."""
         bags, bag_weights = slots.flatten(0, -2), weights.flatten(0, -2)
         pooled = functional.embedding_bag(bags, self.context_table, mode="sum", per_sample_weights=bag_weights)
-        return pooled.view(*slots.shape[:-1], -1)
+        return pooled.view(*slots.shape[:-1], pooled.shape[-1])
 
     def query_input(
         self,
