@@ -7,15 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from service.errors import ApiError
 from service.history import StoredEvent, UserHistory
 from service.index import LoadedRelease, merged
-from service.recommender import Prepared, Ranking, event_context, finish, prepare
+from service.recommender import Prepared, Ranking, finish, prepare
 from service.schemas import RecommendRequest
 from service.user_state import Key, OwnState, UserState
-from twotower.features import Floats, Ints, encode_wanted, event_time_features, request_time_features
+from twotower.features import Floats, Ints, event_time_features, request_time_features
 from twotower.repeat import activity_features, repeat_features
 
 Answer = Ranking | Exception
@@ -88,14 +87,12 @@ def one_of_each_user(batch: Sequence[Asked], places: Sequence[int]) -> Iterator[
     waves: list[tuple[set[int], set[Key]]] = []
     for place in places:
         key = batch[place].key
-        for members, keys in waves:
-            if key is None or key not in keys:
-                break
-        else:
-            members, keys = set(), set()
-            waves.append((members, keys))
-        members.add(place)
-        keys |= {key} if key else set()
+        wave = next((wave for wave in waves if key is None or key not in wave[1]), None)
+        if wave is None:
+            wave = (set(), set())
+            waves.append(wave)
+        wave[0].add(place)
+        wave[1].update([key] if key else [])
     return iter([members for members, _ in waves])
 
 
@@ -104,11 +101,9 @@ def score(release: LoadedRelease, keys: Sequence[Key | None], ones: Sequence[Pre
     users, reader, model = release.users, release.reader, release.towers.config.model
     states = [(users.take(key) if key else None) or UserState(model, release.no_own_parts) for key in keys]
     read_on(release, states, [one.known for one in ones])
-    wanted = encode_wanted([one.asked.target_event_type for one in ones], model.context_spec, model.context_table_rows)
-    with torch.inference_mode():
-        wanted_QD = release.towers.contextualizer.pool_slots(*map(torch.from_numpy, wanted)).numpy()
     result = []
-    for key, state, one, wanted_D in zip(keys, states, ones, wanted_QD, strict=True):
+    for key, state, one in zip(keys, states, ones, strict=True):
+        wanted_D = release.contexts.wanted(one.asked.target_event_type)
         know_own_items(release, state, one)
         statistics = state.own.statistics
         now_Q = np.array([one.now_ms])
@@ -118,7 +113,7 @@ def score(release: LoadedRelease, keys: Sequence[Key | None], ones: Sequence[Pre
         times = request_time_features(now_Q, last_Q)[0, : model.request_time_width]
         query_X = reader.query(state.memory.last_D, wanted_D, np.concatenate([times, activity_6]), features_M6, state.own.parts)
         query_V, rows_M = reader.vector(query_X), statistics.item_rows_M
-        own_scores_M = release.vectors(rows_M).numpy() @ query_V
+        own_scores_M = state.own.parts.vector_MV @ query_V
         own_scores_M += reader.repeat_scores(query_X, features_M6, activity_6, state.own.parts)
         result.append(Scored(query_V, rows_M, own_scores_M))
         if key:
@@ -135,10 +130,10 @@ def read_on(release: LoadedRelease, states: Sequence[UserState], histories: Sequ
             continue
         new = [event for _, events, kept in group for event in events[kept:]]
         rows = np.array([release.rows[e.item_id] for e in new if e.item_id is not None])
-        items_TD = release.vectors(rows)[:, : release.towers.config.model.width]
+        items_TD = release.vectors(rows)[:, : release.towers.config.model.width].numpy()
         # The gap to the event before is part of an event; the first of a window has none.
         times_T6 = np.concatenate([_times(events[max(kept - 1, 0) :])[min(kept, 1) :] for _, events, kept in group])
-        events_TD = release.reader.embed_events(items_TD, times_T6, event_context(release, new))
+        events_TD = release.reader.embed_events(items_TD, times_T6, release.contexts.of(new))
         release.reader.read([s.memory for s, _, _ in group], [len(events) - kept for _, events, kept in group], events_TD)
     for state, events in zip(states, histories, strict=True):
         state.events = events

@@ -109,8 +109,8 @@ class Engine:
         )
 
     async def submit(self, run: Callable[[], T], deadline_s: float) -> T:
-        """The result of `run()`, alone; see `submit_to`."""
-        return await self._wait(None, run, 1, deadline_s)  # type: ignore[no-any-return]
+        """The result of `run()`, alone; see `submit_to`. It counts nothing in predicting how long others wait: it is rare."""
+        return await self._wait(None, run, 0, deadline_s)  # type: ignore[no-any-return]
 
     async def submit_to(self, batched: Batched, argument: Any, cost: int, deadline_s: float) -> Any:
         """The result for `argument` of the batch it ends up in; `cost` is about its share of the work, in tokens.
@@ -163,19 +163,21 @@ class Engine:
 
     def _work_on(self, batch: list[_Work]) -> None:
         started = monotonic()
-        total = sum(work.cost for work in batch)
-        todo = [work for work in batch if not work.future.done()]  # whoever asked may have gone
-        late = [work for work in todo if work.deadline_s < started]
-        todo = [work for work in todo if work.deadline_s >= started]
-        refusal = ApiError("deadline_exceeded", "the request's time was over before its turn came")
-        _deliver([(work, refusal) for work in late])
+        results: list[tuple[_Work, Any]] = []
+        todo = []
+        for work in batch:
+            if work.deadline_s < started:
+                results.append((work, ApiError("deadline_exceeded", "the request's time was over before its turn came")))
+            elif not work.future.done():  # else whoever asked has gone
+                todo.append(work)
         if todo:
-            _deliver(list(zip(todo, _results(todo), strict=True)))
-            cost = sum(work.cost for work in todo)
-            self.batch_sizes(len(todo), cost)
-            self._second_per_cost += _SMOOTHING * ((monotonic() - started) / cost - self._second_per_cost)
+            results += zip(todo, _results(todo), strict=True)
+            if cost := sum(work.cost for work in todo):
+                self.batch_sizes(len(todo), cost)
+                self._second_per_cost += _SMOOTHING * ((monotonic() - started) / cost - self._second_per_cost)
         with self._changed:
-            self._queued_cost -= total
+            self._queued_cost -= sum(work.cost for work in batch)
+        _deliver(results)
 
 
 def _results(batch: Sequence[_Work]) -> Sequence[Any]:

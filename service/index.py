@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from service.contexts import Contexts
 from service.filters import Filters, JoinedFilters, Mask
 from service.reader import OwnParts, Reader
 from service.user_state import UserStates
@@ -76,11 +77,13 @@ class LoadedRelease:
     reader: Reader = field(init=False)
     users: UserStates = field(init=False)  # what the model keeps of them: forgotten with the release, and with every change of it
     no_own_parts: OwnParts = field(init=False)
+    contexts: Contexts = field(init=False)
 
     def __post_init__(self) -> None:
         reader = Reader(self.towers.contextualizer, self.towers.config.model)
         object.__setattr__(self, "reader", reader)
         object.__setattr__(self, "users", UserStates())
+        object.__setattr__(self, "contexts", Contexts(self.towers, reader))
         object.__setattr__(self, "no_own_parts", reader.own_parts(self.vectors_NV[:0]))
 
     def __len__(self) -> int:

@@ -60,6 +60,7 @@ class Memory:
 class OwnParts(NamedTuple):
     """What the model makes of own items whatever the request: keys and values of each head, and a part of the repeat score."""
 
+    vector_MV: Floats
     key_HMA: Floats
     value_HMD: Floats
     repeat_MZ: Floats
@@ -67,12 +68,19 @@ class OwnParts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    attention_norm_D: Floats
+    """Weights as they are multiplied with rows, those of the norms before them multiplied in."""
+
     qkv: Floats
     out: Floats
-    ffn_norm_D: Floats
     gate_up: Floats
     down: Floats
+
+    @staticmethod
+    def of(block: Block) -> "_Layer":
+        qkv, gate_up = (
+            _array(linear) * _array(norm) for linear, norm in ((block.qkv, block.attention_norm), (block.gate_up, block.ffn_norm))
+        )
+        return _Layer(qkv.T, _array(block.attention_out).T, gate_up.T, _array(block.down).T)
 
 
 class Reader:
@@ -82,31 +90,43 @@ class Reader:
         self._model, self._config = contextualizer, config
         self._heads, self._kv_heads = config.num_heads, config.num_kv_heads
         self._blocks = [block for block in contextualizer.blocks if isinstance(block, Block)]
-        self._layers = [
-            _Layer(*(_array(w) for w in (b.attention_norm, b.qkv, b.attention_out, b.ffn_norm, b.gate_up, b.down)))
-            for b in self._blocks
-        ]
+        self._layers = [_Layer.of(block) for block in self._blocks]
         self._cos_LE, self._sin_LE = contextualizer.cos_LE.numpy(), contextualizer.sin_LE.numpy()
-        repeat = contextualizer.repeat_mlp
-        self._repeat_in, self._repeat_mid, self._repeat_out = (_linear(repeat[i]) for i in (0, 2, 4))
+        self._norm_D, self._empty_D = _array(contextualizer.norm), _detached(contextualizer.empty_history)
+        attention = contextualizer.own_attention
+        self._own_query, self._own_bias, self._own_out = _linear(attention.query), _linear(attention.bias), _array(attention.out)
+        self._own_scale = np.float32(1 / math.sqrt(attention.key_width))
+        self._hidden, self._out = _linear(contextualizer.query_hidden), _linear(contextualizer.query_out)
+        self._repeat_in, self._repeat_mid, self._repeat_out = (_linear(contextualizer.repeat_mlp[i]) for i in (0, 2, 4))
+        self._repeat_query, self._repeat_key = _linear(contextualizer.repeat_query), _linear(contextualizer.repeat_key)
+        self._time = _array(contextualizer.context_in)[:, : contextualizer.event_time_width].T
 
     @torch.inference_mode()
-    def embed_events(self, items_TD: Tensor, times_T6: Floats, context: EncodedRows) -> Tensor:
+    def embed_contexts(self, context: EncodedRows) -> Floats:
+        """What events add to their items whatever the time, [T, D]."""
+        model, time_width = self._model, self._model.event_time_width
+        weight, bias = model.context_in.weight[:, time_width:], model.context_in.bias
+        dense_TD = functional.linear(torch.from_numpy(context.dense_NF), weight, bias)
+        return (dense_TD + model.pool_slots(torch.from_numpy(context.slots_NS), torch.from_numpy(context.weights_NS))).numpy()
+
+    def embed_events(self, items_TD: Floats, times_T6: Floats, contexts_TD: Floats) -> Floats:
         """What the first layer reads, [T, D]."""
-        model = self._model
-        dense = np.concatenate([times_T6[:, : model.event_time_width], context.dense_NF], 1)
-        slots = model.pool_slots(torch.from_numpy(context.slots_NS), torch.from_numpy(context.weights_NS))
-        return items_TD + model.context_in(torch.from_numpy(dense)) + slots  # type: ignore[no-any-return]
+        return items_TD + contexts_TD + times_T6[:, : len(self._time)] @ self._time
 
     @torch.inference_mode()
-    def read(self, memories: Sequence[Memory], counts: Sequence[int], events_TD: Tensor) -> None:
+    def embed_wanted(self, slots_QS: npt.NDArray[np.int32], weights_QS: Floats) -> Floats:
+        """What wanted event types add to hidden states, [Q, D]."""
+        return self._model.pool_slots(torch.from_numpy(slots_QS), torch.from_numpy(weights_QS)).numpy()
+
+    @torch.inference_mode()
+    def read(self, memories: Sequence[Memory], counts: Sequence[int], events_TD: Floats) -> None:
         """Read on in several histories, `counts` events in each, at least one; no history twice."""
         for memory, count in zip(memories, counts, strict=True):
             memory.make_room(memory.length + count)
         if max(counts) == 1:
-            last_QD = self._read_one_each(memories, events_TD.numpy())
+            last_QD = self._read_one_each(memories, events_TD)
         else:
-            last_QD = self._read_packed(memories, counts, events_TD)
+            last_QD = self._read_packed(memories, counts, torch.from_numpy(events_TD))
         for memory, count, last_D in zip(memories, counts, last_QD, strict=True):
             memory.length += count
             memory.last_D = last_D
@@ -138,24 +158,28 @@ class Reader:
 
     def _read_one_each(self, memories: Sequence[Memory], x_QD: Floats) -> Floats:
         """The same for one event of each history."""
-        num_heads, num_kv, width = self._heads, self._kv_heads, x_QD.shape[1] // self._heads
+        num_heads, num_turned, half = self._heads, self._heads + self._kv_heads, x_QD.shape[1] // self._heads // 2
         positions_Q = [memory.length for memory in memories]
         cos_Q1E, sin_Q1E = self._cos_LE[positions_Q][:, None], self._sin_LE[positions_Q][:, None]
+        scale = np.float32((2 * half) ** -0.5)
         for layer, weights in enumerate(self._layers):
-            heads = (_rms(x_QD) * weights.attention_norm_D @ weights.qkv.T).reshape(len(x_QD), -1, width)
-            first, second = heads[:, : num_heads + num_kv, : width // 2], heads[:, : num_heads + num_kv, width // 2 :]
+            heads = (_rms(x_QD) @ weights.qkv).reshape(len(x_QD), -1, 2 * half)
+            first, second = heads[:, :num_turned, :half], heads[:, :num_turned, half:]
             turned = np.concatenate([first * cos_Q1E - second * sin_Q1E, first * sin_Q1E + second * cos_Q1E], 2)
-            q_QGRE = turned[:, :num_heads].reshape(len(x_QD), num_kv, -1, width) * np.float32(width**-0.5)
+            q_QGRE = (turned[:, :num_heads] * scale).reshape(len(x_QD), self._kv_heads, -1, 2 * half)
             mixed_QGRE = np.empty_like(q_QGRE)
             for i, memory in enumerate(memories):
-                keys, values = _stored(memory, layer, turned[i : i + 1, num_heads:], heads[i : i + 1, num_heads + num_kv :])
-                weight_GRC = q_QGRE[i] @ keys.transpose(0, 2, 1)
-                weight_GRC = np.exp(weight_GRC - weight_GRC.max(2, keepdims=True))
-                mixed_QGRE[i] = weight_GRC @ values / weight_GRC.sum(2, keepdims=True)
-            x_QD = x_QD + mixed_QGRE.reshape(len(x_QD), -1) @ weights.out.T
-            gate, up = np.split(_rms(x_QD) * weights.ffn_norm_D @ weights.gate_up.T, 2, 1)
-            x_QD = x_QD + (gate / (1 + np.exp(-gate)) * up) @ weights.down.T
-        return _rms(x_QD) * _array(self._model.norm)  # type: ignore[no-any-return]
+                start, stop = memory.length, memory.length + 1
+                keys, values = memory.keys_LGCE[layer], memory.values_LGCE[layer]
+                keys[:, start], values[:, start] = turned[i, num_heads:], heads[i, num_turned:]
+                weight_GRC = q_QGRE[i] @ keys[:, :stop].transpose(0, 2, 1)
+                np.exp(weight_GRC - np.maximum.reduce(weight_GRC, 2, keepdims=True), out=weight_GRC)
+                np.divide(weight_GRC @ values[:, :stop], np.add.reduce(weight_GRC, 2, keepdims=True), out=mixed_QGRE[i])
+            x_QD = x_QD + mixed_QGRE.reshape(len(x_QD), -1) @ weights.out
+            gate_up = _rms(x_QD) @ weights.gate_up
+            gate, up = gate_up[:, : gate_up.shape[1] // 2], gate_up[:, gate_up.shape[1] // 2 :]
+            x_QD = x_QD + (gate / (1 + np.exp(-gate)) * up) @ weights.down
+        return _rms(x_QD) * self._norm_D  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def own_parts(self, vectors_MV: Tensor) -> OwnParts:
@@ -168,27 +192,24 @@ class Reader:
         weight_ZX, bias_Z = self._repeat_in
         static = np.concatenate([1.5 + popularity_MP / 5, self._model.repeat_item(items_MD).numpy()], 1)
         repeat_MZ = static @ weight_ZX[:, -static.shape[1] :].T + bias_Z
-        return OwnParts(key_HMA.contiguous().numpy(), value_HMD.contiguous().numpy(), repeat_MZ)
+        return OwnParts(vectors_MV.numpy(), key_HMA.contiguous().numpy(), value_HMD.contiguous().numpy(), repeat_MZ)
 
     def query(self, hidden_D: Floats | None, wanted_D: Floats, beside: Floats, features_M6: Floats, own: OwnParts) -> Floats:
         """Query input [X] of one request: the hidden state, or none of an empty history, and the taste that own items tell."""
-        model = self._model
-        hidden_D = (_array_of(model.empty_history) if hidden_D is None else hidden_D) + wanted_D
+        hidden_D = (self._empty_D if hidden_D is None else hidden_D) + wanted_D
         if not len(features_M6):
             return np.concatenate([hidden_D, beside])
-        attention = model.own_attention
-        query_H1A = _apply(_linear(attention.query), np.concatenate([hidden_D, beside])).reshape(attention.num_heads, 1, -1)
-        logit_HM = (query_H1A * np.float32(1 / math.sqrt(attention.key_width)) @ own.key_HMA.transpose(0, 2, 1))[:, 0]
-        logit_HM += _apply(_linear(attention.bias), features_M6).T
-        weight_HM = np.exp(logit_HM - logit_HM.max(1, keepdims=True))
-        weight_HM /= weight_HM.sum(1, keepdims=True)
-        taste_D = _array(attention.out) @ (weight_HM[:, None] @ own.value_HMD).reshape(-1)
+        query_H1A = _apply(self._own_query, np.concatenate([hidden_D, beside])).reshape(len(own.key_HMA), 1, -1)
+        logit_HM = (query_H1A * self._own_scale @ own.key_HMA.transpose(0, 2, 1))[:, 0] + _apply(self._own_bias, features_M6).T
+        weight_HM = np.exp(logit_HM - np.maximum.reduce(logit_HM, 1, keepdims=True))
+        weight_HM /= np.add.reduce(weight_HM, 1, keepdims=True)
+        taste_D = self._own_out @ (weight_HM[:, None] @ own.value_HMD).reshape(-1)
         return np.concatenate([hidden_D + taste_D, beside])
 
     def vector(self, query_X: Floats) -> Floats:
         """Query vector [V]."""
-        hidden = _apply(_linear(self._model.query_hidden), query_X)
-        return _apply(_linear(self._model.query_out), hidden / (1 + np.exp(-hidden)))
+        hidden = _apply(self._hidden, query_X)
+        return _apply(self._out, hidden / (1 + np.exp(-hidden)))
 
     def repeat_scores(self, query_X: Floats, features_M6: Floats, activity_6: Floats, own: OwnParts) -> Floats:
         """What is added to the score of each own item, [M]."""
@@ -196,8 +217,7 @@ class Reader:
         hidden_MZ = own.repeat_MZ + features_M6 @ weight_ZX[:, :num_features].T
         hidden_MZ += weight_ZX[:, num_features : num_features + num_activity] @ activity_6
         scores_M = _apply(self._repeat_out, np.maximum(_apply(self._repeat_mid, np.maximum(hidden_MZ, 0)), 0))[:, 0]
-        rank_R = _apply(_linear(self._model.repeat_query), query_X)
-        weight_R6, bias_R = _linear(self._model.repeat_key)
+        rank_R, (weight_R6, bias_R) = _apply(self._repeat_query, query_X), self._repeat_key
         return scores_M + features_M6 @ (rank_R @ weight_R6) + rank_R @ bias_R  # type: ignore[no-any-return]
 
 
@@ -226,21 +246,21 @@ def _stored(memory: Memory, layer: int, k_TGE: Floats, v_TGE: Floats) -> tuple[F
 
 def _rms(x_QD: Floats) -> Floats:
     """Rows scaled to unit root-mean-square."""
-    return x_QD / np.sqrt(np.square(x_QD).mean(1, keepdims=True) + _EPSILON)  # type: ignore[no-any-return]
+    return x_QD / np.sqrt(np.einsum("qd,qd->q", x_QD, x_QD)[:, None] / x_QD.shape[1] + _EPSILON)  # type: ignore[no-any-return]
 
 
 def _array(module: nn.Module) -> Floats:
     """A module's weights, not copied."""
-    return _array_of(module.weight)
+    return _detached(module.weight)
 
 
-def _array_of(weights: Any) -> Floats:
+def _detached(weights: Any) -> Floats:
     result: npt.NDArray[np.float32] = weights.detach().numpy()
     return result
 
 
 def _linear(module: nn.Module) -> tuple[Floats, Floats]:
-    return _array(module), _array_of(module.bias)
+    return _array(module), _detached(module.bias)
 
 
 def _apply(weights: tuple[Floats, Floats], x: Floats) -> Floats:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from service.contexts import event_context
 from service.errors import ApiError
 from service.filters import InvalidFilter, Mask
 from service.history import OwnItem, StoredEvent, UserHistory
@@ -17,7 +18,7 @@ from service.index import LoadedRelease, similar
 from service.schemas import Event, Feature, Recommended, RecommendRequest, SimilarRequest
 from twotower.catalogue import embed_table
 from twotower.errors import DataError
-from twotower.features import EncodedRows, Floats, Ints, encode_rows
+from twotower.features import Floats, Ints
 from twotower.raw_items import item_table
 from twotower.repeat import ItemStatistics
 from twotower.window import History
@@ -103,25 +104,7 @@ def to_stored(event: Event, user_id: str) -> StoredEvent:
 def model_history(release: LoadedRelease, events: Sequence[StoredEvent]) -> History:
     """Events of known items as the contextualizer reads them."""
     rows = np.array([release.rows[e.item_id] for e in events if e.item_id is not None], np.int64)
-    return History(rows, np.array([e.time_ms for e in events], np.int64), event_context(release, events))
-
-
-def event_context(release: LoadedRelease, events: Sequence[StoredEvent]) -> EncodedRows:
-    """Event types and the event features of the schema, taken from `properties` by name."""
-    config = release.towers.config.model
-    columns = {"event_type": pa.array([e.event_type for e in events], pa.string())}
-    for name, kind in release.towers.schema.events.features.items():
-        values = [e.properties.get(name) for e in events]
-        if kind == "numeric":
-            columns[name] = pa.array([_number(v) for v in values], pa.float64())
-        else:
-            columns[name] = pa.array([None if v is None else str(v) for v in values], pa.string())
-    return encode_rows(columns, config.context_spec, config.context_table_rows)
-
-
-def _number(value: Any) -> float | None:
-    """Text where a number belongs is a missing number: stored events outlive schemas and cannot be refused any more."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return History(rows, np.array([e.time_ms for e in events], np.int64), event_context(release.towers, events))
 
 
 def item_statistics_of(own: dict[int, OwnItem]) -> ItemStatistics:

@@ -73,6 +73,7 @@ class OwnState:
             np.concatenate([s.decayed_M3, [o.decayed for o in values]]),
         )
         self.parts = OwnParts(
+            np.concatenate([self.parts.vector_MV, parts.vector_MV]),
             np.concatenate([self.parts.key_HMA, parts.key_HMA], 1),
             np.concatenate([self.parts.value_HMD, parts.value_HMD], 1),
             np.concatenate([self.parts.repeat_MZ, parts.repeat_MZ]),
