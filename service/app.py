@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -77,6 +78,12 @@ def observe(service: Service) -> None:
     """Gauges that are read when scraped."""
     service.metrics.heartbeat_age.set_function(lambda: service.engine.heartbeat_age_s)
     service.metrics.queue_depth.set_function(lambda: service.engine.num_queued)
+    service.metrics.queue_tokens.set_function(lambda: service.engine.queued_cost)
+    service.engine.on_batch = service.metrics.count_batch
+    for outcome in ("hits", "misses", "evictions", "verified", "failures"):
+        service.metrics.user_cache.labels(outcome).set_function(partial(getattr, service.keeping, outcome))
+    service.metrics.user_cache_bytes.set_function(lambda: service.release.users.num_bytes)
+    service.metrics.user_cache_error.set_function(lambda: service.keeping.max_error)
     service.metrics.delta_items.labels("put").set_function(lambda: service.num_changed[0])
     service.metrics.delta_items.labels("deleted").set_function(lambda: service.num_changed[1])
     service.metrics.release.labels(service.release.id, service.release.info.vector_space_id).set(1)

@@ -3,8 +3,9 @@
 Q: requests, T: new events of all of them, M: own items of one, V: vector width, D: item vector width
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from random import random
 
 import numpy as np
 
@@ -13,11 +14,14 @@ from service.history import StoredEvent, UserHistory
 from service.index import LoadedRelease, merged
 from service.recommender import Prepared, Ranking, finish, prepare
 from service.schemas import RecommendRequest
-from service.user_state import Key, OwnState, UserState
+from service.user_state import Keeping, Key, OwnState, UserState
 from twotower.features import Floats, Ints, event_time_features, request_time_features
 from twotower.repeat import activity_features, repeat_features
 
 Answer = Ranking | Exception
+
+ANSWER_COST = 32  # events that could be read in the time that the search and the rest of an answer take, about
+TOLERANCE = 1e-3  # of a score: rounding moves it by a hundredth of that
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +51,18 @@ class Scored:
     own_scores_M: Floats
 
 
-def num_tokens(release: LoadedRelease, asked: Asked) -> int:
-    """About how many events the model has to read for a request; may be called on any thread."""
-    length = len(asked.stored.window) + len(asked.request.events)
-    known = asked.key is not None and asked.key in release.users
-    return len(asked.request.events) + 1 if known else length + 1
+def cost_of(release: LoadedRelease, asked: Asked, queued: Container[Key | None]) -> int:
+    """About how much work a request is, in events that the model reads; others of the users `queued` are answered before it.
+
+    May be called on any thread.
+    """
+    if asked.key is not None and (asked.key in queued or asked.key in release.users):
+        return ANSWER_COST + len(asked.request.events)
+    return ANSWER_COST + len(asked.stored.window) + len(asked.request.events)
 
 
-def recommend_many(release: LoadedRelease, batch: Sequence[Asked], cache_bytes: int) -> list[Answer]:
-    """The answer to each request, or why there is none. What the model read is kept in `release.users`, up to `cache_bytes`."""
+def recommend_many(release: LoadedRelease, batch: Sequence[Asked], keeping: Keeping) -> list[Answer]:
+    """The answer to each request, or why there is none. What the model read is kept in `release.users`."""
     answers: list[Answer] = []
     prepared: list[tuple[int, Prepared]] = []
     for asked in batch:
@@ -70,7 +77,7 @@ def recommend_many(release: LoadedRelease, batch: Sequence[Asked], cache_bytes: 
     scored: dict[int, Scored] = {}
     for wave in one_of_each_user(batch, [place for place, _ in asked_for]):
         ones = [answer for place, answer in asked_for if place in wave]
-        scored |= zip(sorted(wave), score(release, [batch[place].key for place in sorted(wave)], ones, cache_bytes), strict=True)
+        scored |= zip(sorted(wave), score(release, [batch[place].key for place in sorted(wave)], ones, keeping), strict=True)
     for (place, one), (rows, scores) in zip(
         asked_for, search(release, [one for _, one in asked_for], [scored[place] for place, _ in asked_for]), strict=True
     ):
@@ -96,28 +103,57 @@ def one_of_each_user(batch: Sequence[Asked], places: Sequence[int]) -> Iterator[
     return iter([members for members, _ in waves])
 
 
-def score(release: LoadedRelease, keys: Sequence[Key | None], ones: Sequence[Prepared], cache_bytes: int) -> list[Scored]:
-    """Read what is new of each user's history, then make the query and score own items."""
-    users, reader, model = release.users, release.reader, release.towers.config.model
-    states = [(users.take(key) if key else None) or UserState(model, release.no_own_parts) for key in keys]
+def score(release: LoadedRelease, keys: Sequence[Key | None], ones: Sequence[Prepared], keeping: Keeping) -> list[Scored]:
+    """Query and own items of each request, from what is kept of its user and what is new."""
+    kept = [release.users.take(key) if key else None for key in keys]
+    keeping.hits += sum(state is not None for state in kept)
+    keeping.misses += sum(state is None for state in kept)
+    states = [state or UserState(release.towers.config.model, release.no_own_parts) for state in kept]
+    scored = score_from(release, states, ones)
+    for place, (key, one) in enumerate(zip(keys, ones, strict=True)):
+        if kept[place] is not None and random() < keeping.verify_share:  # noqa: S311 - a sample
+            states[place], scored[place] = verified(release, states[place], scored[place], one, keeping)
+        if key:
+            keeping.evictions += release.users.put(key, states[place], keeping.max_bytes)
+    return scored
+
+
+def verified(
+    release: LoadedRelease, state: UserState, scored: Scored, one: Prepared, keeping: Keeping
+) -> tuple[UserState, Scored]:
+    """State and result, compared with those made from scratch, which replace them when they differ."""
+    fresh = UserState(release.towers.config.model, release.no_own_parts)
+    (again,) = score_from(release, [fresh], [one])
+    own = [s.own_scores_M[np.argsort(s.own_rows_M)] for s in (scored, again)]
+    error = np.inf
+    if np.array_equal(np.sort(scored.own_rows_M), np.sort(again.own_rows_M)):
+        error = max(float(np.abs(a - b).max(initial=0)) for a, b in ((scored.query_V, again.query_V), own))
+    keeping.verified += 1
+    if error <= TOLERANCE:  # and not NaN
+        keeping.max_error = max(keeping.max_error, error)
+        return state, scored
+    keeping.failures += 1
+    return fresh, again
+
+
+def score_from(release: LoadedRelease, states: Sequence[UserState], ones: Sequence[Prepared]) -> list[Scored]:
+    """Read what is new of each history, then make the query and score own items; the states are read on."""
+    reader, model = release.reader, release.towers.config.model
     read_on(release, states, [one.known for one in ones])
     result = []
-    for key, state, one in zip(keys, states, ones, strict=True):
-        wanted_D = release.contexts.wanted(one.asked.target_event_type)
+    for state, one in zip(states, ones, strict=True):
         know_own_items(release, state, one)
-        statistics = state.own.statistics
+        statistics, parts = state.own.statistics, state.own.parts
         now_Q = np.array([one.now_ms])
         features_M6 = repeat_features(statistics, one.now_ms)
         activity_6 = activity_features(statistics, np.zeros(len(statistics), np.int64), now_Q)[0]
         last_Q = np.array([one.known[-1].time_ms]) if one.known else now_Q
         times = request_time_features(now_Q, last_Q)[0, : model.request_time_width]
-        query_X = reader.query(state.memory.last_D, wanted_D, np.concatenate([times, activity_6]), features_M6, state.own.parts)
-        query_V, rows_M = reader.vector(query_X), statistics.item_rows_M
-        own_scores_M = state.own.parts.vector_MV @ query_V
-        own_scores_M += reader.repeat_scores(query_X, features_M6, activity_6, state.own.parts)
-        result.append(Scored(query_V, rows_M, own_scores_M))
-        if key:
-            users.put(key, state, cache_bytes)
+        wanted_D = release.contexts.wanted(one.asked.target_event_type)
+        query_X = reader.query(state.memory.last_D, wanted_D, np.concatenate([times, activity_6]), features_M6, parts)
+        query_V = reader.vector(query_X)
+        own_scores_M = parts.vector_MV @ query_V + reader.repeat_scores(query_X, features_M6, activity_6, parts)
+        result.append(Scored(query_V, statistics.item_rows_M, own_scores_M))
     return result
 
 
@@ -167,12 +203,13 @@ def search(release: LoadedRelease, ones: Sequence[Prepared], scored: Sequence[Sc
         found |= zip(free, release.search_many(queries_QV, max(ones[q].search.k for q in free), without), strict=True)
     result = []
     for q, (one, own) in enumerate(zip(ones, scored, strict=True)):
-        mine = slice(None)
+        own_rows_M, own_scores_M = own.own_rows_M, own.own_scores_M
         if one.search.allowed_N is not None:
             others_N = one.search.allowed_N.copy()
             others_N[own.own_rows_M] = False
             found[q] = release.search(own.query_V[None], one.search.k, others_N)
-            mine = one.search.allowed_N[own.own_rows_M]
+            mine_M = one.search.allowed_N[own_rows_M]
+            own_rows_M, own_scores_M = own_rows_M[mine_M], own_scores_M[mine_M]
         rows, scores = found[q]
-        result.append(merged((rows, own.own_rows_M[mine]), (scores, own.own_scores_M[mine]), one.search.k))
+        result.append(merged((rows, own_rows_M), (scores, own_scores_M), one.search.k))
     return result

@@ -66,7 +66,7 @@ class Engine:
         self._closing = False
         self._beat_s = monotonic()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
-        self.batch_sizes: Callable[[int, int], None] = lambda _requests, _cost: None  # hears of every batch
+        self.on_batch: Callable[[int, int], None] = lambda _requests, _cost: None  # hears of every batch
 
     def start(self) -> None:
         """Start the thread."""
@@ -173,8 +173,9 @@ class Engine:
         if todo:
             results += zip(todo, _results(todo), strict=True)
             if cost := sum(work.cost for work in todo):
-                self.batch_sizes(len(todo), cost)
-                self._second_per_cost += _SMOOTHING * ((monotonic() - started) / cost - self._second_per_cost)
+                self.on_batch(len(todo), cost)
+                taken = (monotonic() - started) / cost
+                self._second_per_cost += (_SMOOTHING if self._second_per_cost else 1.0) * (taken - self._second_per_cost)
         with self._changed:
             self._queued_cost -= sum(work.cost for work in batch)
         _deliver(results)

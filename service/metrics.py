@@ -30,6 +30,23 @@ class Metrics:
             registry=registry,
         )
         self.queue_depth = Gauge("twotower_queue_depth", "Requests waiting for the engine", registry=registry)
+        self.queue_tokens = Gauge("twotower_queue_tokens", "Events the engine has yet to read, about", registry=registry)
+        self.batch_size = Histogram(
+            "twotower_batch_size", "Requests answered together", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
+        )
+        self.batch_tokens = Histogram(
+            "twotower_batch_tokens", "Events read for them, about", buckets=(1, 16, 64, 256, 1024, 4096), registry=registry
+        )
+        self.user_cache = Gauge(
+            "twotower_user_cache",
+            "What came of keeping what the model read of users, since the start",
+            ["outcome"],
+            registry=registry,
+        )
+        self.user_cache_bytes = Gauge("twotower_user_cache_bytes", "Kept of users of the release served", registry=registry)
+        self.user_cache_error = Gauge(
+            "twotower_user_cache_max_error", "Largest error of a score that was verified", registry=registry
+        )
         self.heartbeat_age = Gauge("twotower_engine_heartbeat_age_seconds", "Since the engine last moved", registry=registry)
         self.rejected = Counter("twotower_admission_rejected", "Requests refused at the door", ["reason"], registry=registry)
         self.late = Counter("twotower_deadline_exceeded", "Requests that ran out of time", ["stage"], registry=registry)
@@ -46,6 +63,11 @@ class Metrics:
         self.release_loaded = Gauge(
             "twotower_release_loaded_timestamp_seconds", "When the release served was loaded", registry=registry
         )
+
+    def count_batch(self, num_requests: int, num_tokens: int) -> None:
+        """What the engine answered together."""
+        self.batch_size.observe(num_requests)
+        self.batch_tokens.observe(num_tokens)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -142,7 +142,7 @@ class Reader:
             is_last = layer == len(self._blocks) - 1
             heads = block.qkv(block.attention_norm(x_TD)).unflatten(1, (-1, block.head_width))
             turned = rotate(heads[:, : self._heads + self._kv_heads], cos_T1E, sin_T1E)
-            q_THE, k_TGE = turned.split([self._heads, self._kv_heads], 1)
+            q_THE, k_TGE = turned[:, : self._heads], turned[:, self._heads :]
             v_TGE = heads[:, self._heads + self._kv_heads :]
             mixed = []
             for memory, span in zip(memories, spans, strict=True):
@@ -179,7 +179,7 @@ class Reader:
             gate_up = _rms(x_QD) @ weights.gate_up
             gate, up = gate_up[:, : gate_up.shape[1] // 2], gate_up[:, gate_up.shape[1] // 2 :]
             x_QD = x_QD + (gate / (1 + np.exp(-gate)) * up) @ weights.down
-        return _rms(x_QD) * self._norm_D  # type: ignore[no-any-return]
+        return _rms(x_QD) * self._norm_D
 
     @torch.inference_mode()
     def own_parts(self, vectors_MV: Tensor) -> OwnParts:
@@ -218,7 +218,7 @@ class Reader:
         hidden_MZ += weight_ZX[:, num_features : num_features + num_activity] @ activity_6
         scores_M = _apply(self._repeat_out, np.maximum(_apply(self._repeat_mid, np.maximum(hidden_MZ, 0)), 0))[:, 0]
         rank_R, (weight_R6, bias_R) = _apply(self._repeat_query, query_X), self._repeat_key
-        return scores_M + features_M6 @ (rank_R @ weight_R6) + rank_R @ bias_R  # type: ignore[no-any-return]
+        return scores_M + features_M6 @ (rank_R @ weight_R6) + rank_R @ bias_R
 
 
 def attention(q_HTE: Tensor, keys_GCE: Tensor, values_GCE: Tensor) -> Tensor:
@@ -264,4 +264,4 @@ def _linear(module: nn.Module) -> tuple[Floats, Floats]:
 
 
 def _apply(weights: tuple[Floats, Floats], x: Floats) -> Floats:
-    return x @ weights[0].T + weights[1]  # type: ignore[no-any-return]
+    return x @ weights[0].T + weights[1]

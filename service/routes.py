@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from service import schemas
-from service.batch import Answer, Asked, num_tokens, recommend_many
+from service.batch import Answer, Asked, cost_of, recommend_many
 from service.delta import ItemChanges, judge_ids
 from service.engine import Batched, Engine
 from service.errors import ApiError
@@ -27,6 +28,7 @@ from service.listings import describe, release_entries
 from service.metrics import Metrics
 from service.recommender import Ranking, find_similar, to_stored
 from service.settings import Settings
+from service.user_state import Keeping, Key
 from service.wire import decode, read_json, reply
 from twotower.catalogue import ID_FIELD
 from twotower.delta import Changed
@@ -66,11 +68,13 @@ class Service:
     engine: Engine
     metrics: Metrics
     changes: ItemChanges | None = None
+    keeping: Keeping = field(init=False)
+    _queued: Counter[Key | None] = field(default_factory=Counter)  # whose requests the engine has
     _recommend_many: Callable[[LoadedRelease, Sequence[Asked]], Sequence[Answer]] = field(init=False)
 
     def __post_init__(self) -> None:
-        cache_bytes = self.settings.user_cache_mb << 20
-        self._recommend_many = partial(recommend_many, cache_bytes=cache_bytes)
+        self.keeping = Keeping(self.settings.user_cache_mb << 20, self.settings.verify_share)
+        self._recommend_many = partial(recommend_many, keeping=self.keeping)
 
     def routes(self) -> tuple[Route, ...]:
         """Every route there is."""
@@ -272,8 +276,14 @@ class Service:
             raise ApiError("history_unavailable", message) from error
 
     async def _rank(self, release: LoadedRelease, asked: Asked, deadline_s: float) -> Ranking:
-        call = self.engine.submit_to(Batched(self._recommend_many, release), asked, num_tokens(release, asked), deadline_s)
-        return await self._engine(call, deadline_s)  # type: ignore[no-any-return]
+        batched, cost = Batched(self._recommend_many, release), cost_of(release, asked, self._queued)
+        self._queued[asked.key] += 1
+        try:
+            return await self._engine(self.engine.submit_to(batched, asked, cost, deadline_s), deadline_s)
+        finally:
+            self._queued[asked.key] -= 1
+            if not self._queued[asked.key]:
+                del self._queued[asked.key]
 
     async def _compute(self, work: Callable[[], T], deadline_s: float) -> T:
         return await self._engine(self.engine.submit(work, deadline_s), deadline_s)

@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     max_wait_s: float = Field(default=1.0, gt=0)  # a request that would wait longer for the engine is refused at once
     batch_requests: int = Field(default=32, ge=1)  # that are answered together
     batch_tokens: int = Field(default=4096, ge=1)  # and the events the model reads for them
+    verify_share: float = Field(default=0.001, ge=0, le=1)  # of answers from what is kept of a user, computed anew and compared
     user_cache_mb: int = Field(default=512, ge=0)  # for what the model keeps of users: about half a MB for each
     heartbeat_limit_s: float = Field(default=10.0, gt=0)
     redis_timeout_s: float = Field(default=0.5, gt=0)

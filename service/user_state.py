@@ -8,6 +8,7 @@ L: events, M: own items, V: vector width
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 
 import numpy as np
@@ -113,6 +114,20 @@ def common(first: Sequence[StoredEvent], second: Sequence[StoredEvent]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
+@dataclass(slots=True)
+class Keeping:
+    """How much is kept of users, how often that is checked, and what came of it; of all releases, for the metrics."""
+
+    max_bytes: int
+    verify_share: float = 0.0  # of the hits, computed from scratch too
+    hits: int = 0  # requests whose user had a state
+    misses: int = 0
+    evictions: int = 0
+    verified: int = 0
+    failures: int = 0  # of those verified: the state was wrong
+    max_error: float = 0.0  # of a verified score
+
+
 class UserStates:
     """The states of a release, within a budget of bytes: a segmented LRU (Karedla et al. 1994).
 
@@ -126,7 +141,6 @@ class UserStates:
         self._bytes: dict[Key, int] = {}
         self._again_bytes = 0
         self.num_bytes = 0
-        self.hits = self.misses = self.evictions = 0  # read by the metrics
 
     def __len__(self) -> int:
         return len(self._once) + len(self._again)
@@ -143,14 +157,12 @@ class UserStates:
             self.num_bytes -= size
             self._again_bytes -= size if again else 0
             self._bytes[key] = 0
-            self.hits += 1
         else:
             self._bytes.pop(key, None)
-            self.misses += 1
         return state or again
 
-    def put(self, key: Key, state: UserState, max_bytes: int) -> None:
-        """Keep a state that was made or taken, and forget others beyond the budget."""
+    def put(self, key: Key, state: UserState, max_bytes: int) -> int:
+        """Keep a state that was made or taken, and forget others beyond the budget; how many."""
         size, again = state.num_bytes, key in self._bytes
         self._bytes[key] = size
         self.num_bytes += size
@@ -160,13 +172,14 @@ class UserStates:
             oldest, demoted = self._again.popitem(last=False)
             self._again_bytes -= self._bytes[oldest]
             self._once[oldest] = demoted
+        before = len(self)
         while self.num_bytes > max_bytes and self._bytes:
             segment = self._once or self._again
             oldest, _ = segment.popitem(last=False)
             freed = self._bytes.pop(oldest)
             self.num_bytes -= freed
             self._again_bytes -= freed if segment is self._again else 0
-            self.evictions += 1
+        return before - len(self)
 
     def drop(self, key: Key) -> None:
         """Forget a user."""

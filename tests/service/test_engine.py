@@ -1,11 +1,12 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
-from service.engine import Engine, Limits
+from service.engine import Batched, Engine, Limits
 from service.errors import ApiError
 
 
@@ -127,3 +128,92 @@ def test_closing_finishes_what_is_queued() -> None:
 
     asyncio.run(run())
     assert done == [0, 1, 2, 3, 4]
+
+
+def test_what_gathers_while_the_engine_is_busy_is_done_together(engine: Engine) -> None:
+    block, sizes = Blocker(), []
+
+    def double(of: str, numbers: Sequence[int]) -> list[int]:
+        sizes.append(len(numbers))
+        return [2 * n for n in numbers]
+
+    async def run() -> Any:
+        blocker = await block.start(engine)
+        work = Batched(double, "a release")
+        tasks = [asyncio.create_task(engine.submit_to(work, n, 1, soon())) for n in range(2)]
+        await asyncio.sleep(0)
+        block.gate.set()
+        await blocker
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(run()) == [0, 2]
+    assert sizes == [2]
+
+
+def test_a_batch_never_mixes_releases_and_keeps_to_its_budget() -> None:
+    engine, block, batches = Engine(1, Limits(batch_requests=3, batch_cost=10)), Blocker(), []
+
+    def note(of: str, costs: Sequence[int]) -> Sequence[int]:
+        batches.append((of, *costs))
+        return costs
+
+    async def run() -> None:
+        engine.start()
+        blocker = await block.start(engine)
+        old, new = Batched(note, "old"), Batched(note, "new")
+        asked = [(old, 1), (old, 2), (new, 1), (new, 9), (new, 4), (old, 1), (old, 1), (old, 1), (old, 1), (old, 99)]
+        tasks = [asyncio.create_task(engine.submit_to(work, cost, cost, soon())) for work, cost in asked]
+        await asyncio.sleep(0)
+        block.gate.set()
+        await asyncio.gather(blocker, *tasks)
+        await asyncio.to_thread(engine.close)
+
+    asyncio.run(run())
+    assert batches == [("old", 1, 2), ("new", 1, 9), ("new", 4), ("old", 1, 1, 1), ("old", 1), ("old", 99)]
+
+
+def test_one_poisoned_request_of_a_batch_fails_alone(engine: Engine) -> None:
+    block = Blocker()
+
+    def invert(of: None, numbers: Sequence[int]) -> list[float]:
+        return [1 / n for n in numbers]
+
+    async def run() -> Any:
+        blocker = await block.start(engine)
+        work = Batched(invert, None)
+        tasks = [asyncio.create_task(engine.submit_to(work, n, 1, soon())) for n in (0, 4)]
+        await asyncio.sleep(0)
+        block.gate.set()
+        await blocker
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    failed, answered = asyncio.run(run())
+    assert isinstance(failed, ZeroDivisionError)
+    assert answered == 0.25
+
+
+def test_who_would_wait_too_long_is_refused_at_once() -> None:
+    engine, block = Engine(1, Limits(max_wait_s=0.2)), Blocker()
+
+    def slow(of: None, costs: Sequence[int]) -> Sequence[int]:
+        time.sleep(0.01 * sum(costs))
+        return costs
+
+    async def run() -> list[str]:
+        engine.start()
+        work = Batched(slow, None)
+        for _ in range(30):
+            await engine.submit_to(work, 1, 1, soon())
+        blocker = await block.start(engine)
+        asked = [asyncio.create_task(engine.submit_to(work, 10, 10, soon())) for _ in range(8)]
+        await asyncio.sleep(0)
+        outcomes = [a.exception().code if a.done() else "waits" for a in asked]  # type: ignore[union-attr]
+        block.gate.set()
+        await asyncio.gather(blocker, *asked, return_exceptions=True)
+        await asyncio.to_thread(engine.close)
+        return outcomes
+
+    outcomes = asyncio.run(run())
+    assert outcomes[0] == "waits"
+    assert outcomes[-1] == "overloaded"
+    assert sorted(outcomes, reverse=True) == outcomes

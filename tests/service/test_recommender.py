@@ -20,6 +20,7 @@ from service.recommender import (
     model_history,
 )
 from service.schemas import Event, RecommendRequest, SimilarRequest
+from service.user_state import Keeping
 from twotower.features import Floats
 from twotower.scoring import Request, answer
 
@@ -28,7 +29,7 @@ Histories = dict[str, UserHistory]
 
 
 def ask(release: LoadedRelease, history: UserHistory, **fields: Any) -> Ranking:
-    (answer,) = recommend_many(release, [Asked(RecommendRequest(**fields), history, NOW_MS)], cache_bytes=0)
+    (answer,) = recommend_many(release, [Asked(RecommendRequest(**fields), history, NOW_MS)], Keeping(0))
     if isinstance(answer, Exception):
         raise answer
     return answer

@@ -1,0 +1,51 @@
+"""Row 31: what is kept of a user is wrong: the check finds it, counts it, and the answer is right all the same."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from service.batch import Asked, recommend_many
+from service.history import UserHistory
+from service.index import LoadedRelease
+from service.recommender import Ranking
+from service.schemas import RecommendRequest
+from service.user_state import Keeping, UserState
+
+NOW_MS = 1_746_057_600_000
+
+
+def keys_of_another(state: UserState) -> None:
+    assert state.memory.last_D is not None
+    state.memory.last_D = state.memory.last_D[::-1].copy()
+
+
+def own_items_of_another(state: UserState) -> None:
+    state.own.statistics.count_M[:] += 5
+
+
+def not_a_number(state: UserState) -> None:
+    assert state.memory.last_D is not None
+    state.memory.last_D = np.full_like(state.memory.last_D, np.nan)
+
+
+@pytest.mark.parametrize("damage", [keys_of_another, own_items_of_another, not_a_number])
+def test_a_damaged_state_is_found_counted_and_replaced(
+    release: LoadedRelease, histories: dict[str, UserHistory], damage: Callable[[UserState], None]
+) -> None:
+    own_release, keeping = replace(release), Keeping(1 << 28, verify_share=1.0)
+    user, history = next(iter(histories.items()))
+    asked = [Asked(RecommendRequest(user_id=user), history, NOW_MS)]
+    (expected,) = recommend_many(own_release, asked, keeping)
+    state = own_release.users.take(("user", user))
+    assert state is not None
+    damage(state)
+    own_release.users.put(("user", user), state, keeping.max_bytes)
+    for _ in range(2):  # the state that replaced it is right
+        (again,) = recommend_many(own_release, asked, keeping)
+        assert isinstance(again, Ranking)
+        assert isinstance(expected, Ranking)
+        assert [i.item_id for i in again.items] == [i.item_id for i in expected.items]
+    assert (keeping.verified, keeping.failures) == (2, 1)
+    assert keeping.max_error < 1e-5
