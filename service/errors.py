@@ -9,6 +9,7 @@ Code = Literal[
     "not_found",
     "method_not_allowed",
     "slow_body",
+    "conflict",
     "body_too_large",
     "unsupported_media_type",
     "invalid_request",
@@ -18,6 +19,7 @@ Code = Literal[
     "overloaded",
     "history_unavailable",
     "delta_unavailable",
+    "store_unavailable",
     "deadline_exceeded",
     "delta_full",
 ]
@@ -27,6 +29,7 @@ STATUS: dict[Code, int] = {
     "not_found": 404,
     "method_not_allowed": 405,
     "slow_body": 408,
+    "conflict": 409,
     "body_too_large": 413,
     "unsupported_media_type": 415,
     "invalid_request": 422,
@@ -36,6 +39,7 @@ STATUS: dict[Code, int] = {
     "overloaded": 503,
     "history_unavailable": 503,
     "delta_unavailable": 503,
+    "store_unavailable": 503,
     "deadline_exceeded": 504,
     "delta_full": 507,
 }

@@ -1,6 +1,7 @@
 """One release as the service holds it, and the search over it.
 
-N: items, D: item vector width, V: D + popularity dimensions, K: results, M: own items, A: items added since the release was built
+N: items, D: item vector width, V: D + popularity dimensions, K: results, M: own items, A: items added since it was built,
+P: popularity and signal dimensions
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from twotower.features import Floats, Ints
 from twotower.golden import GoldenQuery, golden_request
 from twotower.index.kinds import EXACT, open_index
 from twotower.index.search import Index
-from twotower.manifest import UNREADABLE
+from twotower.manifest import UNREADABLE, Manifest
 from twotower.release import (
     GOLDEN,
     ITEMS,
@@ -40,6 +41,7 @@ from twotower.scoring import Queries, answer
 from twotower.signature import Verifier
 
 GOLDEN_TOLERANCE = 1e-3  # another machine's kernels round differently; a wrong vector is off by far more
+_IDS_AT_ONCE, _ROWS_AT_ONCE = 4096, 65_536
 APPROXIMATE_OVERLAP = 0.5  # of a golden answer, that an approximate index must find; one over other vectors finds nearly nothing
 
 
@@ -47,10 +49,12 @@ APPROXIMATE_OVERLAP = 0.5  # of a golden answer, that an approximate index must 
 class Added:
     """What changed since the release was built; `service.delta` makes it. Items put have the rows after the release's own."""
 
+    base: "LoadedRelease"  # the release without changes
     changes: Changed
     vectors_AV: Tensor
     index: Index  # of these
     hidden: Ints  # rows of the release that were replaced or deleted
+    unheard_P: Floats  # popularity and signals of an item that no event names
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,11 @@ class LoadedRelease:
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    @property
+    def base(self) -> "LoadedRelease":
+        """The same without what was added."""
+        return self if self.added is None else self.added.base
 
     def vectors(self, rows: Ints) -> Tensor:
         """Vectors [M, V] of some rows."""
@@ -121,19 +130,26 @@ def load_release(store: Address, signed_by: Verifier | None = None) -> LoadedRel
 def open_release(path: Path, signed_by: Verifier | None = None) -> LoadedRelease:
     """The release in a directory; see `load_release`."""
     # FAISS reads damaged files without noticing, and its parser trusts them: hashes come first.
-    manifest, info = verify_release(path, signed_by)
+    return read_release(path, *verify_release(path, signed_by))
+
+
+def read_release(path: Path, manifest: Manifest, info: ReleaseInfo) -> LoadedRelease:
+    """The release in a directory that was just verified, loaded and proven by its golden queries; ReleaseMismatch else.
+
+    Other threads may be answering meanwhile: nothing here keeps Python to itself for long.
+    """
     towers = load_towers(path)
     vectors_NV = np.load(path / VECTORS, mmap_mode="c", allow_pickle=False)
     items = read_table(path / ITEMS)
     check_agreement(path, info, vectors_NV, items)
     index = open_index(path, np.asarray(vectors_NV), towers.config.model.width, info.index)
-    item_ids = items.column(ID_FIELD).to_pylist()
+    item_ids = read_ids(items)
     release = LoadedRelease(
         id=manifest.id,
         info=info,
         towers=towers,
         vectors_NV=torch.from_numpy(vectors_NV),
-        norms_N=np.maximum(np.linalg.norm(vectors_NV[:, : towers.config.model.width], axis=1), 1e-12),
+        norms_N=norms_of(vectors_NV, towers.config.model.width),
         index=index,
         items=items,
         item_ids=item_ids,
@@ -144,6 +160,21 @@ def open_release(path: Path, signed_by: Verifier | None = None) -> LoadedRelease
         raise ReleaseMismatch(f"{path}: an item id occurs twice. Publish it again with `twotower embed`.")
     replay_golden_queries(release, read_golden(path))
     return release
+
+
+def read_ids(items: pa.Table) -> list[str]:
+    """Item ids in the order of their rows; in pieces, for Arrow lets no other thread in while it makes a list."""
+    column = items.column(ID_FIELD)
+    return [item_id for start in range(0, len(items), _IDS_AT_ONCE) for item_id in column.slice(start, _IDS_AT_ONCE).to_pylist()]
+
+
+def norms_of(vectors_NV: Floats, width: int) -> Floats:
+    """Norms [N] of the first `width` columns, never 0; in pieces, for numpy copies what it squares."""
+    norms_N = np.empty(len(vectors_NV), np.float32)
+    for start in range(0, len(vectors_NV), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        norms_N[part] = np.linalg.norm(vectors_NV[part, :width], axis=1)
+    return np.maximum(norms_N, 1e-12)
 
 
 def check_agreement(path: Path, info: ReleaseInfo, vectors_NV: npt.NDArray[Any], items: pa.Table) -> None:
