@@ -1,7 +1,6 @@
 """How much memory is left, how much a release will take, and giving back what one has left behind."""
 
 import ctypes
-import gc
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,6 +45,5 @@ def _left_in(group: Path) -> list[int]:
 
 def give_back() -> None:
     """Hand memory that is no longer used to the system, where the C library keeps it: glibc does."""
-    gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

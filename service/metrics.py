@@ -49,9 +49,7 @@ class Metrics:
         self.release_built = Gauge(
             "twotower_release_built_timestamp_seconds", "When the release served was written to its store", registry=registry
         )
-        self.swaps = Counter(
-            "twotower_release_swaps", "Moves of the pointer, by what came of it", ["result"], registry=registry
-        )
+        self.swaps = Counter("twotower_release_swaps", "Moves of the pointer, by what came of it", ["result"], registry=registry)
         self.load_failures = Counter(
             "twotower_release_load_failures", "Releases that were not served, by why", ["reason"], registry=registry
         )

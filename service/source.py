@@ -39,9 +39,7 @@ def first_release(source: Source) -> LoadedRelease:
         if release is None:
             raise
         say(f"WARNING: {error}")
-        say(
-            f"WARNING: serving {release.id} instead, an older release that is good. Mend the store: its pointer is followed."
-        )
+        say(f"WARNING: serving {release.id} instead, an older release that is good. Mend the store: its pointer is followed.")
         return release
 
 
