@@ -126,7 +126,8 @@ class Follower:
 
     def _pause(self, failures: int) -> float:
         """Until the next look; not the same for all servers, which would all load at once."""
-        return self._service.settings.poll_s * random.uniform(0.75, 1.25) * min(2**failures, MAX_PAUSE)  # noqa: S311
+        poll_s: float = self._service.settings.poll_s
+        return poll_s * random.uniform(0.75, 1.25) * min(2**failures, MAX_PAUSE)  # noqa: S311
 
     async def _follow(self, pointer: Pointer) -> Outcome:
         service = self._service
