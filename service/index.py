@@ -4,6 +4,7 @@ N: items, D: item vector width, V: D + popularity dimensions, K: results, M: own
 P: popularity and signal dimensions
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,7 +144,7 @@ def read_release(path: Path, manifest: Manifest, info: ReleaseInfo) -> LoadedRel
     items = read_table(path / ITEMS)
     check_agreement(path, info, vectors_NV, items)
     index = open_index(path, np.asarray(vectors_NV), towers.config.model.width, info.index)
-    item_ids = read_ids(items)
+    item_ids, rows = read_ids(items)
     release = LoadedRelease(
         id=manifest.id,
         info=info,
@@ -153,7 +154,7 @@ def read_release(path: Path, manifest: Manifest, info: ReleaseInfo) -> LoadedRel
         index=index,
         items=items,
         item_ids=item_ids,
-        rows={item_id: row for row, item_id in enumerate(item_ids)},
+        rows=rows,
         filters=Filters(items),
     )
     if len(release.rows) != len(item_ids):
@@ -162,10 +163,15 @@ def read_release(path: Path, manifest: Manifest, info: ReleaseInfo) -> LoadedRel
     return release
 
 
-def read_ids(items: pa.Table) -> list[str]:
-    """Item ids in the order of their rows; in pieces, for Arrow lets no other thread in while it makes a list."""
-    column = items.column(ID_FIELD)
-    return [item_id for start in range(0, len(items), _IDS_AT_ONCE) for item_id in column.slice(start, _IDS_AT_ONCE).to_pylist()]
+def read_ids(items: pa.Table) -> tuple[list[str], dict[str, int]]:
+    """Item ids in the order of their rows, and the row of each; in pieces, between which other threads have their turn."""
+    column, item_ids, rows = items.column(ID_FIELD), list[str](), dict[str, int]()
+    for start in range(0, len(items), _IDS_AT_ONCE):
+        part = column.slice(start, _IDS_AT_ONCE).to_pylist()
+        item_ids += part
+        rows.update(zip(part, range(start, start + len(part)), strict=True))
+        time.sleep(0)  # unasked, Python would let them wait for 5 ms each time
+    return item_ids, rows
 
 
 def norms_of(vectors_NV: Floats, width: int) -> Floats:
