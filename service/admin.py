@@ -14,7 +14,7 @@ from service.follow import Follower
 from service.listings import release_entries
 from service.routes import Route, Service
 from service.source import Source
-from service.wire import read_json, reply
+from service.wire import check_media_type, read_json, reply
 from twotower.errors import ArtefactError, StoreError
 from twotower.progress import say
 from twotower.release import Pointer, activate, roll_back
@@ -57,8 +57,9 @@ class Admin:
             raise ApiError("not_found", f"the store has no release {asked.release!r}; see /v1/releases", "release")
         return await self._point(partial(activate, store, asked.release, self._source.signed_by))
 
-    async def roll_back(self, _: Request) -> Response:
+    async def roll_back(self, request: Request) -> Response:
         """POST /v1/admin/rollback."""
+        check_media_type(request)  # which no foreign web page can send without asking first
         return await self._point(partial(roll_back, self._source.store, self._source.signed_by))
 
     async def refresh(self, _: Request) -> Response:

@@ -37,7 +37,7 @@ T = TypeVar("T")
 Outcome = Literal["unchanged", "swapped", "trial", "refused", "unavailable"]
 
 TICK_S = 1.0
-MAX_PAUSE = 32  # polls: after failures the pause doubles up to here
+MAX_DOUBLINGS = 5  # of the pause between polls, one for each failure in a row
 WARM_LENGTHS = (0, 1, 8, 64, 256)  # events of made-up histories
 _NICE = 19
 
@@ -111,6 +111,7 @@ class Follower:
             else:
                 self._end_trial()
                 self.quarantined[trial.release] = verdict
+                self._loading.submit(give_back)
                 service.metrics.swaps.labels("rolled_back").inc()
                 say(f"WARNING: {trial.release} broke the limit of {verdict} on trial; {service.release.id} goes on for all")
 
@@ -126,8 +127,8 @@ class Follower:
 
     def _pause(self, failures: int) -> float:
         """Until the next look; not the same for all servers, which would all load at once."""
-        poll_s: float = self._service.settings.poll_s
-        return poll_s * random.uniform(0.75, 1.25) * min(2**failures, MAX_PAUSE)  # noqa: S311
+        jitter = random.uniform(0.75, 1.25)  # noqa: S311
+        return self._service.settings.poll_s * jitter * (1 << min(failures, MAX_DOUBLINGS))
 
     async def _follow(self, pointer: Pointer) -> Outcome:
         service = self._service

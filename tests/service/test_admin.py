@@ -49,6 +49,11 @@ def test_a_rollback_moves_the_pointer_for_all_servers(shop: Shop, two: TwoReleas
     assert str(two.store) not in refused.text
 
 
+def test_a_web_page_cannot_roll_back_unasked(shop: Shop, two: TwoReleases) -> None:
+    assert shop(two.second).request("POST", "/v1/admin/rollback").status_code == 415
+    assert read_pointer(two.store).sequence == 2
+
+
 def test_an_activation_names_the_pointer_that_it_wrote(shop: Shop, two: TwoReleases) -> None:
     client = shop(two.second)
     moved = client.post("/v1/admin/activate", {"release": two.first})
