@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from tests.service.conftest import Following, TwoReleases
+from twotower.delta import DeltaStore
 from twotower.release import VECTORS, open_store, read_pointer, release_path, roll_back, rollbacks, write_pointer
 
 WHICH = st.sampled_from([0, 1])
@@ -99,3 +101,23 @@ def test_the_last_good_pointer_wins_in_any_order(published_two: TwoReleases, mon
     monkeypatch.setattr("service.follow.WARM_LENGTHS", (0,))
     machine = type("Machine", (Pointers,), {"published": published_two})
     run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=20, deadline=None))
+
+
+def test_a_swap_that_the_servers_end_cuts_short_leaves_one_whole_release(
+    two: TwoReleases, follow: Callable[..., Following], tmp_path: Path
+) -> None:
+    server = follow(two.store, two.first, delta=DeltaStore(tmp_path / "delta.db"))
+    answers = {release: Following.answers_of(two.store, release) for release in two[1:]}
+
+    async def look_for(seconds: float) -> None:
+        looking = asyncio.create_task(server.follower.look())
+        await asyncio.sleep(seconds)
+        looking.cancel()
+        await asyncio.wait([looking])
+
+    for milliseconds in range(0, 60, 3):
+        server.run(look_for(milliseconds / 1000))
+        release, _, items = server.answer()
+        assert items == answers[release]
+    server.look()
+    assert server.answer()[0] == two.second
