@@ -19,7 +19,6 @@ Code = Literal[
     "overloaded",
     "history_unavailable",
     "delta_unavailable",
-    "store_unavailable",
     "deadline_exceeded",
     "delta_full",
 ]
@@ -39,7 +38,6 @@ STATUS: dict[Code, int] = {
     "overloaded": 503,
     "history_unavailable": 503,
     "delta_unavailable": 503,
-    "store_unavailable": 503,
     "deadline_exceeded": 504,
     "delta_full": 507,
 }
