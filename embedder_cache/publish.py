@@ -11,21 +11,7 @@ from twotower.cache import fetch
 from twotower.errors import ArtefactError, EnvironmentProblem, StoreError
 from twotower.manifest import MANIFEST, Manifest, parse_manifest, staging, sync
 from twotower.progress import say
-from twotower.release import (
-    GATES,
-    KIND,
-    Address,
-    Pointer,
-    Seen,
-    mend_current,
-    newest,
-    open_store,
-    read_pointer,
-    require,
-    rollbacks,
-    verify_release,
-    write_pointer,
-)
+from twotower.release import GATES, KIND, Address, Seen, mend_current, newest, open_store, verify, write_pointer
 from twotower.signature import SIGNATURE, Signer, Verifier
 from twotower.store import RELEASES, Store
 
@@ -149,28 +135,3 @@ def holds(store: Store, release: str, signed_by: Verifier | None) -> bool:
     except ArtefactError:
         return False
     return True
-
-
-def verify(store: Store, release: str, signed_by: Verifier | None) -> Manifest:
-    """The manifest of a release of which all has been read again and found true; StoreError or ArtefactError else."""
-    require(store, release)
-    with store.reread(release, signed_by) as path:
-        return verify_release(path, signed_by)[0]
-
-
-def activate(store: Store, release: str, signed_by: Verifier | None) -> Pointer:
-    """Point at a release after verifying it."""
-    seen = newest(store)
-    verify(store, release, signed_by)
-    return write_pointer(store, release, "activated by hand", seen)
-
-
-def roll_back(store: Store, signed_by: Verifier | None) -> Pointer:
-    """Point at the release before the current one, after verifying it; each further time one step further back."""
-    seen, current = newest(store), read_pointer(store)
-    known = store.releases()
-    back = [release for release in rollbacks(current) if release in known]
-    if not back:
-        raise StoreError(f"nothing that was current before {current.release} is in {store}: there is nothing to roll back to")
-    verify(store, back[0], signed_by)
-    return write_pointer(store, back[0], f"rolled back from {current.release}", seen, tuple(back[1:]))

@@ -81,8 +81,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from embedder_cache.publish import verify
-    from twotower.release import open_store, read_pointer
+    from twotower.release import open_store, read_pointer, verify
 
     store = open_store(args.store)
     release = args.release or read_pointer(store).release
@@ -92,8 +91,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _activate(args: argparse.Namespace) -> int:
-    from embedder_cache.publish import activate
-    from twotower.release import open_store
+    from twotower.release import activate, open_store
 
     pointer = activate(open_store(args.store), args.release, _verifier(args))
     print(f"{pointer.release} is current (pointer {pointer.sequence})")
@@ -101,8 +99,7 @@ def _activate(args: argparse.Namespace) -> int:
 
 
 def _rollback(args: argparse.Namespace) -> int:
-    from embedder_cache.publish import roll_back
-    from twotower.release import open_store
+    from twotower.release import open_store, roll_back
 
     pointer = roll_back(open_store(args.store), _verifier(args))
     print(f"{pointer.release} is current again (pointer {pointer.sequence})")

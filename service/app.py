@@ -1,6 +1,6 @@
 """The parts put together: one ASGI application around one release and one history store."""
 
-import time
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -9,15 +9,20 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
+from service.admin import Admin
 from service.delta import ItemChanges
 from service.engine import Engine, Limits
 from service.errors import ApiError
+from service.follow import Follower, show
 from service.history import HistoryStore
 from service.index import LoadedRelease
 from service.metrics import Metrics
 from service.openapi import document
 from service.routes import Service
 from service.settings import Settings
+from service.shadow import compare_forever
+from service.source import pinned_releases, source_of
+from service.variants import Plan, Variants, load_plan
 from service.wire import RequestScope, refuse
 from twotower.delta import DeltaStore
 
@@ -28,17 +33,26 @@ def build_app(
     settings: Settings, release: LoadedRelease, history: HistoryStore, metrics: Metrics, delta: DeltaStore | None = None
 ) -> FastAPI:
     """The application. Its lifespan owns the engine's thread and closes the stores; without `delta` items cannot be changed."""
-    changes = ItemChanges(delta, release, settings.max_delta_items) if delta else None
+    changes = ItemChanges(delta, settings.max_delta_items) if delta else None
     limits = Limits(settings.batch_requests, settings.batch_tokens, settings.max_queued, settings.max_wait_s)
-    service = Service(settings, release, history, Engine(settings.torch_threads, limits), metrics, changes)
+    engine, source = Engine(settings.torch_threads, limits), source_of(settings)
+    variants = Variants(load_plan(settings.variants) if settings.variants else Plan(), metrics)
+    others = pinned_releases(source, variants.plan, release)
+    service = Service(settings, release, history, engine, metrics, variants, changes, others)
+    follower = Follower(service, source)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.engine.start()
         try:
             await service.restore()
+            follower.start()
+            comparing = asyncio.create_task(compare_forever(service))
             yield
+            comparing.cancel()
+            await asyncio.wait([comparing])
         finally:
+            await follower.close()
             service.engine.close()
             await service.history.close()
             if changes:
@@ -46,16 +60,16 @@ def build_app(
 
     # Bodies are decoded by msgspec in plain routes: FastAPI is here for /docs and for what comes to stand on it.
     app = FastAPI(lifespan=lifespan, redoc_url=None, redirect_slashes=False)
-    add_routes(app, service)
+    add_routes(app, service, Admin(service, source, follower))
     for error in (ApiError, HTTPException, Exception):
         app.add_exception_handler(error, refuse_async)
     observe(service)
     return app
 
 
-def add_routes(app: FastAPI, service: Service) -> None:
+def add_routes(app: FastAPI, service: Service, admin: Admin) -> None:
     """Every route under its name and its aliases, the document that describes them, and what wraps them."""
-    routes = service.routes()
+    routes = (*service.routes(), *admin.routes())
     for route in routes:
         for path in route.paths:
             app.add_route(path, route.handler, methods=[route.method], include_in_schema=False)
@@ -86,5 +100,4 @@ def observe(service: Service) -> None:
     service.metrics.user_cache_error.set_function(lambda: service.keeping.max_error)
     service.metrics.delta_items.labels("put").set_function(lambda: service.num_changed[0])
     service.metrics.delta_items.labels("deleted").set_function(lambda: service.num_changed[1])
-    service.metrics.release.labels(service.release.id, service.release.info.vector_space_id).set(1)
-    service.metrics.release_loaded.set(time.time())
+    show(service)

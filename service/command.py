@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser("twotower serve", description="Serve the current release of a store over HTTP.")
     result.add_argument("--store", help="directory or s3://BUCKET/PREFIX, as `twotower embed` writes it (TWOTOWER_STORE)")
     result.add_argument("--verify-key", type=Path, metavar="PEM", help="refuse what it did not sign (TWOTOWER_VERIFY_KEY)")
+    result.add_argument("--variants", type=Path, metavar="TOML", help="arms, shadow and canary (TWOTOWER_VARIANTS)")
     result.add_argument("--host", help="address to listen on (127.0.0.1)")
     result.add_argument("--port", type=int, help="port to listen on; 0 takes a free one (8000)")
     result.add_argument("--history", metavar="URL", help="sqlite:///FILE, redis://... or rediss://... (sqlite:///history.db)")
@@ -60,15 +61,10 @@ def serve(settings: "Settings") -> int:
         from prometheus_client import CollectorRegistry
 
         from service.app import build_app
-        from service.index import load_release
         from service.metrics import Metrics
-        from twotower.cache import local_copy
-        from twotower.release import open_store
-        from twotower.signature import load_verifier
+        from service.source import first_release, source_of
 
-        signed_by = load_verifier(settings.verify_key) if settings.verify_key else None
-        settings = settings.model_copy(update={"store": local_copy(open_store(settings.store), signed_by)})
-        release = load_release(settings.store, signed_by)
+        release = first_release(source_of(settings))
         history = open_history(settings)
         app = build_app(settings, release, history, Metrics(CollectorRegistry()), open_delta(settings))
         config = uvicorn.Config(

@@ -43,24 +43,28 @@ _id = msgspec.json.Decoder(str)
 class ItemChanges:
     """Changes of the served catalogue, made one after the other and stored before they are served."""
 
-    def __init__(self, store: DeltaStore, base: LoadedRelease, max_items: int) -> None:
-        self.base = base  # the release without changes
-        self.one_at_a_time = asyncio.Lock()
+    def __init__(self, store: DeltaStore, max_items: int) -> None:
+        self.one_at_a_time = asyncio.Lock()  # held from judging a change until it is served, and while releases are swapped
         self._store, self._max_items = store, max_items
-        self._unheard_P = unheard(base)
         self._thread = ThreadPoolExecutor(1, "delta")
 
-    async def stored(self) -> Changed:
-        """What the file holds that the release does not."""
-        return (await self._call(lambda: self._store.settle(self.base.info.delta_sequence))).items
+    async def stored(self, release: LoadedRelease) -> Changed:
+        """What the file holds that a release does not."""
+        return (await self._call(lambda: self._store.after(release.info.delta_sequence))).items
+
+    async def settle(self, release: LoadedRelease) -> None:
+        """Note that this release is served from now on: what nobody needs any more is forgotten."""
+        await self._call(lambda: self._store.settle(release.info.delta_sequence))
 
     async def write(self, changes: Changed) -> None:
         """Changes, on the disk when this returns."""
         await self._call(lambda: self._store.write(changes))
 
-    async def judge(self, raw_items: Sequence[msgspec.Raw]) -> tuple[dict[str, Features], pa.Table, list[Rejected]]:
+    async def judge(
+        self, base: LoadedRelease, raw_items: Sequence[msgspec.Raw]
+    ) -> tuple[dict[str, Features], pa.Table, list[Rejected]]:
         """The items that can be put, the same as rows of the release's table, and why the others cannot."""
-        return await self._call(lambda: judge(self.base, raw_items))
+        return await self._call(lambda: judge(base, raw_items))
 
     def apply(self, served: LoadedRelease, changes: Changed, put: pa.Table) -> LoadedRelease:
         """What to serve next, `put` being the rows of the items put; ApiError when it is too much. On the engine's thread."""
@@ -71,17 +75,7 @@ class ItemChanges:
                 f"more than {self._max_items:,} items would have changed since the release was built; fold them in with "
                 f"`twotower embed --delta`, and serve that release",
             )
-        return changed(self.base, served, changes, put, self._unheard_P)
-
-    def restore(self, changes: Changed) -> LoadedRelease:
-        """What to serve after a start, less what the release's columns cannot hold. On the engine's thread."""
-        put = [(item_id, features) for item_id, features in changes.items() if features is not None]
-        rows, reasons = rows_of(self.base, put)
-        for place, reason in reasons.items():
-            say(f"WARNING: item {put[place][0]!r} was put, but this release cannot hold it: {reason}")
-        unusable = {put[place][0] for place in reasons}
-        usable = {item_id: features for item_id, features in changes.items() if item_id not in unusable}
-        return changed(self.base, self.base, usable, rows, self._unheard_P) if usable else self.base
+        return changed(served, changes, put)
 
     async def close(self) -> None:
         """Wait for what is under way, then close the file."""
@@ -93,6 +87,17 @@ class ItemChanges:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except sqlite3.Error as error:
             raise ApiError("delta_unavailable", "the change could not be stored; send it again") from error
+
+
+def caught_up(served: LoadedRelease, changes: Changed) -> LoadedRelease:
+    """A release with changes that were judged for another one, less what its columns cannot hold."""
+    put = [(item_id, features) for item_id, features in changes.items() if features is not None]
+    rows, reasons = rows_of(served.base, put)
+    for place, reason in reasons.items():
+        say(f"WARNING: item {put[place][0]!r} was put, but {served.id} cannot hold it: {reason}")
+    unusable = {put[place][0] for place in reasons}
+    usable = {item_id: features for item_id, features in changes.items() if item_id not in unusable}
+    return changed(served, usable, rows) if usable else served
 
 
 def judge(base: LoadedRelease, raw_items: Sequence[msgspec.Raw]) -> tuple[dict[str, Features], pa.Table, list[Rejected]]:
@@ -155,9 +160,10 @@ def rows_of(base: LoadedRelease, items: Sequence[tuple[str, Features]]) -> tuple
     return table.filter(pa.array(sound_A)), reasons
 
 
-def changed(base: LoadedRelease, served: LoadedRelease, changes: Changed, put: pa.Table, unheard_P: Floats) -> LoadedRelease:
-    """The release with changes after those that `served` has."""
-    before = served.added.changes if served.added else {}
+def changed(served: LoadedRelease, changes: Changed, put: pa.Table) -> LoadedRelease:
+    """The release with changes after those that it has; `put` are the rows of the items put."""
+    base, before = served.base, served.added.changes if served.added else {}
+    unheard_P = served.added.unheard_P if served.added else unheard(base)
     pending = {item_id: before[item_id] for item_id in before if item_id not in changes} | dict(changes)
     earlier = served.items.slice(len(base.items))
     stays_A = np.array([item_id not in changes for item_id in served.item_ids[len(base.items) :]], bool)
@@ -177,10 +183,12 @@ def changed(base: LoadedRelease, served: LoadedRelease, changes: Changed, put: p
         rows=ItemRows(base.rows, {item_id: len(base) + place for place, item_id in enumerate(item_ids)}, pending.keys()),
         filters=JoinedFilters(base.filters, Filters(table)),
         added=Added(
+            base=base,
             changes=pending,
             vectors_AV=torch.from_numpy(vectors_AV),
             index=Index("flat", vectors_AV, scan, scan),
             hidden=np.array([base.rows[item_id] for item_id in pending if item_id in base.rows], np.int64),
+            unheard_P=unheard_P,
         ),
     )
 

@@ -145,6 +145,7 @@ class Engine:
                     return
             if batch:
                 self._work_on(batch)
+                batch = []  # or the engine would hold on to a release that is not served any more until it is asked again
 
     def _take(self) -> list[_Work]:
         """The first in the queue, and those right behind that can be done with it."""

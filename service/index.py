@@ -1,8 +1,10 @@
 """One release as the service holds it, and the search over it.
 
-N: items, D: item vector width, V: D + popularity dimensions, K: results, M: own items, A: items added since the release was built
+N: items, D: item vector width, V: D + popularity dimensions, K: results, M: own items, A: items added since it was built,
+P: popularity and signal dimensions
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +30,7 @@ from twotower.features import Floats, Ints
 from twotower.golden import GoldenQuery, golden_request
 from twotower.index.kinds import EXACT, open_index
 from twotower.index.search import Index
-from twotower.manifest import UNREADABLE
+from twotower.manifest import UNREADABLE, Manifest
 from twotower.release import (
     GOLDEN,
     ITEMS,
@@ -43,6 +45,7 @@ from twotower.scoring import Queries, answer
 from twotower.signature import Verifier
 
 GOLDEN_TOLERANCE = 1e-3  # another machine's kernels round differently; a wrong vector is off by far more
+_IDS_AT_ONCE, _ROWS_AT_ONCE = 4096, 65_536
 APPROXIMATE_OVERLAP = 0.5  # of a golden answer, that an approximate index must find; one over other vectors finds nearly nothing
 
 
@@ -50,10 +53,12 @@ APPROXIMATE_OVERLAP = 0.5  # of a golden answer, that an approximate index must 
 class Added:
     """What changed since the release was built; `service.delta` makes it. Items put have the rows after the release's own."""
 
+    base: "LoadedRelease"  # the release without changes
     changes: Changed
     vectors_AV: Tensor
     index: Index  # of these
     hidden: Ints  # rows of the release that were replaced or deleted
+    unheard_P: Floats  # popularity and signals of an item that no event names
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,11 @@ class LoadedRelease:
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    @property
+    def base(self) -> "LoadedRelease":
+        """The same without what was added."""
+        return self if self.added is None else self.added.base
 
     def vectors(self, rows: Ints) -> Tensor:
         """Vectors [M, V] of some rows."""
@@ -147,29 +157,56 @@ def load_release(store: Address, signed_by: Verifier | None = None) -> LoadedRel
 def open_release(path: Path, signed_by: Verifier | None = None) -> LoadedRelease:
     """The release in a directory; see `load_release`."""
     # FAISS reads damaged files without noticing, and its parser trusts them: hashes come first.
-    manifest, info = verify_release(path, signed_by)
+    return read_release(path, *verify_release(path, signed_by))
+
+
+def read_release(path: Path, manifest: Manifest, info: ReleaseInfo) -> LoadedRelease:
+    """The release in a directory that was just verified, loaded and proven by its golden queries; ReleaseMismatch else.
+
+    Other threads may be answering meanwhile: nothing here keeps Python to itself for long.
+    """
     towers = load_towers(path)
     vectors_NV = np.load(path / VECTORS, mmap_mode="c", allow_pickle=False)
     items = read_table(path / ITEMS)
     check_agreement(path, info, vectors_NV, items)
     index = open_index(path, np.asarray(vectors_NV), towers.config.model.width, info.index)
-    item_ids = items.column(ID_FIELD).to_pylist()
+    item_ids, rows = read_ids(items)
     release = LoadedRelease(
         id=manifest.id,
         info=info,
         towers=towers,
         vectors_NV=torch.from_numpy(vectors_NV),
-        norms_N=np.maximum(np.linalg.norm(vectors_NV[:, : towers.config.model.width], axis=1), 1e-12),
+        norms_N=norms_of(vectors_NV, towers.config.model.width),
         index=index,
         items=items,
         item_ids=item_ids,
-        rows={item_id: row for row, item_id in enumerate(item_ids)},
+        rows=rows,
         filters=Filters(items),
     )
     if len(release.rows) != len(item_ids):
         raise ReleaseMismatch(f"{path}: an item id occurs twice. Publish it again with `twotower embed`.")
     replay_golden_queries(release, read_golden(path))
     return release
+
+
+def read_ids(items: pa.Table) -> tuple[list[str], dict[str, int]]:
+    """Item ids in the order of their rows, and the row of each; in pieces, between which other threads have their turn."""
+    column, item_ids, rows = items.column(ID_FIELD), list[str](), dict[str, int]()
+    for start in range(0, len(items), _IDS_AT_ONCE):
+        part = column.slice(start, _IDS_AT_ONCE).to_pylist()
+        item_ids += part
+        rows.update(zip(part, range(start, start + len(part)), strict=True))
+        time.sleep(0)  # unasked, Python would let them wait for 5 ms each time
+    return item_ids, rows
+
+
+def norms_of(vectors_NV: Floats, width: int) -> Floats:
+    """Norms [N] of the first `width` columns, never 0; in pieces, for numpy copies what it squares."""
+    norms_N = np.empty(len(vectors_NV), np.float32)
+    for start in range(0, len(vectors_NV), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        norms_N[part] = np.linalg.norm(vectors_NV[part, :width], axis=1)
+    return np.maximum(norms_N, 1e-12)
 
 
 def check_agreement(path: Path, info: ReleaseInfo, vectors_NV: npt.NDArray[Any], items: pa.Table) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from service import schemas
 from service.history import UserHistory
-from service.settings import Settings
 from twotower.errors import ArtefactError, StoreError
 from twotower.release import list_releases, read_info, read_pointer, read_release_manifest, release_path
 
@@ -34,9 +33,8 @@ def describe(user_id: str, history: UserHistory) -> schemas.UserResponse:
     )
 
 
-def release_entries(settings: Settings) -> list[schemas.ReleaseEntry]:
-    """The releases of the store; one that cannot be read is listed with its problem."""
-    store = Path(settings.store)  # the server's own copy, where the store itself is elsewhere
+def release_entries(store: Path) -> list[schemas.ReleaseEntry]:
+    """The releases of the store, or of the server's own copy of it; one that cannot be read is listed with its problem."""
     try:
         current = read_pointer(store).release
     except StoreError:

@@ -63,6 +63,33 @@ class Metrics:
         self.release_loaded = Gauge(
             "twotower_release_loaded_timestamp_seconds", "When the release served was loaded", registry=registry
         )
+        self.release_built = Gauge(
+            "twotower_release_built_timestamp_seconds", "When the release served was written to its store", registry=registry
+        )
+        self.swaps = Counter("twotower_release_swaps", "Moves of the pointer, by what came of it", ["result"], registry=registry)
+        self.load_failures = Counter(
+            "twotower_release_load_failures", "Releases that were not served, by why", ["reason"], registry=registry
+        )
+        self.variant_requests = Counter(
+            "twotower_variant_requests", "Recommendations by the variant that answered", ["variant", "outcome"], registry=registry
+        )
+        self.compared = Counter(
+            "twotower_compared", "Requests asked again of another release", ["kind", "outcome"], registry=registry
+        )
+        self.overlap = Histogram(
+            "twotower_compared_overlap",
+            "Share of the first ten items that the other release gives too",
+            ["kind"],
+            buckets=[n / 10 for n in range(11)],
+            registry=registry,
+        )
+        self.compared_seconds = Histogram(
+            "twotower_compared_duration_seconds",
+            "Time of the other release's answer",
+            ["kind"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
 
     def count_batch(self, num_requests: int, num_tokens: int) -> None:
         """What the engine answered together."""

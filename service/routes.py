@@ -1,7 +1,6 @@
 """What each route does: decode, history, engine, encode. One table says where each is found."""
 
 import asyncio
-import math
 import time
 import uuid
 from collections import Counter
@@ -19,16 +18,17 @@ from starlette.responses import RedirectResponse, Response
 
 from service import schemas
 from service.batch import Answer, Asked, cost_of, recommend_many
-from service.delta import ItemChanges, judge_ids
+from service.delta import ItemChanges, caught_up, judge_ids
 from service.engine import Batched, Engine
 from service.errors import ApiError
 from service.history import HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
 from service.index import LoadedRelease
-from service.listings import describe, release_entries
+from service.listings import describe
 from service.metrics import Metrics
 from service.recommender import Ranking, find_similar, to_stored
 from service.settings import Settings
 from service.user_state import Keeping, Key
+from service.variants import Copy, Variants
 from service.wire import decode, read_json, reply
 from twotower.catalogue import ID_FIELD
 from twotower.delta import Changed
@@ -67,7 +67,9 @@ class Service:
     history: HistoryStore
     engine: Engine
     metrics: Metrics
+    variants: Variants
     changes: ItemChanges | None = None
+    others: dict[str, LoadedRelease] = field(default_factory=dict)  # by id: what `variants` need beside `release`
     keeping: Keeping = field(init=False)
     _queued: Counter[Key | None] = field(default_factory=Counter)  # whose requests the engine has
     _recommend_many: Callable[[LoadedRelease, Sequence[Asked]], Sequence[Answer]] = field(init=False)
@@ -93,7 +95,6 @@ class Service:
             Route("GET", ("/v1/items/{item_id:path}",), self.item, None, schemas.ItemResponse),
             Route("GET", ("/v1/users/{user_id:path}",), self.user, None, schemas.UserResponse),
             Route("DELETE", ("/v1/users/{user_id:path}",), self.delete_user, None, schemas.DeletedResponse),
-            Route("GET", ("/v1/releases",), self.releases, None, schemas.ReleasesResponse),
             Route("GET", ("/livez",), self.live, None, schemas.HealthResponse),
             Route("GET", ("/readyz",), self.ready, None, schemas.HealthResponse),
             Route("GET", ("/metrics",), self.exposition),
@@ -104,17 +105,21 @@ class Service:
         """POST /v1/recommend."""
         started = time.monotonic()
         asked = await self._body(request, _recommend)
-        release, deadline_s = self.release, self._deadline(started, asked.timeout_ms)
+        release, variant = self.variants.choose(self.release, self.others, asked)
+        deadline_s = self._deadline(started, asked.timeout_ms)
         now_ms = _now_ms() if asked.timestamp is None else schemas.to_ms(asked.timestamp)
         stored, degraded = await self._stored(asked, deadline_s)
-        asked_of = Asked(asked, stored or UserHistory(), now_ms)
-        ranking = await self._rank(release, asked_of, deadline_s)
+        one = Asked(asked, stored or UserHistory(), now_ms)
+        with self.variants.watch(variant):
+            ranking = await self._engine(self.rank(release, one, deadline_s), deadline_s)
+        self.variants.copy(Copy(release.id, variant, one, ranking))
         degraded += ranking.degraded
         self._count(degraded, len(ranking.missing_item_ids), bool(ranking.items) or asked.validate_only)
         response = schemas.RecommendResponse(
             recommendation_id=uuid.uuid4().hex,
             items=ranking.items,
             release=release.id,
+            variant=variant,
             events_used=ranking.events_used,
             events_ignored=ranking.events_ignored,
             missing_item_ids=ranking.missing_item_ids,
@@ -150,17 +155,14 @@ class Service:
     async def put_items(self, request: Request) -> Response:
         """PUT /v1/items: what is counted as accepted is stored, and served from the next request on."""
         body = await self._body(request, _put)
-        changes = self._changes()
-        items, rows, rejected = await changes.judge(body.items)
-        await asyncio.shield(self._change(changes, items, rows))
+        rejected = await asyncio.shield(self._put(self._changes(), body.items))
         return self._changed("put", len(body.items), rejected)
 
     async def delete_items(self, request: Request) -> Response:
         """DELETE /v1/items."""
         body = await self._body(request, _delete)
-        changes = self._changes()
         item_ids, rejected = judge_ids(body.item_ids)
-        await asyncio.shield(self._change(changes, dict.fromkeys(item_ids), changes.base.items.schema.empty_table()))
+        await asyncio.shield(self._delete(self._changes(), item_ids))
         return self._changed("delete", len(body.item_ids), rejected)
 
     async def item(self, request: Request) -> Response:
@@ -185,11 +187,6 @@ class Service:
         count = await self._confirmed("delete", self.history.delete(user_id))
         return reply(schemas.DeletedResponse(user_id=user_id, deleted_events=count))
 
-    async def releases(self, _: Request) -> Response:
-        """GET /v1/releases."""
-        entries = await asyncio.to_thread(partial(release_entries, self.settings))
-        return reply(schemas.ReleasesResponse(serving=self.release.id, releases=entries))
-
     async def live(self, _: Request) -> Response:
         """GET /livez: 503 when the engine is stuck and the process should be restarted; a busy engine is alive."""
         age_s = self.engine.heartbeat_age_s
@@ -212,8 +209,25 @@ class Service:
     async def restore(self) -> None:
         """Serve what was changed before this start."""
         if self.changes:
-            stored = await self.changes.stored()
-            self.release = await self.engine.submit(partial(self.changes.restore, stored), math.inf)
+            await self.changes.settle(self.release)
+            self.release, *others = [await self.with_changes(release) for release in (self.release, *self.others.values())]
+            self.others = {release.id: release for release in others}
+
+    async def rank(self, release: LoadedRelease, one: Asked, deadline_s: float) -> Ranking:
+        """An answer, uncounted; ApiError when there is none."""
+        batched, cost = Batched(self._recommend_many, release), cost_of(release, one, self._queued)
+        self._queued[one.key] += 1
+        try:
+            return await self.engine.submit_to(batched, one, cost, deadline_s)  # type: ignore[no-any-return]
+        finally:
+            self._queued[one.key] -= 1
+            if not self._queued[one.key]:
+                del self._queued[one.key]
+
+    async def with_changes(self, release: LoadedRelease) -> LoadedRelease:
+        """A release that was just loaded, with the day's changes; so long as it may be served, `changes` must be kept still."""
+        stored = await self.changes.stored(release) if self.changes else {}
+        return await asyncio.to_thread(caught_up, release, stored) if stored else release
 
     @property
     def num_changed(self) -> tuple[int, int]:
@@ -231,15 +245,25 @@ class Service:
             )
         return self.changes
 
+    async def _put(self, changes: ItemChanges, raw_items: list[msgspec.Raw]) -> list[schemas.Rejected]:
+        async with changes.one_at_a_time:
+            items, rows, rejected = await changes.judge(self.release.base, raw_items)
+            await self._change(changes, items, rows)
+        return rejected
+
+    async def _delete(self, changes: ItemChanges, item_ids: list[str]) -> None:
+        async with changes.one_at_a_time:
+            await self._change(changes, dict.fromkeys(item_ids), self.release.base.items.schema.empty_table())
+
     async def _change(self, changes: ItemChanges, items: Changed, put: pa.Table) -> None:
-        """Embed, store, and only then serve; one change after the other."""
+        """Embed, store, and only then serve, in every release that answers."""
         if not items:
             return
-        async with changes.one_at_a_time:
-            work = partial(changes.apply, self.release, items, put)
-            result = await self._compute(work, time.monotonic() + self.settings.request_timeout_s)
-            await changes.write(items)
-            self.release = result
+        deadline_s = time.monotonic() + self.settings.request_timeout_s
+        result = await self._compute(partial(changes.apply, self.release, items, put), deadline_s)
+        others = {name: await self._compute(partial(caught_up, r, items), deadline_s) for name, r in self.others.items()}
+        await changes.write(items)
+        self.release, self.others = result, others
 
     def _changed(self, method: str, num_asked: int, rejected: list[schemas.Rejected]) -> Response:
         accepted = num_asked - len(rejected)
@@ -274,16 +298,6 @@ class Service:
             self.metrics.history_errors.labels(op).inc()
             message = "the history store did not confirm; send it again, events under the same event_id"
             raise ApiError("history_unavailable", message) from error
-
-    async def _rank(self, release: LoadedRelease, asked: Asked, deadline_s: float) -> Ranking:
-        batched, cost = Batched(self._recommend_many, release), cost_of(release, asked, self._queued)
-        self._queued[asked.key] += 1
-        try:
-            return await self._engine(self.engine.submit_to(batched, asked, cost, deadline_s), deadline_s)
-        finally:
-            self._queued[asked.key] -= 1
-            if not self._queued[asked.key]:
-                del self._queued[asked.key]
 
     async def _compute(self, work: Callable[[], T], deadline_s: float) -> T:
         return await self._engine(self.engine.submit(work, deadline_s), deadline_s)

@@ -295,10 +295,34 @@ class ReleaseEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReleasesResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The releases of the store, oldest first, and the one that answers."""
+    """The releases of the store, oldest first, the one that answers, and what this server made of the others."""
 
     serving: str
+    previous: str | None  # still in memory, so that going back to it is instant
+    canary: str | None  # on trial with a share of the requests
+    quarantined: dict[str, str]  # not served, and why, until the pointer moves
     releases: list[ReleaseEntry]
+
+
+class ActivateRequest(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The release that every server of the store is to serve."""
+
+    release: Id
+
+
+class PointerResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The pointer that was written; servers follow it once they have looked, and if they can load the release."""
+
+    sequence: int
+    release: str
+    previous: str | None
+
+
+class RefreshResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a look at the pointer, and the release that answers now."""
+
+    outcome: Literal["unchanged", "swapped", "trial", "refused", "unavailable"]
+    serving: str
 
 
 class HealthResponse(msgspec.Struct, frozen=True, kw_only=True):

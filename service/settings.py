@@ -15,6 +15,9 @@ class Settings(BaseSettings):
 
     store: Path | str  # a directory, or s3://bucket/prefix
     verify_key: Path | None = None  # releases that this key did not sign are refused
+    poll_s: float = Field(default=10.0, gt=0)  # between two looks at the store's pointer, a quarter more or less
+    keep_old_s: float = Field(default=900.0, ge=0)  # the release before stays in memory so long: going back to it is instant
+    variants: Path | None = None  # TOML: arms, shadow, canary
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)  # 0 takes any free port
     history: str = "sqlite:///history.db"  # sqlite:///relative, sqlite:////absolute, redis://..., rediss://...

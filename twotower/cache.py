@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from twotower.errors import StoreError
-from twotower.release import is_sound, newest, read_pointer, record, require, verify_release
+from twotower.release import Pointer, is_sound, newest, read_pointer, record, require, verify_release
 from twotower.retention import collect
 from twotower.signature import Verifier
 from twotower.store import GRACE_MINUTES, RELEASES, LocalStore, Store
@@ -35,14 +35,25 @@ def local_copy(store: Store, signed_by: Verifier | None = None) -> Path:
     """
     if isinstance(store, LocalStore):
         return store.local
-    cache, pointer = LocalStore(store.local), read_pointer(store)
+    keep(store, read_pointer(store), signed_by)
+    return store.local
+
+
+def keep(store: Store, pointer: Pointer, signed_by: Verifier | None = None) -> Path:
+    """Directory of the release that a store's pointer names; of a store that is elsewhere the pointer is kept here too.
+
+    See `fetch` and `local_copy` for what they raise.
+    """
+    if isinstance(store, LocalStore):
+        return fetch(store, pointer.release)
+    cache = LocalStore(store.local)
     if (seen := newest(cache).sequence) > pointer.sequence:
         raise StoreError(
             f"{store} is at pointer {pointer.sequence}, but was at {seen}: something older was put in its place. "
             f"If that is meant, delete {cache} and start again."
         )
-    fetch(store, pointer.release, signed_by)
+    path = fetch(store, pointer.release, signed_by)
     with cache.exclusive():
         if newest(cache).sequence < pointer.sequence:
             record(cache, pointer)
-    return store.local
+    return path

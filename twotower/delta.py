@@ -44,6 +44,12 @@ class DeltaStore:
         self._connection = connect(path, WHAT, OPTION)
         make_tables(self._connection, path, WHAT, OPTION, _TABLES, VERSION)
 
+    def after(self, folded: int) -> Changes:
+        """The changes after `folded`, which is how far some release holds them."""
+        with self._connection as connection:
+            connection.execute("BEGIN")
+            return _changes(connection, folded)
+
     def settle(self, folded: int) -> Changes:
         """The changes after `folded`, which is how far the release to be served holds them; what nobody needs is forgotten."""
         with self._connection as connection:

@@ -9,10 +9,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from embedder_cache.command import main
-from embedder_cache.publish import verify
 from twotower.delta import DeltaStore
 from twotower.errors import EnvironmentProblem
-from twotower.release import read_pointer
+from twotower.release import read_pointer, verify
 from twotower.signature import load_verifier, make_keys
 from twotower.store import LocalStore
 

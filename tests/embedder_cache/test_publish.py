@@ -11,19 +11,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedder_cache.build import build_release
-from embedder_cache.publish import activate, publishing, roll_back, verify
+from embedder_cache.publish import publishing
 from twotower.bundle import load_bundle
 from twotower.cache import local_copy
 from twotower.errors import IntegrityError, StoreError
 from twotower.manifest import MANIFEST, seal
 from twotower.release import (
     VECTORS,
+    activate,
     list_releases,
     newest,
     open_store,
     read_info,
     read_pointer,
     release_path,
+    roll_back,
+    verify,
     verify_release,
     write_pointer,
 )

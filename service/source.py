@@ -1,0 +1,61 @@
+"""Where a server's releases come from, and those it needs before it can answer."""
+
+from dataclasses import dataclass
+
+from service.index import LoadedRelease, load_release, open_release
+from service.settings import Settings
+from service.variants import Plan
+from twotower.cache import fetch, local_copy
+from twotower.errors import ArtefactError, StoreError
+from twotower.progress import say
+from twotower.release import open_store, pointers
+from twotower.signature import Verifier, load_verifier
+from twotower.store import LocalStore, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A store, and whose releases of it are trusted."""
+
+    store: Store
+    signed_by: Verifier | None = None
+
+
+def source_of(settings: Settings) -> Source:
+    """The source that the settings name; EnvironmentProblem for a key or a URL that cannot be used."""
+    return Source(open_store(settings.store), load_verifier(settings.verify_key) if settings.verify_key else None)
+
+
+def first_release(source: Source) -> LoadedRelease:
+    """What to serve after a start: what the pointer names, or the last release served from here that is still good.
+
+    StoreError or ArtefactError, those of what the pointer names, when there is none.
+    """
+    store, signed_by = source.store, source.signed_by
+    try:
+        return load_release(local_copy(store, signed_by), signed_by)
+    except (StoreError, ArtefactError) as error:
+        release = last_good(source)
+        if release is None:
+            raise
+        say(f"WARNING: {error}")
+        say(f"WARNING: serving {release.id} instead, an older release that is good. Mend the store: its pointer is followed.")
+        return release
+
+
+def last_good(source: Source) -> LoadedRelease | None:
+    """The release on this machine that was pointed at last and can be served; None without one."""
+    local = LocalStore(source.store.local)
+    known = local.releases()
+    for release in dict.fromkeys(pointer.release for pointer in pointers(local) if pointer.release in known):
+        try:
+            return open_release(fetch(local, release), source.signed_by)
+        except (StoreError, ArtefactError):
+            continue
+    return None
+
+
+def pinned_releases(source: Source, plan: Plan, served: LoadedRelease) -> dict[str, LoadedRelease]:
+    """The releases that a plan of variants names, by id, but for the one served; see `load_release` for what they raise."""
+    wanted = sorted(plan.pinned - {served.id})
+    return {release: open_release(fetch(source.store, release, source.signed_by), source.signed_by) for release in wanted}
