@@ -19,11 +19,11 @@ from typing import Literal, TypeVar
 
 import torch
 
-from service.batch import Asked
 from service.errors import ApiError
 from service.history import UserHistory
 from service.index import LoadedRelease, read_release
 from service.memory import available_bytes, give_back, needed_bytes
+from service.ranker import Asked
 from service.routes import Service
 from service.schemas import Event, RecommendRequest
 from service.source import Source

@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from service import schemas
-from service.batch import Answer, Asked, cost_of, recommend_many
 from service.delta import ItemChanges, caught_up, judge_ids
 from service.engine import Batched, Engine
 from service.errors import ApiError
@@ -25,6 +24,7 @@ from service.history import HistoryStore, HistoryUnavailable, StoredEvent, UserH
 from service.index import LoadedRelease
 from service.listings import describe
 from service.metrics import Metrics
+from service.ranker import Answer, Asked, cost_of, recommend_many
 from service.recommender import Ranking, find_similar, to_stored
 from service.settings import Settings
 from service.user_state import Keeping, Key

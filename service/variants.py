@@ -19,10 +19,10 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from service.batch import Asked
 from service.errors import ApiError
 from service.index import LoadedRelease
 from service.metrics import Metrics
+from service.ranker import Asked
 from service.recommender import Ranking
 from service.schemas import RecommendRequest
 from twotower.errors import EnvironmentProblem

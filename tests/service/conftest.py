@@ -20,13 +20,13 @@ from prometheus_client import CollectorRegistry
 
 from embedder_cache.build import build_release
 from service.app import build_app
-from service.batch import Asked
 from service.delta import ItemChanges
 from service.engine import Engine, Limits
 from service.follow import Follower
 from service.history import HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
 from service.index import LoadedRelease, load_release, open_release
 from service.metrics import Metrics
+from service.ranker import Asked
 from service.routes import Service
 from service.schemas import RecommendRequest
 from service.settings import Settings

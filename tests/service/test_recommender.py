@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batch import Asked, recommend_many
 from service.errors import ApiError
 from service.filters import Mask
 from service.history import OwnItem, StoredEvent, UserHistory
 from service.index import LoadedRelease
+from service.ranker import Asked, recommend_many
 from service.recommender import (
     Ranking,
     find_similar,

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from service.batch import Asked
 from service.history import UserHistory
+from service.ranker import Asked
 from service.schemas import RecommendRequest
 from service.shadow import compare_forever
 from service.variants import CANARY, CanaryPlan, Copy, Plan, ShadowPlan

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from service.batch import Asked
 from service.errors import ApiError
 from service.history import UserHistory
 from service.index import LoadedRelease
 from service.metrics import Metrics
+from service.ranker import Asked
 from service.recommender import Ranking
 from service.schemas import Recommended, RecommendRequest
 from service.variants import (

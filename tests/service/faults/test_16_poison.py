@@ -6,7 +6,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from service import batch
+from service import ranker
 from service.recommender import Prepared, prepare
 from tests.service.conftest import Client
 
@@ -17,7 +17,7 @@ def test_one_request_that_breaks_the_engine_fails_alone(connect: Callable[..., C
             raise ZeroDivisionError("poisoned")
         return prepare(release, asked, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(batch, "prepare", breaks)
+    monkeypatch.setattr(ranker, "prepare", breaks)
     client = connect()
     http = httpx.AsyncClient(transport=httpx.ASGITransport(client.app, raise_app_exceptions=False), base_url="http://shop")
 

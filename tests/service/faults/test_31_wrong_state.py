@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.batch import Asked, recommend_many
 from service.history import UserHistory
 from service.index import LoadedRelease
+from service.ranker import Asked, recommend_many
 from service.recommender import Ranking
 from service.schemas import RecommendRequest
 from service.user_state import Keeping, UserState

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batch import ANSWER_COST, Answer, Asked, cost_of, recommend_many
 from service.errors import ApiError
 from service.history import StoredEvent, UserHistory
 from service.index import LoadedRelease
+from service.ranker import ANSWER_COST, Answer, Asked, cost_of, recommend_many
 from service.recommender import Ranking, merge_inline
 from service.schemas import Event, RecommendRequest
 from service.user_state import Keeping
