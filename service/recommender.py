@@ -5,17 +5,22 @@ N: items, L: events the model reads, M: own items, U: rows that a request names
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from service.arrangement import arrange, matching, pairs, searches
 from service.errors import ApiError
-from service.filters import InvalidFilter, Mask
+from service.explain import explain
+from service.filters import Mask
 from service.history import OwnItem, StoredEvent, UserHistory
 from service.index import LoadedRelease, best, similar
-from service.schemas import Event, Feature, Recommended, RecommendRequest, SimilarRequest
+from service.pages import open_page
+from service.promotions import Pick
+from service.schemas import AboutUser, Event, Feature, Reason, Recommended, RecommendRequest, SimilarRequest
 from twotower.catalogue import embed_table
 from twotower.errors import DataError
 from twotower.features import EncodedRows, Floats, Ints, encode_rows
@@ -25,6 +30,7 @@ from twotower.scoring import Queries, Request, answer
 from twotower.window import History
 
 FILTER_MATCHES_NOTHING = "filter_matches_nothing"
+SIMILAR_POOL = 100  # items similar enough to be ranked for a user
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,47 +42,82 @@ class Ranking:
     events_ignored: int
     missing_item_ids: list[str]
     degraded: list[str]
+    next_page_token: str | None = None
 
 
 def recommend(release: LoadedRelease, asked: RecommendRequest, stored: UserHistory, now_ms: int) -> Ranking:
     """Rank the allowed items for one user at one moment; ApiError names the field that cannot be used."""
     check_metadata(release, asked.include_metadata)
+    page = open_page(release, asked, now_ms)
+    user = read_user(release, asked, stored, page.now_ms)
+    allowed_N, degraded = allowed_items(release, asked, user.own)
+    wanted = searches(release, asked, page, allowed_N)
+    items: list[Recommended] = []
+    token = None
+    if not asked.validate_only:
+        queries = ask_model(release, [user.request])
+        found = [best(release, queries, search.k, search.allowed_N) for search in wanted]
+        arranged = arrange(release, asked, page, wanted, found)
+        picks, token, degraded = arranged.picks, arranged.next_page_token, degraded + arranged.degraded
+        reasons = None
+        if asked.explain:
+            reasons = explain(release, user.request, user.own, [p.row for p in picks], partial(ask_model, release))
+        items = present(release, picks, asked.include_metadata, reasons)
+    return Ranking(
+        items=items,
+        events_used=user.events_used,
+        events_ignored=user.events_ignored,
+        missing_item_ids=user.missing(release, asked.candidate_item_ids or ()),
+        degraded=degraded,
+        next_page_token=token,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Of whom a request speaks, in the release's rows."""
+
+    request: Request
+    own: dict[int, OwnItem]
+    item_ids: list[str]  # of the window, known or not
+    events_used: int
+    events_ignored: int
+
+    def missing(self, release: LoadedRelease, named: Sequence[str]) -> list[str]:
+        """The ids of the history, and those `named`, that the catalogue does not know, each once."""
+        return [i for i in dict.fromkeys([*self.item_ids, *named]) if i not in release.rows]
+
+
+def read_user(release: LoadedRelease, asked: AboutUser, stored: UserHistory, now_ms: int) -> User:
+    """What the model is shown of the history that the request speaks of."""
     history = merge_inline(stored, asked)
     known = [e for e in history.window if e.item_id in release.rows]
     own = {release.rows[i]: own for i, own in history.items.items() if i in release.rows}
-    allowed_N, degraded = allowed_items(release, asked, own)
-    ranked: list[Recommended] = []
-    if not asked.validate_only:
-        request = Request(model_history(release, known), item_statistics_of(own), now_ms, asked.target_event_type)
-        queries = ask_model(release, request)
-        ranked = present(release, *best(release, queries, asked.num_results, allowed_N), asked.include_metadata)
-    named = [*(e.item_id for e in history.window if e.item_id), *(asked.candidate_item_ids or ())]
-    return Ranking(
-        items=ranked,
-        events_used=len(known),
-        events_ignored=len(history.window) - len(known),
-        missing_item_ids=[i for i in dict.fromkeys(named) if i not in release.rows],
-        degraded=degraded,
-    )
+    request = Request(model_history(release, known), item_statistics_of(own), now_ms, asked.target_event_type)
+    item_ids = [e.item_id for e in history.window if e.item_id]
+    return User(request, own, item_ids, len(known), len(history.window) - len(known))
 
 
-def ask_model(release: LoadedRelease, request: Request) -> Queries:
-    """The model's answer. Where vectors stand in two places it is shown those of the request's own rows alone."""
-    towers, history, statistics = release.towers, request.history, request.statistics
+def ask_model(release: LoadedRelease, requests: Sequence[Request]) -> Queries:
+    """The model's answers. Where vectors stand in two places it is shown those of the requests' own rows alone."""
+    towers = release.towers
     if release.added is None:
-        return answer(towers.contextualizer, towers.config.model, release.vectors_NV, [request])
-    named = np.concatenate([[0], history.item_rows_L, statistics.item_rows_M])  # row 0 pads an empty history
-    rows_U, places = np.unique(named, return_inverse=True)
-    local = replace(
-        request,
-        history=replace(history, item_rows_L=places[1 : 1 + len(history)]),
-        statistics=replace(statistics, item_rows_M=places[1 + len(history) :]),
-    )
-    queries = answer(towers.contextualizer, towers.config.model, release.vectors(rows_U), [local])
+        return answer(towers.contextualizer, towers.config.model, release.vectors_NV, requests)
+    named = [r for q in requests for r in (q.history.item_rows_L, q.statistics.item_rows_M)]
+    rows_U = np.unique(np.concatenate([np.zeros(1, np.int64), *named]))  # row 0 pads an empty history
+    local = [
+        replace(
+            q,
+            history=replace(q.history, item_rows_L=np.searchsorted(rows_U, q.history.item_rows_L)),
+            statistics=replace(q.statistics, item_rows_M=np.searchsorted(rows_U, q.statistics.item_rows_M)),
+        )
+        for q in requests
+    ]
+    queries = answer(towers.contextualizer, towers.config.model, release.vectors(rows_U), local)
     return replace(queries, own_rows_M=torch.from_numpy(rows_U)[queries.own_rows_M])
 
 
-def merge_inline(stored: UserHistory, asked: RecommendRequest) -> UserHistory:
+def merge_inline(stored: UserHistory, asked: AboutUser) -> UserHistory:
     """The history the request speaks of: inline events count as if they had just been stored, but are not."""
     before = UserHistory() if asked.history_mode == "replace" else stored
     return before.extended(to_stored(e, asked.user_id or "") for e in asked.events)
@@ -138,14 +179,16 @@ def item_statistics_of(own: dict[int, OwnItem]) -> ItemStatistics:
 
 def allowed_items(release: LoadedRelease, asked: RecommendRequest, own: dict[int, OwnItem]) -> tuple[Mask | None, list[str]]:
     """Which items may be returned, [N] or None for all, and notes for `degraded`."""
-    mask, notes = rules(release, asked.filter, asked.exclude_item_ids)
-    if asked.candidate_item_ids is not None:
-        candidates_N = np.zeros(len(release), bool)
-        candidates_N[known_rows(release, asked.candidate_item_ids)] = True
-        mask &= candidates_N
     types = frozenset(asked.exclude_event_types)
-    mask[[row for row, item in own.items() if asked.exclude_seen or item.event_types & types]] = False
-    return (None if mask.all() else mask), notes
+    seen = [row for row, item in own.items() if asked.exclude_seen or item.event_types & types]
+    candidates = asked.candidate_item_ids
+    if asked.filter is None and candidates is None and not asked.exclude_item_ids and not seen:
+        return None, []
+    mask, notes = rules(release, asked.filter, asked.exclude_item_ids)
+    if candidates is not None:
+        mask &= mask_of(release, known_rows(release, candidates))
+    mask[seen] = False
+    return mask, notes
 
 
 def rules(release: LoadedRelease, expression: str | None, exclude_item_ids: Sequence[str]) -> tuple[Mask, list[str]]:
@@ -153,14 +196,18 @@ def rules(release: LoadedRelease, expression: str | None, exclude_item_ids: Sequ
     notes: list[str] = []
     mask = release.listed()
     if expression is not None:
-        try:
-            mask &= release.filters.mask(expression)
-        except InvalidFilter as error:
-            raise ApiError("invalid_request", f"filter: {error}", "filter") from error
+        mask &= matching(release, expression, "filter")
         if not mask.any():
             notes.append(FILTER_MATCHES_NOTHING)
     mask[known_rows(release, exclude_item_ids)] = False
     return mask, notes
+
+
+def mask_of(release: LoadedRelease, rows: Sequence[int] | Ints) -> Mask:
+    """These rows and no others, [N]."""
+    mask = np.zeros(len(release), bool)
+    mask[rows] = True
+    return mask
 
 
 def known_rows(release: LoadedRelease, item_ids: Sequence[str]) -> list[int]:
@@ -175,19 +222,34 @@ def check_metadata(release: LoadedRelease, names: Sequence[str]) -> None:
         raise ApiError("invalid_request", message, "include_metadata")
 
 
-def present(release: LoadedRelease, rows: Ints, scores: Floats, include: Sequence[str]) -> list[Recommended]:
-    """Ranked rows as the client sees them."""
-    metadata: list[dict[str, Any] | None] = [None] * len(rows)
+def present(
+    release: LoadedRelease, picks: Sequence[Pick], include: Sequence[str], reasons: Sequence[list[Reason]] | None = None
+) -> list[Recommended]:
+    """The places of an answer as the client sees them."""
+    metadata: list[dict[str, Any] | None] = [None] * len(picks)
     if include:
-        metadata = release.items.select(list(dict.fromkeys(include))).take(pa.array(rows)).to_pylist()
+        rows = pa.array([p.row for p in picks], pa.int64())
+        metadata = release.items.select(list(dict.fromkeys(include))).take(rows).to_pylist()
     return [
-        Recommended(item_id=release.item_ids[row], score=float(score), metadata=extra)
-        for row, score, extra in zip(rows.tolist(), scores.tolist(), metadata, strict=True)
+        Recommended(
+            item_id=release.item_ids[pick.row],
+            score=pick.score,
+            source=pick.source,
+            promotion=pick.promotion,
+            metadata=extra,
+            reasons=why,
+        )
+        for pick, extra, why in zip(picks, metadata, reasons or [None] * len(picks), strict=True)
     ]
 
 
-def find_similar(release: LoadedRelease, asked: SimilarRequest) -> tuple[list[Recommended], list[str]]:
-    """Items like the one asked about, and notes for `degraded`; ApiError for an unknown item or unusable features."""
+def find_similar(
+    release: LoadedRelease, asked: SimilarRequest, stored: UserHistory, now_ms: int
+) -> tuple[list[Recommended], list[str]]:
+    """Items like the one asked about, and notes for `degraded`; ApiError for an unknown item or unusable features.
+
+    With a user they are the most similar ones, ranked by the model's score for that user.
+    """
     check_metadata(release, asked.include_metadata)
     mask, notes = rules(release, asked.filter, asked.exclude_item_ids)
     if asked.item_id is not None:
@@ -198,7 +260,13 @@ def find_similar(release: LoadedRelease, asked: SimilarRequest) -> tuple[list[Re
         vector_D = release.vectors(np.array([row]))[0, : release.towers.config.model.width].numpy()
     else:
         vector_D = embed_item(release, asked.item or {})
-    return present(release, *similar(release, vector_D, asked.num_results, mask), asked.include_metadata), notes
+    if asked.user_id is None and not asked.events:
+        rows, scores = similar(release, vector_D, asked.num_results, mask)
+    else:
+        pool, _ = similar(release, vector_D, max(asked.num_results, SIMILAR_POOL), mask)
+        queries = ask_model(release, [read_user(release, asked, stored, now_ms).request])
+        rows, scores = best(release, queries, asked.num_results, mask_of(release, pool))
+    return present(release, [Pick(*pair) for pair in pairs(rows, scores)], asked.include_metadata), notes
 
 
 def embed_item(release: LoadedRelease, item: dict[str, Feature]) -> Floats:
