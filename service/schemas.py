@@ -123,10 +123,8 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     name: Annotated[str, Meta(min_length=1, max_length=128)]
     filter: FilterText
-    position: Annotated[int, Meta(ge=1, le=MAX_RESULTS, description="1 is the first place; counted over all pages")] | None = None
-    percent: Annotated[float, Meta(gt=0, le=100, description="Of the first n items, for every n, at least this many")] | None = (
-        None
-    )
+    position: Annotated[int, Meta(ge=1, le=MAX_RESULTS, description="1 is the first place, over all pages")] | None = None
+    percent: Annotated[float, Meta(gt=0, le=100, description="Of the first n, for every n, at least this many")] | None = None
 
 
 class RecommendRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -17,6 +17,8 @@ def document(client: Client) -> dict[str, Any]:
 def test_every_route_of_the_contract_is_described(document: dict[str, Any]) -> None:
     assert {(method, path) for path, methods in document["paths"].items() for method in methods} == {
         ("post", "/v1/recommend"),
+        ("post", "/v1/recommend/batch"),
+        ("post", "/v1/score"),
         ("post", "/v1/similar"),
         ("post", "/v1/events"),
         ("put", "/v1/items"),

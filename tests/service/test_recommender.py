@@ -12,6 +12,7 @@ from service.filters import Mask
 from service.history import OwnItem, StoredEvent, UserHistory
 from service.index import LoadedRelease
 from service.recommender import (
+    SIMILAR_POOL,
     Ranking,
     find_similar,
     item_statistics_of,
@@ -19,7 +20,7 @@ from service.recommender import (
     model_history,
     recommend,
 )
-from service.schemas import Event, RecommendRequest, SimilarRequest
+from service.schemas import Event, Recommended, RecommendRequest, SimilarRequest
 from twotower.features import Floats
 from twotower.scoring import Request, answer
 
@@ -161,7 +162,8 @@ def test_inline_events_count_as_if_they_had_been_stored(release: LoadedRelease) 
 def test_replace_forgets_the_stored_history(release: LoadedRelease, histories: Histories) -> None:
     history = next(iter(histories.values()))
     events = [inline(release.item_ids[0])]
-    assert ask(release, history, events=events, history_mode="replace") == ask(release, UserHistory(), events=events)
+    replaced, fresh = ask(release, history, events=events, history_mode="replace"), ask(release, UserHistory(), events=events)
+    assert (replaced.items, replaced.events_used) == (fresh.items, fresh.events_used)
 
 
 def test_unknown_items_are_skipped_counted_and_named_once(release: LoadedRelease) -> None:
@@ -229,6 +231,10 @@ def test_no_own_items_are_empty_statistics() -> None:
     assert (one.item_rows_M.tolist(), one.count_M.tolist(), one.decayed_M3.tolist()) == ([3], [2], [[1.0, 1.5, 2.0]])
 
 
+def alike(release: LoadedRelease, asked: SimilarRequest) -> tuple[list[Recommended], list[str]]:
+    return find_similar(release, asked, UserHistory(), NOW_MS)
+
+
 def raw_item(release: LoadedRelease, row: int) -> dict[str, Any]:
     item = release.items.slice(row, 1).to_pylist()[0]
     return {n: v.isoformat() if n == "released" and v else v for n, v in item.items()}
@@ -236,23 +242,23 @@ def raw_item(release: LoadedRelease, row: int) -> dict[str, Any]:
 
 def test_raw_features_of_an_indexed_item_find_that_item_first(release: LoadedRelease) -> None:
     for row in range(20):
-        items, _ = find_similar(release, SimilarRequest(item=raw_item(release, row)))
+        items, _ = alike(release, SimilarRequest(item=raw_item(release, row)))
         assert items[0].item_id == release.item_ids[row]
         assert items[0].score == pytest.approx(1.0, abs=1e-5)
 
 
 def test_an_item_is_not_similar_to_itself_and_rules_apply(release: LoadedRelease) -> None:
     item_id = release.item_ids[0]
-    items, _ = find_similar(release, SimilarRequest(item_id=item_id, num_results=500))
+    items, _ = alike(release, SimilarRequest(item_id=item_id, num_results=500))
     assert {i.item_id for i in items} == set(release.item_ids) - {item_id}
     nearest = items[0].item_id
-    items, notes = find_similar(release, SimilarRequest(item_id=item_id, exclude_item_ids=[nearest], filter="price < 0"))
+    items, notes = alike(release, SimilarRequest(item_id=item_id, exclude_item_ids=[nearest], filter="price < 0"))
     assert (items, notes) == ([], ["filter_matches_nothing"])
 
 
 def test_an_unknown_item_is_not_found(release: LoadedRelease) -> None:
     with pytest.raises(ApiError, match="no item 'gone'") as refused:
-        find_similar(release, SimilarRequest(item_id="gone"))
+        alike(release, SimilarRequest(item_id="gone"))
     assert refused.value.status == 404
 
 
@@ -270,10 +276,24 @@ def test_an_unknown_item_is_not_found(release: LoadedRelease) -> None:
 )
 def test_raw_features_of_the_wrong_type_are_refused_by_name(release: LoadedRelease, name: str, value: Any) -> None:
     with pytest.raises(ApiError) as refused:
-        find_similar(release, SimilarRequest(item={name: value}))
+        alike(release, SimilarRequest(item={name: value}))
     assert (refused.value.status, refused.value.field) == (422, f"item.{name}")
 
 
 def test_an_item_of_which_nothing_is_known_has_similar_items_too(release: LoadedRelease) -> None:
-    items, _ = find_similar(release, SimilarRequest(item={}))
+    items, _ = alike(release, SimilarRequest(item={}))
     assert len(items) == 10
+
+
+def test_with_a_user_the_most_similar_items_are_ranked_for_that_user(release: LoadedRelease, histories: Histories) -> None:
+    item_id, history = release.item_ids[0], next(h for h in histories.values() if len(h.items) > 5)
+    plain, _ = alike(release, SimilarRequest(item_id=item_id, num_results=SIMILAR_POOL))
+    asked = SimilarRequest(item_id=item_id, user_id="ann")
+    items, _ = find_similar(release, asked, history, NOW_MS)
+    pool = {i.item_id for i in plain}
+    expected = [i for i in ids(ask(release, history, num_results=400)) if i in pool]
+    assert [i.item_id for i in items] == expected[:10]
+    scores_N = all_scores(release, history)
+    np.testing.assert_allclose([i.score for i in items], [scores_N[release.rows[i.item_id]] for i in items], atol=1e-4)
+    inline_too = SimilarRequest(item_id=item_id, events=[inline(release.item_ids[3])])
+    assert find_similar(release, inline_too, UserHistory(), NOW_MS)[0] != plain[:10]
