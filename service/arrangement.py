@@ -70,10 +70,11 @@ def arrange(
     if asked.diversity:
         order = diversify(unit_vectors(release, rows), scores, asked.diversity, num_wanted(asked, page))
         rows, scores = rows[order], scores[order]
+    num_allowed = len(release) if asked_for[0].allowed_N is None else np.count_nonzero(asked_for[0].allowed_N)
     promoted = [
         Promoted(promotion, search.allowed_N, pairs(*match))
         for promotion, search, match in zip(asked.promotions, asked_for[1:], matches, strict=True)
-        if search.allowed_N is not None
+        if search.allowed_N is not None and (promotion.position or 0) <= num_allowed
     ]
     size = min(asked.num_results, DEPTH - len(page.given))
     picks = place(pairs(rows, scores), promoted, page.given, size + 1)

@@ -45,9 +45,9 @@ class Promoted:
 def place(ranked: Ranked, promoted: Sequence[Promoted], given: Sequence[int], k: int) -> list[Pick]:
     """The `k` places behind those of `given`, fewer where items end; no row twice, nor one of `given`.
 
-    A position takes the best match that no earlier position took, which is kept back for it. A percentage counts every match,
-    promoted or not; where the first n items lack one the best match comes next, of the promotion listed first. Where the ranking
-    ends, what is kept back for later positions closes up.
+    A position takes the best match that no earlier position took, which is kept back for it; it must not lie behind the last
+    item of the longest answer. A percentage counts every match, promoted or not; where the first n items would lack one, the best
+    match comes next, of the promotion listed first.
     """
     used = set(given)
     reserved = reserve(promoted, given)
@@ -61,18 +61,21 @@ def place(ranked: Ranked, promoted: Sequence[Promoted], given: Sequence[int], k:
         return next((pick for pick in offered if pick.row not in used and pick.row not in kept_back), None)
 
     picks: list[Pick] = []
+    natural = left(rest)
     while len(picks) < k:
         n = len(given) + len(picks) + 1
-        pick = reserved.pop(n, None)
+        pick = reserved.get(n)
         for share, count, offered in zip(shares, counts, offers, strict=True):
             if pick is None and count < share.num_owed(n):
-                pick = left(offered)
-        pick = pick or left(rest) or (reserved.pop(min(reserved)) if reserved else None)
+                pick = natural if natural and share.allowed_N[natural.row] else left(offered)
+        pick = pick or natural
         if pick is None:
             break
         picks.append(pick)
         used.add(pick.row)
         counts = [count + bool(share.allowed_N[pick.row]) for share, count in zip(shares, counts, strict=True)]
+        if natural and natural.row in used:
+            natural = left(rest)
     return picks
 
 
