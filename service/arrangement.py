@@ -40,10 +40,12 @@ class Arranged:
 def searches(release: LoadedRelease, asked: RecommendRequest, page: Page, allowed_N: Mask | None) -> list[Search]:
     """What `arrange` needs found: the ranking itself, then the matches of each promotion. ApiError names a bad filter."""
     wanted = num_wanted(asked, page)
-    main = Search(POOL if asked.diversity else wanted, allowed_N)
-    allowed_N = release.listed() if allowed_N is None and asked.promotions else allowed_N
-    matches = (matching(release, p.filter, f"promotions[{i}].filter") for i, p in enumerate(asked.promotions))
-    return [main, *(Search(wanted, match & allowed_N) for match in matches)]
+    ranking = Search(POOL if asked.diversity else wanted, allowed_N)
+    matches = [matching(release, p.filter, f"promotions[{i}].filter") for i, p in enumerate(asked.promotions)]
+    if not matches:
+        return [ranking]
+    within_N = release.listed() if allowed_N is None else allowed_N
+    return [ranking, *(Search(wanted, match_N & within_N) for match_N in matches)]
 
 
 def matching(release: LoadedRelease, expression: str, field: str) -> Mask:
@@ -70,12 +72,7 @@ def arrange(
     if asked.diversity:
         order = diversify(unit_vectors(release, rows), scores, asked.diversity, num_wanted(asked, page))
         rows, scores = rows[order], scores[order]
-    num_allowed = len(release) if asked_for[0].allowed_N is None else np.count_nonzero(asked_for[0].allowed_N)
-    promoted = [
-        Promoted(promotion, search.allowed_N, pairs(*match))
-        for promotion, search, match in zip(asked.promotions, asked_for[1:], matches, strict=True)
-        if search.allowed_N is not None and (promotion.position or 0) <= num_allowed
-    ]
+    promoted = those_promoted(release, asked, asked_for, matches)
     size = min(asked.num_results, DEPTH - len(page.given))
     picks = place(pairs(rows, scores), promoted, page.given, size + 1)
     shown = picks[:size]
@@ -83,6 +80,21 @@ def arrange(
     has_next = len(picks) > size > 0 and len(given) < DEPTH
     token = page_token(release, asked, page.now_ms, given) if has_next else None
     return Arranged(shown, token, notes(promoted, page.given, shown))
+
+
+def those_promoted(
+    release: LoadedRelease, asked: RecommendRequest, asked_for: Sequence[Search], matches: Sequence[Found]
+) -> list[Promoted]:
+    """The promotions with what they may show; without those whose position lies behind the last item."""
+    if not asked.promotions:
+        return []
+    first, *others = (release.listed() if search.allowed_N is None else search.allowed_N for search in asked_for)
+    num_allowed = np.count_nonzero(first)
+    return [
+        Promoted(promotion, mask_N, pairs(*match))
+        for promotion, mask_N, match in zip(asked.promotions, others, matches, strict=True)
+        if (promotion.position or 0) <= num_allowed
+    ]
 
 
 def pairs(rows: Ints, scores: Floats) -> list[tuple[int, float]]:

@@ -24,7 +24,7 @@ def log_normalisers(release: LoadedRelease, queries: Queries) -> Float64s:
     listed_N = torch.from_numpy(release.listed())
     added = [] if release.added is None else [release.added.vectors_AV]
     start = 0
-    for part_SV in (rows for vectors in [release.vectors_NV, *added] for rows in vectors.split(_SCORED_AT_ONCE)):
+    for part_SV in (rows for vectors in [release.vectors_NV, *added] for rows in torch.split(vectors, _SCORED_AT_ONCE)):
         stop = start + len(part_SV)
         scores_QS = with_repeat(queries, queries.vectors_QV @ part_SV.T, torch.arange(start, stop))
         scores_QS[:, ~listed_N[start:stop]] = -torch.inf

@@ -227,6 +227,7 @@ def present(
 ) -> list[Recommended]:
     """The places of an answer as the client sees them."""
     metadata: list[dict[str, Any] | None] = [None] * len(picks)
+    whys: Sequence[list[Reason] | None] = [None] * len(picks) if reasons is None else reasons
     if include:
         rows = pa.array([p.row for p in picks], pa.int64())
         metadata = release.items.select(list(dict.fromkeys(include))).take(rows).to_pylist()
@@ -239,7 +240,7 @@ def present(
             metadata=extra,
             reasons=why,
         )
-        for pick, extra, why in zip(picks, metadata, reasons or [None] * len(picks), strict=True)
+        for pick, extra, why in zip(picks, metadata, whys, strict=True)
     ]
 
 

@@ -33,7 +33,7 @@ def batch(client: Client, *requests: Any) -> list[dict[str, Any]]:
 
 def test_each_request_is_answered_as_if_it_had_come_alone(client: Client) -> None:
     event = {"item_id": "item-3", "event_type": "view", "timestamp": NOW_MS - 1000}
-    requests = [{"num_results": 3}, {"events": [event]}, {"filter": "price < 2", "diversity": 0.5}]
+    requests: list[dict[str, Any]] = [{"num_results": 3}, {"events": [event]}, {"filter": "price < 2", "diversity": 0.5}]
     requests = [request | {"timestamp": NOW_MS} for request in requests]
     alone = [client.recommend(**request) for request in requests]
     together = batch(client, *requests)

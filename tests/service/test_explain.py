@@ -87,10 +87,10 @@ def test_an_own_item_of_long_ago_has_a_reason_without_an_effect(release: LoadedR
 @pytest.mark.parametrize(
     ("count", "hours", "text"),
     [
-        (1, 0, "view: once today"),
-        (2, 23, "view: 2 times, last today"),
-        (1, 25, "view: once a day ago"),
-        (9, -5, "view: 9 times, last today"),
+        (1, 0, "once today"),
+        (2, 23, "2 times, last today"),
+        (1, 25, "once a day ago"),
+        (9, -5, "9 times, last today"),
     ],
 )
 def test_a_habit_is_told_in_words(count: int, hours: int, text: str) -> None:

@@ -56,7 +56,12 @@ def test_pages_together_are_one_large_answer(
     price: float,
 ) -> None:
     history = list(histories.values())[user % len(histories)]
-    fields = {"promotions": promotions, "diversity": diversity, "filter": f"price < {price}", "exclude_seen": True}
+    fields: dict[str, Any] = {
+        "promotions": promotions,
+        "diversity": diversity,
+        "filter": f"price < {price}",
+        "exclude_seen": True,
+    }
     answers = pages(release, history, sizes, **fields)
     whole = recommend(release, RecommendRequest(num_results=sum(sizes), **fields), history, NOW_MS)
     assert [item for answer in answers for item in answer.items] == whole.items
