@@ -1,5 +1,6 @@
 """Reasons of real answers, against answers to histories in which an item never occurred."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from service.index import LoadedRelease
 from service.recommender import recommend
 from service.schemas import Recommended, RecommendRequest
 from service.score import ScoreRequest, score
-from tests.service.conftest import DAY_MS, NOW_MS, Client
+from service.settings import Settings
+from tests.service.conftest import DAY_MS, NOW_MS, Client, MemoryHistory
+from twotower.delta import DeltaStore
 
 Histories = dict[str, UserHistory]
 
@@ -110,3 +113,26 @@ def test_reasons_over_http_are_for_a_few_items(client: Client) -> None:
     assert set(item["reasons"][0]) == {"text", "item_id", "last", "effect"}
     refused = client.post("/v1/recommend", body | {"num_results": 21})
     assert (refused.status_code, refused.json()["error"]["field"]) == (422, "explain")
+
+
+def test_an_item_put_since_the_release_was_built_is_a_reason_and_can_be_promoted(
+    settings: Settings, release: LoadedRelease, tmp_path: Path
+) -> None:
+    events = [{"item_id": i, "event_type": "purchase", "timestamp": NOW_MS - DAY_MS} for i in ("new", "item-3")]
+    promotion = {"name": "ours", "filter": "title == 'blue olives'", "position": 4}
+    body = {"events": events, "explain": True, "timestamp": NOW_MS, "promotions": [promotion], "diversity": 0.2}
+    with Client(settings, release, MemoryHistory(), DeltaStore(tmp_path / "delta.db")) as client:
+        client.put_items({"item_id": "new", "title": "blue olives"})
+        client.delete_items("item-5")
+        first = client.recommend(**body)
+        second = client.recommend(**body, page_token=first["next_page_token"])
+        assert (first["items"][3]["item_id"], first["items"][3]["promotion"]) == ("new", "ours")
+        assert first["items"][3]["reasons"][0]["text"] == "purchase: once a day ago"
+        assert len({item["item_id"] for item in first["items"] + second["items"]} - {"item-5"}) == 20
+        client.delete_items(first["items"][0]["item_id"])
+        assert len(client.recommend(**body, page_token=first["next_page_token"])["items"]) == 10
+        client.put_items({"item_id": "new", "title": "blue olives"}, {"item_id": "newer"})
+        assert len(client.recommend(**body, page_token=first["next_page_token"])["items"]) == 10
+        client.delete_items("new")
+        expired = client.post("/v1/recommend", body | {"page_token": first["next_page_token"]})
+        assert (expired.status_code, expired.json()["error"]["code"]) == (422, "page_expired")

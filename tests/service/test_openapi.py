@@ -57,3 +57,8 @@ def test_the_document_has_the_fields_and_limits_the_server_decodes_with(
 def test_limits_are_in_the_document(document: dict[str, Any]) -> None:
     results = document["components"]["schemas"]["RecommendRequest"]["properties"]["num_results"]
     assert (results["minimum"], results["maximum"], results["default"]) == (1, 500, 10)
+
+
+def test_a_refusal_is_described_by_every_code_it_may_have(document: dict[str, Any]) -> None:
+    responses = document["paths"]["/v1/recommend"]["post"]["responses"]
+    assert responses["422"]["description"] == "invalid_request, page_expired"
