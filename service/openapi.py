@@ -32,7 +32,10 @@ def operation(route: Route) -> dict[str, Any]:
     success: dict[str, Any] = {"description": (route.gives.__doc__ if route.gives else "") or "Success"}
     if route.gives:
         success["content"] = _json(route.gives)
-    refusals = {str(status): {"description": code, "content": _json(ErrorBody)} for code, status in STATUS.items()}
+    refusals = {
+        str(status): {"description": ", ".join(c for c in STATUS if STATUS[c] == status), "content": _json(ErrorBody)}
+        for status in STATUS.values()
+    }
     result: dict[str, Any] = {
         "operationId": f"{route.method.lower()}_{route.paths[0].strip('/').replace('/', '_').partition('{')[0] or 'root'}",
         "summary": (route.takes or route.gives or Route).__doc__ if route.gives else "",

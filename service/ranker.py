@@ -9,6 +9,7 @@ from random import random
 
 import numpy as np
 
+from service.arrangement import Found, Search
 from service.errors import ApiError
 from service.history import StoredEvent, UserHistory
 from service.index import LoadedRelease, merged
@@ -72,21 +73,16 @@ def recommend_many(release: LoadedRelease, batch: Sequence[Asked], keeping: Keep
             answers.append(error)
         else:
             prepared.append((len(answers), one))
-            answers.append(finish(release, one, *_nothing()))
+            answers.append(finish(release, one, None))
     asked_for = [(place, one) for place, one in prepared if not one.asked.validate_only]
     scored: dict[int, Scored] = {}
     for wave in one_of_each_user(batch, [place for place, _ in asked_for]):
         ones = [answer for place, answer in asked_for if place in wave]
         scored |= zip(sorted(wave), score(release, [batch[place].key for place in sorted(wave)], ones, keeping), strict=True)
-    for (place, one), (rows, scores) in zip(
-        asked_for, search(release, [one for _, one in asked_for], [scored[place] for place, _ in asked_for]), strict=True
-    ):
-        answers[place] = finish(release, one, rows, scores)
+    found = search(release, [one for _, one in asked_for], [scored[place] for place, _ in asked_for])
+    for (place, one), mine in zip(asked_for, found, strict=True):
+        answers[place] = finish(release, one, mine)
     return answers
-
-
-def _nothing() -> tuple[Ints, Floats]:
-    return np.zeros(0, np.int64), np.zeros(0, np.float32)
 
 
 def one_of_each_user(batch: Sequence[Asked], places: Sequence[int]) -> Iterator[set[int]]:
@@ -190,26 +186,29 @@ def know_own_items(release: LoadedRelease, state: UserState, one: Prepared) -> N
     state.own.update(items, added, rows, parts)
 
 
-def search(release: LoadedRelease, ones: Sequence[Prepared], scored: Sequence[Scored]) -> list[tuple[Ints, Floats]]:
-    """Rows and scores of the best of each request, best first; equal scores by the lower row.
+def search(release: LoadedRelease, ones: Sequence[Prepared], scored: Sequence[Scored]) -> list[list[Found]]:
+    """What every search of each request finds, best first; equal scores by the lower row.
 
     Own items get a repeat score that no index knows: they are scored in full, and the index is searched among the others.
     An answer is shorter than asked only when fewer items are allowed.
     """
-    free = [q for q, one in enumerate(ones) if one.search.allowed_N is None]
-    found: dict[int, tuple[Ints, Floats]] = {}
+    found: list[list[Found]] = [[] for _ in ones]
+    free = [q for q, one in enumerate(ones) if one.searches[0].allowed_N is None]
     if free:
         queries_QV, without = np.stack([scored[q].query_V for q in free]), [scored[q].own_rows_M for q in free]
-        found |= zip(free, release.search_many(queries_QV, max(ones[q].search.k for q in free), without), strict=True)
-    result = []
-    for q, (one, own) in enumerate(zip(ones, scored, strict=True)):
-        own_rows_M, own_scores_M = own.own_rows_M, own.own_scores_M
-        if one.search.allowed_N is not None:
-            others_N = one.search.allowed_N.copy()
-            others_N[own.own_rows_M] = False
-            found[q] = release.search(own.query_V[None], one.search.k, others_N)
-            mine_M = one.search.allowed_N[own_rows_M]
-            own_rows_M, own_scores_M = own_rows_M[mine_M], own_scores_M[mine_M]
-        rows, scores = found[q]
-        result.append(merged((rows, own_rows_M), (scores, own_scores_M), one.search.k))
-    return result
+        others = release.search_many(queries_QV, max(ones[q].searches[0].k for q in free), without)
+        for q, (rows, scores) in zip(free, others, strict=True):
+            own = scored[q]
+            found[q].append(merged((rows, own.own_rows_M), (scores, own.own_scores_M), ones[q].searches[0].k))
+    for q, one in enumerate(ones):
+        found[q] += [search_allowed(release, wanted, scored[q]) for wanted in one.searches if wanted.allowed_N is not None]
+    return found
+
+
+def search_allowed(release: LoadedRelease, wanted: Search, own: Scored) -> Found:
+    """The best of the allowed items of one request."""
+    assert wanted.allowed_N is not None, "without a mask requests are searched together"
+    mine_M, others_N = wanted.allowed_N[own.own_rows_M], wanted.allowed_N.copy()
+    others_N[own.own_rows_M] = False
+    rows, scores = release.search(own.query_V[None], wanted.k, others_N)
+    return merged((rows, own.own_rows_M[mine_M]), (scores, own.own_scores_M[mine_M]), wanted.k)

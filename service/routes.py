@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from service import schemas
+from service.batch import BatchBody, BatchRequest, BatchResponse, answer_each
 from service.delta import ItemChanges, caught_up, judge_ids
 from service.engine import Batched, Engine
 from service.errors import ApiError
@@ -25,9 +26,12 @@ from service.index import LoadedRelease
 from service.listings import describe
 from service.metrics import Metrics
 from service.ranker import Answer, Asked, cost_of, recommend_many
-from service.recommender import Ranking, find_similar, to_stored
+from service.recommender import Ranking
+from service.score import ScoreRequest, ScoreResponse, score
 from service.settings import Settings
+from service.similar import find_similar
 from service.user_state import Keeping, Key
+from service.users import to_stored
 from service.variants import Copy, Variants
 from service.wire import decode, read_json, reply
 from twotower.catalogue import ID_FIELD
@@ -39,6 +43,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 HISTORY_UNAVAILABLE = "history_unavailable"
 CLOCK_SKEW_MS = 86_400_000  # a stored event may lie a day ahead of us: clients' clocks and time zones are what they are
 _recommend = msgspec.json.Decoder(schemas.RecommendRequest)
+_batch = msgspec.json.Decoder(BatchBody)
+_score = msgspec.json.Decoder(ScoreRequest)
 _similar = msgspec.json.Decoder(schemas.SimilarRequest)
 _events = msgspec.json.Decoder(schemas.EventsBody)
 _put = msgspec.json.Decoder(schemas.PutItemsBody)
@@ -88,6 +94,8 @@ class Service:
                 schemas.RecommendRequest,
                 schemas.RecommendResponse,
             ),
+            Route("POST", ("/v1/recommend/batch",), self.recommend_batch, BatchRequest, BatchResponse),
+            Route("POST", ("/v1/score",), self.score, ScoreRequest, ScoreResponse),
             Route("POST", ("/v1/similar", "/similar"), self.similar, schemas.SimilarRequest, schemas.SimilarResponse),
             Route("POST", ("/v1/events", "/events"), self.events, schemas.EventsRequest, schemas.EventsResponse, 202),
             Route("PUT", ("/v1/items",), self.put_items, schemas.PutItemsRequest, schemas.ItemsResponse),
@@ -104,18 +112,27 @@ class Service:
     async def recommend(self, request: Request) -> Response:
         """POST /v1/recommend."""
         started = time.monotonic()
-        asked = await self._body(request, _recommend)
+        return self._encode(await self.answer(await self._body(request, _recommend), started))
+
+    async def recommend_batch(self, request: Request) -> Response:
+        """POST /v1/recommend/batch."""
+        started = time.monotonic()
+        body = await self._body(request, _batch)
+        results = await answer_each(body.requests, lambda asked: self.answer(asked, started), request.state.request_id)
+        return self._encode(BatchResponse(results=results, took_ms=_ms_since(started)))
+
+    async def answer(self, asked: schemas.RecommendRequest, started_s: float) -> schemas.RecommendResponse:
+        """One answer; `started_s` (monotonic) is when its request came."""
         release, variant = self.variants.choose(self.release, self.others, asked)
-        deadline_s = self._deadline(started, asked.timeout_ms)
-        now_ms = _now_ms() if asked.timestamp is None else schemas.to_ms(asked.timestamp)
+        deadline_s = self._deadline(started_s, asked.timeout_ms)
         stored, degraded = await self._stored(asked, deadline_s)
-        one = Asked(asked, stored or UserHistory(), now_ms)
+        one = Asked(asked, stored or UserHistory(), _moment(asked))
         with self.variants.watch(variant):
             ranking = await self._engine(self.rank(release, one, deadline_s), deadline_s)
         self.variants.copy(Copy(release.id, variant, one, ranking))
         degraded += ranking.degraded
         self._count(degraded, len(ranking.missing_item_ids), bool(ranking.items) or asked.validate_only)
-        response = schemas.RecommendResponse(
+        return schemas.RecommendResponse(
             recommendation_id=uuid.uuid4().hex,
             items=ranking.items,
             release=release.id,
@@ -123,6 +140,26 @@ class Service:
             events_used=ranking.events_used,
             events_ignored=ranking.events_ignored,
             missing_item_ids=ranking.missing_item_ids,
+            history_seq=stored.seq if stored else None,
+            degraded=degraded,
+            next_page_token=ranking.next_page_token,
+            took_ms=_ms_since(started_s),
+        )
+
+    async def score(self, request: Request) -> Response:
+        """POST /v1/score."""
+        started = time.monotonic()
+        asked = await self._body(request, _score)
+        release, deadline_s = self.release, self._deadline(started, asked.timeout_ms)
+        stored, degraded = await self._stored(asked, deadline_s)
+        scores = await self._compute(partial(score, release, asked, stored or UserHistory(), _moment(asked)), deadline_s)
+        self._count(degraded, len(scores.missing_item_ids), bool(scores.items))
+        response = ScoreResponse(
+            items=scores.items,
+            release=release.id,
+            events_used=scores.events_used,
+            events_ignored=scores.events_ignored,
+            missing_item_ids=scores.missing_item_ids,
             history_seq=stored.seq if stored else None,
             degraded=degraded,
             took_ms=_ms_since(started),
@@ -133,8 +170,11 @@ class Service:
         """POST /v1/similar."""
         started = time.monotonic()
         asked = await self._body(request, _similar)
-        release = self.release
-        items, degraded = await self._compute(partial(find_similar, release, asked), self._deadline(started, asked.timeout_ms))
+        release, deadline_s = self.release, self._deadline(started, asked.timeout_ms)
+        stored, degraded = await self._stored(asked, deadline_s)
+        work = partial(find_similar, release, asked, stored or UserHistory(), _moment(asked))
+        items, notes = await self._compute(work, deadline_s)
+        degraded += notes
         self._count(degraded, 0, bool(items))
         return self._encode(
             schemas.SimilarResponse(items=items, release=release.id, degraded=degraded, took_ms=_ms_since(started))
@@ -278,7 +318,7 @@ class Service:
     def _deadline(self, started_s: float, timeout_ms: int | None) -> float:
         return started_s + (timeout_ms / 1000 if timeout_ms else self.settings.request_timeout_s)
 
-    async def _stored(self, asked: schemas.RecommendRequest, deadline_s: float) -> tuple[UserHistory | None, list[str]]:
+    async def _stored(self, asked: schemas.AboutUser, deadline_s: float) -> tuple[UserHistory | None, list[str]]:
         """What the store knows of the user, None when it was not asked or could not answer, and notes for `degraded`."""
         if asked.user_id is None or asked.history_mode == "replace":
             return None, []
@@ -359,6 +399,10 @@ def _path_id(request: Request, name: str) -> str:
     except ValueError as error:
         raise ApiError("invalid_request", str(error), name) from error
     return value
+
+
+def _moment(asked: schemas.AboutUser) -> int:
+    return _now_ms() if asked.timestamp is None else schemas.to_ms(asked.timestamp)
 
 
 def _now_ms() -> int:

@@ -3,6 +3,7 @@
 Unknown fields are refused: a misspelt `exclude_sen` must not silently change an answer.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,8 @@ MAX_RESULTS = 500
 MAX_EVENTS = 1024
 MAX_LISTED_IDS = 10_000
 MAX_CHANGES = 1000
+MAX_PROMOTIONS = 10  # each is one more search
+MAX_EXPLAINED = 20
 MAX_FILTER_CHARACTERS = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -95,23 +98,15 @@ class Event(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return to_ms(self.timestamp)
 
 
-class RecommendRequest(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What comes next for a user, known by stored history, inline events or both."""
+class AboutUser(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of whom a request speaks, known by stored history, inline events or both, and at which moment."""
 
     user_id: Id | None = None
     session_id: Id | None = None  # carried for the caller's own bookkeeping: it does not change the answer
     events: Annotated[list[Event], Meta(max_length=MAX_EVENTS)] = []
     history_mode: HistoryMode = "append"  # inline events: after the stored ones, instead of them, or none
-    num_results: NumResults = 10
     target_event_type: Id | None = None
     timestamp: Timestamp | None = None
-    filter: FilterText | None = None
-    exclude_item_ids: Ids = []
-    exclude_seen: bool = False
-    exclude_event_types: Annotated[list[Id], Meta(max_length=64)] = []
-    candidate_item_ids: Ids | None = None
-    include_metadata: Annotated[list[Text], Meta(max_length=64)] = []
-    validate_only: bool = False
     timeout_ms: Annotated[int, Meta(ge=1, le=60_000)] | None = None
 
     def __post_init__(self) -> None:
@@ -123,14 +118,72 @@ class RecommendRequest(_Request, frozen=True, kw_only=True, forbid_unknown_field
                 raise ValueError(f"events[{index}].user_id: inline events belong to the request's user_id")
 
 
+class Promotion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Items that get a place whatever their score: the best of those that match, at one place or in a share of all places."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    filter: FilterText
+    position: Annotated[int, Meta(ge=1, le=MAX_RESULTS, description="1 is the first place, over all pages")] | None = None
+    percent: Annotated[float, Meta(gt=0, le=100, description="Of the first n, for every n, at least this many")] | None = None
+
+
+class RecommendRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What comes next for a user."""
+
+    num_results: NumResults = 10
+    filter: FilterText | None = None
+    exclude_item_ids: Ids = []
+    exclude_seen: bool = False
+    exclude_event_types: Annotated[list[Id], Meta(max_length=64)] = []
+    candidate_item_ids: Ids | None = None
+    promotions: Annotated[list[Promotion], Meta(max_length=MAX_PROMOTIONS)] = []
+    diversity: Annotated[float, Meta(ge=0, le=1, description="0 ranks by score alone, 1 by unlikeness alone")] = 0.0
+    include_metadata: Annotated[list[Text], Meta(max_length=64)] = []
+    explain: bool = False
+    page_token: Annotated[str, Meta(max_length=8192, description="`next_page_token` of the page before")] | None = None
+    validate_only: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.explain and self.num_results > MAX_EXPLAINED:
+            raise ValueError(f"explain: at most {MAX_EXPLAINED} items are explained; ask for fewer in num_results")
+        if self.promotions:
+            check_promotions(self.promotions)
+
+
+def check_promotions(promotions: Sequence[Promotion]) -> None:
+    """ValueError for promotions that no ranking could satisfy together."""
+    taken: dict[int, str] = {}
+    for index, promotion in enumerate(promotions):
+        if (promotion.position is None) == (promotion.percent is None):
+            raise ValueError(f"promotions[{index}].position: give either position or percent")
+        if promotion.position in taken:
+            other = taken[promotion.position]
+            raise ValueError(f"promotions[{index}].position: {other!r} has position {promotion.position} already")
+        if promotion.position is not None:
+            taken[promotion.position] = promotion.name
+    if (total := round(sum(p.percent or 0 for p in promotions), 6)) > 100:
+        raise ValueError(f"promotions: their percents add up to {total:g}, more than there are places")
+
+
+class Reason(msgspec.Struct, frozen=True, kw_only=True):
+    """A past item that speaks for a recommended one, which may be that item itself."""
+
+    text: str
+    item_id: str
+    last: int  # of its events, in epoch milliseconds
+    effect: float | None  # natural log of how many times more likely it makes the item; null where that was not computed
+
+
 class Recommended(msgspec.Struct, frozen=True, kw_only=True):
     """One item of an answer."""
 
     item_id: str
     score: float
     source: Literal["model", "promotion", "fallback"] = "model"
+    promotion: str | None = None  # name of the promotion that gave it its place
     metadata: dict[str, Any] | None = None
-    reasons: list[str] | None = None
+    reasons: list[Reason] | None = None
 
 
 class RecommendResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,8 +202,11 @@ class RecommendResponse(msgspec.Struct, frozen=True, kw_only=True):
     took_ms: float
 
 
-class SimilarRequest(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Items like one of the catalogue, or like one described by its raw features; one of the two is required."""
+class SimilarRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Items like one of the catalogue, or like one described by its raw features; one of the two is required.
+
+    With a user, the most similar items are ranked by what comes next for that user.
+    """
 
     item_id: Id | None = None
     item: Annotated[dict[str, Feature], Meta(max_length=256)] | None = None
@@ -158,7 +214,6 @@ class SimilarRequest(_Request, frozen=True, kw_only=True, forbid_unknown_fields=
     filter: FilterText | None = None
     exclude_item_ids: Ids = []
     include_metadata: Annotated[list[Text], Meta(max_length=64)] = []
-    timeout_ms: Annotated[int, Meta(ge=1, le=60_000)] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -167,7 +222,7 @@ class SimilarRequest(_Request, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class SimilarResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """Most similar first; the score is the cosine of the item vectors."""
+    """Most similar first, the score being the cosine of the item vectors; with a user, likeliest first by the model's score."""
 
     items: list[Recommended]
     release: str

@@ -19,6 +19,8 @@ from service.settings import Settings
 
 T = TypeVar("T")
 
+INTERNAL_ERROR = "the server failed; the request id finds the reason in its log"
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PATH = re.compile(r" - at `\$\.?(.*?)`$")
 _QUOTED_FIELD = re.compile(r"field `(.+?)`")
@@ -97,7 +99,7 @@ def refuse(request: Request, error: Exception) -> Response:
         case HTTPException(status_code=405):
             api_error = ApiError("method_not_allowed", f"{request.url.path} does not answer to {request.method}; see /docs")
         case _:
-            api_error = ApiError("internal", "the server failed; the request id finds the reason in its log")
+            api_error = ApiError("internal", INTERNAL_ERROR)
     return refusal(api_error.code, api_error, request.scope.get("state", {}).get("request_id", ""))
 
 

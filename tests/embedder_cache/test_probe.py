@@ -12,7 +12,7 @@ from embedder_cache.popularity import popularity_from_events
 from embedder_cache.probe import Answers, Probe, ask, ask_popularity, overlap, read_probe, read_served
 from service.history import StoredEvent
 from service.index import open_release
-from service.recommender import model_history
+from service.users import model_history
 from training.evaluate import next_basket, statistics_before
 from training.eventlog import EventLog, read_event_log
 from twotower.bundle import Bundle, load_bundle

@@ -26,11 +26,13 @@ from service.follow import Follower
 from service.history import HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
 from service.index import LoadedRelease, load_release, open_release
 from service.metrics import Metrics
-from service.ranker import Asked
+from service.ranker import Asked, recommend_many
+from service.recommender import Ranking
 from service.routes import Service
 from service.schemas import RecommendRequest
 from service.settings import Settings
 from service.source import Source, pinned_releases
+from service.user_state import Keeping
 from service.variants import Plan, Variants
 from twotower.bundle import load_bundle
 from twotower.delta import DeltaStore
@@ -107,6 +109,14 @@ class UnreachableHistory:
 
     async def close(self) -> None:
         pass
+
+
+def recommend(release: LoadedRelease, asked: RecommendRequest, stored: UserHistory, now_ms: int) -> Ranking:
+    """One answer, with nothing kept of anybody; what would be refused is raised."""
+    (answer,) = recommend_many(release, [Asked(asked, stored, now_ms)], Keeping(0))
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 class Client:

@@ -42,6 +42,10 @@ ITEMS = pa.table(
         ("price < 2 and department == 'tea' or item_id == 'c'", "ac"),
         ("price < stock", "b"),
         ("item_id in {'a', 'zzz'}", "a"),
+        ("department in ('tea', 'tea', 'milk')", "ad"),
+        ("stock in (0, 7, 7.5)", "ab"),
+        ("price in (2.5, -1)", "b"),
+        ("item_id in ()", ""),
         ("  price < 2 ", "a"),
         ("price < 0", ""),
     ],
@@ -61,6 +65,9 @@ def test_an_expression_matches_the_items_it_says(expression: str, matching: str)
         ("not (price > 100)", "ab"),
         ("department == None or price < 2", "ac"),
         ("tags == None", "c"),
+        ("department in (None, 'coffee')", "bc"),
+        ("not (department in ('coffee', 'milk'))", "ad"),
+        ("department not in (None, 'coffee')", "ad"),
         ("price > 2 or department == 'tea'", "abd"),  # a missing price cannot undo what the department decides
     ],
 )

@@ -17,6 +17,8 @@ def document(client: Client) -> dict[str, Any]:
 def test_every_route_of_the_contract_is_described(document: dict[str, Any]) -> None:
     assert {(method, path) for path, methods in document["paths"].items() for method in methods} == {
         ("post", "/v1/recommend"),
+        ("post", "/v1/recommend/batch"),
+        ("post", "/v1/score"),
         ("post", "/v1/similar"),
         ("post", "/v1/events"),
         ("put", "/v1/items"),
@@ -58,3 +60,8 @@ def test_the_document_has_the_fields_and_limits_the_server_decodes_with(
 def test_limits_are_in_the_document(document: dict[str, Any]) -> None:
     results = document["components"]["schemas"]["RecommendRequest"]["properties"]["num_results"]
     assert (results["minimum"], results["maximum"], results["default"]) == (1, 500, 10)
+
+
+def test_a_refusal_is_described_by_every_code_it_may_have(document: dict[str, Any]) -> None:
+    responses = document["paths"]["/v1/recommend"]["post"]["responses"]
+    assert responses["422"]["description"] == "invalid_request, page_expired"

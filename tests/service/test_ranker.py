@@ -12,9 +12,10 @@ from service.errors import ApiError
 from service.history import StoredEvent, UserHistory
 from service.index import LoadedRelease
 from service.ranker import ANSWER_COST, Answer, Asked, cost_of, recommend_many
-from service.recommender import Ranking, merge_inline
+from service.recommender import Ranking
 from service.schemas import Event, RecommendRequest
 from service.user_state import Keeping
+from service.users import merge_inline
 
 NOW_MS = 1_746_057_600_000
 Histories = dict[str, UserHistory]

@@ -8,7 +8,7 @@ import pytest
 from service.history import StoredEvent, UserHistory
 from service.index import LoadedRelease
 from service.reader import Memory
-from service.recommender import item_statistics_of, model_history
+from service.users import item_statistics_of, model_history
 from twotower.features import Floats, event_time_features, request_time_features
 from twotower.own import join_statistics, own_items
 from twotower.scoring import Request, answer

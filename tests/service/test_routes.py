@@ -40,10 +40,10 @@ def test_an_answer_always_has_the_same_fields_and_names_its_release(client: Clie
     for body in ({}, {"user_id": "ann"}, {"filter": "price < 0"}, {"validate_only": True}):
         answer = client.recommend(**body)
         assert set(answer) == FIELDS
-        assert (answer["release"], answer["variant"], answer["next_page_token"]) == (release.id, "default", None)
+        assert (answer["release"], answer["variant"]) == (release.id, "default")
     items = client.recommend()["items"]
     assert len(items) == 10
-    assert all(set(i) == {"item_id", "score", "source", "metadata", "reasons"} for i in items)
+    assert all(set(i) == {"item_id", "score", "source", "promotion", "metadata", "reasons"} for i in items)
 
 
 def test_an_event_changes_the_next_answer(client: Client) -> None:
@@ -303,6 +303,10 @@ event_like = st.fixed_dictionaries(
 attributes = st.sampled_from(["price", "title", "tags", "released", "department", "image", "item_id", "x", "None", "3", "'a'"])
 operators = st.sampled_from([" < ", " == ", " in ", " and ", " or ", " != ", " not in ", "not ", "(", ")", ", ", "[", "]", "-"])
 filters = st.lists(attributes | operators, max_size=8).map("".join) | st.text(max_size=40)
+promotion_like = st.fixed_dictionaries(
+    {"name": st.text(max_size=3), "filter": filters | st.just("price < 2")},
+    optional={"position": st.integers(0, 12) | json_values, "percent": st.floats(0, 100) | json_values},
+)
 request_like = st.fixed_dictionaries(
     {},
     optional={
@@ -320,13 +324,17 @@ request_like = st.fixed_dictionaries(
         "candidate_item_ids": st.lists(st.sampled_from(["item-1", "gone"]), max_size=3) | json_values,
         "include_metadata": st.lists(st.sampled_from(["title", "image", "released"]), max_size=3) | json_values,
         "validate_only": st.booleans() | json_values,
+        "promotions": st.lists(promotion_like, max_size=3) | json_values,
+        "diversity": st.floats(-0.1, 1.1) | json_values,
+        "explain": st.booleans() | json_values,
+        "page_token": st.text(max_size=20) | json_values,
         "item_id": st.sampled_from(["item-1", "gone"]) | json_values,
         "item": st.dictionaries(st.sampled_from(["title", "price", "tags", "released", "image", "x"]), json_values, max_size=4),
     },
 )
 
 
-@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/similar"])
+@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/similar", "/v1/score"])
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(body=st.one_of(request_like, json_values))
 def test_no_json_body_gives_a_server_error(shared_client: Client, path: str, body: Any) -> None:
@@ -346,7 +354,7 @@ def test_no_event_gives_a_server_error_and_every_event_is_accounted_for(shared_c
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(body=st.binary(max_size=60))
 def test_no_bytes_give_a_server_error(shared_client: Client, body: bytes) -> None:
-    for path in ("/v1/recommend", "/v1/similar", "/v1/events"):
+    for path in ("/v1/recommend", "/v1/recommend/batch", "/v1/similar", "/v1/score", "/v1/events"):
         assert shared_client.post_raw(path, body).status_code in (200, 400, 422)
 
 

@@ -87,16 +87,42 @@ def test_empty_long_and_nul_ids_are_refused(given: str) -> None:
         {"events": [{"event_type": "view", "timestamp": 10**12, "user_id": "bob"}], "user_id": "ann"},
         {"filter": "x" * 1001},
         {"exclude_sen": True},
-        # Of the contract, but not built: refused, so that nobody believes it works.
-        {"promotions": []},
-        {"diversity": 0.5},
-        {"explain": True},
-        {"page_token": "x"},
+        {"diversity": 1.5},
+        {"diversity": -0.1},
+        {"explain": True, "num_results": 21},
+        {"page_token": 3},
+        {"promotions": [{"name": "a", "filter": "x"}]},
+        {"promotions": [{"name": "a", "filter": "x", "position": 1, "percent": 5}]},
+        {"promotions": [{"name": "a", "filter": "x", "position": 0}]},
+        {"promotions": [{"name": "a", "filter": "x", "position": 501}]},
+        {"promotions": [{"name": "a", "filter": "x", "percent": 0}]},
+        {"promotions": [{"name": "a", "filter": "x", "percent": 101}]},
+        {"promotions": [{"name": "", "filter": "x", "percent": 1}]},
+        {"promotions": [{"name": "a", "filter": "x", "percent": 1}] * 11},
     ],
 )
 def test_what_a_request_cannot_mean_is_refused(body: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(body, RecommendRequest)
+
+
+@pytest.mark.parametrize(
+    ("promotions", "message"),
+    [
+        ([{"position": 2}, {"position": 3}, {"position": 2}], r"promotions\[2\].position: 'promotion 0' has position 2 already"),
+        ([{"percent": 60}, {"position": 1}, {"percent": 41}], "promotions: their percents add up to 101"),
+        ([{"percent": 60}, {}], r"promotions\[1\].position: give either position or percent"),
+    ],
+)
+def test_promotions_that_contradict_each_other_are_refused_by_name(promotions: list[dict[str, Any]], message: str) -> None:
+    body = {"promotions": [{"name": f"promotion {i}", "filter": "x"} | p for i, p in enumerate(promotions)]}
+    with pytest.raises(msgspec.ValidationError, match=message):
+        msgspec.convert(body, RecommendRequest)
+
+
+def test_percents_may_fill_every_place() -> None:
+    thirds = [{"name": "a", "filter": "x", "percent": percent} for percent in (33.34, 33.33, 33.33)]
+    assert len(msgspec.convert({"promotions": thirds}, RecommendRequest).promotions) == 3
 
 
 def test_similar_needs_an_item_id_or_an_item_and_not_both() -> None:

@@ -44,7 +44,9 @@ def test_deep_nesting_is_refused_not_a_crash(client: Client, body: bytes) -> Non
         ({"num_results": 10**9}, "num_results"),
         ({"num_results": "x"}, "num_results"),
         ({"nonsense": 1}, "nonsense"),
-        ({"promotions": []}, "promotions"),
+        ({"promotions": {}}, "promotions"),
+        ({"promotions": [{"name": "a", "filter": "x", "positon": 1}]}, "promotions[0].positon"),
+        ({"promotions": [{"name": "a", "filter": "x"}]}, "promotions[0].position"),
         ({"user_id": ""}, "user_id"),
         ({"user_id": "é" * 65}, "user_id"),
         ({"exclude_item_ids": ["a", ""]}, "exclude_item_ids[1]"),  # as msgspec counts

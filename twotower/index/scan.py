@@ -96,9 +96,7 @@ class Scan:
         """Memory its rows take."""
         return self._rows.num_bytes
 
-    def find(
-        self, queries_QV: Floats, k: int, allowed: Mask | None, without: Sequence[Ints] = ()
-    ) -> tuple[Ints, Ints]:
+    def find(self, queries_QV: Floats, k: int, allowed: Mask | None, without: Sequence[Ints] = ()) -> tuple[Ints, Ints]:
         """Queries and rows of the candidates: every allowed row that may be among the best k, and few others.
 
         `without` may name rows that each query leaves out: where they are few that is less work than a mask.
@@ -111,9 +109,7 @@ class Scan:
             found.append((query_C + start, row_C))
         return np.concatenate([q for q, _ in found]), np.concatenate([r for _, r in found])
 
-    def _find(
-        self, queries_QV: Floats, k: int, allowed_QN: Mask | None, without: Sequence[Ints]
-    ) -> tuple[Ints, Ints]:
+    def _find(self, queries_QV: Floats, k: int, allowed_QN: Mask | None, without: Sequence[Ints]) -> tuple[Ints, Ints]:
         queries_QW, norm_Q = self._rows.extend(queries_QV)
         # A sum of W products is off by at most W units of the norms' product; the rest of the factor is to spare.
         error_Q = 2 * (queries_QW.shape[1] + 8) * _UNIT * self._rows.max_norm * np.linalg.norm(queries_QW, axis=1)
