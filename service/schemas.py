@@ -112,6 +112,7 @@ class RecommendRequest(_Request, frozen=True, kw_only=True, forbid_unknown_field
     candidate_item_ids: Ids | None = None
     include_metadata: Annotated[list[Text], Meta(max_length=64)] = []
     validate_only: bool = False
+    strict: bool = False  # rather 503 than an answer without the stored history
     timeout_ms: Annotated[int, Meta(ge=1, le=60_000)] | None = None
 
     def __post_init__(self) -> None:

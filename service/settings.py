@@ -27,7 +27,8 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(default=10.0, gt=0)  # when the request itself names no timeout_ms
     max_queued: int = Field(default=1024, ge=1)  # at 10 ms a request that is a wait of 10 s: what lies beyond would time out
     heartbeat_limit_s: float = Field(default=10.0, gt=0)
-    redis_timeout_s: float = Field(default=0.5, gt=0)
+    history_cache_mb: int = Field(default=256, ge=0)  # some 1,000 users of 256 events each, or many more of a few
+    redis_timeout_s: float = Field(default=0.05, gt=0)  # of a read: half of what a page has for its recommendations
     redis_ttl_days: float = Field(default=400.0, gt=0)  # a yearly habit is still there a year later
     shutdown_timeout_s: int = Field(default=10, ge=0)
 

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -64,12 +65,13 @@ class MemoryHistory:
     async def append(self, events: Sequence[StoredEvent]) -> list[bool]:
         stored = []
         for event in events:
-            before = self.users.get(event.user_id, UserHistory())
+            before = self.users.get(event.user_id) or UserHistory(epoch=uuid.uuid4().hex)
             stored.append(event.event_id is None or event.event_id not in {e.event_id for e in before.events})
-            self.users[event.user_id] = before.extended([event] if stored[-1] else [])
+            if stored[-1]:
+                self.users[event.user_id] = before.extended([event], tag=uuid.uuid4().hex)
         return stored
 
-    async def read(self, user_id: str) -> UserHistory:
+    async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
         return self.users.get(user_id, UserHistory())
 
     async def delete(self, user_id: str) -> int:
@@ -85,7 +87,7 @@ class UnreachableHistory:
     async def append(self, events: Sequence[StoredEvent]) -> list[bool]:
         raise HistoryUnavailable("down")
 
-    async def read(self, user_id: str) -> UserHistory:
+    async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
         raise HistoryUnavailable("down")
 
     async def delete(self, user_id: str) -> int:
