@@ -48,13 +48,14 @@ _REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ..
     ((exceptions.ConnectionError, OSError), "unreachable"),
     ((msgspec.DecodeError, ValueError), "damaged"),
 )
-# Codes of Redis, as they stand in what a script answers.
+# What stands in an error of Redis; a long command before any AUTH is a protocol error to it.
 _CODES: dict[str, Reason] = {
     "OOM": "full",
     "READONLY": "read_only",
     "WRONGTYPE": "damaged",
     "NOAUTH": "denied",
     "NOPERM": "denied",
+    "unauthenticated": "denied",
 }
 _CLASSES: dict[type[Exception], Reason] = {exceptions.OutOfMemoryError: "full", exceptions.ReadOnlyError: "read_only"}
 

@@ -12,14 +12,13 @@ from service.redis_history import RedisHistory
 from service.remembered import RememberedHistories
 from service.sqlite_history import SqliteHistory
 from tests.service.faults.proxy import FaultProxy
-from tests.service.redis_server import RedisServer
 
 USERS = ("ann", "bob", "cid")
 EVENTS_EACH = 60
 READS_EACH = 150
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.faults)])
 def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[list[HistoryStore], list[FaultProxy]]]:
     """What two servers use, and what may be done to their connections."""
     if request.param == "sqlite":

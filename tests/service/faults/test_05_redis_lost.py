@@ -37,6 +37,7 @@ def test_a_server_answers_from_what_redis_has_and_not_from_what_it_remembers(
     assert client.recommend(**moment)["history_seq"] == 5
 
     restore(redis)
+    client.run(asyncio.sleep(0.05))  # a loop that runs, as a server's does, notices that connections ended
     found = client.recommend(**moment)
     assert (found["history_seq"], found["items"]) == (3, three["items"])
     assert len(rollbacks) == 1
