@@ -43,10 +43,11 @@ _statistics = msgspec.msgpack.Decoder(tuple[int, int, int, float, float, float, 
 _SILENCE = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, TimeoutError)
 _REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...] = (
     (CircuitOpen, "circuit_open"),
+    (exceptions.OutOfMemoryError, "full"),
+    (exceptions.ReadOnlyError, "read_only"),
     ((exceptions.TimeoutError, TimeoutError), "timeout"),
     ((exceptions.AuthenticationError, exceptions.NoPermissionError), "denied"),
     ((exceptions.ConnectionError, OSError), "unreachable"),
-    ((msgspec.DecodeError, ValueError), "damaged"),
 )
 # What stands in an error of Redis; a long command before any AUTH is a protocol error to it.
 _CODES: dict[str, Reason] = {
@@ -57,7 +58,6 @@ _CODES: dict[str, Reason] = {
     "NOPERM": "denied",
     "unauthenticated": "denied",
 }
-_CLASSES: dict[type[Exception], Reason] = {exceptions.OutOfMemoryError: "full", exceptions.ReadOnlyError: "read_only"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,8 @@ class RedisHistory:
             protocol=2,
             driver_info=None,
         )
-        self._redis.connection_pool.make_connection()  # refuses options that there are not; it does not connect yet
+        # Refuses options of the URL that there are not; it does not connect.
+        self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         self.breaker = Breaker(*_SILENCE)
         self._numbers = count()
         self._places = asyncio.Semaphore(_MAX_CALLS)
@@ -181,7 +182,7 @@ def _reason(error: Exception) -> Reason:
         if isinstance(error, kind):
             return reason
     text = str(error)
-    return _CLASSES.get(type(error)) or next((reason for code, reason in _CODES.items() if code in text), "refused")
+    return next((reason for code, reason in _CODES.items() if code in text), "refused")
 
 
 def _keys(user_id: str) -> list[str]:

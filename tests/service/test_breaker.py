@@ -32,11 +32,11 @@ def test_it_opens_after_so_many_failures_in_a_row() -> None:
     fail(breaker)
     with breaker.attempt():
         pass
-    fail(breaker)
-    fail(breaker)
-    assert not breaker.is_open
-    fail(breaker)
-    assert breaker.is_open
+    states = []
+    for _ in range(3):
+        fail(breaker)
+        states.append(breaker.is_open)
+    assert states == [False, False, True]
     with pytest.raises(CircuitOpen), breaker.attempt():
         raise AssertionError("asked though open")
 
