@@ -76,6 +76,7 @@ class RedisHistory:
 
     def __init__(self, url: str, timeout_s: float, ttl_days: float) -> None:
         # No retries by the client: an append whose answer was lost may have happened, and only the caller has event ids.
+        # No limits of its own for parts of a call: there is one around each whole call, in _run.
         self._redis = Redis.from_url(
             url,
             socket_timeout=None,
@@ -139,7 +140,7 @@ class RedisHistory:
                     answers = await self._send(script, questions, calls)
         except (exceptions.RedisError, OSError, CircuitOpen) as error:
             raise HistoryUnavailable(f"Redis did not confirm: {type(error).__name__}", _reason(error)) from error
-        if any(not isinstance(a, list) or a[0] != question for a, question in zip(answers, questions, strict=True)):
+        if any(not isinstance(a, list) or a[:1] != [question] for a, question in zip(answers, questions, strict=True)):
             # A connection that is one answer behind would stay so.
             await self._redis.connection_pool.disconnect()
             raise HistoryUnavailable("Redis answered another question than the one asked", "mixed_up")
