@@ -13,6 +13,7 @@ from twotower.sqlite_file import sqlite_path
 
 if TYPE_CHECKING:
     from service.history import HistoryStore
+    from service.metrics import Metrics
     from service.settings import Settings
     from twotower.delta import DeltaStore
 
@@ -64,9 +65,9 @@ def serve(settings: "Settings") -> int:
         from service.metrics import Metrics
         from service.source import first_release, source_of
 
-        release = first_release(source_of(settings))
-        history = open_history(settings)
-        app = build_app(settings, release, history, Metrics(CollectorRegistry()), open_delta(settings))
+        release, metrics = first_release(source_of(settings)), Metrics(CollectorRegistry())
+        history = open_history(settings, metrics)
+        app = build_app(settings, release, history, metrics, open_delta(settings))
         config = uvicorn.Config(
             app,
             access_log=False,
@@ -106,8 +107,19 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def open_history(settings: "Settings") -> "HistoryStore":
-    """The store that the URL names; EnvironmentProblem for a URL or a place that cannot be used."""
+def open_history(settings: "Settings", metrics: "Metrics") -> "HistoryStore":
+    """The store that the URL names, the last users remembered; EnvironmentProblem for a URL or a place that cannot be used."""
+    from service.remembered import RememberedHistories
+
+    histories = RememberedHistories(
+        open_history_store(settings, metrics), settings.history_cache_mb * 2**20, metrics.history_rollbacks.inc
+    )
+    metrics.history_cache.set_function(lambda: histories.num_bytes)
+    return histories
+
+
+def open_history_store(settings: "Settings", metrics: "Metrics") -> "HistoryStore":
+    """The store that the URL names."""
     if path := sqlite_path(settings.history):
         from service.sqlite_history import SqliteHistory
 
@@ -116,9 +128,11 @@ def open_history(settings: "Settings") -> "HistoryStore":
         from service.redis_history import RedisHistory
 
         try:
-            return RedisHistory(settings.history, settings.redis_timeout_s, settings.redis_ttl_days)
-        except ValueError as error:
+            redis = RedisHistory(settings.history, settings.redis_timeout_s, settings.redis_ttl_days)
+        except (TypeError, ValueError) as error:  # a TypeError for an option of the URL that there is not
             raise EnvironmentProblem(f"--history is no Redis URL: {error}") from error
+        metrics.circuit.labels("history").set_function(lambda: redis.breaker.is_open)
+        return redis
     # Not the URL itself: it may hold a password.
     raise EnvironmentProblem(
         "--history must be sqlite:///FILE (sqlite:////FILE for an absolute path), redis://... or rediss://..."

@@ -6,7 +6,7 @@ number of events ever stored, so that an event that arrives late does not move a
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -19,8 +19,15 @@ KEPT_EVENT_IDS = 4096  # idempotency reaches back this many events: four full ba
 KEPT_ITEMS = 4096  # own items; the one whose last event is oldest goes first
 
 
+Reason = Literal["timeout", "unreachable", "circuit_open", "full", "read_only", "denied", "damaged", "mixed_up", "refused"]
+
+
 class HistoryUnavailable(Exception):
     """The store could not be asked, or did not confirm: nothing may be acknowledged."""
+
+    def __init__(self, message: str, reason: Reason = "unreachable") -> None:
+        super().__init__(message)
+        self.reason: Reason = reason
 
 
 class StoredEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -59,11 +66,19 @@ class OwnItem:
 
 @dataclass(frozen=True, slots=True)
 class UserHistory:
-    """The last events of a user, oldest first by arrival; `num_events` counts all there ever were."""
+    """The last events of a user, oldest first by arrival; `num_events` counts all there ever were.
+
+    `items` are in the order they were first met. `epoch` is one life of the user in the store: another one begins when the
+    first event after nothing is stored. `tag` names the append that stored the last event; no two appends share one, so it tells
+    a history from another of the same epoch and length, which a restored store can grow. Both are empty for an unknown user,
+    and `tag` for what no store holds.
+    """
 
     events: tuple[StoredEvent, ...] = ()
     num_events: int = 0
     items: dict[str, OwnItem] = field(default_factory=dict)
+    epoch: str = ""
+    tag: str = ""
 
     @property
     def seq(self) -> int:
@@ -75,13 +90,15 @@ class UserHistory:
         """Events [anchor(n), n), as far as they are kept."""
         return self.events[max(len(self.events) - (self.num_events - anchor(self.num_events)), 0) :]
 
-    def extended(self, events: Iterable[StoredEvent]) -> "UserHistory":
-        """The history as if `events` had been stored after it."""
+    def extended(self, events: Iterable[StoredEvent], tag: str = "") -> "UserHistory":
+        """The history as if `events` had been stored after it, by the same arithmetic and in the same order as the stores."""
         added, items = tuple(events), dict(self.items)
         for event in added:
             if event.item_id is not None:
                 items[event.item_id] = OwnItem.after(items.get(event.item_id), event)
-        return UserHistory((self.events + added)[-KEPT_EVENTS:], self.num_events + len(added), items)
+                if len(items) > KEPT_ITEMS:
+                    del items[min(items, key=lambda item: (items[item].last_ms, item))]
+        return UserHistory((self.events + added)[-KEPT_EVENTS:], self.num_events + len(added), items, self.epoch, tag)
 
 
 class HistoryStore(Protocol):
@@ -94,8 +111,12 @@ class HistoryStore(Protocol):
         under the same event_ids, nothing is stored twice.
         """
 
-    async def read(self, user_id: str) -> UserHistory:
-        """All that is kept of a user; an unknown user has an empty history."""
+    async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
+        """All that is kept of a user; an unknown user has an empty history.
+
+        `known` is what an earlier read returned. It saves work and never changes the answer: unchanged, the answer is `known`
+        itself; grown, the events of both are the same objects; deleted, lost or restored meanwhile, all is read again.
+        """
 
     async def delete(self, user_id: str) -> int:
         """Forget a user, event ids and statistics included; returns how many events there had been."""

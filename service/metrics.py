@@ -58,7 +58,14 @@ class Metrics:
             "twotower_item_changes", "Items of PUT and DELETE /v1/items", ["method", "outcome"], registry=registry
         )
         self.delta_items = Gauge("twotower_delta_items", "Items changed since the release was built", ["kind"], registry=registry)
-        self.history_errors = Counter("twotower_history_errors", "Failed calls of the history store", ["op"], registry=registry)
+        self.history_errors = Counter(
+            "twotower_history_errors", "Failed calls of the history store", ["op", "reason"], registry=registry
+        )
+        self.history_rollbacks = Counter(
+            "twotower_history_rollbacks", "Histories that did not go on from the one remembered", registry=registry
+        )
+        self.history_cache = Gauge("twotower_history_cache_bytes", "Histories remembered, an estimate", registry=registry)
+        self.circuit = Gauge("twotower_circuit_state", "1 while a dependency is not asked", ["dep"], registry=registry)
         self.release = Gauge("twotower_release_info", "1 for the release served", ["release", "vector_space"], registry=registry)
         self.release_loaded = Gauge(
             "twotower_release_loaded_timestamp_seconds", "When the release served was loaded", registry=registry

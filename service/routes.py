@@ -322,21 +322,23 @@ class Service:
         """What the store knows of the user, None when it was not asked or could not answer, and notes for `degraded`."""
         if asked.user_id is None or asked.history_mode == "replace":
             return None, []
+        if asked.strict:
+            return await self._confirmed("read", self.history.read(asked.user_id), deadline_s), []
         try:
             async with self._stage("history", deadline_s):
                 return await self.history.read(asked.user_id), []
-        except HistoryUnavailable:
-            self.metrics.history_errors.labels("read").inc()
+        except HistoryUnavailable as error:
+            self.metrics.history_errors.labels("read", error.reason).inc()
             return None, [HISTORY_UNAVAILABLE]
 
-    async def _confirmed(self, op: str, call: Awaitable[T]) -> T:
+    async def _confirmed(self, op: str, call: Awaitable[T], deadline_s: float | None = None) -> T:
         """The result of a call of the history store, without which there is no answer."""
         try:
-            async with self._stage("history", time.monotonic() + self.settings.request_timeout_s):
+            async with self._stage("history", deadline_s or self._deadline(time.monotonic(), None)):
                 return await call
         except HistoryUnavailable as error:
-            self.metrics.history_errors.labels(op).inc()
-            message = "the history store did not confirm; send it again, events under the same event_id"
+            self.metrics.history_errors.labels(op, error.reason).inc()
+            message = f"the history store did not confirm ({error.reason}); send it again, events under the same event_id"
             raise ApiError("history_unavailable", message) from error
 
     async def _compute(self, work: Callable[[], T], deadline_s: float) -> T:
@@ -388,7 +390,9 @@ def judge(raw_events: list[msgspec.Raw], now_ms: int) -> tuple[list[StoredEvent]
             where = f" (field {error.field})" if error.field else ""
             rejected.append(schemas.Rejected(index=index, reason=error.message + where))
         else:
-            good.append(to_stored(event, event.user_id))
+            # Within a day ahead it is a clock that is wrong, not an event to come: nothing stored lies in our future.
+            stored = to_stored(event, event.user_id)
+            good.append(stored if stored.time_ms <= now_ms else msgspec.structs.replace(stored, time_ms=now_ms))
     return good, rejected
 
 

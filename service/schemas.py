@@ -107,6 +107,7 @@ class AboutUser(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True)
     history_mode: HistoryMode = "append"  # inline events: after the stored ones, instead of them, or none
     target_event_type: Id | None = None
     timestamp: Timestamp | None = None
+    strict: bool = False  # rather 503 than an answer without the stored history
     timeout_ms: Annotated[int, Meta(ge=1, le=60_000)] | None = None
 
     def __post_init__(self) -> None:

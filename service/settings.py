@@ -35,7 +35,8 @@ class Settings(BaseSettings):
     verify_share: float = Field(default=0.001, ge=0, le=1)  # of answers from what is kept of a user, computed anew and compared
     user_cache_mb: int = Field(default=512, ge=0)  # for what the model keeps of users: about half a MB for each
     heartbeat_limit_s: float = Field(default=10.0, gt=0)
-    redis_timeout_s: float = Field(default=0.5, gt=0)
+    history_cache_mb: int = Field(default=256, ge=0)  # some 1,000 users of 256 events each, or many more of a few
+    redis_timeout_s: float = Field(default=0.05, gt=0)  # of a read: half of what a page has for its recommendations
     redis_ttl_days: float = Field(default=400.0, gt=0)  # a yearly habit is still there a year later
     shutdown_timeout_s: int = Field(default=10, ge=0)
 

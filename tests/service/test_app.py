@@ -14,7 +14,7 @@ from tests.service.conftest import Client, MemoryHistory
 class BrokenHistory(MemoryHistory):
     """A store with a bug."""
 
-    async def read(self, user_id: str) -> UserHistory:
+    async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
         raise ZeroDivisionError("the secret of " + user_id)
 
 

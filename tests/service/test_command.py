@@ -12,9 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 
 from embedder_cache.build import build_release
 from service.command import main, open_delta, open_history
+from service.metrics import Metrics
 from service.settings import Settings
 from tests.service.conftest import TwoReleases
 from twotower.bundle import load_bundle
@@ -172,14 +174,23 @@ def test_without_a_store_it_says_which_option_is_missing(monkeypatch: pytest.Mon
 )
 def test_a_history_url_of_another_kind_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(EnvironmentProblem, match="--history must be") as refused:
-        open_history(Settings(store=Path("store"), history=url))
+        open_history(Settings(store=Path("store"), history=url), Metrics(CollectorRegistry()))
     assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "rediss://user:word@127.0.0.1:1/0"])
 def test_a_redis_url_is_taken_though_nobody_answers_there_yet(url: str) -> None:
-    store: Any = open_history(Settings(store=Path("store"), history=url))
-    assert type(store).__name__ == "RedisHistory"
+    metrics = Metrics(CollectorRegistry())
+    store: Any = open_history(Settings(store=Path("store"), history=url), metrics)
+    assert type(store._store).__name__ == "RedisHistory"
+    assert metrics.registry.get_sample_value("twotower_circuit_state", {"dep": "history"}) == 0
+    assert metrics.registry.get_sample_value("twotower_history_cache_bytes") == 0
+
+
+def test_an_option_of_a_redis_url_that_there_is_not_is_refused() -> None:
+    settings = Settings(store=Path("store"), history="redis://127.0.0.1:1/0?ssl_ca_file=ca.pem")
+    with pytest.raises(EnvironmentProblem, match="ssl_ca_file"):
+        open_history(settings, Metrics(CollectorRegistry()))
 
 
 def test_a_port_that_is_no_number_is_refused() -> None:

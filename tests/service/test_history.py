@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.history import KEPT_EVENT_IDS, KEPT_EVENTS, KEPT_ITEMS, HistoryStore, OwnItem, StoredEvent, UserHistory
+from service.history import KEPT_EVENT_IDS, KEPT_EVENTS, KEPT_ITEMS, HistoryStore, StoredEvent, UserHistory
 from service.redis_history import RedisHistory
 from service.sqlite_history import SqliteHistory
 from twotower.features import DAY_MS
@@ -32,8 +32,8 @@ class Sync:
     def append(self, *events: StoredEvent) -> list[bool]:
         return self.run(self.store.append(events))
 
-    def read(self, user_id: str) -> UserHistory:
-        return self.run(self.store.read(user_id))
+    def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
+        return self.run(self.store.read(user_id, known))
 
     def delete(self, user_id: str) -> int:
         return self.run(self.store.delete(user_id))
@@ -123,32 +123,99 @@ def test_statistics_cover_the_whole_history_with_the_types_it_was_met_through(st
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(10**12, 2 * 10**12), st.sampled_from(["v", "p"])), max_size=20))
-def test_redis_and_sqlite_agree_with_the_definition(redis_url: str, events: list[tuple[str, int, str]]) -> None:
-    given_events = [event(item, at_ms, kind=kind) for item, at_ms, kind in events]
-    expected = UserHistory().extended(given_events)
-
-    async def stored(store: HistoryStore) -> UserHistory:
+@given(
+    st.lists(
+        st.lists(st.tuples(st.sampled_from("abc"), st.integers(10**12, 2 * 10**12), st.sampled_from(["v", "p"])), max_size=20),
+        max_size=4,
+    )
+)
+def test_redis_and_sqlite_agree_with_the_definition_bit_by_bit_whatever_was_known(
+    redis_url: str, batches: list[list[tuple[str, int, str]]]
+) -> None:
+    async def check(store: HistoryStore) -> None:
         await store.delete("ann")
-        await store.append(given_events)
-        history = await store.read("ann")
+        expected, known, all_known = UserHistory(), await store.read("ann"), []
+        for batch in batches:
+            given_events = [event(item, at_ms, kind=kind) for item, at_ms, kind in batch]
+            await store.append(given_events)
+            expected = expected.extended(given_events)
+            all_known.append(known)
+            known = await store.read("ann", known)
+        full = await store.read("ann")
+        assert (full.events, full.num_events, list(full.items.items())) == (
+            expected.events,
+            expected.num_events,
+            list(expected.items.items()),
+        )
+        for older in all_known:
+            found = await store.read("ann", older)
+            assert (found, list(found.items)) == (full, list(full.items))
         await store.close()
-        return history
 
     for store in (RedisHistory(redis_url, 5.0, 1.0), SqliteHistory(Path(":memory:"))):
         if isinstance(store, SqliteHistory):
             store._reader.close()
             store._reader = store._writer  # a database in memory belongs to one connection
-        found = asyncio.run(stored(store))
-        assert (found.events, found.num_events, set(found.items)) == (expected.events, expected.num_events, set(expected.items))
-        for item, own in expected.items.items():
-            assert_same_statistics(found.items[item], own)
+        asyncio.run(check(store))
 
 
-def assert_same_statistics(found: OwnItem, expected: OwnItem) -> None:
-    assert (found.count, found.first_ms, found.last_ms) == (expected.count, expected.first_ms, expected.last_ms)
-    assert found.event_types == expected.event_types
-    assert found.decayed == pytest.approx(expected.decayed, rel=1e-9)
+def test_what_is_known_and_unchanged_is_handed_back_itself(store: Sync) -> None:
+    nothing = store.read("ann")
+    assert store.read("ann", nothing) is nothing
+    store.append(event(), event("hat"))
+    known = store.read("ann", nothing)
+    assert known == store.read("ann")
+    assert store.read("ann", known) is known
+
+
+def test_what_was_appended_follows_what_is_known_and_keeps_its_objects(store: Sync) -> None:
+    store.append(event("shoe"), event("hat"))
+    known = store.read("ann")
+    store.append(event("sock"))
+    store.append(event("shoe", 5, kind="buy"), event("scarf"))
+    found = store.read("ann", known)
+    assert found == store.read("ann")
+    assert [old is new for old, new in zip(known.events, found.events, strict=False)] == [True, True]
+    assert list(found.items) == list(store.read("ann").items) == ["shoe", "hat", "sock", "scarf"]
+    assert found.epoch == known.epoch != ""
+
+
+def test_more_news_than_is_kept_is_read_in_full(store: Sync) -> None:
+    store.append(event("first"))
+    known = store.read("ann")
+    store.append(*(event(f"item-{i}", at_ms=i) for i in range(KEPT_EVENTS)))
+    assert store.read("ann", known) == store.read("ann")
+    assert store.read("ann", known).num_events == KEPT_EVENTS + 1
+
+
+def test_a_user_deleted_and_seen_again_has_another_epoch(store: Sync) -> None:
+    store.append(event("shoe"), event("hat"))
+    known = store.read("ann")
+    store.delete("ann")
+    assert store.read("ann", known) == UserHistory()
+    store.append(event("shoe"), event("hat"), event("hat"))
+    found = store.read("ann", known)
+    assert found.epoch not in ("", known.epoch)
+    assert found == store.read("ann")
+    assert found.items["hat"].count == 2
+
+
+def test_inline_events_that_no_store_holds_are_not_taken_for_stored_ones(store: Sync) -> None:
+    store.append(event("shoe"))
+    inline = store.read("ann").extended([event("hat")])
+    store.append(event("sock"), event("scarf"))
+    assert store.read("ann", inline) == store.read("ann")
+
+
+def test_of_too_many_own_items_the_definition_keeps_those_that_the_stores_keep(store: Sync) -> None:
+    store.append(*(event(f"item-{i}", at_ms=10**6 - i) for i in range(KEPT_ITEMS)))
+    known = store.read("ann")
+    new = [event("old", 1), event("old", 2), event("new", 10**6 + 1), event(f"item-{KEPT_ITEMS - 1}", 10**6 + 2)]
+    for one in new:
+        store.append(one)
+    found, full = store.read("ann", known), store.read("ann")
+    assert found == full
+    assert list(found.items) == list(full.items)
 
 
 def test_only_the_last_events_are_kept_but_all_are_counted(store: Sync) -> None:

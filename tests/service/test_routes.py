@@ -139,6 +139,14 @@ def test_without_its_history_a_user_is_answered_and_the_answer_says_so(connect: 
     assert len(answer["items"]) == 10
 
 
+def test_strict_is_rather_refused_than_answered_without_the_history(connect: Callable[..., Client]) -> None:
+    client = connect(UnreachableHistory())
+    response = client.post("/v1/recommend", {"user_id": "ann", "strict": True})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "history_unavailable")
+    assert client.recommend(user_id="ann", history_mode="replace", strict=True)["degraded"] == []
+    assert connect().recommend(user_id="ann", strict=True)["history_seq"] == 0
+
+
 def test_without_its_history_nothing_is_acknowledged(connect: Callable[..., Client]) -> None:
     client = connect(UnreachableHistory())
     refused = [

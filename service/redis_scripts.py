@@ -1,0 +1,88 @@
+"""What RedisHistory has Redis do: Lua, each script atomic on one user's keys.
+
+KEYS are the five of one user. ARGV[1] is never the same twice, and every answer begins with it, so that an answer to another
+question is noticed.
+"""
+
+TAG_BYTES = 16  # before each stored event: the random tag of the append that stored it
+
+# ARGV: question, tag, ttl in ms, kept events, kept ids, kept items, ms of a day, three half-lives in days, then five per event:
+# event id, item id, time in ms, event type, payload. Answers the question and a 1 or 0 per event: stored or known already.
+# The arithmetic is twotower.repeat.add_event, operation by operation; the contract tests hold the two together bit by bit.
+APPEND = """
+local tag, ttl_ms, kept_events = ARGV[2], ARGV[3], ARGV[4]
+local kept_ids, kept_items, day_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local half_lives = {tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])}
+
+-- Each key is asked for something before one is written: a key of another type refuses the whole append.
+local head = redis.call('HMGET', KEYS[1], 'epoch', 'n')
+redis.call('LLEN', KEYS[2])
+redis.call('ZCARD', KEYS[3])
+redis.call('HLEN', KEYS[4])
+local num_items = redis.call('ZCARD', KEYS[5])
+local epoch, n = head[1] or tag, tonumber(head[2] or '0')
+
+local function count_item(item, time_ms, event_type)
+  local packed = redis.call('HGET', KEYS[4], item)
+  local own = packed and cmsgpack.unpack(packed) or {0, time_ms, time_ms, 0, 0, 0, {}, n}
+  local newest = math.max(own[3], time_ms)
+  for d = 1, 3 do
+    local fade = 0.5 ^ ((newest - own[3]) / day_ms / half_lives[d])
+    own[3 + d] = own[3 + d] * fade + 0.5 ^ ((newest - time_ms) / day_ms / half_lives[d])
+  end
+  own[1], own[2], own[3] = own[1] + 1, math.min(own[2], time_ms), newest
+  local known = false
+  for _, t in ipairs(own[7]) do known = known or t == event_type end
+  if not known then table.insert(own[7], event_type) end
+  redis.call('HSET', KEYS[4], item, cmsgpack.pack(own))
+  redis.call('ZADD', KEYS[5], newest, item)
+  if not packed then num_items = num_items + 1 end
+  if num_items > kept_items then
+    redis.call('HDEL', KEYS[4], redis.call('ZPOPMIN', KEYS[5])[1])
+    num_items = num_items - 1
+  end
+end
+
+local stored = {}
+for i = 11, #ARGV, 5 do
+  local event_id, item = ARGV[i], ARGV[i + 1]
+  if event_id ~= '' and redis.call('ZSCORE', KEYS[3], event_id) then
+    table.insert(stored, 0)
+  else
+    n = n + 1
+    redis.call('RPUSH', KEYS[2], tag .. ARGV[i + 4])
+    if event_id ~= '' then redis.call('ZADD', KEYS[3], n, event_id) end
+    if item ~= '' then count_item(item, tonumber(ARGV[i + 2]), ARGV[i + 3]) end
+    table.insert(stored, 1)
+  end
+end
+
+redis.call('HSET', KEYS[1], 'epoch', epoch, 'n', string.format('%.0f', n))
+redis.call('LTRIM', KEYS[2], -kept_events, -1)
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', n - kept_ids)
+for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ttl_ms) end
+return {ARGV[1], stored}
+"""
+
+# ARGV: question, then epoch, n and tag of what the caller holds. Answers question, epoch, first, n, events, items. Where the
+# store holds the caller's last event in the caller's place, `first` is the caller's n and only events after it come, without
+# items; otherwise `first` is 0 and everything comes.
+READ = """
+local head = redis.call('HMGET', KEYS[1], 'epoch', 'n')
+local epoch, n, first = head[1] or '', tonumber(head[2] or '0'), tonumber(ARGV[3])
+if epoch == ARGV[2] and first > 0 and first <= n and ARGV[4] ~= '' then
+  local events = redis.call('LRANGE', KEYS[2], first - n - 1, -1)
+  if #events == n - first + 1 and string.sub(events[1], 1, #ARGV[4]) == ARGV[4] then
+    table.remove(events, 1)
+    return {ARGV[1], epoch, first, n, events, {}}
+  end
+end
+return {ARGV[1], epoch, 0, n, redis.call('LRANGE', KEYS[2], 0, -1), redis.call('HGETALL', KEYS[4])}
+"""
+
+# ARGV: question. Answers question and n.
+DELETE = """
+local n = redis.call('HGET', KEYS[1], 'n')
+redis.call('DEL', unpack(KEYS))
+return {ARGV[1], tonumber(n or '0')}
+"""
