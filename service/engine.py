@@ -4,7 +4,8 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeVar
@@ -32,6 +33,8 @@ class Engine:
     def __init__(self, num_threads: int, max_queued: int) -> None:
         self._num_threads = num_threads
         self._queue: queue.Queue[_Work | None] = queue.Queue(max_queued)
+        self._pending: set[Future[Any]] = set()
+        self._lost: ApiError | None = None
         self._beat_s = monotonic()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
 
@@ -40,9 +43,24 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """Finish what is queued, then stop."""
-        self._queue.put(None)
-        self._thread.join()
+        """Finish what is queued, then stop; a lost engine is left to itself."""
+        if self._lost is None:
+            self._queue.put(None)
+            self._thread.join()
+
+    def trouble(self, limit_s: float) -> str | None:
+        """What is wrong with the thread: it ended, or has not moved for so long."""
+        if not self._thread.is_alive():
+            return "the engine has ended"
+        age_s = self.heartbeat_age_s
+        return f"the engine has not moved for {age_s:.1f} s" if age_s > limit_s else None
+
+    def abandon(self, error: ApiError) -> None:
+        """Answer all that waits, and all that comes, with `error`."""
+        self._lost = error
+        for future in list(self._pending):
+            with suppress(InvalidStateError):  # it ended just now
+                future.set_exception(error)
 
     @property
     def heartbeat_age_s(self) -> float:
@@ -59,11 +77,15 @@ class Engine:
 
         Cancelling the caller takes the work out of the queue.
         """
+        if self._lost is not None:
+            raise self._lost
         future: Future[T] = Future()
         try:
             self._queue.put_nowait(_Work(future, run, deadline_s))
         except queue.Full:
             raise ApiError("overloaded", f"{self.num_queued} requests are waiting already; try again shortly") from None
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
         return await asyncio.wrap_future(future)
 
     def _loop(self) -> None:
