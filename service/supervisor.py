@@ -19,8 +19,9 @@ from twotower.progress import say
 Promise = Callable[[float], None]  # "I shall be heard of again within so many seconds"
 Run = Callable[[int, Promise], int]  # index of the worker -> exit status
 
-SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
-_LOOK_S = 0.25
+TO_LEAVE = frozenset({signal.SIGTERM, signal.SIGINT})
+SIGNALS = TO_LEAVE | {signal.SIGCHLD}
+_LOOK_S, _LATE_S = 0.25, 1.0
 _STEADY_S = 10.0  # who lived so long is started again at once
 _BACK_OFF_S, _LONGEST_BACK_OFF_S = 0.5, 30.0
 
@@ -57,17 +58,18 @@ def supervise(num_workers: int, run: Run) -> int:
     """
     assert "torch" not in sys.modules, "its threads do not survive a fork"
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they are waited for, so that none comes at a bad moment
-    supervisor, looked_s = _Supervisor(num_workers), monotonic()
+    supervisor, looked_s, forgiving_until_s = _Supervisor(num_workers), monotonic(), 0.0
     while not supervisor.is_done:
         for worker in supervisor.due():
             if not supervisor.fork(worker):
                 return run(worker.index, supervisor.promise_of(worker))
         caught = signal.sigtimedwait(SIGNALS, _LOOK_S)
-        if caught is not None and caught.si_signo != signal.SIGCHLD:
+        if caught is not None and caught.si_signo in TO_LEAVE:  # after SIGCONT it names none at all
             supervisor.end(caught.si_signo, 0)
-        # After a pause of the whole machine every promise is broken, and every worker innocent.
-        punctual, looked_s = monotonic() - looked_s < 4 * _LOOK_S, monotonic()
-        if punctual:
+        if monotonic() - looked_s > _LATE_S:  # all stood still, and every broken promise is to be forgiven
+            forgiving_until_s = monotonic() + _LATE_S
+        looked_s = monotonic()
+        if looked_s > forgiving_until_s:
             supervisor.kill_the_silent(looked_s)
         supervisor.reap(looked_s)
     return supervisor.status or 0
