@@ -87,24 +87,25 @@ class Load:
 
 
 @asynccontextmanager
-async def load(address: str, num_clients: int = 8, timeout_ms: int = 5000, pause_s: float = 0.005) -> AsyncIterator[Load]:
+async def load(
+    address: str, num_clients: int = 4, timeout_ms: int = 5000, transport: httpx.AsyncBaseTransport | None = None
+) -> AsyncIterator[Load]:
     """Clients that keep their connections and ask one request after the other for as long as this lasts."""
     result = Load(Counter())
     stop = asyncio.Event()
 
     async def ask(number: int) -> None:
-        async with httpx.AsyncClient(base_url=address, timeout=30.0) as http:
-            while not stop.is_set():
-                started = time.monotonic()
-                try:
-                    answer = await http.post("/v1/recommend", json={"user_id": f"user-{number}", "timeout_ms": timeout_ms})
-                    result.seen[answer.status_code] += 1
-                except httpx.TransportError:
-                    result.seen[0] += 1
-                result.slowest_s = max(result.slowest_s, time.monotonic() - started)
-                await asyncio.sleep(pause_s)
+        while not stop.is_set():
+            started = time.monotonic()
+            try:
+                answer = await http.post("/v1/recommend", json={"user_id": f"user-{number}", "timeout_ms": timeout_ms})
+                result.seen[answer.status_code] += 1
+            except httpx.TransportError:
+                result.seen[0] += 1
+            result.slowest_s = max(result.slowest_s, time.monotonic() - started)
+            await asyncio.sleep(0.05)
 
-    async with asyncio.TaskGroup() as tasks:
+    async with httpx.AsyncClient(base_url=address, timeout=30.0, transport=transport) as http, asyncio.TaskGroup() as tasks:
         for number in range(num_clients):
             tasks.create_task(ask(number))
         try:
