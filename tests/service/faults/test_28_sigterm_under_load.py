@@ -51,8 +51,8 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def test_two_servers_are_replaced_in_turn_and_no_request_is_lost(tiny_store: Path, tmp_path: Path) -> None:
-    ports = [free_port(), free_port()]
+def test_two_servers_leave_in_turn_a_third_comes_and_no_request_is_lost(tiny_store: Path, tmp_path: Path) -> None:
+    ports = [free_port() for _ in range(3)]
 
     async def run() -> None:
         with ExitStack() as running:
@@ -60,12 +60,14 @@ def test_two_servers_are_replaced_in_turn_and_no_request_is_lost(tiny_store: Pat
             def start(port: int) -> Running:
                 return running.enter_context(serving(tiny_store, tmp_path / "h.db", "--port", str(port), drain_s=DRAIN_S))
 
-            servers = await asyncio.gather(*(asyncio.to_thread(start, port) for port in ports))
+            first, second = await asyncio.gather(*(asyncio.to_thread(start, port) for port in ports[:2]))
             async with Balancer(ports) as balancer, load("http://127.0.0.1", transport=balancer) as clients:
-                for port, server in zip(ports, servers, strict=True):
-                    await asyncio.sleep(0.5)
-                    assert await asyncio.to_thread(server.end, signal.SIGTERM) == 0
-                    await asyncio.to_thread(start, port)
+                await asyncio.sleep(0.5)
+                ended = asyncio.to_thread(first.end, signal.SIGTERM)
+                assert (await asyncio.gather(ended, asyncio.to_thread(start, ports[2])))[0] == 0
+                while ports[2] not in balancer.ready:
+                    await asyncio.sleep(0.1)
+                assert await asyncio.to_thread(second.end, signal.SIGTERM) == 0
                 await asyncio.sleep(0.5)
         assert set(clients.seen) == {200}
         assert clients.seen[200] > 100
