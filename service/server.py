@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -55,7 +56,8 @@ class Server(uvicorn.Server):
 
     def _lose_engine(self, trouble: str) -> None:
         """Answer who waits, and leave: a new process has a new engine."""
-        sys.stderr.write(f"twotower: {trouble}; this process ends\n")
         self.service.leaving = trouble
         self.service.engine.abandon(ApiError("not_ready", f"{trouble}; ask again"))
         self.engine_lost = self.should_exit = True
+        with suppress(OSError):  # a full disk or a closed pipe
+            sys.stderr.write(f"twotower: {trouble}; this process ends\n")

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 
@@ -47,7 +48,8 @@ class Worker:
 
 def back_off_s(num_short_lives: int) -> float:
     """How long to wait before the next start."""
-    return min(_BACK_OFF_S * 2 ** (num_short_lives - 1), _LONGEST_BACK_OFF_S) if num_short_lives else 0.0
+    exponent = min(num_short_lives - 1, 16)  # beyond the longest pause, and within what a float holds
+    return min(_BACK_OFF_S * 2**exponent, _LONGEST_BACK_OFF_S) if num_short_lives else 0.0
 
 
 def supervise(num_workers: int, run: Run) -> int:
@@ -122,7 +124,7 @@ class _Supervisor:
         """End who was not heard of for longer than promised."""
         for worker in self._running():
             if 0 < self._promised_s[worker.index] < now_s:
-                say(f"{worker} does not move any more: killed")
+                _tell(f"{worker} does not move any more: killed")
                 os.kill(worker.pid, signal.SIGKILL)
                 self._promised_s[worker.index] = math.inf
 
@@ -141,10 +143,15 @@ class _Supervisor:
             # SIGTERM itself ends a worker that has not begun to serve.
             self.status = self.status or int(status not in (0, -signal.SIGTERM))
         elif serves:
-            say(f"{name} ended with status {status}; another starts in {worker.due_s - now_s:g} s")
+            _tell(f"{name} ended with status {status}; another starts in {worker.due_s - now_s:g} s")
         else:
-            say(f"{name} ended with status {status} before any served: giving up")
+            _tell(f"{name} ended with status {status} before any served: giving up")
             self.end(signal.SIGTERM, max(status, 1))
 
     def _running(self) -> list[Worker]:
         return [worker for worker in self._workers if worker.pid]
+
+
+def _tell(line: str) -> None:
+    with suppress(OSError):  # a full disk or a closed pipe must not end the processes
+        say(line)
