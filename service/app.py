@@ -60,6 +60,7 @@ def build_app(
 
     # Bodies are decoded by msgspec in plain routes: FastAPI is here for /docs and for what comes to stand on it.
     app = FastAPI(lifespan=lifespan, redoc_url=None, redirect_slashes=False)
+    app.state.service = service  # for the process that runs it
     add_routes(app, service, Admin(service, source, follower))
     for error in (ApiError, HTTPException, Exception):
         app.add_exception_handler(error, refuse_async)

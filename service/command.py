@@ -1,6 +1,7 @@
-"""`twotower serve`: one server process."""
+"""`twotower serve`: one server process, or several on one port."""
 
 import argparse
+import os
 import signal
 import socket
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from service.supervisor import Promise, supervise
 from twotower.errors import EnvironmentProblem
 from twotower.sqlite_file import sqlite_path
 
@@ -33,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--variants", type=Path, metavar="TOML", help="arms, shadow and canary (TWOTOWER_VARIANTS)")
     result.add_argument("--host", help="address to listen on (127.0.0.1)")
     result.add_argument("--port", type=int, help="port to listen on; 0 takes a free one (8000)")
+    result.add_argument("--workers", type=int, metavar="N", help="server processes that share the port (1)")
     result.add_argument("--history", metavar="URL", help="sqlite:///FILE, redis://... or rediss://... (sqlite:///history.db)")
     result.add_argument("--delta", metavar="URL", help="sqlite:///FILE for what /v1/items is told (delta.db beside --history)")
     result.add_argument(
@@ -56,41 +59,47 @@ def make_settings(given: dict[str, Any]) -> "Settings":
 
 
 def serve(settings: "Settings") -> int:
-    """Take the port, load the release, open the history, answer."""
+    """Take the port, then answer in one process or several."""
     with listen(settings.host, settings.port) as listener:
-        import uvicorn
-        from prometheus_client import CollectorRegistry
+        if settings.workers == 1:
+            return work(settings, listener)
+        return supervise(settings.workers, lambda index, promise: work(settings, listener, index, promise))
 
-        from service.app import build_app
-        from service.metrics import Metrics
-        from service.source import first_release, source_of
 
-        release, metrics = first_release(source_of(settings)), Metrics(CollectorRegistry())
-        history = open_history(settings, metrics)
-        app = build_app(settings, release, history, metrics, open_delta(settings))
-        config = uvicorn.Config(
-            app,
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            timeout_graceful_shutdown=settings.shutdown_timeout_s,
-        )
-        host, port = listener.getsockname()[:2]
-        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+def work(settings: "Settings", listener: socket.socket, index: int = 0, promise: Promise = lambda _: None) -> int:
+    """One process: load the release, open the history, answer until told to end."""
+    import uvicorn
+    from prometheus_client import CollectorRegistry
 
-        class Server(uvicorn.Server):
-            """Says when it is ready."""
+    from service.app import build_app
+    from service.metrics import Metrics
+    from service.server import Server
+    from service.source import first_release, source_of
 
-            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-                await super().startup(sockets)
-                sys.stdout.write(f"serving release {release.id} ({len(release):,} items) on {address} - try {address}/docs\n")
-                sys.stdout.flush()
+    release, metrics = first_release(source_of(settings)), Metrics(CollectorRegistry())
+    history = open_history(settings, metrics)
+    app = build_app(settings, release, history, metrics, open_delta(settings))
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_timeout_s,
+    )
+    host, port = listener.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    who = f" (process {index + 1} of {settings.workers})" if settings.workers > 1 else ""
 
-        # uvicorn drains, then raises the signal again for whoever started it: that is us, and all is well.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _leave)
-        Server(config).run(sockets=[listener])
-    return 0
+    def say_ready() -> None:
+        sys.stdout.write(f"serving release {release.id} ({len(release):,} items) on {address} - try {address}/docs{who}\n")
+        sys.stdout.flush()
+
+    server = Server(config, app.state.service, promise, say_ready)
+    # uvicorn drains, then raises the signal again for whoever started it: that is us, and all is well.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    server.run(sockets=[listener])
+    os._exit(1)  # nobody asked it to end: its engine is lost, and may be stuck where the interpreter's own end would wait for it
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -145,10 +154,23 @@ def open_delta(settings: "Settings") -> "DeltaStore | None":
 
     if settings.delta is None:
         history = sqlite_path(settings.history)
-        return DeltaStore(history.with_name("delta.db")) if history else None
+        path = history.with_name("delta.db") if history else None
+        if settings.workers > 1:
+            refuse_changes(path)
+            return None
+        return DeltaStore(path) if path else None
     if path := sqlite_path(settings.delta):
         return DeltaStore(path)
     raise EnvironmentProblem("--delta must be sqlite:///FILE (sqlite:////FILE for an absolute path)")
+
+
+def refuse_changes(path: Path | None) -> None:
+    """EnvironmentProblem when the file that would be used by one process is there: several would not serve what it holds."""
+    if path is not None and path.exists():
+        raise EnvironmentProblem(
+            f"{path} may hold changed items, which only one process can serve: leave out --workers, or fold them in with "
+            f"`twotower embed --delta sqlite:///{path}`, serve that release and move the file away."
+        )
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

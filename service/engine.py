@@ -44,7 +44,7 @@ class Batched:
         return other is not None and self.run is other.run and self.of is other.of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Work:
     future: "asyncio.Future[Any]"
     loop: asyncio.AbstractEventLoop
@@ -64,6 +64,8 @@ class Engine:
         self._queued_cost = 0  # of what waits and of what is worked on
         self._second_per_cost = 0.0
         self._closing = False
+        self._pending: set[_Work] = set()
+        self._lost: ApiError | None = None
         self._beat_s = monotonic()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self.on_batch: Callable[[int, int], None] = lambda _requests, _cost: None  # hears of every batch
@@ -73,11 +75,24 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """Finish what is queued, then stop."""
+        """Finish what is queued, then stop; a lost engine is left to itself."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
+        if self._lost is None:
+            self._thread.join()
+
+    def trouble(self, limit_s: float) -> str | None:
+        """What is wrong with the thread: it ended, or has not moved for so long."""
+        if not self._thread.is_alive():
+            return "the engine has ended"
+        age_s = self.heartbeat_age_s
+        return f"the engine has not moved for {age_s:.1f} s" if age_s > limit_s else None
+
+    def abandon(self, error: ApiError) -> None:
+        """Answer all that waits, and all that comes, with `error`."""
+        self._lost = error
+        _deliver([(work, error) for work in list(self._pending)])
 
     @property
     def heartbeat_age_s(self) -> float:
@@ -121,15 +136,21 @@ class Engine:
         return await self._wait(batched, argument, cost, deadline_s)
 
     async def _wait(self, batched: Batched | None, argument: Any, cost: int, deadline_s: float) -> Any:
+        if self._lost is not None:
+            raise self._lost
         if self.is_full(deadline_s):
             raise ApiError("overloaded", f"{self.num_queued} requests are waiting already; try again shortly")
         loop = asyncio.get_running_loop()
         work = _Work(loop.create_future(), loop, batched, argument, cost, deadline_s)
-        with self._changed:
-            self._queue.append(work)
-            self._queued_cost += cost
-            self._changed.notify()
-        return await work.future
+        self._pending.add(work)
+        try:
+            with self._changed:
+                self._queue.append(work)
+                self._queued_cost += cost
+                self._changed.notify()
+            return await work.future
+        finally:
+            self._pending.discard(work)
 
     def _loop(self) -> None:
         # OpenMP keeps the number of threads per calling thread: it must be set on the one that computes.

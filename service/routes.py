@@ -76,6 +76,7 @@ class Service:
     variants: Variants
     changes: ItemChanges | None = None
     others: dict[str, LoadedRelease] = field(default_factory=dict)  # by id: what `variants` need beside `release`
+    leaving: str | None = None  # why no further requests should be sent here
     keeping: Keeping = field(init=False)
     _queued: Counter[Key | None] = field(default_factory=Counter)  # whose requests the engine has
     _recommend_many: Callable[[LoadedRelease, Sequence[Asked]], Sequence[Answer]] = field(init=False)
@@ -229,13 +230,15 @@ class Service:
 
     async def live(self, _: Request) -> Response:
         """GET /livez: 503 when the engine is stuck and the process should be restarted; a busy engine is alive."""
-        age_s = self.engine.heartbeat_age_s
-        if age_s > self.settings.heartbeat_limit_s:
-            raise ApiError("not_ready", f"the engine has not moved for {age_s:.1f} s")
-        return reply(schemas.HealthResponse(status="ok", release=self.release.id, heartbeat_age_s=round(age_s, 3)))
+        if trouble := self.engine.trouble(self.settings.heartbeat_limit_s):
+            raise ApiError("not_ready", trouble)
+        age_s = round(self.engine.heartbeat_age_s, 3)
+        return reply(schemas.HealthResponse(status="ok", release=self.release.id, heartbeat_age_s=age_s))
 
     async def ready(self, request: Request) -> Response:
-        """GET /readyz: the server starts listening once its release is loaded, so what is left is the engine."""
+        """GET /readyz: a server listens once its release is loaded, so what is left is the engine and a server that leaves."""
+        if self.leaving:
+            raise ApiError("not_ready", self.leaving)
         return await self.live(request)
 
     async def exposition(self, _: Request) -> Response:

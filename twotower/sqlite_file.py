@@ -31,9 +31,20 @@ def make_tables(connection: sqlite3.Connection, path: Path, what: str, option: s
     try:
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         if found == 0:
-            connection.executescript(f"BEGIN IMMEDIATE; {tables} PRAGMA user_version = {version}; COMMIT;")
-            found = version
+            found = _first(connection, tables, version)
     except sqlite3.Error as error:
         raise EnvironmentProblem(f"cannot keep {what} in {path}: {error}. Choose another file with {option}.") from error
     if found != version:
         raise FormatError(f"{path} holds {what} of version {found}, this program writes {version}. Choose another file.")
+
+
+def _first(connection: sqlite3.Connection, tables: str, version: int) -> int:
+    """Make the tables unless another process was faster; the version that is there then."""
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found == 0:
+            for statement in tables.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {version}")
+    return int(found or version)

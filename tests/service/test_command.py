@@ -131,6 +131,30 @@ def test_changes_have_a_file_of_their_own_or_none_with_histories_in_redis(tmp_pa
             open_delta(own.model_copy(update={"delta": wrong}))
 
 
+def test_several_processes_share_the_port_and_the_histories(tiny_store: Path, tmp_path: Path) -> None:
+    with serving(tiny_store, "--history", f"sqlite:///{tmp_path / 'h.db'}", "--workers", "2") as (process, line):
+        assert process.stdout is not None
+        both = [line, process.stdout.readline()]
+        assert sorted(one.split("/docs ")[1] for one in both) == ["(process 1 of 2)\n", "(process 2 of 2)\n"]
+        address = line.split()[6]
+        for number in range(20):  # each over a connection of its own
+            event = {"user_id": "ann", "item_id": "item-1", "event_type": "view", "timestamp": 10**12 + number}
+            assert httpx.post(address + "/v1/events", json={"events": [event]}).json()["accepted"] == 1
+            assert httpx.get(address + "/v1/users/ann").json()["num_events"] == number + 1
+        assert httpx.put(address + "/v1/items", json={"items": [{"item_id": "new"}]}).status_code == 501
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+        assert process.stdout.read() == ""
+
+
+def test_changed_items_are_not_forgotten_by_several_processes(tmp_path: Path) -> None:
+    settings = Settings(store=Path("store"), history=f"sqlite:///{tmp_path / 'h.db'}", workers=2)
+    assert open_delta(settings) is None
+    (tmp_path / "delta.db").touch()
+    with pytest.raises(EnvironmentProblem, match="only one process can serve"):
+        open_delta(settings)
+
+
 def test_help_does_not_wait_for_torch() -> None:
     code = "import sys, service.command as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
     started = time.monotonic()

@@ -217,3 +217,40 @@ def test_who_would_wait_too_long_is_refused_at_once() -> None:
     assert outcomes[0] == "waits"
     assert outcomes[-1] == "overloaded"
     assert sorted(outcomes, reverse=True) == outcomes
+
+
+def test_an_engine_is_in_trouble_when_it_stands_still_or_has_ended(engine: Engine) -> None:
+    block = Blocker()
+
+    async def run() -> None:
+        assert engine.trouble(limit_s=1.0) is None
+        task = await block.start(engine)
+        await asyncio.sleep(1.2)
+        assert "has not moved for 1." in str(engine.trouble(limit_s=1.0))
+        block.gate.set()
+        await task
+
+    asyncio.run(run())
+    ended = Engine(1, Limits(max_queued=1))
+    ended.start()
+    ended.close()
+    assert ended.trouble(limit_s=1.0) == "the engine has ended"
+
+
+def test_an_abandoned_engine_answers_who_waits_and_who_comes_and_is_not_waited_for() -> None:
+    engine, block = Engine(1, Limits(max_queued=2)), Blocker()
+    engine.start()
+
+    async def run() -> None:
+        waiting = [await block.start(engine), asyncio.create_task(engine.submit(lambda: True, soon()))]
+        await asyncio.sleep(0)
+        engine.abandon(ApiError("not_ready", "lost"))
+        for task in waiting:
+            with pytest.raises(ApiError, match="lost"):
+                await task
+        with pytest.raises(ApiError, match="lost"):
+            await engine.submit(lambda: True, soon())
+        engine.close()
+
+    asyncio.run(run())
+    assert engine.trouble(limit_s=10.0) is None  # it was only left to itself

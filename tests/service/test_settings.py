@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, is_loopback
+from service.settings import Settings, is_loopback, share_of_cores
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
@@ -20,7 +20,10 @@ def test_any_other_address_is_refused_unless_insecure(host: str) -> None:
     assert Settings(store=Path("store"), host=host, insecure=True).host == host
 
 
-@pytest.mark.parametrize("wrong", [{"port": 65536}, {"port": -1}, {"torch_threads": 0}, {"max_body_bytes": 0}, {"host": None}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"port": 65536}, {"port": -1}, {"torch_threads": 0}, {"workers": 0}, {"drain_s": -1}, {"max_body_bytes": 0}, {"host": None}],
+)
 def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Settings(store=Path("store"), **wrong)
@@ -42,3 +45,15 @@ def test_a_bucket_is_no_directory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings(store=Path("store")).port = 1
+
+
+def test_several_processes_divide_the_cores_and_one_leaves_some_to_its_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert [share_of_cores(n) for n in (1, 2, 3, 8, 100)] == [7, 4, 2, 1, 1]
+    assert Settings(store=Path("store"), workers=2).torch_threads == 4
+    assert Settings(store=Path("store"), workers=2, torch_threads=3).torch_threads == 3
+
+
+def test_changes_of_items_are_for_one_process() -> None:
+    with pytest.raises(ValidationError, match="leave out --delta, or --workers"):
+        Settings(store=Path("store"), workers=2, delta="sqlite:///delta.db")
