@@ -4,6 +4,7 @@ import argparse
 import signal
 import socket
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--port", type=int, help="port to listen on; 0 takes a free one (8000)")
     result.add_argument("--history", metavar="URL", help="sqlite:///FILE, redis://... or rediss://... (sqlite:///history.db)")
     result.add_argument("--delta", metavar="URL", help="sqlite:///FILE for what /v1/items is told (delta.db beside --history)")
+    result.add_argument("--keys", type=Path, metavar="FILE", help="API keys; `twotower keys new` makes them (TWOTOWER_KEYS)")
+    result.add_argument("--admin-port", type=int, help="port for /metrics, /docs and /v1/releases, on TWOTOWER_ADMIN_HOST")
+    result.add_argument("--otlp", metavar="URL", help="send OpenTelemetry traces there, such as http://HOST:4318/v1/traces")
     result.add_argument(
         "--insecure", action="store_true", default=None, help="allow an address that others can reach, without keys"
     )
@@ -54,14 +58,20 @@ def make_settings(given: dict[str, Any]) -> "Settings":
 
 
 def serve(settings: "Settings") -> int:
-    """Take the port, load the release, open the history, answer."""
-    with listen(settings.host, settings.port) as listener:
+    """Take the ports, load the release, open the history, answer."""
+    with ExitStack() as opened:
+        listeners = [opened.enter_context(listen(settings.host, settings.port))]
+        if settings.admin_port is not None:
+            listeners.append(opened.enter_context(listen(settings.admin_host, settings.admin_port)))
+            settings = settings.model_copy(update={"admin_port": listeners[1].getsockname()[1]})
         import uvicorn
         from prometheus_client import CollectorRegistry
 
         from service.app import build_app
         from service.index import load_release
+        from service.logs import LineWriter, log_settings, log_to
         from service.metrics import Metrics
+        from service.protocol import protocol
         from twotower.cache import local_copy
         from twotower.release import open_store
         from twotower.signature import load_verifier
@@ -70,15 +80,21 @@ def serve(settings: "Settings") -> int:
         settings = settings.model_copy(update={"store": local_copy(open_store(settings.store), signed_by)})
         release = load_release(settings.store, signed_by)
         history = open_history(settings)
-        app = build_app(settings, release, history, Metrics(CollectorRegistry()), open_delta(settings))
+        metrics = Metrics(CollectorRegistry())
+        app = build_app(settings, release, history, metrics, open_delta(settings))
+        writer = LineWriter(sys.stderr.fileno(), metrics.log_dropped.inc)
+        opened.callback(writer.close)
+        log_to(writer)
         config = uvicorn.Config(
             app,
+            http=protocol(settings.client_timeout_s),
+            ws="none",
+            log_config=None,
             access_log=False,
-            log_level="warning",
             server_header=False,
             timeout_graceful_shutdown=settings.shutdown_timeout_s,
         )
-        host, port = listener.getsockname()[:2]
+        host, port = listeners[0].getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
         class Server(uvicorn.Server):
@@ -88,11 +104,12 @@ def serve(settings: "Settings") -> int:
                 await super().startup(sockets)
                 sys.stdout.write(f"serving release {release.id} ({len(release):,} items) on {address} - try {address}/docs\n")
                 sys.stdout.flush()
+                log_settings(settings)
 
         # uvicorn drains, then raises the signal again for whoever started it: that is us, and all is well.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _leave)
-        Server(config).run(sockets=[listener])
+        Server(config).run(sockets=listeners)
     return 0
 
 

@@ -6,12 +6,15 @@ import msgspec
 
 Code = Literal[
     "malformed_json",
+    "unauthorized",
+    "forbidden",
     "not_found",
     "method_not_allowed",
     "slow_body",
     "body_too_large",
     "unsupported_media_type",
     "invalid_request",
+    "quota_exceeded",
     "internal",
     "delta_off",
     "not_ready",
@@ -24,12 +27,15 @@ Code = Literal[
 
 STATUS: dict[Code, int] = {
     "malformed_json": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "slow_body": 408,
     "body_too_large": 413,
     "unsupported_media_type": 415,
     "invalid_request": 422,
+    "quota_exceeded": 429,
     "internal": 500,
     "delta_off": 501,
     "not_ready": 503,
@@ -45,9 +51,10 @@ RETRY_AFTER_S = 1  # sent with every 503: what makes us refuse passes within a s
 class ApiError(Exception):
     """A refusal that the client is told about."""
 
-    def __init__(self, code: Code, message: str, field: str | None = None) -> None:
+    def __init__(self, code: Code, message: str, field: str | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(message)
         self.code, self.message, self.field = code, message, field
+        self.retry_after_s = RETRY_AFTER_S if retry_after_s is None and self.status == 503 else retry_after_s
 
     @property
     def status(self) -> int:

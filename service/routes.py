@@ -3,9 +3,7 @@
 import asyncio
 import math
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
@@ -25,13 +23,14 @@ from service.index import LoadedRelease
 from service.listings import describe, release_entries
 from service.metrics import Metrics
 from service.recommender import find_similar, recommend, to_stored
+from service.route_table import Route
 from service.settings import Settings
-from service.wire import decode, read_json, reply
+from service.trail import TRAIL
+from service.wire import decode, encode, fresh_id, read_json, reply
 from twotower.catalogue import ID_FIELD
 from twotower.delta import Changed
 
 T = TypeVar("T")
-Handler = Callable[[Request], Awaitable[Response]]
 
 HISTORY_UNAVAILABLE = "history_unavailable"
 CLOCK_SKEW_MS = 86_400_000  # a stored event may lie a day ahead of us: clients' clocks and time zones are what they are
@@ -41,18 +40,6 @@ _events = msgspec.json.Decoder(schemas.EventsBody)
 _put = msgspec.json.Decoder(schemas.PutItemsBody)
 _delete = msgspec.json.Decoder(schemas.DeleteItemsBody)
 _event = msgspec.json.Decoder(schemas.Event)
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One route and the types its OpenAPI entry is made from."""
-
-    method: str
-    paths: tuple[str, ...]  # the first is its name; the others are aliases
-    handler: Handler
-    takes: type[msgspec.Struct] | None = None
-    gives: type[msgspec.Struct] | None = None
-    status: int = 200
 
 
 @dataclass(slots=True)
@@ -68,33 +55,42 @@ class Service:
 
     def routes(self) -> tuple[Route, ...]:
         """Every route there is."""
+        asked, given = schemas.RecommendRequest, schemas.RecommendResponse
+        like, listed = schemas.SimilarRequest, schemas.SimilarResponse
+        changed, user = schemas.ItemsResponse, "/v1/users/{user_id:path}"
         return (
+            Route("POST", ("/v1/recommend", "/recommend"), None, asked, given, scope="recommend", hot=self.recommend),
+            Route("POST", ("/v1/similar", "/similar"), self.similar, like, listed, scope="recommend"),
             Route(
                 "POST",
-                ("/v1/recommend", "/recommend"),
-                self.recommend,
-                schemas.RecommendRequest,
-                schemas.RecommendResponse,
+                ("/v1/events", "/events"),
+                None,
+                schemas.EventsRequest,
+                schemas.EventsResponse,
+                202,
+                scope="events:write",
+                hot=self.events,
             ),
-            Route("POST", ("/v1/similar", "/similar"), self.similar, schemas.SimilarRequest, schemas.SimilarResponse),
-            Route("POST", ("/v1/events", "/events"), self.events, schemas.EventsRequest, schemas.EventsResponse, 202),
-            Route("PUT", ("/v1/items",), self.put_items, schemas.PutItemsRequest, schemas.ItemsResponse),
-            Route("DELETE", ("/v1/items",), self.delete_items, schemas.DeleteItemsRequest, schemas.ItemsResponse),
-            Route("GET", ("/v1/items/{item_id:path}",), self.item, None, schemas.ItemResponse),
-            Route("GET", ("/v1/users/{user_id:path}",), self.user, None, schemas.UserResponse),
-            Route("DELETE", ("/v1/users/{user_id:path}",), self.delete_user, None, schemas.DeletedResponse),
-            Route("GET", ("/v1/releases",), self.releases, None, schemas.ReleasesResponse),
-            Route("GET", ("/livez",), self.live, None, schemas.HealthResponse),
-            Route("GET", ("/readyz",), self.ready, None, schemas.HealthResponse),
-            Route("GET", ("/metrics",), self.exposition),
-            Route("GET", ("/",), self.home),
+            Route("PUT", ("/v1/items",), self.put_items, schemas.PutItemsRequest, changed, scope="admin"),
+            Route("DELETE", ("/v1/items",), self.delete_items, schemas.DeleteItemsRequest, changed, scope="admin"),
+            Route("GET", ("/v1/items/{item_id:path}",), self.item, None, schemas.ItemResponse, scope="recommend"),
+            Route("GET", (user,), self.user, None, schemas.UserResponse, scope="admin"),
+            Route("DELETE", (user,), self.delete_user, None, schemas.DeletedResponse, scope="users:delete"),
+            Route("GET", ("/v1/releases",), self.releases, None, schemas.ReleasesResponse, scope="admin", private=True),
+            Route("GET", ("/livez",), self.live, None, schemas.HealthResponse, scope="open"),
+            Route("GET", ("/readyz",), self.ready, None, schemas.HealthResponse, scope="open"),
+            Route("GET", ("/metrics",), self.exposition, scope="metrics", private=True),
+            Route("GET", ("/",), self.home, scope="open", private=True),
         )
 
-    async def recommend(self, request: Request) -> Response:
+    async def recommend(self, body: bytes) -> bytes:
         """POST /v1/recommend."""
         started = time.monotonic()
-        asked = await self._body(request, _recommend)
+        with self.metrics.stage("decode"):
+            asked = decode(body, _recommend)
         release, deadline_s = self.release, self._deadline(started, asked.timeout_ms)
+        if trail := TRAIL.get():
+            trail.user_id, trail.release = asked.user_id, release.id
         now_ms = _now_ms() if asked.timestamp is None else schemas.to_ms(asked.timestamp)
         stored, degraded = await self._stored(asked, deadline_s)
         work = partial(recommend, release, asked, stored or UserHistory(), now_ms)
@@ -102,7 +98,7 @@ class Service:
         degraded += ranking.degraded
         self._count(degraded, len(ranking.missing_item_ids), bool(ranking.items) or asked.validate_only)
         response = schemas.RecommendResponse(
-            recommendation_id=uuid.uuid4().hex,
+            recommendation_id=fresh_id(),
             items=ranking.items,
             release=release.id,
             events_used=ranking.events_used,
@@ -112,7 +108,8 @@ class Service:
             degraded=degraded,
             took_ms=_ms_since(started),
         )
-        return self._encode(response)
+        with self.metrics.stage("encode"):
+            return encode(response)
 
     async def similar(self, request: Request) -> Response:
         """POST /v1/similar."""
@@ -125,17 +122,19 @@ class Service:
             schemas.SimilarResponse(items=items, release=release.id, degraded=degraded, took_ms=_ms_since(started))
         )
 
-    async def events(self, request: Request) -> Response:
+    async def events(self, body: bytes) -> bytes:
         """POST /v1/events: what is counted as accepted is stored."""
-        body = await self._body(request, _events)
-        good, rejected = judge(body.events, _now_ms())
+        with self.metrics.stage("decode"):
+            asked = decode(body, _events)
+        good, rejected = judge(asked.events, _now_ms())
         stored = await self._confirmed("append", self.history.append(good)) if good else []
         accepted = sum(stored)
         outcomes = {"accepted": accepted, "duplicate": len(stored) - accepted, "rejected": len(rejected)}
         for outcome, count in outcomes.items():
-            self.metrics.events.labels(outcome).inc(count)
+            if count:
+                self.metrics.events.labels(outcome).inc(count)
         response = schemas.EventsResponse(accepted=accepted, duplicates=outcomes["duplicate"], rejected=rejected)
-        return reply(response, 202)
+        return encode(response)
 
     async def put_items(self, request: Request) -> Response:
         """PUT /v1/items: what is counted as accepted is stored, and served from the next request on."""
@@ -180,11 +179,13 @@ class Service:
         entries = await asyncio.to_thread(partial(release_entries, self.settings))
         return reply(schemas.ReleasesResponse(serving=self.release.id, releases=entries))
 
-    async def live(self, _: Request) -> Response:
+    async def live(self, request: Request) -> Response:
         """GET /livez: 503 when the engine is stuck and the process should be restarted; a busy engine is alive."""
         age_s = self.engine.heartbeat_age_s
         if age_s > self.settings.heartbeat_limit_s:
             raise ApiError("not_ready", f"the engine has not moved for {age_s:.1f} s")
+        if not request.scope["state"]["private"]:
+            return reply(schemas.HealthResponse(status="ok"))
         return reply(schemas.HealthResponse(status="ok", release=self.release.id, heartbeat_age_s=round(age_s, 3)))
 
     async def ready(self, request: Request) -> Response:
@@ -249,8 +250,7 @@ class Service:
         if asked.user_id is None or asked.history_mode == "replace":
             return None, []
         try:
-            async with self._stage("history", deadline_s):
-                return await self.history.read(asked.user_id), []
+            return await self._within("history", self.history.read(asked.user_id), deadline_s), []
         except HistoryUnavailable:
             self.metrics.history_errors.labels("read").inc()
             return None, [HISTORY_UNAVAILABLE]
@@ -258,8 +258,7 @@ class Service:
     async def _confirmed(self, op: str, call: Awaitable[T]) -> T:
         """The result of a call of the history store, without which there is no answer."""
         try:
-            async with self._stage("history", time.monotonic() + self.settings.request_timeout_s):
-                return await call
+            return await self._within("history", call, time.monotonic() + self.settings.request_timeout_s)
         except HistoryUnavailable as error:
             self.metrics.history_errors.labels(op).inc()
             message = "the history store did not confirm; send it again, events under the same event_id"
@@ -267,31 +266,31 @@ class Service:
 
     async def _compute(self, work: Callable[[], T], deadline_s: float) -> T:
         try:
-            async with self._stage("engine", deadline_s):
-                return await self.engine.submit(work, deadline_s)
+            return await self._within("engine", self.engine.submit(work, deadline_s), deadline_s)
         except ApiError as error:
             if error.code == "overloaded":
                 self.metrics.rejected.labels("queue_full").inc()
             raise
 
-    @asynccontextmanager
-    async def _stage(self, name: str, deadline_s: float) -> AsyncIterator[None]:
-        """Time a stage and end it at the deadline."""
-        with self.metrics.stage(name):
+    async def _within(self, stage: str, call: Awaitable[T], deadline_s: float) -> T:
+        """What `call` gives, timed as a stage and ended at the deadline."""
+        with self.metrics.stage(stage):
             try:
                 async with asyncio.timeout(max(deadline_s - time.monotonic(), 0)):
-                    yield
+                    return await call
             except TimeoutError:
-                self.metrics.late.labels(name).inc()
-                raise ApiError("deadline_exceeded", f"the request's time was over during: {name}") from None
+                self.metrics.late.labels(stage).inc()
+                raise ApiError("deadline_exceeded", f"the request's time was over during: {stage}") from None
 
     def _encode(self, response: msgspec.Struct) -> Response:
         with self.metrics.stage("encode"):
             return reply(response)
 
     def _count(self, degraded: list[str], num_unknown: int, has_items: bool) -> None:
-        self.metrics.unknown_items.inc(num_unknown)
-        self.metrics.empty.inc(not has_items)
+        if num_unknown:
+            self.metrics.unknown_items.inc(num_unknown)
+        if not has_items:
+            self.metrics.empty.inc()
         for reason in degraded:
             self.metrics.degraded.labels(reason).inc()
 
@@ -305,8 +304,11 @@ def judge(raw_events: list[msgspec.Raw], now_ms: int) -> tuple[list[StoredEvent]
             event = decode(raw, _event)
             if event.user_id is None:
                 raise ApiError("invalid_request", "Object missing required field `user_id`", "user_id")
+            schemas.check_texts(event)
             if event.time_ms > now_ms + CLOCK_SKEW_MS:
                 raise ApiError("invalid_request", "timestamp: lies more than a day in the future", "timestamp")
+        except ValueError as error:
+            rejected.append(schemas.Rejected(index=index, reason=str(error)))
         except ApiError as error:
             where = f" (field {error.field})" if error.field else ""
             rejected.append(schemas.Rejected(index=index, reason=error.message + where))

@@ -3,8 +3,12 @@
 Unknown fields are refused: a misspelt `exclude_sen` must not silently change an answer.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from functools import cache
+from itertools import chain
+from operator import attrgetter
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -61,21 +65,54 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What every request body checks once its types are right; a ValueError here starts with the field's name."""
 
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
+        check_texts(self)
+
+
+class _Named(NamedTuple):
+    """The fields of a type that its types alone do not check."""
+
+    ids: tuple[str, ...]
+    id_lists: tuple[str, ...]
+    moments: tuple[str, ...]
+
+
+@cache
+def _named(kind: type[msgspec.Struct]) -> _Named:
+    names = kind.__struct_fields__
+    return _Named(
+        tuple(n for n in names if n.endswith(("_id", "_type"))),
+        tuple(n for n in names if n.endswith(("_ids", "_types"))),
+        tuple(n for n in names if n.endswith("timestamp")),
+    )
+
+
+def check_texts(value: msgspec.Struct) -> None:
+    """ValueError that starts with the name of the field whose id or moment cannot be used."""
+    named = _named(type(value))
+    for name in named.ids:
+        _check_ids(name, (getattr(value, name),))
+    for name in named.id_lists:
+        _check_ids(name, getattr(value, name) or ())
+    for name in named.moments:
+        if not _is_plausible(getattr(value, name)):
+            raise ValueError(f"{name}: lies outside 1980 to 2100")
+
+
+def _check_ids(name: str, ids: Sequence[str | None]) -> None:
+    for one in ids:
+        if one is not None:
             try:
-                if name.endswith(("_id", "_type")) and value is not None:
-                    check_id(value)
-                elif name.endswith(("_ids", "_types")) and value is not None:
-                    for one in value:
-                        check_id(one)
-                elif isinstance(value, datetime) and not EARLIEST <= value <= LATEST:
-                    raise ValueError("lies outside 1980 to 2100")
+                check_id(one)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
 
 
-class Event(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
+def _is_plausible(moment: "datetime | int | None") -> bool:
+    return not isinstance(moment, datetime) or EARLIEST <= moment <= LATEST  # a number is checked by its type
+
+
+# Checked by `check_events` or `check_texts` and not when made: a call for each of fifty events would be a request's largest cost.
+class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Something a user did. `properties` may hold the event features that the schema names."""
 
     event_type: Id
@@ -93,6 +130,21 @@ class Event(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def time_ms(self) -> int:
         """When it happened."""
         return to_ms(self.timestamp)
+
+
+_event_ids, _moment = attrgetter(*_named(Event).ids), attrgetter("timestamp")
+
+
+def check_events(events: Sequence[Event]) -> None:
+    """ValueError that starts with the field, such as `events[3].item_id`. Plain ASCII is passed at one look at all of it."""
+    text = "".join(filter(None, chain.from_iterable(map(_event_ids, events))))
+    if text.isascii() and "\0" not in text and all(map(_is_plausible, map(_moment, events))):
+        return
+    for index, event in enumerate(events):
+        try:
+            check_texts(event)
+        except ValueError as error:
+            raise ValueError(f"events[{index}].{error}") from None
 
 
 class RecommendRequest(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,6 +170,7 @@ class RecommendRequest(_Request, frozen=True, kw_only=True, forbid_unknown_field
         super().__post_init__()
         if self.events and self.history_mode == "stored":
             raise ValueError("history_mode: `stored` reads no inline events; leave `events` out or choose append or replace")
+        check_events(self.events)
         for index, event in enumerate(self.events):
             if event.user_id not in (None, self.user_id):
                 raise ValueError(f"events[{index}].user_id: inline events belong to the request's user_id")
@@ -302,8 +355,8 @@ class ReleasesResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HealthResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """State of the process."""
+    """State of the process; where there is an admin port, the details are told on it alone."""
 
     status: Literal["ok"]
-    release: str
-    heartbeat_age_s: float
+    release: str | None = None
+    heartbeat_age_s: float | None = None

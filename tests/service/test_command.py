@@ -1,5 +1,6 @@
 """The command as its users run it: processes, sockets, signals."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -53,7 +54,9 @@ def test_it_says_where_it_listens_answers_and_ends_cleanly_on_a_signal(tiny_stor
         process.send_signal(number)
         assert process.wait(timeout=20) == 0
         assert process.stdout is not None
-        assert process.stdout.read() == ""
+        logged = [json.loads(line) for line in process.stdout.read().splitlines()]
+        assert {line["logger"] for line in logged} <= {"twotower.settings", "twotower.requests"}  # nothing went wrong
+        assert logged[0]["settings"]["host"] == "127.0.0.1"
 
 
 def test_a_release_is_served_from_a_bucket_when_the_right_key_signed_it(
