@@ -35,6 +35,7 @@ T = TypeVar("T")
 HISTORY_UNAVAILABLE = "history_unavailable"
 CLOCK_SKEW_MS = 86_400_000  # a stored event may lie a day ahead of us: clients' clocks and time zones are what they are
 _recommend = msgspec.json.Decoder(schemas.RecommendRequest)
+_plain_recommend = msgspec.json.Decoder(schemas.PlainRecommendRequest)
 _similar = msgspec.json.Decoder(schemas.SimilarRequest)
 _events = msgspec.json.Decoder(schemas.EventsBody)
 _put = msgspec.json.Decoder(schemas.PutItemsBody)
@@ -87,7 +88,7 @@ class Service:
         """POST /v1/recommend."""
         started = time.monotonic()
         with self.metrics.stage("decode"):
-            asked = decode(body, _recommend)
+            asked = decode(body, _plain_recommend if schemas.is_plain(body) else _recommend)
         release, deadline_s = self.release, self._deadline(started, asked.timeout_ms)
         if trail := TRAIL.get():
             trail.user_id, trail.release = asked.user_id, release.id

@@ -6,8 +6,6 @@ Unknown fields are refused: a misspelt `exclude_sen` must not silently change an
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from itertools import chain
-from operator import attrgetter
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -111,8 +109,9 @@ def _is_plausible(moment: "datetime | int | None") -> bool:
     return not isinstance(moment, datetime) or EARLIEST <= moment <= LATEST  # a number is checked by its type
 
 
-# Checked by `check_events` or `check_texts` and not when made: a call for each of fifty events would be a request's largest cost.
-class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+# Checked by whoever decodes it (`check_texts`), not when made: a call for each of fifty events would be a request's largest cost.
+# Nothing in it can refer back to it, so that the garbage collector need not look.
+class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """Something a user did. `properties` may hold the event features that the schema names."""
 
     event_type: Id
@@ -130,21 +129,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def time_ms(self) -> int:
         """When it happened."""
         return to_ms(self.timestamp)
-
-
-_event_ids, _moment = attrgetter(*_named(Event).ids), attrgetter("timestamp")
-
-
-def check_events(events: Sequence[Event]) -> None:
-    """ValueError that starts with the field, such as `events[3].item_id`. Plain ASCII is passed at one look at all of it."""
-    text = "".join(filter(None, chain.from_iterable(map(_event_ids, events))))
-    if text.isascii() and "\0" not in text and all(map(_is_plausible, map(_moment, events))):
-        return
-    for index, event in enumerate(events):
-        try:
-            check_texts(event)
-        except ValueError as error:
-            raise ValueError(f"events[{index}].{error}") from None
 
 
 class RecommendRequest(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -168,12 +152,37 @@ class RecommendRequest(_Request, frozen=True, kw_only=True, forbid_unknown_field
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for index, event in enumerate(self.events):
+            try:
+                check_texts(event)
+            except ValueError as error:
+                raise ValueError(f"events[{index}].{error}") from None
+        self.check_meaning()
+
+    def check_meaning(self) -> None:
+        """ValueError for fields that contradict each other."""
         if self.events and self.history_mode == "stored":
             raise ValueError("history_mode: `stored` reads no inline events; leave `events` out or choose append or replace")
-        check_events(self.events)
         for index, event in enumerate(self.events):
-            if event.user_id not in (None, self.user_id):
+            if event.user_id is not None and event.user_id != self.user_id:
                 raise ValueError(f"events[{index}].user_id: inline events belong to the request's user_id")
+
+
+class PlainRecommendRequest(RecommendRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """RecommendRequest as decoded from a body that `is_plain`: its ids need no second look."""
+
+    def __post_init__(self) -> None:
+        for event in self.events:
+            if type(event.timestamp) is not int and not _is_plausible(event.timestamp):
+                super().__post_init__()  # says which
+        if not _is_plausible(self.timestamp):
+            super().__post_init__()
+        self.check_meaning()
+
+
+def is_plain(body: bytes) -> bool:
+    """Whether no text of a JSON body can hold NUL or have more bytes than characters: it is ASCII without escapes."""
+    return body.isascii() and b"\\u" not in body
 
 
 class Recommended(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 Spans are made once the request is answered, of its trail: while it is served tracing costs nothing.
 """
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -70,5 +71,7 @@ class Traces:
         root.end(at(trail.ended_s))
 
     def close(self) -> None:
-        """Send what waits; a collector that does not answer is given up after a while."""
-        self._provider.shutdown()
+        """Send what waits; a collector that does not answer is given up."""
+        last = threading.Thread(target=self._provider.shutdown, daemon=True)
+        last.start()
+        last.join(EXPORT_TIMEOUT_S)

@@ -47,6 +47,8 @@ def test_every_command_names_a_function_that_exists(name: str) -> None:
 def test_every_test_file_mirrors_what_it_tests(room: str) -> None:
     homeless = []
     for test in (ROOT / "tests" / room).rglob("test_*.py"):
+        if test.parent.name == "faults":  # named after rows of the list of faults
+            continue
         tested = (ROOT / test.relative_to(ROOT / "tests")).parent
         stems = {path.stem.lower() for path in tested.glob("*")}
         if test.stem.removeprefix("test_") not in stems:
