@@ -73,8 +73,9 @@ def add_routes(app: FastAPI, service: Service) -> RouteTable:
     """Every route under its name and its aliases, and the document that describes them."""
     routes = service.routes()
     for route in routes:
-        for path in route.paths if route.handler else ():
-            app.router.routes.append(whole(starlette.routing.Route(path, route.handler, methods=[route.method])))
+        if route.handler:
+            made = [starlette.routing.Route(path, route.handler, methods=[route.method]) for path in route.paths]
+            app.router.routes.extend(map(whole, made))
     described = document(routes, VERSION)
     app.openapi = lambda: described  # type: ignore[method-assign] # FastAPI's own way to replace its document
     return RouteTable([*routes, DOCUMENTATION])

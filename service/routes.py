@@ -81,14 +81,14 @@ class Service:
             Route("GET", ("/livez",), self.live, None, schemas.HealthResponse, scope="open"),
             Route("GET", ("/readyz",), self.ready, None, schemas.HealthResponse, scope="open"),
             Route("GET", ("/metrics",), self.exposition, scope="metrics", private=True),
-            Route("GET", ("/",), self.home, scope="open", private=True),
+            Route("GET", ("/",), self.home, status=307, scope="open", private=True),
         )
 
     async def recommend(self, body: bytes) -> bytes:
         """POST /v1/recommend."""
         started = time.monotonic()
         with self.metrics.stage("decode"):
-            asked = decode(body, _plain_recommend if schemas.is_plain(body) else _recommend)
+            asked = decode(body, _plain_recommend) if schemas.is_plain(body) else decode(body, _recommend)
         release, deadline_s = self.release, self._deadline(started, asked.timeout_ms)
         if trail := TRAIL.get():
             trail.user_id, trail.release = asked.user_id, release.id

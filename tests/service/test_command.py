@@ -18,7 +18,7 @@ from embedder_cache.build import build_release
 from service.command import main, open_delta, open_history
 from service.settings import Settings
 from twotower.bundle import load_bundle
-from twotower.errors import EnvironmentProblem, IntegrityError, StoreError
+from twotower.errors import DataError, EnvironmentProblem, IntegrityError, StoreError
 from twotower.signature import load_signer, make_keys
 
 RUN = "import sys; from service.command import main; sys.exit(main(sys.argv[1:]))"
@@ -160,3 +160,24 @@ def test_a_redis_url_is_taken_though_nobody_answers_there_yet(url: str) -> None:
 def test_a_port_that_is_no_number_is_refused() -> None:
     with pytest.raises(SystemExit):
         main(["--store", "x", "--port", "http"])
+
+
+def test_an_admin_port_of_its_own_answers_what_the_other_does_not(tiny_store: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        admin_port = free.getsockname()[1]
+    history = ("--history", f"sqlite:///{tmp_path / 'h.db'}")
+    with serving(tiny_store, *history, "--admin-port", str(admin_port)) as (process, line):
+        data, admin = line.split()[6], f"http://127.0.0.1:{admin_port}"
+        assert [httpx.get(f"{at}/metrics").status_code for at in (data, admin)] == [404, 200]
+        assert [httpx.get(f"{at}/livez").json()["release"] is None for at in (data, admin)] == [True, False]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+
+
+def test_keys_that_cannot_be_used_are_refused_before_the_server_listens(tiny_store: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text("keys = []")
+    history = ("--history", f"sqlite:///{tmp_path / 'h.db'}")
+    with pytest.raises(DataError, match="API keys"):
+        main(["--store", str(tiny_store), "--port", "0", "--keys", str(keys), *history])

@@ -3,7 +3,7 @@
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +60,9 @@ def live(store: Path, tmp_path: Path, *arguments: str, stderr: int | IO[bytes] =
         process.stdout.close()
 
 
-def head(body: bytes = BODY, path: str = "/v1/recommend", **more: str) -> bytes:
+def head(body: bytes = BODY, path: str = "/v1/recommend", more: Mapping[str, str] | None = None) -> bytes:
     """A request's head, as bytes."""
-    headers = {"host": "shop", "content-type": "application/json", "content-length": str(len(body))} | more
+    headers = {"host": "shop", "content-type": "application/json", "content-length": str(len(body))} | dict(more or {})
     return b"".join([f"POST {path} HTTP/1.1\r\n".encode(), *(f"{k}: {v}\r\n".encode() for k, v in headers.items() if v), b"\r\n"])
 
 

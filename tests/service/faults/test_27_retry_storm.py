@@ -36,7 +36,7 @@ def cost_s(server: Live, key_id: str, count: int, expected: set[int]) -> float:
 
 def ask(server: Live, key_id: str, count: int) -> set[int]:
     """Statuses of many requests, the next sent as soon as the last is answered."""
-    request = head(BODY, **bearer(key_id)) + BODY
+    request = head(BODY, more=bearer(key_id)) + BODY
     statuses = set()
     with server.connect() as connection:
         for _ in range(count):

@@ -30,12 +30,10 @@ def test_keys_change_under_load_and_a_bad_file_changes_nothing(tiny_store: Path,
             until(lambda: status(http, "new") == 200)
             for bad in ("", "keys = [", "\x00", path.read_text()[:-40]):
                 path.write_text(bad)
-                before = refused(http)
-                until(lambda before=before: refused(http) > before)
+                until_refused_again(http)
                 assert (status(http, "old"), status(http, "new")) == (200, 200)
             path.unlink()
-            before = refused(http)
-            until(lambda: refused(http) > before)
+            until_refused_again(http)
             assert status(http, "new") == 200
         finally:
             stop.set()
@@ -55,6 +53,12 @@ def refused(http: httpx.Client) -> float:
     text = http.get("/metrics", headers=bearer("watch")).text
     found = text.partition('twotower_key_reloads_total{result="refused"} ')[2].split()
     return float(found[0]) if found else 0.0
+
+
+def until_refused_again(http: httpx.Client) -> None:
+    """Wait for the server's next look at a file it cannot use."""
+    before = refused(http)
+    until(lambda: refused(http) > before)
 
 
 def replace(fresh: Path, path: Path) -> None:
