@@ -8,18 +8,19 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import schemas
+from service import release_schemas
 from service.errors import ApiError
 from service.follow import Follower
 from service.listings import release_entries
-from service.routes import Route, Service
+from service.route_table import Route
+from service.service import Service
 from service.source import Source
 from service.wire import check_media_type, read_json, reply
 from twotower.errors import ArtefactError, StoreError
 from twotower.progress import say
 from twotower.release import Pointer, activate, roll_back
 
-_activate = msgspec.json.Decoder(schemas.ActivateRequest)
+_activate = msgspec.json.Decoder(release_schemas.ActivateRequest)
 
 
 class Admin:
@@ -30,17 +31,19 @@ class Admin:
 
     def routes(self) -> tuple[Route, ...]:
         """Every route of an operator's."""
+        takes, moved = release_schemas.ActivateRequest, release_schemas.PointerResponse
+        listed, refreshed = release_schemas.ReleasesResponse, release_schemas.RefreshResponse
         return (
-            Route("GET", ("/v1/releases",), self.releases, None, schemas.ReleasesResponse),
-            Route("POST", ("/v1/admin/activate",), self.activate, schemas.ActivateRequest, schemas.PointerResponse),
-            Route("POST", ("/v1/admin/rollback",), self.roll_back, None, schemas.PointerResponse),
-            Route("POST", ("/v1/admin/refresh",), self.refresh, None, schemas.RefreshResponse),
+            Route("GET", ("/v1/releases",), self.releases, None, listed, scope="admin", private=True),
+            Route("POST", ("/v1/admin/activate",), self.activate, takes, moved, scope="admin", private=True),
+            Route("POST", ("/v1/admin/rollback",), self.roll_back, None, moved, scope="admin", private=True),
+            Route("POST", ("/v1/admin/refresh",), self.refresh, None, refreshed, scope="admin", private=True),
         )
 
     async def releases(self, _: Request) -> Response:
         """GET /v1/releases."""
         kept, trial = self._follower.kept, self._service.variants.trial
-        response = schemas.ReleasesResponse(
+        response = release_schemas.ReleasesResponse(
             serving=self._service.release.id,
             previous=kept.id if kept else None,
             canary=trial.release if trial else None,
@@ -59,13 +62,13 @@ class Admin:
 
     async def roll_back(self, request: Request) -> Response:
         """POST /v1/admin/rollback."""
-        check_media_type(request)  # which no foreign web page can send without asking first
+        check_media_type(dict(request.scope["headers"]))  # which no foreign web page can send without asking first
         return await self._point(partial(roll_back, self._source.store, self._source.signed_by))
 
     async def refresh(self, _: Request) -> Response:
         """POST /v1/admin/refresh: answers once the pointer was looked at, and followed where that can be done."""
         outcome = await self._follower.look()
-        return reply(schemas.RefreshResponse(outcome=outcome, serving=self._service.release.id))
+        return reply(release_schemas.RefreshResponse(outcome=outcome, serving=self._service.release.id))
 
     async def _point(self, move: Callable[[], Pointer]) -> Response:
         try:
@@ -74,7 +77,9 @@ class Admin:
             say(f"WARNING: the pointer stays where it is: {error}")  # which names places of ours, and is not for the caller
             raise ApiError("conflict", _WHY_NOT[isinstance(error, StoreError)]) from error
         self._follower.hurry()
-        return reply(schemas.PointerResponse(sequence=pointer.sequence, release=pointer.release, previous=pointer.previous))
+        return reply(
+            release_schemas.PointerResponse(sequence=pointer.sequence, release=pointer.release, previous=pointer.previous)
+        )
 
 
 _WHY_NOT = {

@@ -1,11 +1,13 @@
 """The parts put together: one ASGI application around one release and one history store."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import starlette.routing
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
@@ -14,24 +16,33 @@ from service.delta import ItemChanges
 from service.engine import Engine, Limits
 from service.errors import ApiError
 from service.follow import Follower, show
+from service.front import Front
 from service.history import HistoryStore
 from service.index import LoadedRelease
+from service.item_routes import ItemRoutes
+from service.keys import KeyRing
+from service.logs import RequestLog
 from service.metrics import Metrics
 from service.openapi import document
-from service.routes import Service
+from service.route_table import Route, RouteTable
+from service.routes import Routes
+from service.service import Service
 from service.settings import Settings
 from service.shadow import compare_forever
 from service.source import pinned_releases, source_of
+from service.tracing import open_traces
 from service.variants import Plan, Variants, load_plan
-from service.wire import RequestScope, refuse
+from service.wire import refuse
 from twotower.delta import DeltaStore
 
 VERSION = "1"
+# FastAPI's own: `None` for a handler leaves them to it.
+DOCUMENTATION = Route("GET", ("/docs", "/openapi.json"), scope="open", private=True)
 
 
 def build_app(
     settings: Settings, release: LoadedRelease, history: HistoryStore, metrics: Metrics, delta: DeltaStore | None = None
-) -> FastAPI:
+) -> Front:
     """The application. Its lifespan owns the engine's thread and closes the stores; without `delta` items cannot be changed."""
     changes = ItemChanges(delta, settings.max_delta_items) if delta else None
     limits = Limits(settings.batch_requests, settings.batch_tokens, settings.max_queued, settings.max_wait_s)
@@ -40,10 +51,13 @@ def build_app(
     others = pinned_releases(source, variants.plan, release)
     service = Service(settings, release, history, engine, metrics, variants, changes, others)
     follower = Follower(service, source)
+    keys = KeyRing(settings.keys, metrics) if settings.keys else None
+    traces = open_traces(settings.otlp) if settings.otlp else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.engine.start()
+        watch = asyncio.create_task(keys.watch()) if keys else None
         try:
             await service.restore()
             follower.start()
@@ -53,35 +67,42 @@ def build_app(
             await asyncio.wait([comparing])
         finally:
             await follower.close()
+            if watch:
+                watch.cancel()
             service.engine.close()
             await service.history.close()
             if changes:
                 await changes.close()
+            if traces:
+                await asyncio.to_thread(traces.close)
 
     # Bodies are decoded by msgspec in plain routes: FastAPI is here for /docs and for what comes to stand on it.
-    app = FastAPI(lifespan=lifespan, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(lifespan=lifespan, redoc_url=None, redirect_slashes=False, swagger_ui_oauth2_redirect_url=None)
     app.state.service = service  # for the process that runs it
-    add_routes(app, service, Admin(service, source, follower))
+    parts = (Routes(service), ItemRoutes(service), Admin(service, source, follower))
+    table = add_routes(app, [route for part in parts for route in part.routes()])
     for error in (ApiError, HTTPException, Exception):
         app.add_exception_handler(error, refuse_async)
     observe(service)
-    return app
+    log = RequestLog(settings.log_hash_key.get_secret_value() if settings.log_hash_key else None)
+    return Front(app, table, settings, metrics, keys, [log, *([traces] if traces else [])])
 
 
-def add_routes(app: FastAPI, service: Service, admin: Admin) -> None:
-    """Every route under its name and its aliases, the document that describes them, and what wraps them."""
-    routes = (*service.routes(), *admin.routes())
+def add_routes(app: FastAPI, routes: Sequence[Route]) -> RouteTable:
+    """Every route under its name and its aliases, and the document that describes them."""
     for route in routes:
-        for path in route.paths:
-            app.add_route(path, route.handler, methods=[route.method], include_in_schema=False)
+        if route.handler:
+            made = [starlette.routing.Route(path, route.handler, methods=[route.method]) for path in route.paths]
+            app.router.routes.extend(map(whole, made))
     described = document(routes, VERSION)
     app.openapi = lambda: described  # type: ignore[method-assign] # FastAPI's own way to replace its document
-    names = {route.handler: route.paths[0] for route in routes}
+    return RouteTable([*routes, DOCUMENTATION])
 
-    def label(endpoint: Any) -> str:
-        return names.get(endpoint, "other")
 
-    app.add_middleware(RequestScope, metrics=service.metrics, label=label)
+def whole(route: starlette.routing.Route) -> starlette.routing.Route:
+    """The route, with a path whose last part may hold line breaks: an id may be any text."""
+    route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
+    return route
 
 
 async def refuse_async(request: Any, error: Exception) -> Any:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -38,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--workers", type=int, metavar="N", help="server processes that share the port (1)")
     result.add_argument("--history", metavar="URL", help="sqlite:///FILE, redis://... or rediss://... (sqlite:///history.db)")
     result.add_argument("--delta", metavar="URL", help="sqlite:///FILE for what /v1/items is told (delta.db beside --history)")
+    result.add_argument("--keys", type=Path, metavar="FILE", help="API keys; `twotower keys new` makes them (TWOTOWER_KEYS)")
+    result.add_argument("--admin-port", type=int, help="port for /metrics, /docs and /v1/releases, on TWOTOWER_ADMIN_HOST")
+    result.add_argument("--otlp", metavar="URL", help="send OpenTelemetry traces there, such as http://HOST:4318/v1/traces")
     result.add_argument(
         "--insecure", action="store_true", default=None, help="allow an address that others can reach, without keys"
     )
@@ -60,6 +64,10 @@ def make_settings(given: dict[str, Any]) -> "Settings":
 
 def serve(settings: "Settings") -> int:
     """Take the port, then answer in one process or several."""
+    from pydantic import SecretStr
+
+    if settings.log_hash_key is None:  # one for all processes: their logs are read together
+        settings = settings.model_copy(update={"log_hash_key": SecretStr(secrets.token_hex())})
     with listen(settings.host, settings.port) as listener:
         if settings.workers == 1:
             return work(settings, listener)
@@ -72,17 +80,27 @@ def work(settings: "Settings", listener: socket.socket, index: int = 0, promise:
     from prometheus_client import CollectorRegistry
 
     from service.app import build_app
+    from service.logs import LineWriter, log_settings, log_to
     from service.metrics import Metrics
+    from service.protocol import protocol
     from service.server import Server
     from service.source import first_release, source_of
 
+    listeners = [listener]
+    if settings.admin_port is not None:
+        listeners.append(listen(settings.admin_host, settings.admin_port + index if settings.admin_port else 0))
+        settings = settings.model_copy(update={"admin_port": listeners[1].getsockname()[1]})
     release, metrics = first_release(source_of(settings)), Metrics(CollectorRegistry())
     history = open_history(settings, metrics)
-    app = build_app(settings, release, history, metrics, open_delta(settings))
+    front = build_app(settings, release, history, metrics, open_delta(settings))
+    writer = LineWriter(sys.stderr.fileno(), metrics.log_dropped.inc)
+    log_to(writer)
     config = uvicorn.Config(
-        app,
+        front,
+        http=protocol(settings.client_timeout_s),
+        ws="none",
+        log_config=None,
         access_log=False,
-        log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
@@ -93,12 +111,16 @@ def work(settings: "Settings", listener: socket.socket, index: int = 0, promise:
     def say_ready() -> None:
         sys.stdout.write(f"serving release {release.id} ({len(release):,} items) on {address} - try {address}/docs{who}\n")
         sys.stdout.flush()
+        log_settings(settings)
 
-    server = Server(config, app.state.service, promise, say_ready)
+    server = Server(config, front.app.state.service, promise, say_ready)
     # uvicorn drains, then raises the signal again for whoever started it: that is us, and all is well.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=listeners)
+    finally:
+        writer.close()
     os._exit(1)  # nobody asked it to end: its engine is lost, and may be stuck where the interpreter's own end would wait for it
 
 

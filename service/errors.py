@@ -6,6 +6,8 @@ import msgspec
 
 Code = Literal[
     "malformed_json",
+    "unauthorized",
+    "forbidden",
     "not_found",
     "method_not_allowed",
     "slow_body",
@@ -14,6 +16,7 @@ Code = Literal[
     "unsupported_media_type",
     "invalid_request",
     "page_expired",
+    "quota_exceeded",
     "internal",
     "delta_off",
     "not_ready",
@@ -26,6 +29,8 @@ Code = Literal[
 
 STATUS: dict[Code, int] = {
     "malformed_json": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "slow_body": 408,
@@ -34,6 +39,7 @@ STATUS: dict[Code, int] = {
     "unsupported_media_type": 415,
     "invalid_request": 422,
     "page_expired": 422,
+    "quota_exceeded": 429,
     "internal": 500,
     "delta_off": 501,
     "not_ready": 503,
@@ -49,9 +55,10 @@ RETRY_AFTER_S = 1  # sent with every 503: what makes us refuse passes within a s
 class ApiError(Exception):
     """A refusal that the client is told about."""
 
-    def __init__(self, code: Code, message: str, field: str | None = None) -> None:
+    def __init__(self, code: Code, message: str, field: str | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(message)
         self.code, self.message, self.field = code, message, field
+        self.retry_after_s = RETRY_AFTER_S if retry_after_s is None and self.status == 503 else retry_after_s
 
     @property
     def status(self) -> int:

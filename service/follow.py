@@ -24,8 +24,8 @@ from service.history import UserHistory
 from service.index import LoadedRelease, read_release
 from service.memory import available_bytes, give_back, needed_bytes
 from service.ranker import Asked
-from service.routes import Service
 from service.schemas import Event, RecommendRequest
+from service.service import Service
 from service.source import Source
 from service.variants import Trial
 from twotower.cache import keep

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from service import schemas
+from service import release_schemas, schemas
 from service.history import UserHistory
 from twotower.errors import ArtefactError, StoreError
 from twotower.release import list_releases, read_info, read_pointer, read_release_manifest, release_path
@@ -33,7 +33,7 @@ def describe(user_id: str, history: UserHistory) -> schemas.UserResponse:
     )
 
 
-def release_entries(store: Path) -> list[schemas.ReleaseEntry]:
+def release_entries(store: Path) -> list[release_schemas.ReleaseEntry]:
     """The releases of the store, or of the server's own copy of it; one that cannot be read is listed with its problem."""
     try:
         current = read_pointer(store).release
@@ -45,7 +45,7 @@ def release_entries(store: Path) -> list[schemas.ReleaseEntry]:
         try:
             read_release_manifest(path)
             info = read_info(path)
-            entry = schemas.ReleaseEntry(
+            entry = release_schemas.ReleaseEntry(
                 id=release,
                 current=release == current,
                 bundle=info.bundle_id,
@@ -54,6 +54,6 @@ def release_entries(store: Path) -> list[schemas.ReleaseEntry]:
             )
         except ArtefactError:
             # The message names a path of ours; the caller needs to know only that it is not usable.
-            entry = schemas.ReleaseEntry(id=release, current=release == current, problem="it cannot be read")
+            entry = release_schemas.ReleaseEntry(id=release, current=release == current, problem="it cannot be read")
         entries.append(entry)
     return entries

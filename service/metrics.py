@@ -1,10 +1,11 @@
 """Every Prometheus metric, named once. Labels are bounded: no user, item, release or free text on a histogram."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import perf_counter
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from service.trail import TRAIL
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -48,6 +49,11 @@ class Metrics:
             "twotower_user_cache_max_error", "Largest error of a score that was verified", registry=registry
         )
         self.heartbeat_age = Gauge("twotower_engine_heartbeat_age_seconds", "Since the engine last moved", registry=registry)
+        self.log_dropped = Counter("twotower_log_lines_dropped", "Log lines lost since nobody read them", registry=registry)
+        self.key_reloads = Counter("twotower_key_reloads", "Readings of a changed key file", ["result"], registry=registry)
+        self.key_used = Gauge(
+            "twotower_key_last_used_timestamp_seconds", "When an API key was last used", ["key"], registry=registry
+        )
         self.rejected = Counter("twotower_admission_rejected", "Requests refused at the door", ["reason"], registry=registry)
         self.late = Counter("twotower_deadline_exceeded", "Requests that ran out of time", ["stage"], registry=registry)
         self.degraded = Counter("twotower_degraded", "Answers that lack something", ["reason"], registry=registry)
@@ -98,16 +104,48 @@ class Metrics:
             registry=registry,
         )
 
+        self._timed: dict[str, Observer] = {}
+        self._counted: dict[tuple[str, str, int], Observer] = {}
+
     def count_batch(self, num_requests: int, num_tokens: int) -> None:
         """What the engine answered together."""
         self.batch_size.observe(num_requests)
         self.batch_tokens.observe(num_tokens)
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> "Stage":
         """Time one stage, whether it ends well or not."""
-        started = perf_counter()
-        try:
-            yield
-        finally:
-            self.stages.labels(name).observe(perf_counter() - started)
+        if name not in self._timed:
+            self._timed[name] = self.stages.labels(name)
+        return Stage(name, self._timed[name])
+
+    def count(self, method: str, route: str, status: int, duration_s: float) -> None:
+        """Count one request; looking up a child by its labels costs more than to observe it."""
+        key = (method, route, status)
+        if key not in self._counted:
+            self._counted[key] = self.requests.labels(*key)
+        self._counted[key].observe(duration_s)
+
+
+class Observer(Protocol):
+    """What takes one measurement."""
+
+    def observe(self, amount: float) -> None:
+        """Take it."""
+
+
+class Stage:
+    """The time in a `with` block, measured and noted on the request's trail."""
+
+    __slots__ = ("_name", "_observer", "_started_s")
+
+    def __init__(self, name: str, observer: Observer) -> None:
+        self._name, self._observer = name, observer
+
+    def __enter__(self) -> None:
+        self._started_s = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        ended_s = perf_counter()
+        self._observer.observe(ended_s - self._started_s)
+        if trail := TRAIL.get():
+            trail.stages.append((self._name, self._started_s, ended_s))

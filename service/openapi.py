@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from service.errors import STATUS, ErrorBody
-from service.routes import Route
+from service.route_table import Route
 
 _REFERENCE = "#/components/schemas/{name}"
 

@@ -1,140 +1,94 @@
 """What each route does: decode, history, engine, encode. One table says where each is found."""
 
-import asyncio
 import time
-import uuid
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, TypeVar
 
 import msgspec
-import pyarrow as pa
 from prometheus_client import generate_latest
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from service import schemas
 from service.batch import BatchBody, BatchRequest, BatchResponse, answer_each
-from service.delta import ItemChanges, caught_up, judge_ids
-from service.engine import Batched, Engine
 from service.errors import ApiError
-from service.history import HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
-from service.index import LoadedRelease
+from service.history import StoredEvent, UserHistory
 from service.listings import describe
-from service.metrics import Metrics
-from service.ranker import Answer, Asked, cost_of, recommend_many
-from service.recommender import Ranking
+from service.ranker import Asked
+from service.route_table import Route
 from service.score import ScoreRequest, ScoreResponse, score
-from service.settings import Settings
+from service.service import Service
 from service.similar import find_similar
-from service.user_state import Keeping, Key
+from service.trail import TRAIL
 from service.users import to_stored
-from service.variants import Copy, Variants
-from service.wire import decode, read_json, reply
-from twotower.catalogue import ID_FIELD
-from twotower.delta import Changed
+from service.variants import Copy
+from service.wire import decode, encode, fresh_id, path_id, reply
 
-T = TypeVar("T")
-Handler = Callable[[Request], Awaitable[Response]]
-
-HISTORY_UNAVAILABLE = "history_unavailable"
 CLOCK_SKEW_MS = 86_400_000  # a stored event may lie a day ahead of us: clients' clocks and time zones are what they are
 _recommend = msgspec.json.Decoder(schemas.RecommendRequest)
+_plain_recommend = msgspec.json.Decoder(schemas.PlainRecommendRequest)
 _batch = msgspec.json.Decoder(BatchBody)
 _score = msgspec.json.Decoder(ScoreRequest)
 _similar = msgspec.json.Decoder(schemas.SimilarRequest)
 _events = msgspec.json.Decoder(schemas.EventsBody)
-_put = msgspec.json.Decoder(schemas.PutItemsBody)
-_delete = msgspec.json.Decoder(schemas.DeleteItemsBody)
 _event = msgspec.json.Decoder(schemas.Event)
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One route and the types its OpenAPI entry is made from."""
+class Routes:
+    """The handlers."""
 
-    method: str
-    paths: tuple[str, ...]  # the first is its name; the others are aliases
-    handler: Handler
-    takes: type[msgspec.Struct] | None = None
-    gives: type[msgspec.Struct] | None = None
-    status: int = 200
-
-
-@dataclass(slots=True)
-class Service:
-    """State of one server, and its handlers."""
-
-    settings: Settings
-    release: LoadedRelease
-    history: HistoryStore
-    engine: Engine
-    metrics: Metrics
-    variants: Variants
-    changes: ItemChanges | None = None
-    others: dict[str, LoadedRelease] = field(default_factory=dict)  # by id: what `variants` need beside `release`
-    leaving: str | None = None  # why no further requests should be sent here
-    keeping: Keeping = field(init=False)
-    _queued: Counter[Key | None] = field(default_factory=Counter)  # whose requests the engine has
-    _recommend_many: Callable[[LoadedRelease, Sequence[Asked]], Sequence[Answer]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.keeping = Keeping(self.settings.user_cache_mb << 20, self.settings.verify_share)
-        self._recommend_many = partial(recommend_many, keeping=self.keeping)
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
     def routes(self) -> tuple[Route, ...]:
-        """Every route there is."""
+        """Every route but those of items and of operators."""
+        asked, given, user = schemas.RecommendRequest, schemas.RecommendResponse, "/v1/users/{user_id:path}"
+        like, listed = schemas.SimilarRequest, schemas.SimilarResponse
+        events, stored = schemas.EventsRequest, schemas.EventsResponse
         return (
-            Route(
-                "POST",
-                ("/v1/recommend", "/recommend"),
-                self.recommend,
-                schemas.RecommendRequest,
-                schemas.RecommendResponse,
-            ),
-            Route("POST", ("/v1/recommend/batch",), self.recommend_batch, BatchRequest, BatchResponse),
-            Route("POST", ("/v1/score",), self.score, ScoreRequest, ScoreResponse),
-            Route("POST", ("/v1/similar", "/similar"), self.similar, schemas.SimilarRequest, schemas.SimilarResponse),
-            Route("POST", ("/v1/events", "/events"), self.events, schemas.EventsRequest, schemas.EventsResponse, 202),
-            Route("PUT", ("/v1/items",), self.put_items, schemas.PutItemsRequest, schemas.ItemsResponse),
-            Route("DELETE", ("/v1/items",), self.delete_items, schemas.DeleteItemsRequest, schemas.ItemsResponse),
-            Route("GET", ("/v1/items/{item_id:path}",), self.item, None, schemas.ItemResponse),
-            Route("GET", ("/v1/users/{user_id:path}",), self.user, None, schemas.UserResponse),
-            Route("DELETE", ("/v1/users/{user_id:path}",), self.delete_user, None, schemas.DeletedResponse),
-            Route("GET", ("/livez",), self.live, None, schemas.HealthResponse),
-            Route("GET", ("/readyz",), self.ready, None, schemas.HealthResponse),
-            Route("GET", ("/metrics",), self.exposition),
-            Route("GET", ("/",), self.home),
+            Route("POST", ("/v1/recommend", "/recommend"), None, asked, given, scope="recommend", hot=self.recommend),
+            Route("POST", ("/v1/recommend/batch",), self.recommend_batch, BatchRequest, BatchResponse, scope="recommend"),
+            Route("POST", ("/v1/score",), self.score, ScoreRequest, ScoreResponse, scope="recommend"),
+            Route("POST", ("/v1/similar", "/similar"), self.similar, like, listed, scope="recommend"),
+            Route("POST", ("/v1/events", "/events"), None, events, stored, 202, scope="events:write", hot=self.events),
+            Route("GET", (user,), self.user, None, schemas.UserResponse, scope="admin"),
+            Route("DELETE", (user,), self.delete_user, None, schemas.DeletedResponse, scope="users:delete"),
+            Route("GET", ("/livez",), self.live, None, schemas.HealthResponse, scope="open"),
+            Route("GET", ("/readyz",), self.ready, None, schemas.HealthResponse, scope="open"),
+            Route("GET", ("/metrics",), self.exposition, scope="metrics", private=True),
+            Route("GET", ("/",), self.home, status=307, scope="open", private=True),
         )
 
-    async def recommend(self, request: Request) -> Response:
+    async def recommend(self, body: bytes) -> bytes:
         """POST /v1/recommend."""
         started = time.monotonic()
-        return self._encode(await self.answer(await self._body(request, _recommend), started))
+        with self._service.metrics.stage("decode"):
+            asked = decode(body, _plain_recommend) if schemas.is_plain(body) else decode(body, _recommend)
+        response = await self.answer(asked, started)
+        if trail := TRAIL.get():
+            trail.user_id, trail.release = asked.user_id, response.release
+        with self._service.metrics.stage("encode"):
+            return encode(response)
 
     async def recommend_batch(self, request: Request) -> Response:
         """POST /v1/recommend/batch."""
         started = time.monotonic()
-        body = await self._body(request, _batch)
+        body = await self._service.body(request, _batch)
         results = await answer_each(body.requests, lambda asked: self.answer(asked, started), request.state.request_id)
         return self._encode(BatchResponse(results=results, took_ms=_ms_since(started)))
 
     async def answer(self, asked: schemas.RecommendRequest, started_s: float) -> schemas.RecommendResponse:
         """One answer; `started_s` (monotonic) is when its request came."""
-        release, variant = self.variants.choose(self.release, self.others, asked)
-        deadline_s = self._deadline(started_s, asked.timeout_ms)
-        stored, degraded = await self._stored(asked, deadline_s)
+        release, variant = self._service.variants.choose(self._service.release, self._service.others, asked)
+        deadline_s = self._service.deadline(started_s, asked.timeout_ms)
+        stored, degraded = await self._service.stored(asked, deadline_s)
         one = Asked(asked, stored or UserHistory(), _moment(asked))
-        with self.variants.watch(variant):
-            ranking = await self._engine(self.rank(release, one, deadline_s), deadline_s)
-        self.variants.copy(Copy(release.id, variant, one, ranking))
+        with self._service.variants.watch(variant):
+            ranking = await self._service.by_engine(self._service.rank(release, one, deadline_s), deadline_s)
+        self._service.variants.copy(Copy(release.id, variant, one, ranking))
         degraded += ranking.degraded
-        self._count(degraded, len(ranking.missing_item_ids), bool(ranking.items) or asked.validate_only)
+        self._service.count(degraded, len(ranking.missing_item_ids), bool(ranking.items) or asked.validate_only)
         return schemas.RecommendResponse(
-            recommendation_id=uuid.uuid4().hex,
+            recommendation_id=fresh_id(),
             items=ranking.items,
             release=release.id,
             variant=variant,
@@ -150,11 +104,11 @@ class Service:
     async def score(self, request: Request) -> Response:
         """POST /v1/score."""
         started = time.monotonic()
-        asked = await self._body(request, _score)
-        release, deadline_s = self.release, self._deadline(started, asked.timeout_ms)
-        stored, degraded = await self._stored(asked, deadline_s)
-        scores = await self._compute(partial(score, release, asked, stored or UserHistory(), _moment(asked)), deadline_s)
-        self._count(degraded, len(scores.missing_item_ids), bool(scores.items))
+        asked = await self._service.body(request, _score)
+        release, deadline_s = self._service.release, self._service.deadline(started, asked.timeout_ms)
+        stored, degraded = await self._service.stored(asked, deadline_s)
+        scores = await self._service.compute(partial(score, release, asked, stored or UserHistory(), _moment(asked)), deadline_s)
+        self._service.count(degraded, len(scores.missing_item_ids), bool(scores.items))
         response = ScoreResponse(
             items=scores.items,
             release=release.id,
@@ -170,212 +124,69 @@ class Service:
     async def similar(self, request: Request) -> Response:
         """POST /v1/similar."""
         started = time.monotonic()
-        asked = await self._body(request, _similar)
-        release, deadline_s = self.release, self._deadline(started, asked.timeout_ms)
-        stored, degraded = await self._stored(asked, deadline_s)
+        asked = await self._service.body(request, _similar)
+        release, deadline_s = self._service.release, self._service.deadline(started, asked.timeout_ms)
+        stored, degraded = await self._service.stored(asked, deadline_s)
         work = partial(find_similar, release, asked, stored or UserHistory(), _moment(asked))
-        items, notes = await self._compute(work, deadline_s)
+        items, notes = await self._service.compute(work, deadline_s)
         degraded += notes
-        self._count(degraded, 0, bool(items))
+        self._service.count(degraded, 0, bool(items))
         return self._encode(
             schemas.SimilarResponse(items=items, release=release.id, degraded=degraded, took_ms=_ms_since(started))
         )
 
-    async def events(self, request: Request) -> Response:
+    async def events(self, body: bytes) -> bytes:
         """POST /v1/events: what is counted as accepted is stored."""
-        body = await self._body(request, _events)
-        good, rejected = judge(body.events, _now_ms())
-        stored = await self._confirmed("append", self.history.append(good)) if good else []
+        with self._service.metrics.stage("decode"):
+            asked = decode(body, _events)
+        good, rejected = judge(asked.events, _now_ms())
+        stored = await self._service.confirmed("append", self._service.history.append(good)) if good else []
         accepted = sum(stored)
         outcomes = {"accepted": accepted, "duplicate": len(stored) - accepted, "rejected": len(rejected)}
         for outcome, count in outcomes.items():
-            self.metrics.events.labels(outcome).inc(count)
+            if count:
+                self._service.metrics.events.labels(outcome).inc(count)
         response = schemas.EventsResponse(accepted=accepted, duplicates=outcomes["duplicate"], rejected=rejected)
-        return reply(response, 202)
-
-    async def put_items(self, request: Request) -> Response:
-        """PUT /v1/items: what is counted as accepted is stored, and served from the next request on."""
-        body = await self._body(request, _put)
-        rejected = await asyncio.shield(self._put(self._changes(), body.items))
-        return self._changed("put", len(body.items), rejected)
-
-    async def delete_items(self, request: Request) -> Response:
-        """DELETE /v1/items."""
-        body = await self._body(request, _delete)
-        item_ids, rejected = judge_ids(body.item_ids)
-        await asyncio.shield(self._delete(self._changes(), item_ids))
-        return self._changed("delete", len(body.item_ids), rejected)
-
-    async def item(self, request: Request) -> Response:
-        """GET /v1/items/{id}."""
-        item_id, release = _path_id(request, "item_id"), self.release
-        if item_id not in release.rows:
-            raise ApiError("not_found", f"the catalogue has no item {item_id!r}")
-        row = release.rows[item_id]
-        (metadata,) = release.items.slice(row, 1).drop_columns([ID_FIELD]).to_pylist()
-        source: Literal["release", "delta"] = "release" if row < len(release.vectors_NV) else "delta"
-        return reply(schemas.ItemResponse(item_id=item_id, source=source, metadata=metadata, release=release.id))
+        return encode(response)
 
     async def user(self, request: Request) -> Response:
         """GET /v1/users/{id}: an unknown user has an empty history."""
-        user_id = _path_id(request, "user_id")
-        history = await self._confirmed("read", self.history.read(user_id))
+        user_id = path_id(request, "user_id")
+        history = await self._service.confirmed("read", self._service.history.read(user_id))
         return reply(describe(user_id, history))
 
     async def delete_user(self, request: Request) -> Response:
         """DELETE /v1/users/{id}."""
-        user_id = _path_id(request, "user_id")
-        count = await self._confirmed("delete", self.history.delete(user_id))
+        user_id = path_id(request, "user_id")
+        count = await self._service.confirmed("delete", self._service.history.delete(user_id))
         return reply(schemas.DeletedResponse(user_id=user_id, deleted_events=count))
 
-    async def live(self, _: Request) -> Response:
+    async def live(self, request: Request) -> Response:
         """GET /livez: 503 when the engine is stuck and the process should be restarted; a busy engine is alive."""
-        if trouble := self.engine.trouble(self.settings.heartbeat_limit_s):
+        if trouble := self._service.engine.trouble(self._service.settings.heartbeat_limit_s):
             raise ApiError("not_ready", trouble)
-        age_s = round(self.engine.heartbeat_age_s, 3)
-        return reply(schemas.HealthResponse(status="ok", release=self.release.id, heartbeat_age_s=age_s))
+        if not request.scope["state"]["private"]:
+            return reply(schemas.HealthResponse(status="ok"))
+        age_s = round(self._service.engine.heartbeat_age_s, 3)
+        return reply(schemas.HealthResponse(status="ok", release=self._service.release.id, heartbeat_age_s=age_s))
 
     async def ready(self, request: Request) -> Response:
         """GET /readyz: a server listens once its release is loaded, so what is left is the engine and a server that leaves."""
-        if self.leaving:
-            raise ApiError("not_ready", self.leaving)
+        if self._service.leaving:
+            raise ApiError("not_ready", self._service.leaving)
         return await self.live(request)
 
     async def exposition(self, _: Request) -> Response:
         """GET /metrics."""
-        return Response(generate_latest(self.metrics.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(generate_latest(self._service.metrics.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def home(self, _: Request) -> Response:
         """GET /."""
         return RedirectResponse("/docs")
 
-    async def restore(self) -> None:
-        """Serve what was changed before this start."""
-        if self.changes:
-            await self.changes.settle(self.release)
-            self.release, *others = [await self.with_changes(release) for release in (self.release, *self.others.values())]
-            self.others = {release.id: release for release in others}
-
-    async def rank(self, release: LoadedRelease, one: Asked, deadline_s: float) -> Ranking:
-        """An answer, uncounted; ApiError when there is none."""
-        batched, cost = Batched(self._recommend_many, release), cost_of(release, one, self._queued)
-        self._queued[one.key] += 1
-        try:
-            return await self.engine.submit_to(batched, one, cost, deadline_s)  # type: ignore[no-any-return]
-        finally:
-            self._queued[one.key] -= 1
-            if not self._queued[one.key]:
-                del self._queued[one.key]
-
-    async def with_changes(self, release: LoadedRelease) -> LoadedRelease:
-        """A release that was just loaded, with the day's changes; so long as it may be served, `changes` must be kept still."""
-        stored = await self.changes.stored(release) if self.changes else {}
-        return await asyncio.to_thread(caught_up, release, stored) if stored else release
-
-    @property
-    def num_changed(self) -> tuple[int, int]:
-        """Items put and items deleted since the release was built."""
-        added = self.release.added
-        num_put = len(added.vectors_AV) if added else 0
-        return num_put, (len(added.changes) if added else 0) - num_put
-
-    def _changes(self) -> ItemChanges:
-        if self.changes is None:
-            raise ApiError(
-                "delta_off",
-                "this server has no file for item changes: start it with --delta sqlite:///FILE, or give the nightly job the "
-                "items. Servers that share their histories in Redis share no such file.",
-            )
-        return self.changes
-
-    async def _put(self, changes: ItemChanges, raw_items: list[msgspec.Raw]) -> list[schemas.Rejected]:
-        async with changes.one_at_a_time:
-            items, rows, rejected = await changes.judge(self.release.base, raw_items)
-            await self._change(changes, items, rows)
-        return rejected
-
-    async def _delete(self, changes: ItemChanges, item_ids: list[str]) -> None:
-        async with changes.one_at_a_time:
-            await self._change(changes, dict.fromkeys(item_ids), self.release.base.items.schema.empty_table())
-
-    async def _change(self, changes: ItemChanges, items: Changed, put: pa.Table) -> None:
-        """Embed, store, and only then serve, in every release that answers."""
-        if not items:
-            return
-        deadline_s = time.monotonic() + self.settings.request_timeout_s
-        result = await self._compute(partial(changes.apply, self.release, items, put), deadline_s)
-        others = {name: await self._compute(partial(caught_up, r, items), deadline_s) for name, r in self.others.items()}
-        await changes.write(items)
-        self.release, self.others = result, others
-
-    def _changed(self, method: str, num_asked: int, rejected: list[schemas.Rejected]) -> Response:
-        accepted = num_asked - len(rejected)
-        self.metrics.item_changes.labels(method, "accepted").inc(accepted)
-        self.metrics.item_changes.labels(method, "rejected").inc(len(rejected))
-        return reply(schemas.ItemsResponse(accepted=accepted, rejected=rejected))
-
-    async def _body(self, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
-        with self.metrics.stage("decode"):
-            return await read_json(request, decoder, self.settings)
-
-    def _deadline(self, started_s: float, timeout_ms: int | None) -> float:
-        return started_s + (timeout_ms / 1000 if timeout_ms else self.settings.request_timeout_s)
-
-    async def _stored(self, asked: schemas.AboutUser, deadline_s: float) -> tuple[UserHistory | None, list[str]]:
-        """What the store knows of the user, None when it was not asked or could not answer, and notes for `degraded`."""
-        if asked.user_id is None or asked.history_mode == "replace":
-            return None, []
-        if asked.strict:
-            return await self._confirmed("read", self.history.read(asked.user_id), deadline_s), []
-        try:
-            async with self._stage("history", deadline_s):
-                return await self.history.read(asked.user_id), []
-        except HistoryUnavailable as error:
-            self.metrics.history_errors.labels("read", error.reason).inc()
-            return None, [HISTORY_UNAVAILABLE]
-
-    async def _confirmed(self, op: str, call: Awaitable[T], deadline_s: float | None = None) -> T:
-        """The result of a call of the history store, without which there is no answer."""
-        try:
-            async with self._stage("history", deadline_s or self._deadline(time.monotonic(), None)):
-                return await call
-        except HistoryUnavailable as error:
-            self.metrics.history_errors.labels(op, error.reason).inc()
-            message = f"the history store did not confirm ({error.reason}); send it again, events under the same event_id"
-            raise ApiError("history_unavailable", message) from error
-
-    async def _compute(self, work: Callable[[], T], deadline_s: float) -> T:
-        return await self._engine(self.engine.submit(work, deadline_s), deadline_s)
-
-    async def _engine(self, call: Awaitable[T], deadline_s: float) -> T:
-        try:
-            async with self._stage("engine", deadline_s):
-                return await call
-        except ApiError as error:
-            if error.code == "overloaded":
-                self.metrics.rejected.labels("queue_full").inc()
-            raise
-
-    @asynccontextmanager
-    async def _stage(self, name: str, deadline_s: float) -> AsyncIterator[None]:
-        """Time a stage and end it at the deadline."""
-        with self.metrics.stage(name):
-            try:
-                async with asyncio.timeout(max(deadline_s - time.monotonic(), 0)):
-                    yield
-            except TimeoutError:
-                self.metrics.late.labels(name).inc()
-                raise ApiError("deadline_exceeded", f"the request's time was over during: {name}") from None
-
     def _encode(self, response: msgspec.Struct) -> Response:
-        with self.metrics.stage("encode"):
+        with self._service.metrics.stage("encode"):
             return reply(response)
-
-    def _count(self, degraded: list[str], num_unknown: int, has_items: bool) -> None:
-        self.metrics.unknown_items.inc(num_unknown)
-        self.metrics.empty.inc(not has_items)
-        for reason in degraded:
-            self.metrics.degraded.labels(reason).inc()
 
 
 def judge(raw_events: list[msgspec.Raw], now_ms: int) -> tuple[list[StoredEvent], list[schemas.Rejected]]:
@@ -387,8 +198,11 @@ def judge(raw_events: list[msgspec.Raw], now_ms: int) -> tuple[list[StoredEvent]
             event = decode(raw, _event)
             if event.user_id is None:
                 raise ApiError("invalid_request", "Object missing required field `user_id`", "user_id")
+            schemas.check_texts(event)
             if event.time_ms > now_ms + CLOCK_SKEW_MS:
                 raise ApiError("invalid_request", "timestamp: lies more than a day in the future", "timestamp")
+        except ValueError as error:
+            rejected.append(schemas.Rejected(index=index, reason=str(error)))
         except ApiError as error:
             where = f" (field {error.field})" if error.field else ""
             rejected.append(schemas.Rejected(index=index, reason=error.message + where))
@@ -397,15 +211,6 @@ def judge(raw_events: list[msgspec.Raw], now_ms: int) -> tuple[list[StoredEvent]
             stored = to_stored(event, event.user_id)
             good.append(stored if stored.time_ms <= now_ms else msgspec.structs.replace(stored, time_ms=now_ms))
     return good, rejected
-
-
-def _path_id(request: Request, name: str) -> str:
-    value: str = request.path_params[name]
-    try:
-        schemas.check_id(value)
-    except ValueError as error:
-        raise ApiError("invalid_request", str(error), name) from error
-    return value
 
 
 def _moment(asked: schemas.AboutUser) -> int:

@@ -5,7 +5,8 @@ Unknown fields are refused: a misspelt `exclude_sen` must not silently change an
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from functools import cache
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -17,7 +18,6 @@ LATEST = datetime.fromtimestamp(LATEST_MS / 1000, UTC)
 MAX_RESULTS = 500
 MAX_EVENTS = 1024
 MAX_LISTED_IDS = 10_000
-MAX_CHANGES = 1000
 MAX_PROMOTIONS = 10  # each is one more search
 MAX_EXPLAINED = 20
 MAX_FILTER_CHARACTERS = 1000
@@ -60,25 +60,59 @@ def check_id(value: str) -> None:
         raise ValueError("an id must not hold a NUL character")
 
 
-class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Checked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every request body checks once its types are right; a ValueError here starts with the field's name."""
 
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
+        check_texts(self)
+
+
+class _Named(NamedTuple):
+    """The fields of a type that its types alone do not check."""
+
+    ids: tuple[str, ...]
+    id_lists: tuple[str, ...]
+    moments: tuple[str, ...]
+
+
+@cache
+def _named(kind: type[msgspec.Struct]) -> _Named:
+    names = kind.__struct_fields__
+    return _Named(
+        tuple(n for n in names if n.endswith(("_id", "_type"))),
+        tuple(n for n in names if n.endswith(("_ids", "_types"))),
+        tuple(n for n in names if n.endswith("timestamp")),
+    )
+
+
+def check_texts(value: msgspec.Struct) -> None:
+    """ValueError that starts with the name of the field whose id or moment cannot be used."""
+    named = _named(type(value))
+    for name in named.ids:
+        _check_ids(name, (getattr(value, name),))
+    for name in named.id_lists:
+        _check_ids(name, getattr(value, name) or ())
+    for name in named.moments:
+        if not _is_plausible(getattr(value, name)):
+            raise ValueError(f"{name}: lies outside 1980 to 2100")
+
+
+def _check_ids(name: str, ids: Sequence[str | None]) -> None:
+    for one in ids:
+        if one is not None:
             try:
-                if name.endswith(("_id", "_type")) and value is not None:
-                    check_id(value)
-                elif name.endswith(("_ids", "_types")) and value is not None:
-                    for one in value:
-                        check_id(one)
-                elif isinstance(value, datetime) and not EARLIEST <= value <= LATEST:
-                    raise ValueError("lies outside 1980 to 2100")
+                check_id(one)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
 
 
-class Event(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
+def _is_plausible(moment: "datetime | int | None") -> bool:
+    return not isinstance(moment, datetime) or EARLIEST <= moment <= LATEST  # a number is checked by its type
+
+
+# Checked by whoever decodes it (`check_texts`), not when made: a call for each of fifty events would be a request's largest cost.
+# Nothing in it can refer back to it, so that the garbage collector need not look.
+class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """Something a user did. `properties` may hold the event features that the schema names."""
 
     event_type: Id
@@ -98,7 +132,7 @@ class Event(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return to_ms(self.timestamp)
 
 
-class AboutUser(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AboutUser(Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of whom a request speaks, known by stored history, inline events or both, and at which moment."""
 
     user_id: Id | None = None
@@ -112,10 +146,19 @@ class AboutUser(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for index, event in enumerate(self.events):
+            try:
+                check_texts(event)
+            except ValueError as error:
+                raise ValueError(f"events[{index}].{error}") from None
+        self.check_meaning()
+
+    def check_meaning(self) -> None:
+        """ValueError for fields that contradict each other."""
         if self.events and self.history_mode == "stored":
             raise ValueError("history_mode: `stored` reads no inline events; leave `events` out or choose append or replace")
         for index, event in enumerate(self.events):
-            if event.user_id not in (None, self.user_id):
+            if event.user_id is not None and event.user_id != self.user_id:
                 raise ValueError(f"events[{index}].user_id: inline events belong to the request's user_id")
 
 
@@ -144,8 +187,9 @@ class RecommendRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fiel
     page_token: Annotated[str, Meta(max_length=8192, description="`next_page_token` of the page before")] | None = None
     validate_only: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_meaning(self) -> None:
+        """ValueError for fields that contradict each other."""
+        super().check_meaning()
         if self.explain and self.num_results > MAX_EXPLAINED:
             raise ValueError(f"explain: at most {MAX_EXPLAINED} items are explained; ask for fewer in num_results")
         if self.promotions:
@@ -165,6 +209,23 @@ def check_promotions(promotions: Sequence[Promotion]) -> None:
             taken[promotion.position] = promotion.name
     if (total := round(sum(p.percent or 0 for p in promotions), 6)) > 100:
         raise ValueError(f"promotions: their percents add up to {total:g}, more than there are places")
+
+
+class PlainRecommendRequest(RecommendRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """RecommendRequest as decoded from a body that `is_plain`: its ids need no second look."""
+
+    def __post_init__(self) -> None:
+        for event in self.events:
+            if type(event.timestamp) is not int and not _is_plausible(event.timestamp):
+                super().__post_init__()  # says which
+        if not _is_plausible(self.timestamp):
+            super().__post_init__()
+        self.check_meaning()
+
+
+def is_plain(body: bytes) -> bool:
+    """Whether no text of a JSON body can hold NUL or have more bytes than characters: it is ASCII without escapes."""
+    return body.isascii() and b"\\u" not in body
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True):
@@ -258,46 +319,6 @@ class EventsResponse(msgspec.Struct, frozen=True, kw_only=True):
     rejected: list[Rejected]
 
 
-class PutItemsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Items to add or replace: `item_id`, and features by the schema's names; what is not given is missing."""
-
-    items: Annotated[list[Annotated[dict[str, Feature], Meta(max_length=256)]], Meta(max_length=MAX_CHANGES)]
-
-
-class PutItemsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """PutItemsRequest as decoded: each item is judged by itself."""
-
-    items: Annotated[list[msgspec.Raw], Meta(max_length=MAX_CHANGES)]
-
-
-class DeleteItemsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Items to take out; an id that the catalogue does not know is taken out of what the nightly job reads next."""
-
-    item_ids: Annotated[list[Id], Meta(max_length=MAX_CHANGES)]
-
-
-class DeleteItemsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """DeleteItemsRequest as decoded: each id is judged by itself."""
-
-    item_ids: Annotated[list[msgspec.Raw], Meta(max_length=MAX_CHANGES)]
-
-
-class ItemsResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """`accepted` changes are stored and served from the next request on."""
-
-    accepted: int
-    rejected: list[Rejected]
-
-
-class ItemResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """An item as it is served; `delta` when it was put after the release was built."""
-
-    item_id: str
-    source: Literal["release", "delta"]
-    metadata: dict[str, Any]
-    release: str
-
-
 class UserEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A stored event; `timestamp` in epoch milliseconds."""
 
@@ -339,51 +360,9 @@ class DeletedResponse(msgspec.Struct, frozen=True, kw_only=True):
     deleted_events: int
 
 
-class ReleaseEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One release of the store; `current` is what the pointer names, `problem` why it could not be read."""
-
-    id: str
-    current: bool
-    bundle: str | None = None
-    vector_space_id: str | None = None
-    items: int | None = None
-    problem: str | None = None
-
-
-class ReleasesResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The releases of the store, oldest first, the one that answers, and what this server made of the others."""
-
-    serving: str
-    previous: str | None  # still in memory, so that going back to it is instant
-    canary: str | None  # on trial with a share of the requests
-    quarantined: dict[str, str]  # not served, and why, until the pointer moves
-    releases: list[ReleaseEntry]
-
-
-class ActivateRequest(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The release that every server of the store is to serve."""
-
-    release: Id
-
-
-class PointerResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The pointer that was written; servers follow it once they have looked, and if they can load the release."""
-
-    sequence: int
-    release: str
-    previous: str | None
-
-
-class RefreshResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a look at the pointer, and the release that answers now."""
-
-    outcome: Literal["unchanged", "swapped", "trial", "refused", "unavailable"]
-    serving: str
-
-
 class HealthResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """State of the process."""
+    """State of the process; where there is an admin port, the details are told on it alone."""
 
     status: Literal["ok"]
-    release: str
-    heartbeat_age_s: float
+    release: str | None = None
+    heartbeat_age_s: float | None = None

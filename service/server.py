@@ -9,7 +9,7 @@ from types import FrameType
 import uvicorn
 
 from service.errors import ApiError
-from service.routes import Service
+from service.service import Service
 from service.supervisor import Promise
 
 LEAVING = "this server is about to end; ask another"

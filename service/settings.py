@@ -4,7 +4,7 @@ import ipaddress
 import os
 from pathlib import Path
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -23,11 +23,18 @@ class Settings(BaseSettings):
     history: str = "sqlite:///history.db"  # sqlite:///relative, sqlite:////absolute, redis://..., rediss://...
     delta: str | None = None  # sqlite:///FILE; None is delta.db beside the histories of an SQLite file, else no /v1/items
     max_delta_items: int = Field(default=10_000, ge=1)  # scanned with every request; a change copies them
+    keys: Path | None = None  # API keys; without them everyone who can reach the port may call everything
     insecure: bool = False
+    admin_host: str = "127.0.0.1"
+    admin_port: int | None = Field(default=None, ge=0, le=65535)  # None serves everything on one port
     workers: int = Field(default=1, ge=1, le=256)  # processes that share the port
     torch_threads: int = Field(default_factory=lambda given: share_of_cores(given["workers"]), ge=1)  # of each process
     max_body_bytes: int = Field(default=256 * 1024, ge=1)  # 1,024 inline events of usual size
     body_timeout_s: float = Field(default=10.0, gt=0)
+    client_timeout_s: float = Field(default=10.0, gt=0)  # to send the head of a request, and to take what is written to it
+    log_sample_rate: float = Field(default=0.01, ge=0, le=1)  # a busy server would write more log than answers
+    log_hash_key: SecretStr | None = None  # None draws one at the start: hashes of two processes then differ
+    otlp: str | None = None  # http(s)://HOST:PORT/v1/traces
     request_timeout_s: float = Field(default=10.0, gt=0)  # when the request itself names no timeout_ms
     max_queued: int = Field(default=1024, ge=1)
     max_wait_s: float = Field(default=1.0, gt=0)  # a request that would wait longer for the engine is refused at once
@@ -55,10 +62,12 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _keep_to_loopback(self) -> "Settings":
-        if not self.insecure and not is_loopback(self.host):
+        hosts = [self.host, *([] if self.admin_port is None else [self.admin_host])]
+        if not self.insecure and not self.keys and (reachable := [host for host in hosts if not is_loopback(host)]):
             raise ValueError(
-                f"refusing to listen on {self.host}: anyone who can reach it could read and delete histories, and API keys "
-                f"are not built yet. Listen on 127.0.0.1 behind a gateway that checks callers, or add --insecure."
+                f"refusing to listen on {reachable[0]}: anyone who can reach it could read and delete histories. Give API keys "
+                f"(--keys FILE; `twotower keys new` makes them), listen on 127.0.0.1 behind a gateway that checks callers, "
+                f"or add --insecure."
             )
         return self
 

@@ -4,7 +4,7 @@ import asyncio
 import math
 from time import perf_counter
 
-from service.routes import Service
+from service.service import Service
 from service.variants import CANARY, CURRENT, Copy, overlap
 from twotower.progress import say
 

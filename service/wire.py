@@ -1,72 +1,81 @@
-"""Bytes in, bytes out: bodies with limits, errors in one shape, request ids and request metrics. No business here."""
+"""Bytes in, bytes out: bodies with limits, errors in one shape, request ids. No business here."""
 
 import asyncio
+import os
 import re
-import uuid
-from collections.abc import Callable
-from time import perf_counter
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive
 
-from service.errors import RETRY_AFTER_S, ApiError, Code, ErrorBody, ErrorDetail
-from service.metrics import Metrics
+from service.errors import ApiError, ErrorBody, ErrorDetail
+from service.schemas import check_id
 from service.settings import Settings
 
 T = TypeVar("T")
+Headers = Mapping[bytes, bytes]  # names in lower case; of one that is sent twice the last
 
 INTERNAL_ERROR = "the server failed; the request id finds the reason in its log"
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+JSON = b"application/json"
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 _PATH = re.compile(r" - at `\$\.?(.*?)`$")
 _QUOTED_FIELD = re.compile(r"field `(.+?)`")
 _OWN_FIELD = re.compile(r"^([a-z_\[\].0-9]+): ")
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _encoder = msgspec.json.Encoder()
+encode = _encoder.encode
 
 
 def reply(body: msgspec.Struct, status: int = 200) -> Response:
     """A JSON answer."""
-    return Response(_encoder.encode(body), status, media_type="application/json")
+    return Response(encode(body), status, media_type="application/json")
 
 
 async def read_json(request: Request, decoder: msgspec.json.Decoder[T], settings: Settings) -> T:
     """The body, decoded; ApiError says what is wrong and where."""
-    return decode(await read_body(request, settings), decoder)
+    return decode(await read_body(request.receive, dict(request.scope["headers"]), settings), decoder)
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
+async def read_body(receive: Receive, headers: Headers, settings: Settings) -> bytes:
     """The body, never more than the limit of it in memory; ApiError for one too large, too slow or not plain JSON."""
-    check_media_type(request)
-    declared = request.headers.get("content-length", "")
+    check_media_type(headers)
+    if declared_length(headers) > settings.max_body_bytes:
+        raise _too_large(settings)
     body = bytearray()
     try:
         async with asyncio.timeout(settings.body_timeout_s):
-            if declared.isdecimal() and len(declared) < 19 and int(declared) > settings.max_body_bytes:
-                raise _too_large(settings)
-            async for chunk in request.stream():
-                body += chunk
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise TimeoutError
+                body += message.get("body", b"")
                 if len(body) > settings.max_body_bytes:
                     raise _too_large(settings)
-    except (TimeoutError, ClientDisconnect):
+                if not message.get("more_body", False):
+                    return bytes(body)
+    except TimeoutError:
         raise ApiError("slow_body", f"the body did not arrive within {settings.body_timeout_s:g} s") from None
-    return bytes(body)
+
+
+def declared_length(headers: Headers) -> int:
+    """Content-Length; 0 where there is none, for a body may also come in chunks."""
+    value = headers.get(b"content-length", b"")
+    return int(value) if value.isdigit() and len(value) < 19 else 0
 
 
 def _too_large(settings: Settings) -> ApiError:
     return ApiError("body_too_large", f"a body has at most {settings.max_body_bytes:,} bytes; send several")
 
 
-def check_media_type(request: Request) -> None:
+def check_media_type(headers: Headers) -> None:
     """ApiError unless the body is uncompressed JSON: a small compressed body could unpack to any size."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    kind = headers.get(b"content-type", b"")
+    if kind != JSON and kind.partition(b";")[0].strip().lower() != JSON:
         raise ApiError("unsupported_media_type", "send the body as Content-Type: application/json")
-    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+    if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise ApiError("unsupported_media_type", "send the body uncompressed, without Content-Encoding")
 
 
@@ -89,61 +98,43 @@ def explain(message: str) -> tuple[str, str | None]:
     return text, ".".join(part for part in (path, named[1] if named else "") if part) or None
 
 
+def path_id(request: Request, name: str) -> str:
+    """An id that is the last part of the path; ApiError for one that cannot be."""
+    value: str = request.path_params[name]
+    try:
+        check_id(value)
+    except ValueError as error:
+        raise ApiError("invalid_request", str(error), name) from error
+    return value
+
+
 def refuse(request: Request, error: Exception) -> Response:
-    """Any error as the client sees it. What we did not foresee is a bug: its text stays in our log."""
-    match error:
-        case ApiError():
-            api_error = error
-        case HTTPException(status_code=404):
-            api_error = ApiError("not_found", f"there is no {request.url.path}; see /docs")
-        case HTTPException(status_code=405):
-            api_error = ApiError("method_not_allowed", f"{request.url.path} does not answer to {request.method}; see /docs")
-        case _:
-            api_error = ApiError("internal", INTERNAL_ERROR)
-    return refusal(api_error.code, api_error, request.scope.get("state", {}).get("request_id", ""))
+    """Any error of a route as the client sees it."""
+    if isinstance(error, HTTPException):  # the front has matched method and path, so that Starlette finds nothing to refuse
+        error = ApiError("not_found", f"there is no {request.url.path}; see /docs")
+    status, headers, body = refusal(error, request.scope.get("state", {}).get("request_id", ""))
+    return Response(body, status, headers)
 
 
-def refusal(code: Code, error: ApiError, request_id: str) -> Response:
-    """The answer to a refused request."""
-    detail = ErrorDetail(code=code, message=error.message, request_id=request_id, field=error.field)
-    response = reply(ErrorBody(detail), error.status)
-    if error.status == 503:
-        response.headers["Retry-After"] = str(RETRY_AFTER_S)
-    return response
+def refusal(error: Exception, request_id: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body for an error. What we did not foresee is a bug: its text stays in our log."""
+    if not isinstance(error, ApiError):
+        error = ApiError("internal", INTERNAL_ERROR)
+    headers = {"content-type": "application/json"}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    detail = ErrorDetail(code=error.code, message=error.message, request_id=request_id, field=error.field)
+    return error.status, headers, encode(ErrorBody(detail))
 
 
-class RequestScope:
-    """Pure ASGI around the whole app: gives each request an id and measures it."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics, label: Callable[[Any], str]) -> None:
-        self.app, self.metrics, self.label = app, metrics, label
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        request_id = request_id_of(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
-        status, started = 500, perf_counter()
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-            await send(message)
-
-        with self.metrics.in_flight.track_inprogress():
-            try:
-                await self.app(scope, receive, send_with_id)
-            finally:
-                method = scope["method"] if scope["method"] in _METHODS else "other"
-                duration = self.metrics.requests.labels(method, self.label(scope.get("endpoint")), status)
-                duration.observe(perf_counter() - started)
-
-
-def request_id_of(scope: Scope) -> str:
+def request_id_of(headers: Headers) -> str:
     """The caller's X-Request-ID when it is harmless in a log, else a fresh one."""
-    given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    given = headers.get(b"x-request-id", b"")
+    return given.decode() if _REQUEST_ID.fullmatch(given) else fresh_id()
+
+
+def fresh_id() -> str:
+    """32 random hexadecimal digits."""
+    return os.urandom(16).hex()

@@ -31,6 +31,7 @@ COMMANDS = {
     "embed": Command("embedder_cache.command:main", "bundle and items -> release, published in a store"),
     "releases": Command("embedder_cache.releases_command:main", "list, verify, activate or roll back the releases of a store"),
     "serve": Command("service.command:main", "answer /v1/recommend from a store's current release"),
+    "keys": Command("service.keys_command:main", "`keys new`: make an API key for the server"),
     "demo": Command("twotower.demo:main", "all of the above on real purchases, in minutes"),
     "doctor": Command("twotower.doctor:main", "what works on this machine, and what to do about the rest"),
 }

@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import httpx
 import pyarrow.parquet as pq
 import pytest
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from embedder_cache.build import build_release
@@ -26,8 +27,8 @@ from service.index import LoadedRelease, load_release, open_release
 from service.metrics import Metrics
 from service.ranker import Asked, recommend_many
 from service.recommender import Ranking
-from service.routes import Service
 from service.schemas import RecommendRequest
+from service.service import Service
 from service.settings import Settings
 from service.source import Source, pinned_releases
 from service.user_state import Keeping
@@ -126,10 +127,11 @@ class Client:
         self, settings: Settings, release: LoadedRelease, history: HistoryStore, delta: DeltaStore | None = None
     ) -> None:
         self.history = history
-        self.app = build_app(settings, release, history, Metrics(CollectorRegistry()), delta)
+        self.front = build_app(settings, release, history, Metrics(CollectorRegistry()), delta)
+        self.app = cast(FastAPI, self.front.app)
         self._runner = asyncio.Runner()
         self._lifespan: AbstractAsyncContextManager[Any] = self.app.router.lifespan_context(self.app)
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://shop")
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.front), base_url="http://shop")
 
     def __enter__(self) -> "Client":
         self.run(self._lifespan.__aenter__())

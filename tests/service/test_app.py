@@ -1,6 +1,8 @@
 import asyncio
+from typing import cast
 
 import httpx
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from service.app import build_app
@@ -19,16 +21,19 @@ class BrokenHistory(MemoryHistory):
 
 
 def test_a_bug_is_a_500_that_tells_nothing_but_its_request_id(settings: Settings, release: LoadedRelease) -> None:
-    async def call() -> httpx.Response:
-        app = build_app(settings, release, BrokenHistory(), Metrics(CollectorRegistry()))
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async def call() -> list[httpx.Response]:
+        front = build_app(settings, release, BrokenHistory(), Metrics(CollectorRegistry()))
+        app = cast(FastAPI, front.app)
+        transport = httpx.ASGITransport(front, raise_app_exceptions=False)
         async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://shop") as http:
-            return await http.post("/v1/recommend", json={"user_id": "ann"}, headers={"x-request-id": "mine"})
+            headers = {"x-request-id": "mine"}
+            hot = await http.post("/v1/recommend", json={"user_id": "ann"}, headers=headers)
+            return [hot, await http.get("/v1/users/ann", headers=headers)]
 
-    response = asyncio.run(call())
-    error = response.json()["error"]
-    assert (response.status_code, error["code"], error["request_id"]) == (500, "internal", "mine")
-    assert "secret" not in response.text
+    for response in asyncio.run(call()):
+        error = response.json()["error"]
+        assert (response.status_code, error["code"], error["request_id"]) == (500, "internal", "mine")
+        assert "secret" not in response.text
 
 
 def test_two_apps_in_one_process_share_nothing(settings: Settings, release: LoadedRelease) -> None:
@@ -40,5 +45,6 @@ def test_two_apps_in_one_process_share_nothing(settings: Settings, release: Load
 
 def test_every_route_is_a_coroutine_so_that_none_waits_for_a_thread(client: Client) -> None:
     endpoints = [route.endpoint for route in client.app.router.routes if hasattr(route, "endpoint")]
+    endpoints += [route.hot for route in client.front.table.routes if route.hot]
     assert len(endpoints) > 10
     assert all(asyncio.iscoroutinefunction(e) for e in endpoints)

@@ -1,5 +1,6 @@
 """The command as its users run it: processes, sockets, signals."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from tests.service.conftest import TwoReleases
 from twotower.bundle import load_bundle
-from twotower.errors import EnvironmentProblem, IntegrityError, StoreError
+from twotower.errors import DataError, EnvironmentProblem, IntegrityError, StoreError
 from twotower.release import VECTORS, open_store, release_path, roll_back
 from twotower.signature import load_signer, make_keys
 
@@ -57,7 +58,9 @@ def test_it_says_where_it_listens_answers_and_ends_cleanly_on_a_signal(tiny_stor
         process.send_signal(number)
         assert process.wait(timeout=20) == 0
         assert process.stdout is not None
-        assert process.stdout.read() == ""
+        logged = [json.loads(line) for line in process.stdout.read().splitlines()]
+        assert {line["logger"] for line in logged} <= {"twotower.settings", "twotower.requests"}  # nothing went wrong
+        assert logged[0]["settings"]["host"] == "127.0.0.1"
 
 
 def test_a_release_is_served_from_a_bucket_when_the_right_key_signed_it(
@@ -220,3 +223,24 @@ def test_an_option_of_a_redis_url_that_there_is_not_is_refused() -> None:
 def test_a_port_that_is_no_number_is_refused() -> None:
     with pytest.raises(SystemExit):
         main(["--store", "x", "--port", "http"])
+
+
+def test_an_admin_port_of_its_own_answers_what_the_other_does_not(tiny_store: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        admin_port = free.getsockname()[1]
+    history = ("--history", f"sqlite:///{tmp_path / 'h.db'}")
+    with serving(tiny_store, *history, "--admin-port", str(admin_port)) as (process, line):
+        data, admin = line.split()[6], f"http://127.0.0.1:{admin_port}"
+        assert [httpx.get(f"{at}/metrics").status_code for at in (data, admin)] == [404, 200]
+        assert [httpx.get(f"{at}/livez").json()["release"] is None for at in (data, admin)] == [True, False]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+
+
+def test_keys_that_cannot_be_used_are_refused_before_the_server_listens(tiny_store: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text("keys = []")
+    history = ("--history", f"sqlite:///{tmp_path / 'h.db'}")
+    with pytest.raises(DataError, match="API keys"):
+        main(["--store", str(tiny_store), "--port", "0", "--keys", str(keys), *history])

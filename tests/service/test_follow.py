@@ -13,6 +13,7 @@ import pytest
 
 from service.errors import ApiError
 from service.follow import reason_of
+from service.item_routes import ItemRoutes
 from service.variants import CANARY, Arm, CanaryPlan, Plan
 from tests.service.conftest import Following, TwoReleases
 from twotower.delta import DeltaStore
@@ -141,14 +142,14 @@ def test_changed_items_are_served_by_the_next_release_too(two: TwoReleases, foll
     gone = follow(two.store, two.second).answer()[2][0]
     changes = server.service.changes
     assert changes is not None
-    server.run(server.service._put(changes, [msgspec.Raw(b'{"item_id": "new", "title": "olives"}')]))
-    server.run(server.service._delete(changes, [gone]))
+    server.run(ItemRoutes(server.service).put_all(changes, [msgspec.Raw(b'{"item_id": "new", "title": "olives"}')]))
+    server.run(ItemRoutes(server.service).delete_all(changes, [gone]))
     assert server.look() == "swapped"
     _, _, items = server.answer(num_results=500)
     assert "new" in items
     assert gone not in items
     assert len(items) == 200
-    server.run(server.service._delete(changes, ["new"]))
+    server.run(ItemRoutes(server.service).delete_all(changes, ["new"]))
     assert "new" not in server.answer(num_results=500)[2]
     roll_back(open_store(two.store), None)
     assert server.look() == "swapped"
@@ -164,7 +165,7 @@ def test_an_item_that_is_put_while_releases_change_is_in_the_one_that_is_served(
 
     async def put_all(looked: "asyncio.Task[str]") -> int:
         for number in range(1000):
-            await server.service._put(changes, [msgspec.Raw(f'{{"item_id": "new-{number}"}}'.encode())])
+            await ItemRoutes(server.service).put_all(changes, [msgspec.Raw(f'{{"item_id": "new-{number}"}}'.encode())])
             if looked.done() and number > 10:
                 return number + 1
             await asyncio.sleep(0.02)

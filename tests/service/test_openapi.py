@@ -4,6 +4,11 @@ from typing import Any
 
 import msgspec
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
 
 from service.schemas import RecommendRequest, RecommendResponse
 from tests.service.conftest import Client
@@ -65,3 +70,25 @@ def test_limits_are_in_the_document(document: dict[str, Any]) -> None:
 def test_a_refusal_is_described_by_every_code_it_may_have(document: dict[str, Any]) -> None:
     responses = document["paths"]["/v1/recommend"]["post"]["responses"]
     assert responses["422"]["description"] == "invalid_request, page_expired"
+
+
+def test_every_route_keeps_to_the_document_whatever_it_is_sent(shared_client: Client) -> None:
+    """Generated requests, right and wrong by the document: every answer is of a status and a body that it names."""
+    schema = schemathesis.openapi.from_dict(shared_client.get("/openapi.json").json())
+    for found in schema.get_all_operations():
+        assert isinstance(found, Ok)
+        check_operation(shared_client, found.ok())
+
+
+def check_operation(client: Client, operation: Any) -> None:
+    @settings(max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy() | operation.as_strategy(GenerationMode.NEGATIVE))
+    def check(case: Any) -> None:
+        sent = case.as_transport_kwargs(base_url="http://shop")
+        body = {"content": msgspec.json.encode(sent["json"])} if sent.get("json") is not None else {}
+        headers = {"content-type": "application/json"} if body else {}
+        response = client.request(case.method, sent["url"], headers=headers, **body)
+        assert response.status_code < 500 or response.json()["error"]["code"] in ("delta_off", "deadline_exceeded")
+        case.validate_response(response, checks=[status_code_conformance, content_type_conformance, response_schema_conformance])
+
+    check()

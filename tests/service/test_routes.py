@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from service.history import UserHistory
 from service.index import LoadedRelease
 from service.redis_history import RedisHistory
-from service.routes import Service
+from service.service import Service
 from service.sqlite_history import SqliteHistory
 from tests.service.conftest import Client, UnreachableHistory
 
@@ -207,8 +207,8 @@ async def start(service: Service, gate: threading.Event) -> Any:
 
 
 def service_of(client: Client) -> Service:
-    owners = [getattr(getattr(route, "endpoint", None), "__self__", None) for route in client.app.router.routes]
-    return next(owner for owner in owners if isinstance(owner, Service))
+    service: Service = client.app.state.service
+    return service
 
 
 def test_more_requests_than_may_wait_are_refused_with_a_time_to_come_back(connect: Callable[..., Client]) -> None:

@@ -8,7 +8,8 @@ from service.schemas import Event, RecommendRequest, SimilarRequest, check_id, t
 
 
 def event(**fields: Any) -> Event:
-    return msgspec.convert({"event_type": "view", "timestamp": "2025-01-01T00:00:00Z"} | fields, Event)
+    body = {"events": [{"event_type": "view", "timestamp": "2025-01-01T00:00:00Z"} | fields]}
+    return msgspec.convert(body, RecommendRequest).events[0]
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,13 @@ def test_loopback_needs_no_permission(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
-def test_any_other_address_is_refused_unless_insecure(host: str) -> None:
+def test_any_other_address_is_refused_without_keys_unless_insecure(host: str) -> None:
     with pytest.raises(ValidationError, match="--insecure"):
         Settings(store=Path("store"), host=host)
+    with pytest.raises(ValidationError, match="keys"):
+        Settings(store=Path("store"), admin_host=host, admin_port=9000)
     assert Settings(store=Path("store"), host=host, insecure=True).host == host
+    assert Settings(store=Path("store"), host=host, admin_host=host, admin_port=1, keys=Path("keys.toml")).host == host
 
 
 @pytest.mark.parametrize(
