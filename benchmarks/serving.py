@@ -115,6 +115,7 @@ def append(material: Material) -> list[Row]:
         Row(metric="append_max_error", value=measured.max_error, unit="score", better="lower", must=1e-5),
         Row(metric="append_id_mismatches", value=measured.id_mismatches, unit="users", better="lower", must=0),
         Row(metric="append_speedup_per_page", value=by_page, unit="x, anchor moved", better="higher"),
+        Row(metric="offline_cpu_ms", value=measured.offline_ms, unit="ms", better="lower"),
         Row(metric="cold_cpu_ms", value=measured.cold_ms, unit="ms", better="lower"),
         Row(metric="append_cpu_ms", value=measured.append_ms, unit="ms", better="lower"),
     ]

@@ -3,31 +3,31 @@
 `python -m benchmarks.servers.direct append|visits STORE HISTORIES [CONNECTIONS]` prints one line of JSON. A process of its own,
 so that it can be kept on the core that servers get.
 
-N: items
+N: items, V: vector width, M: own items of one user
 """
 
 import asyncio
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import torch
 
 from benchmarks.servers.generator import NUM_QUESTIONS, WARM_S
-from loadtests.traffic import Json, Replay, read_histories
+from loadtests.traffic import MOMENT_MS, Json, Replay, read_histories
 from service.engine import Engine
 from service.history import StoredEvent, UserHistory
 from service.index import LoadedRelease, load_release
-from service.recommender import item_statistics_of, model_history, recommend, to_stored
+from service.recommender import Ranking, item_statistics_of, model_history, recommend, to_stored
 from service.schemas import Event, RecommendRequest
-from twotower.features import Floats
-from twotower.scoring import Queries, Request, answer
+from twotower.features import Floats, Ints
+from twotower.scoring import Request, answer
 from twotower.window import PAGE, WINDOW
 
 NUM_USERS = 24
@@ -39,10 +39,11 @@ SECONDS = 6.0
 class Appended(msgspec.Struct, frozen=True, kw_only=True):
     """One more event against everything anew; processor time of the model in milliseconds, medians."""
 
-    cold_ms: float
+    offline_ms: float  # by the code of the offline evaluation
+    cold_ms: float  # by the served path, of a user never met
     append_ms: float
     page_ms: float  # mean over 64 events in a row, the one that moves the anchor among them
-    max_error: float  # of any item's score
+    max_error: float  # of any item's score, against the offline evaluation
     id_mismatches: int  # users whose top 10 differ
 
 
@@ -52,75 +53,77 @@ class Visited(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_s: float
 
 
-class Answered(NamedTuple):
-    """Queries, what to hand in with the same user's next request, and the processor time it took."""
+class Scored(NamedTuple):
+    """What the model says of a request: what is searched for, and full scores of the user's own items."""
 
-    queries: Queries
-    state: Any
-    cpu_ms: float
-
-
-def rank(release: LoadedRelease, request: Request, state: Any) -> tuple[Queries, Any]:
-    """The served path from a request and what is remembered of its user (None: nothing) to queries and what to remember next."""
-    raise NotImplementedError("the model does not take remembered users yet: connect benchmarks.servers.direct.rank to it")
+    query_V: Floats
+    own_rows_M: Ints
+    own_scores_M: Floats
 
 
-def timed(release: LoadedRelease, request: Request, state: Any) -> Answered:
-    """`rank`, on the clock of this thread."""
-    started = time.thread_time()
-    queries, state = rank(release, request, state)
-    return Answered(queries, state, 1000 * (time.thread_time() - started))
+def model_work(release: LoadedRelease, user_id: str, history: UserHistory, now_ms: int) -> Callable[[], Scored]:
+    """The model's part of a request as it is served, to be run; what is remembered of a user makes that user's next one short."""
+    raise NotImplementedError("connect benchmarks.servers.direct.model_work to what remembers users")
 
 
 def measure_append(release: LoadedRelease, histories: Sequence[Sequence[StoredEvent]]) -> Appended:
-    """A 256-event history with its last event new, against the same without anything remembered, user by user."""
-    cold_ms, append_ms, page_ms, errors, mismatches = [], [], [], [], 0
-    for events in histories:
-        before, after = (request_of(release, events[:number]) for number in (WINDOW - 1, WINDOW))
-        cold = answered_cold(release, after)
-        for _ in range(ROUNDS):
-            cold_ms.append(answered_cold(release, after).cpu_ms)
-            state = timed(release, before, None).state
-            appended = timed(release, after, state)
-            append_ms.append(appended.cpu_ms)
-        errors.append(np.abs(scores(release, appended.queries) - scores(release, cold.queries)).max())
-        mismatches += top(release, appended.queries) != top(release, cold.queries)
-        state = timed(release, before, None).state
-        for number in range(WINDOW, WINDOW + PAGE):
-            one = timed(release, request_of(release, events[:number]), state)
-            state = one.state
-            page_ms.append(one.cpu_ms)
+    """A 256-event history with its last event new, against the same history of a user never met; household by household."""
+    offline_ms, cold_ms, append_ms, page_ms, errors, mismatches = [], [], [], [], list[float](), 0
+    for household, events in enumerate(histories):
+        before = UserHistory().extended(events[: WINDOW - 1])
+        history = before.extended([events[WINDOW - 1]])
+        for number in range(ROUNDS):
+            user_id = f"{household}-{number}"
+            offline_N, ms = offline(release, history)
+            offline_ms.append(ms)
+            cold_ms.append(served(release, f"{user_id}-cold", history)[1])
+            served(release, user_id, before)
+            scored, ms = served(release, user_id, history)
+            append_ms.append(ms)
+        appended_N = dense(release, scored)
+        errors.append(float(np.abs(appended_N - offline_N).max()))
+        mismatches += top(appended_N) != top(offline_N)
+        for event in events[WINDOW : WINDOW + PAGE]:
+            history = history.extended([event])
+            page_ms.append(served(release, user_id, history)[1])
     return Appended(
+        offline_ms=float(np.median(offline_ms)),
         cold_ms=float(np.median(cold_ms)),
         append_ms=float(np.median(append_ms)),
         page_ms=float(np.mean(page_ms)),
-        max_error=float(max(errors)),
+        max_error=max(errors),
         id_mismatches=mismatches,
     )
 
 
-def answered_cold(release: LoadedRelease, request: Request) -> Answered:
-    """The model asked as the offline evaluation asks it."""
+def served(release: LoadedRelease, user_id: str, history: UserHistory) -> tuple[Scored, float]:
+    """What the served path says a second after a history's last event, and the milliseconds of processor time it took."""
+    work = model_work(release, user_id, history, history.events[-1].time_ms + MOMENT_MS)
+    started = time.thread_time()
+    return work(), 1000 * (time.thread_time() - started)
+
+
+def offline(release: LoadedRelease, history: UserHistory) -> tuple[Floats, float]:
+    """Scores [N] as the offline evaluation computes them, and the milliseconds of the model's part."""
+    own = {release.rows[item_id]: item for item_id, item in history.items.items()}
+    now_ms = history.events[-1].time_ms + MOMENT_MS
+    request = Request(model_history(release, history.window), item_statistics_of(own), now_ms)
     started = time.thread_time()
     queries = answer(release.towers.contextualizer, release.towers.config.model, release.vectors_NV, [request])
-    return Answered(queries, None, 1000 * (time.thread_time() - started))
+    ms = 1000 * (time.thread_time() - started)
+    return queries.dense_scores(release.vectors_NV)[0].numpy(), ms
 
 
-def request_of(release: LoadedRelease, events: Sequence[StoredEvent]) -> Request:
-    """The question a second after the last of the events."""
-    history = UserHistory().extended(events)
-    own = {release.rows[item_id]: item for item_id, item in history.items.items()}
-    return Request(model_history(release, history.window), item_statistics_of(own), events[-1].time_ms + 1000)
-
-
-def scores(release: LoadedRelease, queries: Queries) -> Floats:
+def dense(release: LoadedRelease, scored: Scored) -> Floats:
     """Scores of the whole catalogue, [N]."""
-    return queries.dense_scores(release.vectors_NV)[0].numpy()
+    scores_N = (release.vectors_NV @ torch.from_numpy(scored.query_V)).numpy()
+    scores_N[scored.own_rows_M] = scored.own_scores_M
+    return scores_N
 
 
-def top(release: LoadedRelease, queries: Queries) -> list[int]:
+def top(scores_N: Floats) -> list[int]:
     """Rows of the best items, best first."""
-    order: list[int] = np.argsort(-scores(release, queries), kind="stable")[:TOP].tolist()
+    order: list[int] = np.argsort(-scores_N, kind="stable")[:TOP].tolist()
     return order
 
 
@@ -145,15 +148,19 @@ async def measure_visits(release: LoadedRelease, histories: Path, connections: i
             for question in range(NUM_QUESTIONS):
                 if question:
                     history = history.extended(stored(replay.next_event()["events"], replay.user_id))
-                request = msgspec.convert(replay.question(), RecommendRequest)
-                assert isinstance(request.timestamp, int)
-                await engine.submit(partial(recommend, release, request, history, request.timestamp), math.inf)
+                await ask(engine, release, msgspec.convert(replay.question(), RecommendRequest), history)
                 asked += started <= now() <= stop
 
     engine.start()
     await asyncio.gather(*(visit_on(number) for number in range(connections)))
     engine.close()
     return Visited(requests_per_s=asked / SECONDS)
+
+
+async def ask(engine: Engine, release: LoadedRelease, request: RecommendRequest, history: UserHistory) -> Ranking:
+    """One question, as the route asks it once history and request are there."""
+    assert isinstance(request.timestamp, int)
+    return await engine.submit(partial(recommend, release, request, history, request.timestamp), math.inf)
 
 
 def main() -> None:

@@ -75,6 +75,7 @@ class Measured(msgspec.Struct, kw_only=True):
     num_failed: int = 0  # every other status, and lost connections
     num_mixed: int = 0  # answers that differ from an earlier one of the same release to the same question
     num_asked: int = 0  # questions, those before and after the counted time too
+    num_fresh: int = 0  # users left who never had an answer
     cpu_s: float = 0.0  # that the generator took
 
 
@@ -131,7 +132,7 @@ class Generator:
                     await self.closed(job, measured)
                 case Open():
                     await self.open(job, measured)
-        measured.cpu_s = time.process_time() - cpu_s
+        measured.num_fresh, measured.cpu_s = len(self.fresh), time.process_time() - cpu_s
         return measured
 
     async def tell(self, num_users: int) -> None:
@@ -150,7 +151,7 @@ class Generator:
 
     async def closed(self, job: Closed, measured: Measured) -> None:
         """Run the connections until the time is up, or until there is no fresh user any more."""
-        now = asyncio.get_running_loop().time
+        now = time.perf_counter  # uvloop's own clock counts whole milliseconds
         started, stop = now() + WARM_S, now() + WARM_S + job.seconds
 
         async def ask(connection: Connection, question: Question) -> None:
@@ -182,29 +183,29 @@ class Generator:
 
     async def open(self, job: Open, measured: Measured) -> None:
         """Send each question when it is due, over whichever connection is free, until the time or the fresh users are over."""
-        loop, rng, idle, num_waiting = asyncio.get_running_loop(), random.Random(0), list[Connection](), 0
+        now, rng, idle, num_waiting = time.perf_counter, random.Random(0), list[Connection](), 0
         more = {} if job.timeout_ms is None else {"timeout_ms": job.timeout_ms}
 
         async def ask(question: Question, due: float) -> None:
             nonlocal num_waiting
             num_waiting += 1
-            connection, sent = idle.pop() if idle else Connection(self.port), loop.time()
+            connection, sent = idle.pop() if idle else Connection(self.port), now()
             measured.late_ms.append(1000 * (sent - due))
             reply = await connection.post(RECOMMEND, question.body)
-            self._count(measured, question, reply, 1000 * (loop.time() - due), 1000 * (loop.time() - sent))
+            self._count(measured, question, reply, 1000 * (now() - due), 1000 * (now() - sent))
             idle.append(connection)
             num_waiting -= 1
 
-        due = started = loop.time()
+        due = started = now()
         async with asyncio.TaskGroup() as tasks:
             while (due := due + rng.expovariate(job.rate)) < started + job.seconds and self._has_more(job.work):
-                await asyncio.sleep(max(due - loop.time(), 0))
+                await asyncio.sleep(max(due - now(), 0))
                 measured.num_asked += 1
                 if num_waiting < MOST_CONNECTIONS:
                     tasks.create_task(ask(self._next(job.work, more), due))
                 else:
                     measured.num_failed += 1
-        measured.seconds = loop.time() - started
+        measured.seconds = now() - started
         for connection in idle:
             connection.close()
 

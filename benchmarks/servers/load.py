@@ -50,13 +50,14 @@ class Load:
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit("the load generator failed; its reason is above")
-        return msgspec.json.decode(line, type=Measured)
+        measured = msgspec.json.decode(line, type=Measured)
+        self.num_fresh = measured.num_fresh
+        return measured
 
     def ensure_fresh(self, num_users: int) -> None:
         """Have the server know at least so many users who never asked."""
         if (missing := num_users - self.num_fresh) > 0:
             self.run(Tell(num_users=missing))
-            self.num_fresh = num_users
 
     def probe(self, work: Work, connections: int, expected_per_s: float) -> Probe:
         """Run a closed loop, with as many users as `expected_per_s` questions need."""
@@ -65,8 +66,6 @@ class Load:
             self.ensure_fresh(connections + math.ceil(SPARE * PROBE_S * expected_per_s / questions))
         cpu_s = self.server.cpu_s
         measured = self.run(Closed(work=work, connections=connections, seconds=PROBE_S))
-        if work != "inline":
-            self.num_fresh = max(0, self.num_fresh - math.ceil(measured.num_asked / questions))
         return probe_of(measured, connections, self.server.cpu_s - cpu_s)
 
 
