@@ -1,9 +1,10 @@
 """The competitor of rps_vs_litserve: the same model under LitServe, which batches requests in a worker process.
 
 Its own mechanism as its documentation shows it: one API process, one worker, batches of at most MAX_BATCH that wait
-BATCH_TIMEOUT_S for company (tried: 2 to 16 requests, 1 to 10 ms; larger batches break the limit on the p99, and without
-a timeout the worker spins on the core that both share). Histories lie in an SQLite file that promises nothing after a crash: the
-API process writes it, the worker reads what it has not read yet and keeps users encoded. Runs in an environment of its own, which
+BATCH_TIMEOUT_S for company. Tried: 2 to 16 requests and 2 to 10 ms; on one core a larger batch costs nearly as much per request,
+so that none bears a second connection within the limit on the p99, and the least waiting wins. No waiting at all makes the
+worker spin on the core that it shares with the API. Histories lie in an SQLite file that promises nothing after a crash: the API
+process writes it, the worker reads what it has not read yet and keeps users encoded. Runs in an environment of its own, which
 `benchmarks.peers.environment` makes of litserve.txt.
 
 `python -m benchmarks.servers.batching_litserve STORE PORT FILE`

@@ -68,7 +68,7 @@ Job = Tell | Closed | Open
 class Measured(msgspec.Struct, kw_only=True):
     """What a job saw. Times are of questions, in milliseconds; an open loop counts an answer's from when it was due."""
 
-    seconds: float = 0.0  # in which the answers below came
+    seconds: float = 0.0  # in which the answers below came; of an open loop, in which they were asked for
     answered_ms: list[float] = []
     refused_ms: list[float] = []  # status 429, 503 or 504; from when the request was sent
     late_ms: list[float] = []  # of an open loop: how long after it was due a request was sent
@@ -205,7 +205,7 @@ class Generator:
                     tasks.create_task(ask(self._next(job.work, more), due))
                 else:
                     measured.num_failed += 1
-        measured.seconds = now() - started
+            measured.seconds = now() - started
         for connection in idle:
             connection.close()
 
