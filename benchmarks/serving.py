@@ -175,6 +175,7 @@ def overloaded(measured: Measured, capacity_per_s: float) -> list[Row]:
         Row(metric="overload_goodput", value=goodput, unit="of capacity", better="higher", must=0.9),
         Row(metric="overload_reject_p99_ms", value=refusal_ms, unit="ms", better="lower", must=5.0),
         Row(metric="overload_offered", value=measured.num_asked / measured.seconds / capacity_per_s, unit="x", better="higher"),
+        Row(metric="overload_s", value=measured.seconds, unit="s", better="higher", must=0.9 * OVERLOAD_S),
         Row(metric="overload_late_answers", value=len(measured.answered_ms) - in_time, unit="", better="lower"),
         Row(metric="overload_failed", value=measured.num_failed, unit="", better="lower", must=0),
         Row(metric="overload_generator_late_p99_ms", value=quantile(measured.late_ms, 0.99), unit="ms", better="lower"),
