@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -159,7 +160,7 @@ def compared(systems: dict[str, Capacities], engine_per_s: float) -> list[Row]:
 def overload(material: Material) -> list[Row]:
     """Ten times what it can bear, whether it answers or not; every answer is to a user it has not met."""
     with ours(material) as load:
-        bears = capacity(lambda connections, expected: load.probe("strangers", connections, expected)).requests_per_s
+        bears = capacity(partial(load.probe, "strangers")).requests_per_s
         rate = OVERLOAD * bears
         load.ensure_fresh(int(SPARE * bears * OVERLOAD_S + rate * PATIENCE_MS / 1000))
         measured = load.run(Open(work="strangers", rate=rate, seconds=OVERLOAD_S, timeout_ms=TIMEOUT_MS))
@@ -245,11 +246,7 @@ def competitor(material: Material, python: str | Path, module: str) -> Iterator[
 
 def capacities(load: Load) -> Capacities:
     """Both workloads of a fresh server."""
-    visits, cold = (
-        capacity(lambda connections, expected, work=work: load.probe(work, connections, expected))
-        for work in ("visits", "strangers")
-    )
-    return Capacities(visits, cold)
+    return Capacities(visits=capacity(partial(load.probe, "visits")), cold=capacity(partial(load.probe, "strangers")))
 
 
 def direct(answer: type[Struct], *arguments: str | Path) -> Struct:

@@ -72,7 +72,7 @@ class Measured(msgspec.Struct, kw_only=True):
     answered_ms: list[float] = []
     refused_ms: list[float] = []  # status 429, 503 or 504; from when the request was sent
     late_ms: list[float] = []  # of an open loop: how long after it was due a request was sent
-    num_failed: int = 0  # every other status, and lost connections
+    num_failed: int = 0  # every other status, lost connections, and answers that are short or degraded
     num_mixed: int = 0  # answers that differ from an earlier one of the same release to the same question
     num_asked: int = 0  # questions, those before and after the counted time too
     num_fresh: int = 0  # users left who never had an answer
@@ -91,8 +91,10 @@ class Answer(msgspec.Struct):
 
     items: list[Item]
     release: str = ""
+    degraded: list[str] = []
 
 
+NO_ANSWER = Answer([])
 _answer = msgspec.json.Decoder(Answer)
 
 
@@ -225,7 +227,8 @@ class Generator:
             if question.stranger and reply.status == REFUSED:
                 self.fresh.append(question.stranger)
             return
-        if reply.status != 200 or len((answer := _answer.decode(reply.body)).items) != NUM_RESULTS:
+        answer = _answer.decode(reply.body) if reply.status == 200 else NO_ANSWER
+        if len(answer.items) != NUM_RESULTS or answer.degraded:
             measured.num_failed += 1
             return
         measured.answered_ms.append(answered_ms)

@@ -65,7 +65,7 @@ def running(
     """The server that a command starts on a free port, from its first answer on; SystemExit with its own words without one."""
     port = free_port()
     with log.open("wb") as output, pinned(cores):
-        settings = os.environ | threads(len(cores)) | environment
+        settings = os.environ | threads(max(1, len(cores) - 1)) | dict(environment)
         process = subprocess.Popen(command(port), stdout=output, stderr=output, env=settings, start_new_session=True)
     server = Server(process, port)
     try:
