@@ -73,7 +73,7 @@ def test_what_fails_is_counted(households: list[History]) -> None:
     answers = itertools.count()
 
     def sometimes(path: str, body: Json) -> tuple[int, Json]:
-        degraded = {"items": ITEMS, "degraded": ["history_unavailable"]}
+        degraded: Json = {"items": ITEMS, "degraded": ["history_unavailable"]}
         return [(500, {}), (200, {"items": ITEMS[:-1]}), (0, {}), (200, degraded), (200, {"items": ITEMS})][next(answers) % 5]
 
     _, (measured,) = run(households, sometimes, Closed(work="inline", connections=1, seconds=0.3))
