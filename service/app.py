@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from service.delta import ItemChanges
-from service.engine import Engine
+from service.engine import Engine, Limits
 from service.errors import ApiError
 from service.history import HistoryStore
 from service.index import LoadedRelease
@@ -28,7 +28,8 @@ def build_app(
 ) -> FastAPI:
     """The application. Its lifespan owns the engine's thread and closes the stores; without `delta` items cannot be changed."""
     changes = ItemChanges(delta, release, settings.max_delta_items) if delta else None
-    service = Service(settings, release, history, Engine(settings.torch_threads, settings.max_queued), metrics, changes)
+    limits = Limits(settings.batch_requests, settings.batch_tokens, settings.max_queued, settings.max_wait_s)
+    service = Service(settings, release, history, Engine(settings.torch_threads, limits), metrics, changes)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

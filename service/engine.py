@@ -1,10 +1,11 @@
-"""One thread that owns all model work. Requests wait in a queue, bounded in length; each is worked on alone."""
+"""One thread that owns all model work. It never waits for a batch to fill: when idle it starts at once, and while it is busy
+requests gather, which are then answered together.
+"""
 
 import asyncio
-import queue
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeVar
@@ -14,26 +15,58 @@ import torch
 
 from service.errors import ApiError
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 _BEAT_S = 0.25  # how long an idle engine sleeps before it shows that it lives
+_SMOOTHING = 0.1  # weight of the newest batch in the time that a unit of cost takes
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one batch may hold, and what may wait."""
+
+    batch_requests: int = 32
+    batch_cost: int = 4096  # tokens: 16 full histories
+    max_queued: int = 1024
+    max_wait_s: float = 1.0  # whoever would wait longer is refused at once: their time is better spent elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class Batched:
+    """Work that can be done for several at once. The results are in order; an exception among them is its caller's alone."""
+
+    run: Callable[[Any, Sequence[Any]], Sequence[Any]]
+    of: Any  # its first argument; only work of the same function and the same object is done together
+
+    def goes_with(self, other: "Batched | None") -> bool:
+        """Whether both can be in one batch."""
+        return other is not None and self.run is other.run and self.of is other.of
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    future: Future[Any]
-    run: Callable[[], Any]
+    future: "asyncio.Future[Any]"
+    loop: asyncio.AbstractEventLoop
+    batched: Batched | None
+    argument: Any  # of the batch, or the function itself
+    cost: int
     deadline_s: float  # of time.monotonic
 
 
 class Engine:
-    """Runs callables in order on its own thread."""
+    """Runs work in order on its own thread."""
 
-    def __init__(self, num_threads: int, max_queued: int) -> None:
-        self._num_threads = num_threads
-        self._queue: queue.Queue[_Work | None] = queue.Queue(max_queued)
+    def __init__(self, num_threads: int, limits: Limits = Limits()) -> None:  # frozen
+        self._num_threads, self._limits = num_threads, limits
+        self._queue: deque[_Work] = deque()
+        self._changed = threading.Condition()
+        self._queued_cost = 0  # of what waits and of what is worked on
+        self._second_per_cost = 0.0
+        self._closing = False
         self._beat_s = monotonic()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        self.batch_sizes: Callable[[int, int], None] = lambda _requests, _cost: None  # hears of every batch
 
     def start(self) -> None:
         """Start the thread."""
@@ -41,7 +74,9 @@ class Engine:
 
     def close(self) -> None:
         """Finish what is queued, then stop."""
-        self._queue.put(None)
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
         self._thread.join()
 
     @property
@@ -52,19 +87,49 @@ class Engine:
     @property
     def num_queued(self) -> int:
         """Requests waiting."""
-        return self._queue.qsize()
+        return len(self._queue)
+
+    @property
+    def queued_cost(self) -> int:
+        """Tokens waiting or being read."""
+        return self._queued_cost
+
+    @property
+    def wait_s(self) -> float:
+        """How long a request that comes now will wait, by the time that the last batches took."""
+        return self._queued_cost * self._second_per_cost
+
+    def is_full(self, deadline_s: float) -> bool:
+        """Whether a request that comes now would be refused."""
+        wait_s = self.wait_s
+        return (
+            len(self._queue) >= self._limits.max_queued
+            or wait_s > self._limits.max_wait_s
+            or (wait_s > 0 and monotonic() + wait_s > deadline_s)
+        )
 
     async def submit(self, run: Callable[[], T], deadline_s: float) -> T:
-        """The result of `run()`; ApiError when the queue is full or its turn came after `deadline_s` (monotonic).
+        """The result of `run()`, alone; see `submit_to`. It counts nothing in predicting how long others wait: it is rare."""
+        return await self._wait(None, run, 0, deadline_s)  # type: ignore[no-any-return]
 
+    async def submit_to(self, batched: Batched, argument: Any, cost: int, deadline_s: float) -> Any:
+        """The result for `argument` of the batch it ends up in; `cost` is about its share of the work, in tokens.
+
+        ApiError at once when it could not be answered by `deadline_s` (monotonic), or when its turn came too late.
         Cancelling the caller takes the work out of the queue.
         """
-        future: Future[T] = Future()
-        try:
-            self._queue.put_nowait(_Work(future, run, deadline_s))
-        except queue.Full:
-            raise ApiError("overloaded", f"{self.num_queued} requests are waiting already; try again shortly") from None
-        return await asyncio.wrap_future(future)
+        return await self._wait(batched, argument, cost, deadline_s)
+
+    async def _wait(self, batched: Batched | None, argument: Any, cost: int, deadline_s: float) -> Any:
+        if self.is_full(deadline_s):
+            raise ApiError("overloaded", f"{self.num_queued} requests are waiting already; try again shortly")
+        loop = asyncio.get_running_loop()
+        work = _Work(loop.create_future(), loop, batched, argument, cost, deadline_s)
+        with self._changed:
+            self._queue.append(work)
+            self._queued_cost += cost
+            self._changed.notify()
+        return await work.future
 
     def _loop(self) -> None:
         # OpenMP keeps the number of threads per calling thread: it must be set on the one that computes.
@@ -72,21 +137,85 @@ class Engine:
         faiss.omp_set_num_threads(self._num_threads)
         while True:
             self._beat_s = monotonic()
-            try:
-                work = self._queue.get(timeout=_BEAT_S)
-            except queue.Empty:
-                continue
-            if work is None:
-                return
-            if work.future.set_running_or_notify_cancel():
-                _finish(work)
+            with self._changed:
+                if not self._queue and not self._closing:
+                    self._changed.wait(_BEAT_S)
+                batch = self._take()
+                if not batch and not self._queue and self._closing:
+                    return
+            if batch:
+                self._work_on(batch)
+
+    def _take(self) -> list[_Work]:
+        """The first in the queue, and those right behind that can be done with it."""
+        batch: list[_Work] = []
+        cost = 0
+        while self._queue and len(batch) < self._limits.batch_requests:
+            work = self._queue[0]
+            if batch and not (work.batched and work.batched.goes_with(batch[0].batched)):
+                break
+            if batch and cost + work.cost > self._limits.batch_cost:
+                break
+            self._queue.popleft()
+            batch.append(work)
+            cost += work.cost
+        return batch
+
+    def _work_on(self, batch: list[_Work]) -> None:
+        started = monotonic()
+        results: list[tuple[_Work, Any]] = []
+        todo = []
+        for work in batch:
+            if work.deadline_s < started:
+                results.append((work, ApiError("deadline_exceeded", "the request's time was over before its turn came")))
+            elif not work.future.done():  # else whoever asked has gone
+                todo.append(work)
+        if todo:
+            results += zip(todo, _results(todo), strict=True)
+            if cost := sum(work.cost for work in todo):
+                self.batch_sizes(len(todo), cost)
+                self._second_per_cost += _SMOOTHING * ((monotonic() - started) / cost - self._second_per_cost)
+        with self._changed:
+            self._queued_cost -= sum(work.cost for work in batch)
+        _deliver(results)
 
 
-def _finish(work: _Work) -> None:
-    """Run one piece of work; whatever it raises is its caller's."""
+def _results(batch: Sequence[_Work]) -> Sequence[Any]:
+    """What each gets: a result or an exception. When the whole batch fails, each is tried alone: only the culprit fails."""
+    first = batch[0].batched
+    if first is None:
+        return [_attempt(batch[0].argument)]
+    arguments = [work.argument for work in batch]
+    results = _attempt(lambda: first.run(first.of, arguments))
+    if not isinstance(results, Exception):
+        return results  # type: ignore[no-any-return]
+    if len(batch) == 1:
+        return [results]
+    return [_results([work])[0] for work in batch]
+
+
+def _attempt(run: Callable[[], Any]) -> Any:
     try:
-        if monotonic() > work.deadline_s:
-            raise ApiError("deadline_exceeded", "the request's time was over before its turn came")
-        work.future.set_result(work.run())
+        return run()
     except Exception as error:
-        work.future.set_exception(error)
+        return error
+
+
+def _deliver(results: Sequence[tuple[_Work, Any]]) -> None:
+    """Wake the callers: one call into each event loop, however many they are."""
+    for loop in {work.loop for work, _ in results}:
+        mine = [(work.future, result) for work, result in results if work.loop is loop]
+        try:
+            loop.call_soon_threadsafe(_resolve, mine)
+        except RuntimeError:  # the loop was closed: nobody waits any more
+            continue
+
+
+def _resolve(results: Sequence[tuple["asyncio.Future[Any]", Any]]) -> None:
+    for future, result in results:
+        if future.done():
+            continue
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

@@ -4,7 +4,7 @@ N: items, D: item vector width, V: D + popularity dimensions, K: results, M: own
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from service.contexts import Contexts
 from service.filters import Filters, JoinedFilters, Mask
+from service.reader import OwnParts, Reader
+from service.user_state import UserStates
 from twotower.bundle import Towers, load_towers, read_table
 from twotower.cache import fetch
 from twotower.catalogue import ID_FIELD
@@ -71,6 +74,17 @@ class LoadedRelease:
     rows: Mapping[str, int]  # item_id -> item_row
     filters: Filters | JoinedFilters
     added: Added | None = None
+    reader: Reader = field(init=False)
+    users: UserStates = field(init=False)  # what the model keeps of them: forgotten with the release, and with every change of it
+    no_own_parts: OwnParts = field(init=False)
+    contexts: Contexts = field(init=False)
+
+    def __post_init__(self) -> None:
+        reader = Reader(self.towers.contextualizer, self.towers.config.model)
+        object.__setattr__(self, "reader", reader)
+        object.__setattr__(self, "users", UserStates())
+        object.__setattr__(self, "contexts", Contexts(self.towers, reader))
+        object.__setattr__(self, "no_own_parts", reader.own_parts(self.vectors_NV[:0]))
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -98,6 +112,18 @@ class LoadedRelease:
             mask[self.added.hidden] = False
         return mask
 
+    def search_many(self, queries_QV: Floats, k: int, without: Sequence[Ints]) -> list[tuple[Ints, Floats]]:
+        """As `search`, of several queries; each has rows of its own that are left out."""
+        if self.added is not None:
+            return [self.search(query_V[None], k, self._but(rows)) for query_V, rows in zip(queries_QV, without, strict=True)]
+        rows_QK, scores_QK = self.index.search(queries_QV, k, without=without)
+        return [_found(rows_QK[q : q + 1], scores_QK[q : q + 1]) for q in range(len(queries_QV))]
+
+    def _but(self, rows: Ints) -> Mask:
+        mask = self.listed()
+        mask[rows] = False
+        return mask
+
     def search(self, query_1V: Floats, k: int, allowed_N: Mask | None) -> tuple[Ints, Floats]:
         """Rows and scores of the best k allowed rows for one query, best first; equal scores by the lower row."""
         if self.added is None:
@@ -107,7 +133,7 @@ class LoadedRelease:
         if not len(self.added.vectors_AV):
             return rows, scores
         late_rows, late_scores = _found(*self.added.index.search(query_1V, k, allowed_N[own:]))
-        return _merged((rows, late_rows + own), (scores, late_scores), k)
+        return merged((rows, late_rows + own), (scores, late_scores), k)
 
 
 def load_release(store: Address, signed_by: Verifier | None = None) -> LoadedRelease:
@@ -229,7 +255,7 @@ def best(release: LoadedRelease, queries: Queries, k: int, allowed_N: Mask | Non
         others_N[own_rows] = False
     rows, scores = release.search(queries.vectors_QV.numpy(), k, others_N)
     mine = slice(None) if allowed_N is None else allowed_N[own_rows]
-    return _merged((rows, own_rows[mine]), (scores, own_scores[mine]), k)
+    return merged((rows, own_rows[mine]), (scores, own_scores[mine]), k)
 
 
 def similar(release: LoadedRelease, vector_D: Floats, k: int, allowed_N: Mask) -> tuple[Ints, Floats]:
@@ -247,7 +273,7 @@ def _found(rows_1K: Ints, scores_1K: Floats) -> tuple[Ints, Floats]:
     return rows_1K[0, found], scores_1K[0, found]
 
 
-def _merged(rows: tuple[Ints, Ints], scores: tuple[Floats, Floats], k: int) -> tuple[Ints, Floats]:
+def merged(rows: tuple[Ints, Ints], scores: tuple[Floats, Floats], k: int) -> tuple[Ints, Floats]:
     """The best k of two answers."""
     all_rows, all_scores = np.concatenate(rows), np.concatenate(scores)
     order = np.lexsort((all_rows, -all_scores))[:k]

@@ -3,25 +3,24 @@
 N: items, L: events the model reads, M: own items, U: rows that a request names
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
+from service.contexts import event_context
 from service.errors import ApiError
 from service.filters import InvalidFilter, Mask
 from service.history import OwnItem, StoredEvent, UserHistory
-from service.index import LoadedRelease, best, similar
+from service.index import LoadedRelease, similar
 from service.schemas import Event, Feature, Recommended, RecommendRequest, SimilarRequest
 from twotower.catalogue import embed_table
 from twotower.errors import DataError
-from twotower.features import EncodedRows, Floats, Ints, encode_rows
+from twotower.features import Floats, Ints
 from twotower.raw_items import item_table
 from twotower.repeat import ItemStatistics
-from twotower.scoring import Queries, Request, answer
 from twotower.window import History
 
 FILTER_MATCHES_NOTHING = "filter_matches_nothing"
@@ -38,48 +37,52 @@ class Ranking:
     degraded: list[str]
 
 
-def recommend(release: LoadedRelease, asked: RecommendRequest, stored: UserHistory, now_ms: int) -> Ranking:
-    """Rank the allowed items for one user at one moment; ApiError names the field that cannot be used."""
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The best `k` of some items are wanted; None allows all."""
+
+    k: int
+    allowed_N: Mask | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that was checked, in the release's terms."""
+
+    asked: RecommendRequest
+    now_ms: int
+    history: UserHistory
+    known: tuple[StoredEvent, ...]  # events of the window whose items the release has
+    search: Search
+    degraded: list[str]
+
+
+def prepare(release: LoadedRelease, asked: RecommendRequest, stored: UserHistory, now_ms: int) -> Prepared:
+    """What is asked for a user at a moment; ApiError names the field that cannot be used."""
     check_metadata(release, asked.include_metadata)
     history = merge_inline(stored, asked)
-    known = [e for e in history.window if e.item_id in release.rows]
-    own = {release.rows[i]: own for i, own in history.items.items() if i in release.rows}
-    allowed_N, degraded = allowed_items(release, asked, own)
-    ranked: list[Recommended] = []
-    if not asked.validate_only:
-        request = Request(model_history(release, known), item_statistics_of(own), now_ms, asked.target_event_type)
-        queries = ask_model(release, request)
-        ranked = present(release, *best(release, queries, asked.num_results, allowed_N), asked.include_metadata)
-    named = [*(e.item_id for e in history.window if e.item_id), *(asked.candidate_item_ids or ())]
+    known = tuple(e for e in history.window if e.item_id in release.rows)
+    allowed_N, degraded = allowed_items(release, asked, history.items)
+    return Prepared(asked, now_ms, history, known, Search(asked.num_results, allowed_N), degraded)
+
+
+def finish(release: LoadedRelease, one: Prepared, rows: Ints, scores: Floats) -> Ranking:
+    """The answer made of what was found, best first."""
+    window = one.history.window
+    named = [*(e.item_id for e in window if e.item_id), *(one.asked.candidate_item_ids or ())]
     return Ranking(
-        items=ranked,
-        events_used=len(known),
-        events_ignored=len(history.window) - len(known),
+        items=present(release, rows, scores, one.asked.include_metadata),
+        events_used=len(one.known),
+        events_ignored=len(window) - len(one.known),
         missing_item_ids=[i for i in dict.fromkeys(named) if i not in release.rows],
-        degraded=degraded,
+        degraded=one.degraded,
     )
-
-
-def ask_model(release: LoadedRelease, request: Request) -> Queries:
-    """The model's answer. Where vectors stand in two places it is shown those of the request's own rows alone."""
-    towers, history, statistics = release.towers, request.history, request.statistics
-    if release.added is None:
-        return answer(towers.contextualizer, towers.config.model, release.vectors_NV, [request])
-    named = np.concatenate([[0], history.item_rows_L, statistics.item_rows_M])  # row 0 pads an empty history
-    rows_U, places = np.unique(named, return_inverse=True)
-    local = replace(
-        request,
-        history=replace(history, item_rows_L=places[1 : 1 + len(history)]),
-        statistics=replace(statistics, item_rows_M=places[1 + len(history) :]),
-    )
-    queries = answer(towers.contextualizer, towers.config.model, release.vectors(rows_U), [local])
-    return replace(queries, own_rows_M=torch.from_numpy(rows_U)[queries.own_rows_M])
 
 
 def merge_inline(stored: UserHistory, asked: RecommendRequest) -> UserHistory:
     """The history the request speaks of: inline events count as if they had just been stored, but are not."""
     before = UserHistory() if asked.history_mode == "replace" else stored
-    return before.extended(to_stored(e, asked.user_id or "") for e in asked.events)
+    return before.extended(to_stored(e, asked.user_id or "") for e in asked.events) if asked.events else before
 
 
 def to_stored(event: Event, user_id: str) -> StoredEvent:
@@ -101,25 +104,7 @@ def to_stored(event: Event, user_id: str) -> StoredEvent:
 def model_history(release: LoadedRelease, events: Sequence[StoredEvent]) -> History:
     """Events of known items as the contextualizer reads them."""
     rows = np.array([release.rows[e.item_id] for e in events if e.item_id is not None], np.int64)
-    return History(rows, np.array([e.time_ms for e in events], np.int64), event_context(release, events))
-
-
-def event_context(release: LoadedRelease, events: Sequence[StoredEvent]) -> EncodedRows:
-    """Event types and the event features of the schema, taken from `properties` by name."""
-    config = release.towers.config.model
-    columns = {"event_type": pa.array([e.event_type for e in events], pa.string())}
-    for name, kind in release.towers.schema.events.features.items():
-        values = [e.properties.get(name) for e in events]
-        if kind == "numeric":
-            columns[name] = pa.array([_number(v) for v in values], pa.float64())
-        else:
-            columns[name] = pa.array([None if v is None else str(v) for v in values], pa.string())
-    return encode_rows(columns, config.context_spec, config.context_table_rows)
-
-
-def _number(value: Any) -> float | None:
-    """Text where a number belongs is a missing number: stored events outlive schemas and cannot be refused any more."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return History(rows, np.array([e.time_ms for e in events], np.int64), event_context(release.towers, events))
 
 
 def item_statistics_of(own: dict[int, OwnItem]) -> ItemStatistics:
@@ -136,15 +121,16 @@ def item_statistics_of(own: dict[int, OwnItem]) -> ItemStatistics:
     )
 
 
-def allowed_items(release: LoadedRelease, asked: RecommendRequest, own: dict[int, OwnItem]) -> tuple[Mask | None, list[str]]:
+def allowed_items(release: LoadedRelease, asked: RecommendRequest, own: Mapping[str, OwnItem]) -> tuple[Mask | None, list[str]]:
     """Which items may be returned, [N] or None for all, and notes for `degraded`."""
     mask, notes = rules(release, asked.filter, asked.exclude_item_ids)
     if asked.candidate_item_ids is not None:
         candidates_N = np.zeros(len(release), bool)
         candidates_N[known_rows(release, asked.candidate_item_ids)] = True
         mask &= candidates_N
-    types = frozenset(asked.exclude_event_types)
-    mask[[row for row, item in own.items() if asked.exclude_seen or item.event_types & types]] = False
+    if asked.exclude_seen or asked.exclude_event_types:
+        types = frozenset(asked.exclude_event_types)
+        mask[known_rows(release, [i for i, o in own.items() if asked.exclude_seen or o.event_types & types])] = False
     return (None if mask.all() else mask), notes
 
 

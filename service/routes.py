@@ -4,9 +4,9 @@ import asyncio
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -17,14 +17,15 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from service import schemas
+from service.batch import Answer, Asked, num_tokens, recommend_many
 from service.delta import ItemChanges, judge_ids
-from service.engine import Engine
+from service.engine import Batched, Engine
 from service.errors import ApiError
 from service.history import HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
 from service.index import LoadedRelease
 from service.listings import describe, release_entries
 from service.metrics import Metrics
-from service.recommender import find_similar, recommend, to_stored
+from service.recommender import Ranking, find_similar, to_stored
 from service.settings import Settings
 from service.wire import decode, read_json, reply
 from twotower.catalogue import ID_FIELD
@@ -65,6 +66,11 @@ class Service:
     engine: Engine
     metrics: Metrics
     changes: ItemChanges | None = None
+    _recommend_many: Callable[[LoadedRelease, Sequence[Asked]], Sequence[Answer]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        cache_bytes = self.settings.user_cache_mb << 20
+        self._recommend_many = partial(recommend_many, cache_bytes=cache_bytes)
 
     def routes(self) -> tuple[Route, ...]:
         """Every route there is."""
@@ -97,8 +103,8 @@ class Service:
         release, deadline_s = self.release, self._deadline(started, asked.timeout_ms)
         now_ms = _now_ms() if asked.timestamp is None else schemas.to_ms(asked.timestamp)
         stored, degraded = await self._stored(asked, deadline_s)
-        work = partial(recommend, release, asked, stored or UserHistory(), now_ms)
-        ranking = await self._compute(work, deadline_s)
+        asked_of = Asked(asked, stored or UserHistory(), now_ms)
+        ranking = await self._rank(release, asked_of, deadline_s)
         degraded += ranking.degraded
         self._count(degraded, len(ranking.missing_item_ids), bool(ranking.items) or asked.validate_only)
         response = schemas.RecommendResponse(
@@ -265,10 +271,17 @@ class Service:
             message = "the history store did not confirm; send it again, events under the same event_id"
             raise ApiError("history_unavailable", message) from error
 
+    async def _rank(self, release: LoadedRelease, asked: Asked, deadline_s: float) -> Ranking:
+        call = self.engine.submit_to(Batched(self._recommend_many, release), asked, num_tokens(release, asked), deadline_s)
+        return await self._engine(call, deadline_s)  # type: ignore[no-any-return]
+
     async def _compute(self, work: Callable[[], T], deadline_s: float) -> T:
+        return await self._engine(self.engine.submit(work, deadline_s), deadline_s)
+
+    async def _engine(self, call: Awaitable[T], deadline_s: float) -> T:
         try:
             async with self._stage("engine", deadline_s):
-                return await self.engine.submit(work, deadline_s)
+                return await call
         except ApiError as error:
             if error.code == "overloaded":
                 self.metrics.rejected.labels("queue_full").inc()

@@ -25,7 +25,11 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=256 * 1024, ge=1)  # 1,024 inline events of usual size
     body_timeout_s: float = Field(default=10.0, gt=0)
     request_timeout_s: float = Field(default=10.0, gt=0)  # when the request itself names no timeout_ms
-    max_queued: int = Field(default=1024, ge=1)  # at 10 ms a request that is a wait of 10 s: what lies beyond would time out
+    max_queued: int = Field(default=1024, ge=1)
+    max_wait_s: float = Field(default=1.0, gt=0)  # a request that would wait longer for the engine is refused at once
+    batch_requests: int = Field(default=32, ge=1)  # that are answered together
+    batch_tokens: int = Field(default=4096, ge=1)  # and the events the model reads for them
+    user_cache_mb: int = Field(default=512, ge=0)  # for what the model keeps of users: about half a MB for each
     heartbeat_limit_s: float = Field(default=10.0, gt=0)
     redis_timeout_s: float = Field(default=0.5, gt=0)
     redis_ttl_days: float = Field(default=400.0, gt=0)  # a yearly habit is still there a year later

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.engine import Engine
+from service.engine import Engine, Limits
 from service.errors import ApiError
 
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    engine = Engine(num_threads=1, max_queued=2)
+    engine = Engine(1, Limits(max_queued=2))
     engine.start()
     yield engine
     engine.close()
@@ -115,7 +115,7 @@ def test_the_heartbeat_grows_old_while_the_engine_is_stuck_and_is_young_when_idl
 
 
 def test_closing_finishes_what_is_queued() -> None:
-    engine = Engine(num_threads=1, max_queued=8)
+    engine = Engine(1, Limits(max_queued=8))
     done: list[int] = []
 
     async def run() -> None:

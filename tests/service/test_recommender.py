@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.batch import Asked, recommend_many
 from service.errors import ApiError
 from service.filters import Mask
 from service.history import OwnItem, StoredEvent, UserHistory
@@ -17,7 +18,6 @@ from service.recommender import (
     item_statistics_of,
     merge_inline,
     model_history,
-    recommend,
 )
 from service.schemas import Event, RecommendRequest, SimilarRequest
 from twotower.features import Floats
@@ -28,7 +28,10 @@ Histories = dict[str, UserHistory]
 
 
 def ask(release: LoadedRelease, history: UserHistory, **fields: Any) -> Ranking:
-    return recommend(release, RecommendRequest(**fields), history, NOW_MS)
+    (answer,) = recommend_many(release, [Asked(RecommendRequest(**fields), history, NOW_MS)], cache_bytes=0)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def ids(ranking: Ranking) -> list[str]:

@@ -36,8 +36,8 @@ class CodedRows:
         self.doubt_N = residual_N
         self._codes_ND, self._scale_N = torch.from_numpy(codes_ND), torch.from_numpy(scale_N)
         self._tail_NT, self._residual_N = torch.from_numpy(tail_NT), torch.from_numpy(residual_N)
-        self._block_BW = torch.empty(min(_BLOCK_ROWS, len(codes_ND)), codes_ND.shape[1] + tail_NT.shape[1] + 1)
-        self.max_norm = max(max_norm(self._block(start, stop).numpy()) for start, stop in _blocks(0, len(self)))
+        self._block_BD = torch.empty(min(_BLOCK_ROWS, len(codes_ND)), codes_ND.shape[1])
+        self.max_norm = max(self._max_norm(start, stop) for start, stop in _blocks(0, len(self)))
 
     def __len__(self) -> int:
         return len(self._codes_ND)
@@ -53,18 +53,29 @@ class CodedRows:
         return np.concatenate([queries_QV, -norm_Q[:, None]], 1), 2 * norm_Q
 
     def multiply(self, queries_QW: Floats, start: int, stop: int, out_SQ: Floats) -> None:
-        """Write the products of some rows, decoded block by block."""
-        queries_WQ, out = torch.from_numpy(queries_QW).T, torch.from_numpy(out_SQ)
+        """Write the products of some rows, decoded block by block; to scale products is less work than to scale rows."""
+        (embedding_DQ, tail_TQ, slack_1Q), out = self._split(queries_QW), torch.from_numpy(out_SQ)
         for first, last in _blocks(start, stop):
-            torch.mm(self._block(first, last), queries_WQ, out=out[first - start : last - start])
+            rows_BQ = out[first - start : last - start]
+            torch.mm(self._decoded(first, last), embedding_DQ, out=rows_BQ)
+            rows_BQ.mul_(self._scale_N[first:last, None])
+            rows_BQ.addmm_(self._tail_NT[first:last], tail_TQ)
+            rows_BQ.addmm_(self._residual_N[first:last, None].float(), slack_1Q)
 
-    def _block(self, start: int, stop: int) -> Tensor:
-        """Decoded embedding, popularity and residual norm; valid until the next call."""
-        width, block_BW = self._codes_ND.shape[1], self._block_BW[: stop - start]
-        torch.mul(self._codes_ND[start:stop], self._scale_N[start:stop, None], out=block_BW[:, :width])
-        block_BW[:, width:-1] = self._tail_NT[start:stop]
-        block_BW[:, -1] = self._residual_N[start:stop]
-        return block_BW
+    def _split(self, queries_QW: Floats) -> tuple[Tensor, Tensor, Tensor]:
+        sizes = [self._codes_ND.shape[1], self._tail_NT.shape[1], 1]
+        embedding_DQ, tail_TQ, slack_1Q = torch.from_numpy(queries_QW).T.split(sizes)
+        return embedding_DQ, tail_TQ, slack_1Q
+
+    def _decoded(self, start: int, stop: int) -> Tensor:
+        """Codes as numbers, unscaled; valid until the next call."""
+        return self._block_BD[: stop - start].copy_(self._codes_ND[start:stop])
+
+    def _max_norm(self, start: int, stop: int) -> float:
+        """Of the longest row, residual norm and all."""
+        decoded_BD = self._decoded(start, stop) * self._scale_N[start:stop, None]
+        parts = (decoded_BD, self._tail_NT[start:stop], self._residual_N[start:stop, None].float())
+        return max_norm(torch.cat(parts, 1).numpy())
 
 
 def write_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> None:

@@ -7,6 +7,7 @@ N: items, V: vector width, D: embedding width, P: V - D, W: width of a row as it
 once, G: rows of a group, M: groups, C: candidates
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -95,17 +96,24 @@ class Scan:
         """Memory its rows take."""
         return self._rows.num_bytes
 
-    def find(self, queries_QV: Floats, k: int, allowed: Mask | None) -> tuple[Ints, Ints]:
-        """Queries and rows of the candidates: every allowed row that may be among the best k, and few others."""
+    def find(
+        self, queries_QV: Floats, k: int, allowed: Mask | None, without: Sequence[Ints] = ()
+    ) -> tuple[Ints, Ints]:
+        """Queries and rows of the candidates: every allowed row that may be among the best k, and few others.
+
+        `without` may name rows that each query leaves out: where they are few that is less work than a mask.
+        """
         found = []
         for start in range(0, len(queries_QV), _QUERIES_AT_ONCE):
             part = slice(start, start + _QUERIES_AT_ONCE)
             mask = None if allowed is None else np.atleast_2d(allowed)[part if allowed.ndim == 2 else slice(None)]
-            query_C, row_C = self._find(queries_QV[part], k, mask)
+            query_C, row_C = self._find(queries_QV[part], k, mask, without[part])
             found.append((query_C + start, row_C))
         return np.concatenate([q for q, _ in found]), np.concatenate([r for _, r in found])
 
-    def _find(self, queries_QV: Floats, k: int, allowed_QN: Mask | None) -> tuple[Ints, Ints]:
+    def _find(
+        self, queries_QV: Floats, k: int, allowed_QN: Mask | None, without: Sequence[Ints]
+    ) -> tuple[Ints, Ints]:
         queries_QW, norm_Q = self._rows.extend(queries_QV)
         # A sum of W products is off by at most W units of the norms' product; the rest of the factor is to spare.
         error_Q = 2 * (queries_QW.shape[1] + 8) * _UNIT * self._rows.max_norm * np.linalg.norm(queries_QW, axis=1)
@@ -123,6 +131,8 @@ class Scan:
             lower_SQ[stop - start :] = -np.inf
             if allowed_QN is not None:
                 np.copyto(lower_SQ[: stop - start], -np.inf, where=~allowed_QN[:, start:stop].T)
+            for query, rows in enumerate(without):
+                lower_SQ[rows[(rows >= start) & (rows < stop)] - start, query] = -np.inf
             highest_MQ = lower_SQ.reshape(group, -1).max(0).reshape(groups, num_queries)
             if groups >= k:
                 kth_Q = np.partition(np.ascontiguousarray(highest_MQ.T), groups - k, axis=1)[:, groups - k]

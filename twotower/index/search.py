@@ -3,6 +3,7 @@
 N: items, V: vector width, Q: queries, K: results, C: candidates, named as pairs of a query and a row
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -43,13 +44,22 @@ class Index:
     def __len__(self) -> int:
         return len(self.vectors_NV)
 
-    def search(self, queries_QV: Floats, k: int, allowed: Mask | None = None) -> tuple[Ints, Floats]:
+    def search(
+        self, queries_QV: Floats, k: int, allowed: Mask | None = None, without: Sequence[Ints] | None = None
+    ) -> tuple[Ints, Floats]:
         """Rows and scores [Q, K] of the best k allowed rows, best first; equal scores by the lower row.
 
-        `k` is at least 1; `allowed` is [N], or [Q, N] for a mask of each query. Where fewer than k rows are allowed, row -1 and
+        `k` is at least 1; `allowed` is [N], or [Q, N] for a mask of each query; or `without` names the few rows that each
+        query leaves out, and all others are allowed. Where fewer than k rows are allowed, row -1 and
         score -inf fill up. A score is the exact product rounded to float32: the same in every kind, batch and mask.
         """
         queries_QV = np.ascontiguousarray(queries_QV, np.float32)
+        if without is not None:
+            if isinstance(self.finder, Scan):
+                return self._best(queries_QV, k, *self.finder.find(queries_QV, min(k, len(self)), None, without))
+            allowed = np.ones((len(queries_QV), len(self)), bool)
+            for query, rows in enumerate(without):
+                allowed[query, rows] = False
         if allowed is not None and allowed.ndim == 2 and self.finder is not self.exact:
             answers = [self.search(queries_QV[q : q + 1], k, allowed[q]) for q in range(len(queries_QV))]
             return np.concatenate([rows for rows, _ in answers]), np.concatenate([scores for _, scores in answers])

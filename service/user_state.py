@@ -1,0 +1,174 @@
+"""What the model keeps of the users it answered last, so that the next request reads only what is new.
+
+Nothing here is trusted: a state is used as far as its events are those of the request, event by event, and the rest is read
+again. It belongs to one release and is forgotten with it.
+
+L: events, M: own items, V: vector width
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+
+import numpy as np
+
+from service.history import OwnItem, StoredEvent
+from service.reader import Memory, OwnParts
+from twotower.features import Ints
+from twotower.model.config import ModelConfig
+from twotower.repeat import ItemStatistics
+
+Key = tuple[str, str]  # "user" or "session", and its id
+
+_BYTES_PER_ITEM = 200  # of the dictionaries' own, about
+_PROTECTED = 0.8  # share of the budget for users who came back
+
+
+class OwnState:
+    """Own items of one user: their statistics as arrays, and what the model makes of them."""
+
+    __slots__ = ("_items", "_place", "parts", "statistics")
+
+    def __init__(self, parts: OwnParts) -> None:
+        self._items: Mapping[str, OwnItem] = {}
+        self._place: dict[str, int] = {}
+        self.parts = parts  # of no item
+        self.statistics = ItemStatistics.empty()
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the arrays, and about that of the rest."""
+        return sum(part.nbytes for part in self.parts) + _BYTES_PER_ITEM * len(self._items)
+
+    def follows(self, items: Mapping[str, OwnItem]) -> bool:
+        """Whether `items` holds all that is here; if not, a new state must be begun."""
+        return items is self._items or self._items.keys() <= items.keys()
+
+    def missing(self, items: Mapping[str, OwnItem], rows: Mapping[str, int]) -> list[str]:
+        """Ids of the release's items that are not here yet."""
+        return [i for i in items if i not in self._place and i in rows]
+
+    def update(self, items: Mapping[str, OwnItem], added: Sequence[str], added_rows: Ints, parts: OwnParts) -> None:
+        """Take in new items, and new statistics of known ones."""
+        before, self._items = self._items, items
+        changed = [(self._place[i], o) for i, o in items.items() if i in self._place and before.get(i) is not o]
+        if added:
+            self._append([items[i] for i in added], added, added_rows, parts)
+        if changed:
+            s = self.statistics
+            places = [place for place, _ in changed]
+            s.count_M[places] = [o.count for _, o in changed]
+            s.first_ms_M[places] = [o.first_ms for _, o in changed]
+            s.last_ms_M[places] = [o.last_ms for _, o in changed]
+            s.decayed_M3[places] = [o.decayed for _, o in changed]
+
+    def _append(self, values: Sequence[OwnItem], ids: Sequence[str], rows: Ints, parts: OwnParts) -> None:
+        s, first = self.statistics, len(self.statistics)
+        self._place.update((item_id, first + place) for place, item_id in enumerate(ids))
+        self.statistics = ItemStatistics(
+            np.concatenate([s.item_rows_M, rows]),
+            np.concatenate([s.count_M, [o.count for o in values]]),
+            np.concatenate([s.first_ms_M, [o.first_ms for o in values]]),
+            np.concatenate([s.last_ms_M, [o.last_ms for o in values]]),
+            np.concatenate([s.decayed_M3, [o.decayed for o in values]]),
+        )
+        self.parts = OwnParts(
+            np.concatenate([self.parts.vector_MV, parts.vector_MV]),
+            np.concatenate([self.parts.key_HMA, parts.key_HMA], 1),
+            np.concatenate([self.parts.value_HMD, parts.value_HMD], 1),
+            np.concatenate([self.parts.repeat_MZ, parts.repeat_MZ]),
+        )
+
+
+class UserState:
+    """One user: the events read, the model's memory of them, and own items."""
+
+    __slots__ = ("events", "memory", "own")
+
+    def __init__(self, config: ModelConfig, no_items: OwnParts) -> None:
+        self.events: tuple[StoredEvent, ...] = ()
+        self.memory = Memory(config)
+        self.own = OwnState(no_items)
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes."""
+        return self.memory.num_bytes + self.own.num_bytes
+
+    def keep(self, events: tuple[StoredEvent, ...]) -> int:
+        """How many of these events were read already; what else was read is forgotten.
+
+        When all were read but others after them too, the last is left to be read again: its hidden state is gone.
+        """
+        known = len(self.events) if events[: len(self.events)] == self.events else common(self.events, events)
+        self.memory.cut(known)
+        if known == len(events) and known and self.memory.last_D is None:
+            self.memory.cut(known - 1)
+        self.events = events[: self.memory.length]
+        return self.memory.length
+
+
+def common(first: Sequence[StoredEvent], second: Sequence[StoredEvent]) -> int:
+    """Number of events that both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+
+
+class UserStates:
+    """The states of a release, within a budget of bytes: a segmented LRU (Karedla et al. 1994).
+
+    Who came once is forgotten first: a crawl of strangers does not push out those who come back. Not thread-safe: the
+    engine's thread alone changes it.
+    """
+
+    def __init__(self) -> None:
+        self._once: OrderedDict[Key, UserState] = OrderedDict()
+        self._again: OrderedDict[Key, UserState] = OrderedDict()
+        self._bytes: dict[Key, int] = {}
+        self._again_bytes = 0
+        self.num_bytes = 0
+        self.hits = self.misses = self.evictions = 0  # read by the metrics
+
+    def __len__(self) -> int:
+        return len(self._once) + len(self._again)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._bytes
+
+    def take(self, key: Key) -> UserState | None:
+        """A user's state; it is put back with `put`, or forgotten when reading on fails."""
+        state = self._once.pop(key, None)
+        again = None if state else self._again.pop(key, None)
+        if state or again:
+            size = self._bytes[key]
+            self.num_bytes -= size
+            self._again_bytes -= size if again else 0
+            self._bytes[key] = 0
+            self.hits += 1
+        else:
+            self._bytes.pop(key, None)
+            self.misses += 1
+        return state or again
+
+    def put(self, key: Key, state: UserState, max_bytes: int) -> None:
+        """Keep a state that was made or taken, and forget others beyond the budget."""
+        size, again = state.num_bytes, key in self._bytes
+        self._bytes[key] = size
+        self.num_bytes += size
+        (self._again if again else self._once)[key] = state
+        self._again_bytes += size if again else 0
+        while self._again_bytes > _PROTECTED * max_bytes and len(self._again) > 1:
+            oldest, demoted = self._again.popitem(last=False)
+            self._again_bytes -= self._bytes[oldest]
+            self._once[oldest] = demoted
+        while self.num_bytes > max_bytes and self._bytes:
+            segment = self._once or self._again
+            oldest, _ = segment.popitem(last=False)
+            freed = self._bytes.pop(oldest)
+            self.num_bytes -= freed
+            self._again_bytes -= freed if segment is self._again else 0
+            self.evictions += 1
+
+    def drop(self, key: Key) -> None:
+        """Forget a user."""
+        if self.take(key) is not None:
+            del self._bytes[key]
