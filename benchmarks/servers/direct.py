@@ -3,7 +3,7 @@
 `python -m benchmarks.servers.direct append|visits STORE HISTORIES [CONNECTIONS]` prints one line of JSON. A process of its own,
 so that it can be kept on the core that servers get.
 
-N: items, V: vector width, M: own items of one user
+N: items
 """
 
 import asyncio
@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,12 +20,13 @@ import torch
 
 from benchmarks.servers.generator import NUM_QUESTIONS, WARM_S
 from loadtests.traffic import MOMENT_MS, Json, Replay, read_histories
-from service.engine import Engine
+from service.batch import Asked, Scored, num_tokens, recommend_many, score
+from service.engine import Batched, Engine
 from service.history import StoredEvent, UserHistory
 from service.index import LoadedRelease, load_release
-from service.recommender import Ranking, item_statistics_of, model_history, recommend, to_stored
+from service.recommender import item_statistics_of, model_history, prepare, to_stored
 from service.schemas import Event, RecommendRequest
-from twotower.features import Floats, Ints
+from twotower.features import Floats
 from twotower.scoring import Request, answer
 from twotower.window import PAGE, WINDOW
 
@@ -34,6 +34,7 @@ NUM_USERS = 24
 ROUNDS = 5
 TOP = 10
 SECONDS = 6.0
+REMEMBERED_BYTES = 2**30  # of users: all that there are
 
 
 class Appended(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,17 +54,11 @@ class Visited(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_s: float
 
 
-class Scored(NamedTuple):
-    """What the model says of a request: what is searched for, and full scores of the user's own items."""
-
-    query_V: Floats
-    own_rows_M: Ints
-    own_scores_M: Floats
-
-
 def model_work(release: LoadedRelease, user_id: str, history: UserHistory, now_ms: int) -> Callable[[], Scored]:
     """The model's part of a request as it is served, to be run; what is remembered of a user makes that user's next one short."""
-    raise NotImplementedError("connect benchmarks.servers.direct.model_work to what remembers users")
+    asked = Asked(RecommendRequest(user_id=user_id), history, now_ms)
+    one = prepare(release, asked.request, asked.stored, asked.now_ms)
+    return lambda: score(release, [asked.key], [one], REMEMBERED_BYTES)[0]
 
 
 def measure_append(release: LoadedRelease, histories: Sequence[Sequence[StoredEvent]]) -> Appended:
@@ -134,13 +129,14 @@ def stored(events: Sequence[Json], user_id: str) -> list[StoredEvent]:
 
 async def measure_visits(release: LoadedRelease, histories: Path, connections: int) -> Visited:
     """Visits as the generator makes them, each question given straight to the engine with the user's history in hand."""
-    replays, engine, asked = read_histories(histories), Engine(torch.get_num_threads(), connections), 0
+    replays, engine, num_asked = read_histories(histories), Engine(torch.get_num_threads()), 0
+    batched = Batched(partial(recommend_many, cache_bytes=REMEMBERED_BYTES), release)
     now = time.monotonic
     started = now() + WARM_S
     stop = started + SECONDS
 
     async def visit_on(number: int) -> None:
-        nonlocal asked
+        nonlocal num_asked
         while now() < stop:
             number += connections
             replay = Replay.start(replays[number % len(replays)], str(number))
@@ -148,19 +144,15 @@ async def measure_visits(release: LoadedRelease, histories: Path, connections: i
             for question in range(NUM_QUESTIONS):
                 if question:
                     history = history.extended(stored(replay.next_event()["events"], replay.user_id))
-                await ask(engine, release, msgspec.convert(replay.question(), RecommendRequest), history)
-                asked += started <= now() <= stop
+                body = replay.question()
+                asked = Asked(msgspec.convert(body, RecommendRequest), history, body["timestamp"])
+                await engine.submit_to(batched, asked, num_tokens(release, asked), math.inf)
+                num_asked += started <= now() <= stop
 
     engine.start()
     await asyncio.gather(*(visit_on(number) for number in range(connections)))
     engine.close()
-    return Visited(requests_per_s=asked / SECONDS)
-
-
-async def ask(engine: Engine, release: LoadedRelease, request: RecommendRequest, history: UserHistory) -> Ranking:
-    """One question, as the route asks it once history and request are there."""
-    assert isinstance(request.timestamp, int)
-    return await engine.submit(partial(recommend, release, request, history, request.timestamp), math.inf)
+    return Visited(requests_per_s=num_asked / SECONDS)
 
 
 def main() -> None:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from benchmarks.servers import direct
-from benchmarks.servers.direct import Scored, measure_append, measure_visits
+from benchmarks.servers.direct import measure_append, measure_visits
 from loadtests.traffic import write_histories
+from service.batch import Scored
 from service.history import StoredEvent, UserHistory
 from service.index import LoadedRelease, load_release
 
@@ -59,6 +60,12 @@ def test_the_same_answers_show_no_error(
     assert measured.max_error == 0.0
     assert measured.id_mismatches == 0
     assert min(measured.offline_ms, measured.cold_ms, measured.append_ms, measured.page_ms) > 0
+
+
+def test_the_served_path_errs_by_rounding_alone(release: LoadedRelease, histories: list[list[StoredEvent]]) -> None:
+    measured = measure_append(release, histories)
+    assert measured.max_error < 1e-5
+    assert measured.id_mismatches == 0
 
 
 def test_another_answer_shows(

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.servers.plain_model import Events, PlainModel, Question, Told
+from service.batch import Asked, recommend_many
 from service.history import StoredEvent, UserHistory
 from service.index import LoadedRelease, load_release
-from service.recommender import recommend
+from service.recommender import Ranking
 from service.schemas import RecommendRequest
 
 NOW_MS = 1_746_057_600_000
@@ -35,7 +36,8 @@ def ours(release: LoadedRelease, events: list[Told]) -> list[tuple[str, float]]:
         StoredEvent(user_id="u", event_type=e.event_type, time_ms=e.time_ms, item_id=e.item_id, properties=dict(e.properties))
         for e in events
     ]
-    ranking = recommend(release, RecommendRequest(user_id="u"), UserHistory().extended(stored), NOW_MS)
+    (ranking,) = recommend_many(release, [Asked(RecommendRequest(), UserHistory().extended(stored), NOW_MS)], 0)
+    assert isinstance(ranking, Ranking)
     return [(item.item_id, item.score) for item in ranking.items]
 
 
