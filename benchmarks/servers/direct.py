@@ -7,6 +7,8 @@ N: items
 """
 
 import asyncio
+import gc
+import itertools
 import math
 import sys
 import time
@@ -33,7 +35,7 @@ from twotower.window import PAGE, WINDOW
 NUM_USERS = 24
 ROUNDS = 5
 TOP = 10
-SECONDS = 6.0
+SECONDS, NUM_VISITS = 6.0, 2000
 REMEMBERED_BYTES = 2**30  # of users: all that there are
 
 
@@ -127,32 +129,42 @@ def stored(events: Sequence[Json], user_id: str) -> list[StoredEvent]:
     return [to_stored(msgspec.convert(event, Event), user_id) for event in events]
 
 
-async def measure_visits(release: LoadedRelease, histories: Path, connections: int) -> Visited:
-    """Visits as the generator makes them, each question given straight to the engine with the user's history in hand."""
-    replays, engine, num_asked = read_histories(histories), Engine(torch.get_num_threads()), 0
+def visit(replay: Replay) -> list[Asked]:
+    """The questions of one visit, each with the user's history in hand."""
+    history = UserHistory().extended(stored(replay.first_events()["events"], replay.user_id))
+    result = [asked_now(replay, history)]
+    while len(result) < NUM_QUESTIONS:
+        history = history.extended(stored(replay.next_event()["events"], replay.user_id))
+        result.append(asked_now(replay, history))
+    return result
+
+
+def asked_now(replay: Replay, history: UserHistory) -> Asked:
+    """The question a second after the last event."""
+    body = replay.question()
+    return Asked(msgspec.convert(body, RecommendRequest), history, body["timestamp"])
+
+
+async def measure_visits(release: LoadedRelease, visits: Sequence[list[Asked]], connections: int) -> Visited:
+    """Visits as the generator makes them, each question given straight to the engine, until the time or the visits are over."""
+    engine, waiting, num_asked = Engine(torch.get_num_threads()), iter(visits), 0
     batched = Batched(partial(recommend_many, cache_bytes=REMEMBERED_BYTES), release)
     now = time.monotonic
     started = now() + WARM_S
     stop = started + SECONDS
 
-    async def visit_on(number: int) -> None:
+    async def visit_on() -> None:
         nonlocal num_asked
-        while now() < stop:
-            number += connections
-            replay = Replay.start(replays[number % len(replays)], str(number))
-            history = UserHistory().extended(stored(replay.first_events()["events"], replay.user_id))
-            for question in range(NUM_QUESTIONS):
-                if question:
-                    history = history.extended(stored(replay.next_event()["events"], replay.user_id))
-                body = replay.question()
-                asked = Asked(msgspec.convert(body, RecommendRequest), history, body["timestamp"])
-                await engine.submit_to(batched, asked, num_tokens(release, asked), math.inf)
-                num_asked += started <= now() <= stop
+        for asked in itertools.chain.from_iterable(waiting):
+            await engine.submit_to(batched, asked, num_tokens(release, asked), math.inf)
+            num_asked += started <= now() <= stop
+            if now() > stop:
+                return
 
     engine.start()
-    await asyncio.gather(*(visit_on(number) for number in range(connections)))
+    await asyncio.gather(*(visit_on() for _ in range(connections)))
     engine.close()
-    return Visited(requests_per_s=num_asked / SECONDS)
+    return Visited(requests_per_s=num_asked / (min(now(), stop) - started))
 
 
 def main() -> None:
@@ -168,7 +180,10 @@ def main() -> None:
         ]
         measured = measure_append(release, [events for events in known if len(events) >= WINDOW + PAGE][:NUM_USERS])
     else:
-        measured = asyncio.run(measure_visits(release, Path(histories), int(rest[0])))
+        replayed = itertools.islice(itertools.cycle(read_histories(Path(histories))), NUM_VISITS)
+        visits = [visit(Replay.start(history, str(number))) for number, history in enumerate(replayed)]
+        gc.freeze()  # a million objects that stay: going through them again and again is no part of an engine
+        measured = asyncio.run(measure_visits(release, visits, int(rest[0])))
     sys.stdout.buffer.write(msgspec.json.encode(measured) + b"\n")
 
 

@@ -1,5 +1,4 @@
 import asyncio
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 from benchmarks.servers import direct
 from benchmarks.servers.direct import measure_append, measure_visits
-from loadtests.traffic import write_histories
+from loadtests.traffic import Replay, read_histories, write_histories
 from service.batch import Scored
 from service.history import StoredEvent, UserHistory
 from service.index import LoadedRelease, load_release
@@ -81,8 +80,13 @@ def test_visits_are_made_of_the_engine_alone(
     release: LoadedRelease, tiny_shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(direct, "SECONDS", 0.3)
-    monkeypatch.setattr(direct, "WARM_S", 0.1)
-    assert write_histories(tiny_shop / "events.parquet", tmp_path / "histories.jsonl", 4)
-    measured = asyncio.run(measure_visits(release, tmp_path / "histories.jsonl", 2))
+    monkeypatch.setattr(direct, "WARM_S", 0.0)
+    write_histories(tiny_shop / "events.parquet", tmp_path / "histories.jsonl", 4)
+    replays = [Replay.start(h, str(n)) for n, h in enumerate(read_histories(tmp_path / "histories.jsonl"))]
+    visits = [direct.visit(replay) for replay in replays]
+    assert [len({asked.request.user_id for asked in visit}) for visit in visits] == [1] * 4
+    assert [asked.stored.num_events - visits[0][0].stored.num_events for asked in visits[0]] == [0, 1, 2, 3, 4]
+
+    measured = asyncio.run(measure_visits(release, visits, 2))
+
     assert measured.requests_per_s > 0
-    assert json.loads((tmp_path / "histories.jsonl").read_text().splitlines()[0])["events"]
