@@ -23,7 +23,7 @@ import torch
 from benchmarks.servers.generator import NUM_QUESTIONS, WARM_S
 from loadtests.traffic import MOMENT_MS, Json, Replay, read_histories
 from service.batch import Asked, Scored, num_tokens, recommend_many, score
-from service.engine import Batched, Engine
+from service.engine import Batched, Engine, Limits
 from service.history import StoredEvent, UserHistory
 from service.index import LoadedRelease, load_release
 from service.recommender import item_statistics_of, model_history, prepare, to_stored
@@ -147,7 +147,7 @@ def asked_now(replay: Replay, history: UserHistory) -> Asked:
 
 async def measure_visits(release: LoadedRelease, visits: Sequence[list[Asked]], connections: int) -> Visited:
     """Visits as the generator makes them, each question given straight to the engine, until the time or the visits are over."""
-    engine, waiting, num_asked = Engine(torch.get_num_threads()), iter(visits), 0
+    engine, waiting, num_asked = Engine(torch.get_num_threads(), Limits(max_wait_s=math.inf)), iter(visits), 0
     batched = Batched(partial(recommend_many, cache_bytes=REMEMBERED_BYTES), release)
     now = time.monotonic
     started = now() + WARM_S
