@@ -1,4 +1,4 @@
-"""The peers' own virtual environment: rectools needs numpy < 2, which this project does not install."""
+"""Virtual environments of the peers: rectools needs numpy < 2, and LitServe is no part of this project either."""
 
 import os
 import subprocess
@@ -14,15 +14,21 @@ VENV = Path("build/peers/venv")
 INSTALLED = ".installed"  # holds the hash of the requirements that are in the environment
 
 
-def peer_python(venv: Path = VENV, run: Callable[[Sequence[str | Path]], None] | None = None) -> Path:
-    """The interpreter of the peers' environment, made on first use (about 1.5 GB) and again when they need something else."""
-    python, installed, wanted = venv / "bin" / "python", venv / INSTALLED, sha256(REQUIREMENTS)
+def peer_python(
+    venv: Path = VENV, run: Callable[[Sequence[str | Path]], None] | None = None, requirements: Path | None = None
+) -> Path:
+    """The interpreter of an environment, made on first use (about 1.5 GB) and again when it needs something else.
+
+    By default it has what the peers in quality need.
+    """
+    requirements = requirements or REQUIREMENTS
+    python, installed, wanted = venv / "bin" / "python", venv / INSTALLED, sha256(requirements)
     if installed.exists() and installed.read_text() == wanted:
         return python
     call = run or _run
     with step(f"install the peers into {venv}"):
         call([sys.executable, "-m", "venv", "--clear", venv])
-        call([python, "-m", "pip", "install", "--quiet", "--requirement", REQUIREMENTS])
+        call([python, "-m", "pip", "install", "--quiet", "--requirement", requirements])
     installed.write_text(wanted)
     return python
 

@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks.peers import environment
 from benchmarks.peers.environment import peer_python, without_constraints
+from benchmarks.serving import LITSERVE
 
 
 class Calls:
@@ -44,10 +45,19 @@ def test_other_requirements_make_it_anew(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(calls.commands) == 4
 
 
-def test_every_requirement_is_pinned() -> None:
-    lines = environment.REQUIREMENTS.read_text().splitlines()
+def test_an_environment_can_have_other_requirements(tmp_path: Path) -> None:
+    calls = Calls()
+    peer_python(tmp_path / "venv", calls, LITSERVE)
+    assert calls.commands[-1][-1] == str(LITSERVE)
+
+
+@pytest.mark.parametrize(
+    ("requirements", "peer"), [(environment.REQUIREMENTS, "rectools[torch]==0.19."), (LITSERVE, "litserve==0.2.")]
+)
+def test_every_requirement_is_pinned(requirements: Path, peer: str) -> None:
+    lines = requirements.read_text().splitlines()
     assert all("==" in line for line in lines if not line.startswith("#"))
-    assert any(line.startswith("rectools[torch]==0.19.") for line in lines)
+    assert any(line.startswith(peer) for line in lines)
 
 
 def test_the_peers_do_not_see_this_projects_versions() -> None:

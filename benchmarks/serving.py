@@ -1,0 +1,272 @@
+"""The request path: what a request costs, what an appended event saves, and how much one core bears beside what others build.
+
+Real households' histories, the demo's model and catalogue. A visit is five questions of one user with one new event between
+two of them; beside it stands `cold`, where every question is another user's only one. Every system gets one core, and the
+load comes from a process on another. Capacity: requests/s of the closed loop with the most connections whose p99 stays
+within 50 ms. Each section can be run alone; its rows then replace those of the last report.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from benchmarks.demo import OUT as DEMO
+from benchmarks.peers.corpus import Corpus, run_twotower
+from benchmarks.peers.environment import peer_python
+from benchmarks.report import DIRECTORY, Row, write_report
+from benchmarks.servers.direct import Appended, Visited
+from benchmarks.servers.generator import Measured, Open
+from benchmarks.servers.load import LIMIT_MS, SPARE, Load, Probe, capacity, loading, quantile
+from benchmarks.servers.process import CORES, SERVER_CORES, pinned, running, threads
+from benchmarks.servers.swaps import NUM_SWAPS, SERVER_SETTINGS, Swapped, measure_swaps, two_releases
+from loadtests.traffic import write_histories
+
+NUM_HISTORIES = 200  # households, each replayed as many users
+LITSERVE, LITSERVE_VENV = Path(__file__).parent / "servers" / "litserve.txt", Path("build/peers/litserve")
+FRAMEWORK_CONNECTIONS = 4
+OVERLOAD, OVERLOAD_S = 10, 8.0  # times the capacity, for so long
+TIMEOUT_MS, PATIENCE_MS = 90, 100.0  # told to the server, and what the client waits: the difference is for the way
+Struct = TypeVar("Struct", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What everything is measured with, and a directory for what is made meanwhile."""
+
+    data: Corpus
+    bundle: Path
+    directory: Path
+
+    @property
+    def store(self) -> Path:
+        """One release."""
+        return self.directory / "store"
+
+    @property
+    def histories(self) -> Path:
+        """Real histories, one JSON line each."""
+        return self.directory / "histories.jsonl"
+
+
+class Capacities(NamedTuple):
+    """What a system bears."""
+
+    visits: Probe
+    cold: Probe
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and report; 1 when a figure misses its must."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=main.__doc__)
+    parser.add_argument("--only", choices=SECTIONS, help="one section alone")
+    parser.add_argument("--demo", type=Path, default=DEMO, help=f"what `twotower demo` left; made when missing ({DEMO})")
+    args = parser.parse_args(argv)
+    rows = earlier_rows() if args.only else []
+    with tempfile.TemporaryDirectory(prefix="serving-") as name:
+        material = prepare(args.demo, Path(name))
+        try:
+            for section in [args.only] if args.only else SECTIONS:
+                rows = merged(rows, SECTIONS[section](material))
+        finally:  # what was measured before something failed
+            if rows:
+                write_report("serving", rows)
+    return 0 if all(row.meets_must for row in rows) else 1
+
+
+def prepare(demo: Path, directory: Path) -> Material:
+    """The demo's bundle and data, embedded by the code that is there now, and households to replay."""
+    if not (demo / "bundle").exists():
+        run_twotower("demo", "--once", "--out", demo)
+    material = Material(Corpus(demo / "data"), demo / "bundle", directory)
+    signals = ("--signals", material.data.signals) if material.data.signals else ()
+    inputs = ("--items", material.data.items, "--events", material.data.events, *signals)
+    run_twotower("embed", "--bundle", material.bundle, *inputs, "--store", material.store)
+    write_histories(material.data.events, material.histories, NUM_HISTORIES)
+    return material
+
+
+def framework(material: Material) -> list[Row]:
+    """The real server with an engine that has its answer ready."""
+    with ours(material, "benchmarks.servers.null_engine") as load:
+        probe = load.probe("inline", FRAMEWORK_CONNECTIONS, 0.0)
+    return [
+        Row(metric="framework_cpu_ms", value=probe.cpu_ms, unit="ms/request", better="lower", must=0.20, goal=0.13),
+        Row(metric="framework_rps", value=probe.requests_per_s, unit="1/s", better="higher"),
+        Row(metric="generator_cpu_ms", value=probe.generator_cpu_ms, unit="ms/request", better="lower"),
+    ]
+
+
+def append(material: Material) -> list[Row]:
+    """The model alone: one more event against everything anew."""
+    measured = direct(Appended, "append", material.store, material.histories)
+    speedup, by_page = measured.cold_ms / measured.append_ms, measured.cold_ms / measured.page_ms
+    return [
+        Row(metric="append_speedup", value=speedup, unit="x", better="higher", must=15.0, goal=40.0),
+        Row(metric="append_max_error", value=measured.max_error, unit="score", better="lower", must=1e-5),
+        Row(metric="append_id_mismatches", value=measured.id_mismatches, unit="users", better="lower", must=0),
+        Row(metric="append_speedup_per_page", value=by_page, unit="x, anchor moved", better="higher"),
+        Row(metric="offline_cpu_ms", value=measured.offline_ms, unit="ms", better="lower"),
+        Row(metric="cold_cpu_ms", value=measured.cold_ms, unit="ms", better="lower"),
+        Row(metric="append_cpu_ms", value=measured.append_ms, unit="ms", better="lower"),
+    ]
+
+
+def compare(material: Material) -> list[Row]:
+    """Capacities: ours, the engine without HTTP, and the competitors."""
+    with ours(material) as load:
+        mine = capacities(load)
+    engine = direct(Visited, "visits", material.store, material.histories, str(mine.visits.connections))
+    with competitor(material, sys.executable, "plain_fastapi") as load:
+        fastapi = capacities(load)
+    with competitor(material, peer_python(LITSERVE_VENV, requirements=LITSERVE), "batching_litserve") as load:
+        litserve = capacities(load)
+    return compared({"ours": mine, "fastapi": fastapi, "litserve": litserve}, engine.requests_per_s)
+
+
+def compared(systems: dict[str, Capacities], engine_per_s: float) -> list[Row]:
+    """Ratios first, then what they are made of."""
+    mine, fastapi, litserve = (systems[name].visits.requests_per_s for name in ("ours", "fastapi", "litserve"))
+    rows = [
+        Row(metric="rps_vs_fastapi", value=mine / fastapi, unit="x", better="higher", must=5.0, goal=10.0),
+        Row(metric="rps_vs_litserve", value=mine / litserve, unit="x", better="higher", must=2.0, goal=4.0),
+        Row(metric="engine_fraction", value=mine / engine_per_s, unit="", better="higher", must=0.7, goal=0.85),
+        Row(metric="engine_rps", value=engine_per_s, unit="1/s", better="higher"),
+    ]
+    for name, system in systems.items():
+        for work, probe in system._asdict().items():
+            # A competitor may break the limit with one connection: it is then credited with what that got through.
+            must = LIMIT_MS if name == "ours" else None
+            rows += [
+                Row(metric=f"{name}_{work}_rps", value=probe.requests_per_s, unit="1/s", better="higher"),
+                Row(metric=f"{name}_{work}_connections", value=probe.connections, unit="", better="higher"),
+                Row(metric=f"{name}_{work}_p50_ms", value=probe.p50_ms, unit="ms", better="lower"),
+                Row(metric=f"{name}_{work}_p99_ms", value=probe.p99_ms, unit="ms", better="lower", must=must),
+                Row(metric=f"{name}_{work}_cpu_ms", value=probe.cpu_ms, unit="ms/request", better="lower"),
+            ]
+    return rows
+
+
+def overload(material: Material) -> list[Row]:
+    """Ten times what it can bear, whether it answers or not; every answer is to a user it has not met."""
+    with ours(material) as load:
+        bears = capacity(partial(load.probe, "strangers")).requests_per_s
+        rate = OVERLOAD * bears
+        load.ensure_fresh(int(SPARE * bears * OVERLOAD_S + rate * PATIENCE_MS / 1000))
+        measured = load.run(Open(work="strangers", rate=rate, seconds=OVERLOAD_S, timeout_ms=TIMEOUT_MS))
+    return overloaded(measured, bears)
+
+
+def overloaded(measured: Measured, capacity_per_s: float) -> list[Row]:
+    """Answers in time count, everything else was for nothing. Without any refusal the wait for what never came is the figure."""
+    in_time = sum(ms <= PATIENCE_MS for ms in measured.answered_ms)
+    goodput = in_time / measured.seconds / capacity_per_s
+    refusal_ms = quantile(measured.refused_ms or measured.answered_ms, 0.99)
+    return [
+        Row(metric="overload_goodput", value=goodput, unit="of capacity", better="higher", must=0.9),
+        Row(metric="overload_reject_p99_ms", value=refusal_ms, unit="ms", better="lower", must=5.0),
+        Row(metric="overload_offered", value=measured.num_asked / measured.seconds / capacity_per_s, unit="x", better="higher"),
+        Row(metric="overload_s", value=measured.seconds, unit="s", better="higher", must=0.9 * OVERLOAD_S),
+        Row(metric="overload_late_answers", value=len(measured.answered_ms) - in_time, unit="", better="lower"),
+        Row(metric="overload_failed", value=measured.num_failed, unit="", better="lower", must=0),
+        Row(metric="overload_generator_late_p99_ms", value=quantile(measured.late_ms, 0.99), unit="ms", better="lower"),
+    ]
+
+
+def swap(material: Material) -> list[Row]:
+    """Hot swaps while questions come."""
+    store, releases = two_releases(material.bundle, material.data.items, material.directory)
+    with ours(material, store=store, cores=CORES, environment=SERVER_SETTINGS) as load:
+        return swapped(measure_swaps(load.server, load, store, releases))
+
+
+def swapped(measured: Swapped) -> list[Row]:
+    """As it is reported."""
+    ratio = measured.swap_p99_ms / measured.steady_p99_ms
+    return [
+        Row(metric="swap_failures", value=measured.num_failures, unit="", better="lower", must=0),
+        Row(metric="swap_p99_ratio", value=ratio, unit="x steady", better="lower", must=1.5),
+        Row(metric="swaps", value=measured.num_swaps, unit="", better="higher", must=NUM_SWAPS),
+        Row(metric="swap_steady_p99_ms", value=measured.steady_p99_ms, unit="ms", better="lower"),
+        Row(metric="swap_s", value=measured.swap_s, unit="s", better="lower"),
+    ]
+
+
+SECTIONS: dict[str, Callable[[Material], list[Row]]] = {
+    "framework": framework,
+    "append": append,
+    "compare": compare,
+    "overload": overload,
+    "swap": swap,
+}
+
+
+@contextmanager
+def ours(
+    material: Material,
+    module: str = "twotower.cli",
+    store: Path | None = None,
+    cores: Sequence[int] = SERVER_CORES,
+    environment: dict[str, str] | None = None,
+) -> Iterator[Load]:
+    """Our server with no histories yet, under load."""
+    with tempfile.TemporaryDirectory(dir=material.directory) as name:
+        serve = ("serve",) if module == "twotower.cli" else ()
+        options = ("--store", store or material.store, "--history", f"sqlite:///{name}/history.db")
+        log = material.directory / "server.log"
+
+        def command(port: int) -> list[str | Path]:
+            return [sys.executable, "-m", module, *serve, *options, "--port", str(port)]
+
+        with running(command, log, cores, environment or {}) as server, loading(server, material.histories) as load:
+            yield load
+
+
+@contextmanager
+def competitor(material: Material, python: str | Path, module: str) -> Iterator[Load]:
+    """A competitor's server under load."""
+    log = material.directory / f"{module}.log"
+
+    def command(port: int) -> list[str | Path]:
+        return [python, "-m", f"benchmarks.servers.{module}", material.store, str(port), material.directory / f"{module}.db"]
+
+    with running(command, log) as server, loading(server, material.histories) as load:
+        yield load
+
+
+def capacities(load: Load) -> Capacities:
+    """Both workloads of a fresh server."""
+    return Capacities(visits=capacity(partial(load.probe, "visits")), cold=capacity(partial(load.probe, "strangers")))
+
+
+def direct(answer: type[Struct], *arguments: str | Path) -> Struct:
+    """What `benchmarks.servers.direct` measures, on the core that servers get."""
+    command = [sys.executable, "-m", "benchmarks.servers.direct", *arguments]
+    with pinned(SERVER_CORES):
+        finished = subprocess.run(command, env=os.environ | threads(1), stdout=subprocess.PIPE, check=True)
+    return msgspec.json.decode(finished.stdout, type=answer)
+
+
+def earlier_rows() -> list[Row]:
+    """Those of the last report."""
+    path = DIRECTORY / "serving.json"
+    return [Row(**row) for row in json.loads(path.read_bytes())["rows"]] if path.exists() else []
+
+
+def merged(rows: Sequence[Row], newer: Sequence[Row]) -> list[Row]:
+    """All rows, of two with one name the newer one."""
+    return list(({row.metric: row for row in rows} | {row.metric: row for row in newer}).values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
