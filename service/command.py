@@ -1,6 +1,7 @@
 """`twotower serve`: one server process, or several on one port."""
 
 import argparse
+import gc
 import os
 import secrets
 import signal
@@ -112,6 +113,7 @@ def work(settings: "Settings", listener: socket.socket, index: int = 0, promise:
         sys.stdout.write(f"serving release {release.id} ({len(release):,} items) on {address} - try {address}/docs{who}\n")
         sys.stdout.flush()
         log_settings(settings)
+        gc.freeze()  # what is there now stays: the garbage collector need not go through it again and again
 
     server = Server(config, front.app.state.service, promise, say_ready)
     # uvicorn drains, then raises the signal again for whoever started it: that is us, and all is well.

@@ -22,12 +22,14 @@ import torch
 
 from benchmarks.servers.generator import NUM_QUESTIONS, WARM_S
 from loadtests.traffic import MOMENT_MS, Json, Replay, read_histories
-from service.batch import Asked, Scored, num_tokens, recommend_many, score
 from service.engine import Batched, Engine, Limits
 from service.history import StoredEvent, UserHistory
 from service.index import LoadedRelease, load_release
-from service.recommender import item_statistics_of, model_history, prepare, to_stored
+from service.ranker import Asked, Scored, cost_of, recommend_many, score
+from service.recommender import prepare
 from service.schemas import Event, RecommendRequest
+from service.user_state import Keeping
+from service.users import item_statistics_of, model_history, to_stored
 from twotower.features import Floats
 from twotower.scoring import Request, answer
 from twotower.window import PAGE, WINDOW
@@ -60,7 +62,7 @@ def model_work(release: LoadedRelease, user_id: str, history: UserHistory, now_m
     """The model's part of a request as it is served, to be run; what is remembered of a user makes that user's next one short."""
     asked = Asked(RecommendRequest(user_id=user_id), history, now_ms)
     one = prepare(release, asked.request, asked.stored, asked.now_ms)
-    return lambda: score(release, [asked.key], [one], REMEMBERED_BYTES)[0]
+    return lambda: score(release, [asked.key], [one], Keeping(REMEMBERED_BYTES))[0]
 
 
 def measure_append(release: LoadedRelease, histories: Sequence[Sequence[StoredEvent]]) -> Appended:
@@ -148,7 +150,7 @@ def asked_now(replay: Replay, history: UserHistory) -> Asked:
 async def measure_visits(release: LoadedRelease, visits: Sequence[list[Asked]], connections: int) -> Visited:
     """Visits as the generator makes them, each question given straight to the engine, until the time or the visits are over."""
     engine, waiting, num_asked = Engine(torch.get_num_threads(), Limits(max_wait_s=math.inf)), iter(visits), 0
-    batched = Batched(partial(recommend_many, cache_bytes=REMEMBERED_BYTES), release)
+    batched = Batched(partial(recommend_many, keeping=Keeping(REMEMBERED_BYTES)), release)
     now = time.monotonic
     started = now() + WARM_S
     stop = started + SECONDS
@@ -156,7 +158,7 @@ async def measure_visits(release: LoadedRelease, visits: Sequence[list[Asked]], 
     async def visit_on() -> None:
         nonlocal num_asked
         for asked in itertools.chain.from_iterable(waiting):
-            await engine.submit_to(batched, asked, num_tokens(release, asked), math.inf)
+            await engine.submit_to(batched, asked, cost_of(release, asked, ()), math.inf)
             num_asked += started <= now() <= stop
             if now() > stop:
                 return

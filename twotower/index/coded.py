@@ -63,9 +63,8 @@ class CodedRows:
             rows_BQ.addmm_(self._residual_N[first:last, None].float(), slack_1Q)
 
     def _split(self, queries_QW: Floats) -> tuple[Tensor, Tensor, Tensor]:
-        sizes = [self._codes_ND.shape[1], self._tail_NT.shape[1], 1]
-        embedding_DQ, tail_TQ, slack_1Q = torch.from_numpy(queries_QW).T.split(sizes)
-        return embedding_DQ, tail_TQ, slack_1Q
+        queries_WQ, width = torch.from_numpy(queries_QW).T, self._codes_ND.shape[1]
+        return queries_WQ[:width], queries_WQ[width:-1], queries_WQ[-1:]
 
     def _decoded(self, start: int, stop: int) -> Tensor:
         """Codes as numbers, unscaled; valid until the next call."""

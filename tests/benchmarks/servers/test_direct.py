@@ -8,9 +8,9 @@ import pytest
 from benchmarks.servers import direct
 from benchmarks.servers.direct import measure_append, measure_visits
 from loadtests.traffic import Replay, read_histories, write_histories
-from service.batch import Scored
 from service.history import StoredEvent, UserHistory
 from service.index import LoadedRelease, load_release
+from service.ranker import Scored
 
 NOW_MS = 1_746_057_600_000
 

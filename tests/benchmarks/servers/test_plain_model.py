@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.servers.plain_model import Events, PlainModel, Question, Told
-from service.batch import Asked, recommend_many
 from service.history import StoredEvent, UserHistory
 from service.index import LoadedRelease, load_release
+from service.ranker import Asked, recommend_many
 from service.recommender import Ranking
 from service.schemas import RecommendRequest
+from service.user_state import Keeping
 
 NOW_MS = 1_746_057_600_000
 PROPERTIES = {"price_paid": 2.5, "channel": "shop"}
@@ -36,7 +37,7 @@ def ours(release: LoadedRelease, events: list[Told]) -> list[tuple[str, float]]:
         StoredEvent(user_id="u", event_type=e.event_type, time_ms=e.time_ms, item_id=e.item_id, properties=dict(e.properties))
         for e in events
     ]
-    (ranking,) = recommend_many(release, [Asked(RecommendRequest(), UserHistory().extended(stored), NOW_MS)], 0)
+    (ranking,) = recommend_many(release, [Asked(RecommendRequest(), UserHistory().extended(stored), NOW_MS)], Keeping(0))
     assert isinstance(ranking, Ranking)
     return [(item.item_id, item.score) for item in ranking.items]
 
