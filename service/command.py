@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from twotower.delta import DeltaStore
 
 
+_TURN_S = 0.0005  # the event loop need not wait longer for the engine's thread: a refusal must be quick when there is much to do
+
+
 def main(argv: list[str]) -> int:
     """Serve the current release of a store until SIGTERM or SIGINT; 0 after a clean end."""
     arguments = parser().parse_args(argv)
@@ -113,6 +116,7 @@ def work(settings: "Settings", listener: socket.socket, index: int = 0, promise:
         sys.stdout.write(f"serving release {release.id} ({len(release):,} items) on {address} - try {address}/docs{who}\n")
         sys.stdout.flush()
         log_settings(settings)
+        sys.setswitchinterval(_TURN_S)
         gc.freeze()  # what is there now stays: the garbage collector need not go through it again and again
 
     server = Server(config, front.app.state.service, promise, say_ready)

@@ -123,6 +123,10 @@ class Engine:
             or (wait_s > 0 and monotonic() + wait_s > deadline_s)
         )
 
+    def refusal(self) -> ApiError:
+        """What is said to who does not fit in."""
+        return ApiError("overloaded", f"{self.num_queued} requests are waiting already; try again shortly")
+
     async def submit(self, run: Callable[[], T], deadline_s: float) -> T:
         """The result of `run()`, alone; see `submit_to`. It counts nothing in predicting how long others wait: it is rare."""
         return await self._wait(None, run, 0, deadline_s)  # type: ignore[no-any-return]
@@ -139,7 +143,7 @@ class Engine:
         if self._lost is not None:
             raise self._lost
         if self.is_full(deadline_s):
-            raise ApiError("overloaded", f"{self.num_queued} requests are waiting already; try again shortly")
+            raise self.refusal()
         loop = asyncio.get_running_loop()
         work = _Work(loop.create_future(), loop, batched, argument, cost, deadline_s)
         self._pending.add(work)

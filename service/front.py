@@ -55,6 +55,8 @@ class Front:
         try:
             private = self._is_private(scope)
             route = self._admit(scope, headers, trail, private)
+            if route.admit:
+                route.admit()
             if route.hot:
                 body = await route.hot(await read_body(receive, headers, self._settings))
                 await self._send(send, trail, route.status, [_TYPE], body)

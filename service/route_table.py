@@ -28,6 +28,7 @@ class Route:
     scope: Scope | Literal["open"] | None = None  # None: no key opens it
     private: bool = False  # on the admin port alone, where there is one
     hot: HotHandler | None = None
+    admit: Callable[[], None] | None = None  # asked before the body is read; ApiError when there is no room
 
 
 class RouteTable:

@@ -45,7 +45,16 @@ class Routes:
         like, listed = schemas.SimilarRequest, schemas.SimilarResponse
         events, stored = schemas.EventsRequest, schemas.EventsResponse
         return (
-            Route("POST", ("/v1/recommend", "/recommend"), None, asked, given, scope="recommend", hot=self.recommend),
+            Route(
+                "POST",
+                ("/v1/recommend", "/recommend"),
+                None,
+                asked,
+                given,
+                scope="recommend",
+                hot=self.recommend,
+                admit=self._service.admit,
+            ),
             Route("POST", ("/v1/recommend/batch",), self.recommend_batch, BatchRequest, BatchResponse, scope="recommend"),
             Route("POST", ("/v1/score",), self.score, ScoreRequest, ScoreResponse, scope="recommend"),
             Route("POST", ("/v1/similar", "/similar"), self.similar, like, listed, scope="recommend"),

@@ -86,6 +86,12 @@ class Service:
         with self.metrics.stage("decode"):
             return await read_json(request, decoder, self.settings)
 
+    def admit(self) -> None:
+        """ApiError when the engine would refuse whatever is asked: then it is not even worth reading."""
+        if self.engine.is_full(self.deadline(time.monotonic(), None)):
+            self.metrics.rejected.labels("queue_full").inc()
+            raise self.engine.refusal()
+
     def deadline(self, started_s: float, timeout_ms: int | None) -> float:
         """When (monotonic) a request that came at `started_s` must be answered."""
         return started_s + (timeout_ms / 1000 if timeout_ms else self.settings.request_timeout_s)
