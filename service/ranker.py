@@ -22,6 +22,7 @@ from twotower.repeat import activity_features, repeat_features
 Answer = Ranking | Exception
 
 ANSWER_COST = 32  # events that could be read in the time that the search and the rest of an answer take, about
+_UNANSWERED = LookupError("the request was not answered")
 TOLERANCE = 1e-3  # of a score: rounding moves it by a hundredth of that
 
 
@@ -65,16 +66,16 @@ def cost_of(release: LoadedRelease, asked: Asked, queued: Container[Key | None])
 def recommend_many(release: LoadedRelease, batch: Sequence[Asked], keeping: Keeping) -> list[Answer]:
     """The answer to each request, or why there is none. What the model read is kept in `release.users`."""
     answers: list[Answer] = []
-    prepared: list[tuple[int, Prepared]] = []
+    asked_for: list[tuple[int, Prepared]] = []
     for asked in batch:
         try:
             one = prepare(release, asked.request, asked.stored, asked.now_ms)
         except ApiError as error:
             answers.append(error)
         else:
-            prepared.append((len(answers), one))
-            answers.append(finish(release, one, None))
-    asked_for = [(place, one) for place, one in prepared if not one.asked.validate_only]
+            if not one.asked.validate_only:
+                asked_for.append((len(answers), one))
+            answers.append(finish(release, one, None) if one.asked.validate_only else _UNANSWERED)
     scored: dict[int, Scored] = {}
     for wave in one_of_each_user(batch, [place for place, _ in asked_for]):
         ones = [answer for place, answer in asked_for if place in wave]

@@ -76,7 +76,8 @@ def finish(release: LoadedRelease, one: Prepared, found: Sequence[Found] | None)
         token, degraded = arranged.next_page_token, degraded + arranged.degraded
         reasons = explained(release, one, [pick.row for pick in arranged.picks]) if asked.explain else None
         items = present(release, arranged.picks, asked.include_metadata, reasons)
-    named = [*(e.item_id for e in window if e.item_id), *(asked.candidate_item_ids or ())]
+    named = [e.item_id for e in window if e.item_id] if len(one.known) < len(window) else []
+    named += asked.candidate_item_ids or ()
     return Ranking(
         items=items,
         events_used=len(one.known),
