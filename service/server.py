@@ -30,7 +30,6 @@ class Server(uvicorn.Server):
         """Serve; once told to leave, go on for `drain_s` for those who have not noticed, on connections that then close."""
         self.say_ready()
         await super().main_loop()
-        self.config.encoded_headers.append((b"connection", b"close"))
         settings = self.service.settings
         for tick in range(round(settings.drain_s / _TICK_S)):
             if self.engine_lost or self.force_exit:
@@ -51,12 +50,20 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal: no longer ready from this moment on."""
-        self.service.leaving = LEAVING
+        self._leave(LEAVING)
         super().handle_exit(sig, frame)
+
+    def _leave(self, why: str) -> None:
+        """Every answer from now on says that it is the last of its connection."""
+        if self.service.leaving is None:
+            farewell = (b"connection", b"close")
+            self.config.encoded_headers.append(farewell)  # what uvicorn makes the next headers of, once a second
+            self.server_state.default_headers = [*self.server_state.default_headers, farewell]
+        self.service.leaving = why
 
     def _lose_engine(self, trouble: str) -> None:
         """Answer who waits, and leave: a new process has a new engine."""
-        self.service.leaving = trouble
+        self._leave(trouble)
         self.service.engine.abandon(ApiError("not_ready", f"{trouble}; ask again"))
         self.engine_lost = self.should_exit = True
         with suppress(OSError):  # a full disk or a closed pipe

@@ -19,7 +19,7 @@ def test_one_request_that_breaks_the_engine_fails_alone(connect: Callable[..., C
 
     monkeypatch.setattr(ranker, "prepare", breaks)
     client = connect()
-    http = httpx.AsyncClient(transport=httpx.ASGITransport(client.app, raise_app_exceptions=False), base_url="http://shop")
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(client.front, raise_app_exceptions=False), base_url="http://shop")
 
     async def ask(user: str) -> httpx.Response:
         return await http.post("/v1/recommend", json={"user_id": user})
