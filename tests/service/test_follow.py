@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import math
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -178,6 +179,27 @@ def test_an_item_that_is_put_while_releases_change_is_in_the_one_that_is_served(
     release, _, items = server.answer(num_results=500)
     assert release == two.second
     assert {f"new-{number}" for number in range(num_put)} <= set(items)
+
+
+def test_a_trial_that_ends_while_an_item_is_put_does_not_come_back(two: TwoReleases, follow: Follow, tmp_path: Path) -> None:
+    server = follow(two.store, two.first, plan=TRIAL, delta=DeltaStore(tmp_path / "delta.db"))
+    assert server.look() == "trial"
+    service, changes = server.service, server.service.changes
+    assert changes is not None
+
+    async def put_while_it_ends() -> None:
+        gate = threading.Event()
+        blocker = asyncio.create_task(service.engine.submit(gate.wait, math.inf))
+        put = asyncio.create_task(ItemRoutes(service).put_all(changes, [msgspec.Raw(b'{"item_id": "new"}')]))
+        while not service.engine.num_queued:
+            await asyncio.sleep(0.001)
+        service.others, service.variants.trial = {}, None
+        gate.set()
+        await asyncio.gather(blocker, put)
+
+    server.run(put_while_it_ends())
+    assert service.others == {}
+    assert "new" in service.release.rows
 
 
 def test_a_busy_engine_is_waited_for(two: TwoReleases, follow: Follow) -> None:
