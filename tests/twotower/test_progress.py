@@ -24,7 +24,7 @@ def test_nobody_who_watches_and_a_full_disk_end_nothing(monkeypatch: pytest.Monk
     reader, pipe = os.pipe()
     os.close(reader)
     descriptor = pipe if reader_is_gone else os.open("/dev/full", os.O_WRONLY)
-    with os.fdopen(descriptor, "w") as stderr:
+    with os.fdopen(descriptor, "w", buffering=1) as stderr:
         monkeypatch.setattr(sys, "stderr", stderr)
         progress.say("serving")
         os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)  # what could not be written would fail again at the end
