@@ -34,7 +34,7 @@ class Contexts:
         missing = {key: event for key, event in zip(keys, events, strict=True) if found[key] is None}
         if missing:
             made_TD = self._reader.embed_contexts(event_context(self._towers, list(missing.values())))
-            found |= zip(missing, made_TD, strict=True)
+            found |= {key: made_D.copy() for key, made_D in zip(missing, made_TD, strict=True)}  # a view would keep them all
         vectors_TD = np.array([found[key] for key in keys])
         self._kept |= found  # type: ignore[arg-type] # none is missing any more
         _trim(self._kept)

@@ -162,7 +162,8 @@ def rows_of(base: LoadedRelease, items: Sequence[tuple[str, Features]]) -> tuple
 
 def changed(served: LoadedRelease, changes: Changed, put: pa.Table) -> LoadedRelease:
     """The release with changes after those that it has; `put` are the rows of the items put."""
-    base, before = served.base, served.added.changes if served.added else {}
+    # Nobody asks the base any more: a fresh one, so that what it kept of users goes with the one that was served.
+    base, before = (served.added.base, served.added.changes) if served.added else (replace(served), {})
     unheard_P = served.added.unheard_P if served.added else unheard(base)
     pending = {item_id: before[item_id] for item_id in before if item_id not in changes} | dict(changes)
     earlier = served.items.slice(len(base.items))

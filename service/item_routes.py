@@ -93,7 +93,9 @@ class ItemRoutes:
             for name, r in self._service.others.items()
         }
         await changes.write(items)
-        self._service.release, self._service.others = result, others
+        # A trial may have ended meanwhile: its release must not come back.
+        self._service.release = result
+        self._service.others = {name: others.get(name, release) for name, release in self._service.others.items()}
 
     def _changed(self, method: str, num_asked: int, rejected: list[schemas.Rejected]) -> Response:
         accepted = num_asked - len(rejected)

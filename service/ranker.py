@@ -11,7 +11,8 @@ import numpy as np
 
 from service.arrangement import Found, Search
 from service.errors import ApiError
-from service.history import StoredEvent, UserHistory
+from service.explain import MAX_LEFT_OUT
+from service.history import KEPT_EVENTS, StoredEvent, UserHistory
 from service.index import LoadedRelease, merged
 from service.recommender import Prepared, Ranking, finish, prepare
 from service.schemas import RecommendRequest
@@ -58,9 +59,13 @@ def cost_of(release: LoadedRelease, asked: Asked, queued: Container[Key | None])
 
     May be called on any thread.
     """
+    num_new = min(len(asked.request.events), KEPT_EVENTS)
+    num_all = min(len(asked.stored.window) + num_new, KEPT_EVENTS)
+    if asked.request.explain:  # an answer from scratch for each item that is left out
+        return (1 + min(num_all, MAX_LEFT_OUT)) * (ANSWER_COST + num_all)
     if asked.key is not None and (asked.key in queued or asked.key in release.users):
-        return ANSWER_COST + len(asked.request.events)
-    return ANSWER_COST + len(asked.stored.window) + len(asked.request.events)
+        return ANSWER_COST + num_new
+    return ANSWER_COST + num_all
 
 
 def recommend_many(release: LoadedRelease, batch: Sequence[Asked], keeping: Keeping) -> list[Answer]:

@@ -168,6 +168,7 @@ class Routes:
         """DELETE /v1/users/{id}."""
         user_id = path_id(request, "user_id")
         count = await self._service.confirmed("delete", self._service.history.delete(user_id))
+        await self._service.forget(user_id)
         return reply(schemas.DeletedResponse(user_id=user_id, deleted_events=count))
 
     async def live(self, request: Request) -> Response:

@@ -69,6 +69,16 @@ class Service:
             if not self._queued[one.key]:
                 del self._queued[one.key]
 
+    async def forget(self, user_id: str) -> None:
+        """Drop what the model keeps of a user who is not stored any more."""
+        releases = [self.release, *self.others.values()]
+
+        def drop() -> None:
+            for release in releases:
+                release.users.drop(("user", user_id))
+
+        await self.compute(drop, self.deadline(time.monotonic(), None))
+
     async def with_changes(self, release: LoadedRelease) -> LoadedRelease:
         """A release that was just loaded, with the day's changes; so long as it may be served, `changes` must be kept still."""
         stored = await self.changes.stored(release) if self.changes else {}

@@ -61,6 +61,17 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _keep_ports_apart(self) -> "Settings":
+        first, last = self.admin_port or 0, (self.admin_port or 0) + self.workers - 1
+        # By the port a request came to is told whether it may see what is private.
+        if first and (last > 65535 or first <= self.port <= last):
+            raise ValueError(
+                f"{self.workers} processes have the admin ports {first} to {last}: they must not pass 65535 nor hold --port; "
+                f"choose another --admin-port"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _keep_to_loopback(self) -> "Settings":
         hosts = [self.host, *([] if self.admin_port is None else [self.admin_host])]
         if not self.insecure and not self.keys and (reachable := [host for host in hosts if not is_loopback(host)]):

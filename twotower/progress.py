@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -69,5 +69,9 @@ def step(title: str, total: float | None = None, unit: str = "") -> Iterator[Ste
 
 def say(line: str) -> None:
     """One line for the person watching (stderr: stdout belongs to results)."""
-    CONSOLE.print(line, highlight=False, markup=False)
-    sys.stderr.flush()
+    with suppress(OSError):  # nobody watches, or the disk is full: the work goes on
+        if CONSOLE.is_terminal:
+            CONSOLE.print(line, highlight=False, markup=False)
+        else:  # not through rich, which ends the program when the reader of a pipe has gone
+            sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()

@@ -378,3 +378,12 @@ def test_a_new_item_has_the_popularity_of_one_nobody_bought_and_no_signals(
         info=msgspec.structs.replace(plain.info, popularity_as_of_ms=as_of_ms),
     )
     assert unheard(release).tolist() == expected
+
+
+def test_what_was_kept_of_users_goes_with_the_release_that_was_changed(shop: Shop, plain: LoadedRelease) -> None:
+    client = shop()
+    client.recommend(user_id="ann", events=[view("item-1")])
+    assert ("user", "ann") in plain.users
+    client.put_items({"item_id": "new"})
+    served = client.app.state.service.release
+    assert (len(served.users), len(served.base.users)) == (0, 0)

@@ -16,7 +16,7 @@ from service.follow import reason_of
 from service.item_routes import ItemRoutes
 from service.variants import CANARY, Arm, CanaryPlan, Plan
 from tests.service.conftest import Following, TwoReleases
-from twotower.delta import DeltaStore
+from twotower.delta import Changed, DeltaStore
 from twotower.errors import EnvironmentProblem, FormatError, IntegrityError, ReleaseMismatch, StoreError
 from twotower.release import VECTORS, activate, open_store, read_pointer, release_path, roll_back, write_pointer
 
@@ -178,6 +178,25 @@ def test_an_item_that_is_put_while_releases_change_is_in_the_one_that_is_served(
     release, _, items = server.answer(num_results=500)
     assert release == two.second
     assert {f"new-{number}" for number in range(num_put)} <= set(items)
+
+
+def test_a_trial_that_ends_while_an_item_is_put_does_not_come_back(
+    two: TwoReleases, follow: Follow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = follow(two.store, two.first, plan=TRIAL, delta=DeltaStore(tmp_path / "delta.db"))
+    assert server.look() == "trial"
+    service, changes = server.service, server.service.changes
+    assert changes is not None
+    write = changes.write
+
+    async def write_while_it_ends(items: Changed) -> None:
+        service.others, service.variants.trial = {}, None
+        await write(items)
+
+    monkeypatch.setattr(changes, "write", write_while_it_ends)
+    server.run(ItemRoutes(service).put_all(changes, [msgspec.Raw(b'{"item_id": "new"}')]))
+    assert service.others == {}
+    assert "new" in service.release.rows
 
 
 def test_a_busy_engine_is_waited_for(two: TwoReleases, follow: Follow) -> None:

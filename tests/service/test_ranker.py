@@ -140,3 +140,13 @@ def test_a_known_user_costs_little(own_release: LoadedRelease, histories: Histor
     before = cost_of(own_release, one, ())
     recommend_many(own_release, [one], keeping)
     assert (before, cost_of(own_release, one, ())) == (ANSWER_COST + len(history.window), ANSWER_COST)
+
+
+def test_an_explained_answer_costs_as_many_as_are_computed_for_it_whoever_asks(
+    own_release: LoadedRelease, histories: Histories, keeping: Keeping
+) -> None:
+    user, history = max(histories.items(), key=lambda pair: pair[1].num_events)
+    one = asked(user, history, explain=True)
+    recommend_many(own_release, [one], keeping)
+    assert cost_of(own_release, one, ()) == 17 * (ANSWER_COST + len(history.window))
+    assert cost_of(own_release, asked("new", UserHistory(), explain=True), ()) == ANSWER_COST

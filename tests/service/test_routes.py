@@ -115,6 +115,15 @@ def test_a_user_is_found_and_deleted_under_any_id(client: Client, user: str) -> 
     assert client.get(path).json()["events"] == []
 
 
+def test_of_a_user_who_is_deleted_the_model_keeps_nothing(client: Client) -> None:
+    client.post("/v1/events", {"events": [event("item-1", "ann")]})
+    client.recommend(user_id="ann")
+    users = client.app.state.service.release.users
+    assert ("user", "ann") in users
+    client.request("DELETE", "/v1/users/ann")
+    assert ("user", "ann") not in users
+
+
 def test_an_unknown_user_has_an_empty_history(client: Client) -> None:
     assert client.get("/v1/users/nobody").json() == {
         "user_id": "nobody",

@@ -60,3 +60,11 @@ def test_several_processes_divide_the_cores_and_one_leaves_some_to_its_event_loo
 def test_changes_of_items_are_for_one_process() -> None:
     with pytest.raises(ValidationError, match="leave out --delta, or --workers"):
         Settings(store=Path("store"), workers=2, delta="sqlite:///delta.db")
+
+
+@pytest.mark.parametrize("wrong", [{"admin_port": 8000}, {"admin_port": 7999, "workers": 2}, {"admin_port": 65535, "workers": 2}])
+def test_an_admin_port_that_would_be_the_other_port_too_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="--admin-port"):
+        Settings(store=Path("store"), port=8000, **wrong)
+    assert Settings(store=Path("store"), port=0, admin_port=0).admin_port == 0
+    assert Settings(store=Path("store"), port=8000, admin_port=8001, workers=2).admin_port == 8001
