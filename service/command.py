@@ -123,11 +123,15 @@ def work(settings: "Settings", listener: socket.socket, index: int = 0, promise:
     # uvicorn drains, then raises the signal again for whoever started it: that is us, and all is well.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
+    status = 1  # unless somebody asks it to end it has lost its engine
     try:
         server.run(sockets=listeners)
+    except SystemExit:
+        status = 0
     finally:
         writer.close()
-    os._exit(1)  # nobody asked it to end: its engine is lost, and may be stuck where the interpreter's own end would wait for it
+    sys.stdout.flush()
+    os._exit(status)  # the interpreter's own end would wait for threads: of an engine that is stuck, of a release being read
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -18,6 +18,7 @@ from service.errors import ApiError
 A = TypeVar("A")
 T = TypeVar("T")
 
+_CLOSE_S = 30.0  # a thread that is stuck is not waited for
 _BEAT_S = 0.25  # how long an idle engine sleeps before it shows that it lives
 _SMOOTHING = 0.1  # weight of the newest batch in the time that a unit of cost takes
 
@@ -52,6 +53,7 @@ class _Work:
     argument: Any  # of the batch, or the function itself
     cost: int
     deadline_s: float  # of time.monotonic
+    queued_s: float
 
 
 class Engine:
@@ -80,7 +82,7 @@ class Engine:
             self._closing = True
             self._changed.notify()
         if self._lost is None:
-            self._thread.join()
+            self._thread.join(_CLOSE_S)
 
     def trouble(self, limit_s: float) -> str | None:
         """What is wrong with the thread: it ended, or has not moved for so long."""
@@ -121,7 +123,16 @@ class Engine:
             len(self._queue) >= self._limits.max_queued
             or wait_s > self._limits.max_wait_s
             or (wait_s > 0 and monotonic() + wait_s > deadline_s)
+            or self._oldest_wait_s > self._limits.max_wait_s
         )
+
+    @property
+    def _oldest_wait_s(self) -> float:
+        """How long the first in the queue has waited: work whose cost is not known can take any time."""
+        try:
+            return monotonic() - self._queue[0].queued_s
+        except IndexError:
+            return 0.0
 
     def refusal(self) -> ApiError:
         """What is said to who does not fit in."""
@@ -145,7 +156,7 @@ class Engine:
         if self.is_full(deadline_s):
             raise self.refusal()
         loop = asyncio.get_running_loop()
-        work = _Work(loop.create_future(), loop, batched, argument, cost, deadline_s)
+        work = _Work(loop.create_future(), loop, batched, argument, cost, deadline_s, monotonic())
         self._pending.add(work)
         try:
             with self._changed:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
@@ -121,7 +122,10 @@ class Follower:
         failures = 0
         while True:
             await asyncio.sleep(TICK_S)
-            await self.judge(monotonic())
+            try:
+                await self.judge(monotonic())
+            except Exception as error:  # the next look may go well, and nobody else would notice that there is none
+                say(f"WARNING: the trial could not be judged: {type(error).__name__}: {error}")
             if monotonic() >= self._due_s:
                 failures = failures + 1 if await self.look() == "unavailable" else 0
                 self._due_s = monotonic() + self._pause(failures)
@@ -224,7 +228,7 @@ class Follower:
     def _keep(self, release: LoadedRelease) -> None:
         if self._timer:
             self._timer.cancel()
-        self.kept = release
+        self.kept = replace(release)  # without what was kept of users
         self._timer = asyncio.get_running_loop().call_later(self._service.settings.keep_old_s, self._drop)
 
     def _drop(self) -> None:

@@ -22,6 +22,7 @@ from twotower.repeat import ItemStatistics
 Key = tuple[str, str]  # "user" or "session", and its id
 
 _BYTES_PER_ITEM = 200  # of the dictionaries' own, about
+_BYTES_PER_EVENT = 450  # of one that only a session brought along
 _PROTECTED = 0.8  # share of the budget for users who came back
 
 
@@ -94,7 +95,7 @@ class UserState:
     @property
     def num_bytes(self) -> int:
         """What it takes."""
-        return self.memory.num_bytes + self.own.num_bytes
+        return self.memory.num_bytes + self.own.num_bytes + _BYTES_PER_EVENT * len(self.events)
 
     def keep(self, events: tuple[StoredEvent, ...]) -> int:
         """How many of these events were read already; what else was read is forgotten.
