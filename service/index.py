@@ -89,7 +89,7 @@ class LoadedRelease:
         object.__setattr__(self, "reader", reader)
         object.__setattr__(self, "users", UserStates())
         object.__setattr__(self, "contexts", Contexts(self.towers, reader))
-        object.__setattr__(self, "no_own_parts", reader.own_parts(self.vectors_NV[:0]))
+        object.__setattr__(self, "no_own_parts", reader.own_parts(self.vectors_NV[:0].numpy()))
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -102,7 +102,7 @@ class LoadedRelease:
     def vectors(self, rows: Ints) -> Tensor:
         """Vectors [M, V] of some rows."""
         if self.added is None:
-            return self.vectors_NV[torch.from_numpy(rows)]
+            return torch.from_numpy(self.vectors_NV.numpy().take(rows, 0))  # for few rows much faster than torch
         own = len(self.vectors_NV)
         vectors_MV = self.vectors_NV[torch.from_numpy(np.minimum(rows, own - 1))]
         late = rows >= own

@@ -184,11 +184,12 @@ def _times(events: Sequence[StoredEvent]) -> Floats:
 def know_own_items(release: LoadedRelease, state: UserState, one: Prepared) -> None:
     """Bring the state's own items to those of the request."""
     items = one.history.items
-    if not state.own.follows(items):
-        state.own = OwnState(release.no_own_parts)
-    added = state.own.missing(items, release.rows)
+    beyond = state.own.beyond(items)
+    if beyond is None:
+        state.own, beyond = OwnState(release.no_own_parts), list(items)
+    added = [i for i in beyond if i in release.rows]
     rows = np.array([release.rows[i] for i in added], np.int64)
-    parts = release.reader.own_parts(release.vectors(rows)) if added else release.no_own_parts
+    parts = release.reader.own_parts(release.vectors(rows).numpy()) if added else release.no_own_parts
     state.own.update(items, added, rows, parts)
 
 

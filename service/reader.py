@@ -25,7 +25,7 @@ from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Block, Contextualizer, rotate
 from twotower.window import PAGE
 
-_EPSILON = float(torch.finfo(torch.float32).eps)  # torch's own for RMSNorm
+_EPSILON = np.finfo(np.float32).eps  # torch's own for RMSNorm
 
 
 class Memory:
@@ -98,6 +98,15 @@ class Reader:
         self._own_scale = np.float32(1 / math.sqrt(attention.key_width))
         self._hidden, self._out = _linear(contextualizer.query_hidden), _linear(contextualizer.query_out)
         self._repeat_in, self._repeat_mid, self._repeat_out = (_linear(contextualizer.repeat_mlp[i]) for i in (0, 2, 4))
+        # Keys, values and a part of the repeat score of an item, as one product with its vector scaled to unit size.
+        (norm, item), (weight_ZX, bias_Z) = contextualizer.repeat_item, self._repeat_in
+        item_width = config.repeat_item_width
+        kept_ZD = weight_ZX[:, -item_width:] @ (_array(item) * _array(norm))
+        scaled = [_array(linear) * _array(attention.norm) for linear in (attention.key, attention.value)]
+        self._own_all, self._num_own_heads = np.concatenate([*scaled, kept_ZD]).T, attention.num_heads
+        self._own_splits = np.cumsum([len(weights) for weights in scaled])
+        popularity = weight_ZX[:, -item_width - config.num_popularity : -item_width]
+        self._repeat_popularity = popularity, bias_Z + weight_ZX[:, -item_width:] @ _detached(item.bias)
         self._repeat_query, self._repeat_key = _linear(contextualizer.repeat_query), _linear(contextualizer.repeat_key)
         self._time = _array(contextualizer.context_in)[:, : contextualizer.event_time_width].T
 
@@ -181,18 +190,17 @@ class Reader:
             x_QD = x_QD + (gate / (1 + np.exp(-gate)) * up) @ weights.down
         return _rms(x_QD) * self._norm_D
 
-    @torch.inference_mode()
-    def own_parts(self, vectors_MV: Tensor) -> OwnParts:
+    def own_parts(self, vectors_MV: Floats) -> OwnParts:
         """What is kept of own items, of their vectors with popularity."""
-        items_MD, popularity_MP = vectors_MV[:, : self._config.width], vectors_MV[:, self._config.width :].numpy()
-        attention = self._model.own_attention
-        normed_MD = attention.norm(items_MD)
-        key_HMA = attention.key(normed_MD).unflatten(1, (attention.num_heads, -1)).transpose(0, 1)
-        value_HMD = attention.value(normed_MD).unflatten(1, (attention.num_heads, -1)).transpose(0, 1)
-        weight_ZX, bias_Z = self._repeat_in
-        static = np.concatenate([1.5 + popularity_MP / 5, self._model.repeat_item(items_MD).numpy()], 1)
-        repeat_MZ = static @ weight_ZX[:, -static.shape[1] :].T + bias_Z
-        return OwnParts(vectors_MV.numpy(), key_HMA.contiguous().numpy(), value_HMD.contiguous().numpy(), repeat_MZ)
+        shape, width = (len(vectors_MV), self._num_own_heads), self._config.width
+        key_MHA, value_MHD, repeat_MZ = np.split(_rms(vectors_MV[:, :width]) @ self._own_all, self._own_splits, 1)
+        popularity, (weight_ZP, bias_Z) = np.float32(1.5) + vectors_MV[:, width:] / np.float32(5), self._repeat_popularity
+        return OwnParts(
+            vectors_MV,
+            np.ascontiguousarray(key_MHA.reshape((*shape, key_MHA.shape[1] // shape[1])).transpose(1, 0, 2)),
+            np.ascontiguousarray(value_MHD.reshape((*shape, value_MHD.shape[1] // shape[1])).transpose(1, 0, 2)),
+            (repeat_MZ + popularity @ weight_ZP.T + bias_Z).astype(np.float32, copy=False),
+        )
 
     def query(self, hidden_D: Floats | None, wanted_D: Floats, beside: Floats, features_M6: Floats, own: OwnParts) -> Floats:
         """Query input [X] of one request: the hidden state, or none of an empty history, and the taste that own items tell."""
@@ -246,7 +254,8 @@ def _stored(memory: Memory, layer: int, k_TGE: Floats, v_TGE: Floats) -> tuple[F
 
 def _rms(x_QD: Floats) -> Floats:
     """Rows scaled to unit root-mean-square."""
-    return x_QD / np.sqrt(np.einsum("qd,qd->q", x_QD, x_QD)[:, None] / x_QD.shape[1] + _EPSILON)  # type: ignore[no-any-return]
+    scale_Q1: Floats = np.sqrt(np.add.reduce(x_QD * x_QD, 1, keepdims=True) / np.float32(x_QD.shape[1]) + _EPSILON)
+    return x_QD / scale_Q1
 
 
 def _array(module: nn.Module) -> Floats:

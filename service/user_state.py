@@ -42,27 +42,26 @@ class OwnState:
         """Of the arrays, and about that of the rest."""
         return sum(part.nbytes for part in self.parts) + _BYTES_PER_ITEM * len(self._items)
 
-    def follows(self, items: Mapping[str, OwnItem]) -> bool:
-        """Whether `items` holds all that is here; if not, a new state must be begun."""
-        return items is self._items or self._items.keys() <= items.keys()
-
-    def missing(self, items: Mapping[str, OwnItem], rows: Mapping[str, int]) -> list[str]:
-        """Ids of the release's items that are not here yet."""
-        return [i for i in items if i not in self._place and i in rows]
+    def beyond(self, items: Mapping[str, OwnItem]) -> list[str] | None:
+        """Ids of `items` after those that are here; None when it does not go on from them, and a new state must be begun."""
+        if items is self._items:
+            return []
+        ids = list(items)
+        return ids[len(self._items) :] if ids[: len(self._items)] == list(self._items) else None
 
     def update(self, items: Mapping[str, OwnItem], added: Sequence[str], added_rows: Ints, parts: OwnParts) -> None:
-        """Take in new items, and new statistics of known ones."""
+        """Go on to `items`; of those beyond what is here, only the `added` are the release's."""
         before, self._items = self._items, items
-        changed = [(self._place[i], o) for i, o in items.items() if i in self._place and before.get(i) is not o]
+        changed = [i for i, then, now in zip(before, before.values(), items.values(), strict=False) if then is not now]
+        known = [i for i in changed if i in self._place]
         if added:
             self._append([items[i] for i in added], added, added_rows, parts)
-        if changed:
-            s = self.statistics
-            places = [place for place, _ in changed]
-            s.count_M[places] = [o.count for _, o in changed]
-            s.first_ms_M[places] = [o.first_ms for _, o in changed]
-            s.last_ms_M[places] = [o.last_ms for _, o in changed]
-            s.decayed_M3[places] = [o.decayed for _, o in changed]
+        if known:
+            s, places, values = self.statistics, [self._place[i] for i in known], [items[i] for i in known]
+            s.count_M[places] = [o.count for o in values]
+            s.first_ms_M[places] = [o.first_ms for o in values]
+            s.last_ms_M[places] = [o.last_ms for o in values]
+            s.decayed_M3[places] = [o.decayed for o in values]
 
     def _append(self, values: Sequence[OwnItem], ids: Sequence[str], rows: Ints, parts: OwnParts) -> None:
         s, first = self.statistics, len(self.statistics)

@@ -94,7 +94,7 @@ def test_query_and_repeat_scores_are_those_of_the_model(
     items = own_items(*join_statistics([statistics]), np.array([NOW_MS]))
     hidden = whole(release, history.window)[-1] if length else None
     from_request = np.concatenate([request_times(release, history), items.activity_Q6[0].numpy()])
-    parts = release.reader.own_parts(release.vectors(statistics.item_rows_M))
+    parts = release.reader.own_parts(release.vectors(statistics.item_rows_M).numpy())
     features = items.features_M6.numpy()
     query_X = release.reader.query(hidden, release.contexts.wanted(wanted), from_request, features, parts)
     close(release.reader.vector(query_X), expected.vectors_QV[0].numpy())

@@ -1,5 +1,6 @@
 """What is kept of users: how far it may be trusted, and who is forgotten first."""
 
+import numpy as np
 import pytest
 
 from service.history import OwnItem, StoredEvent
@@ -46,13 +47,15 @@ def test_a_state_is_used_as_far_as_its_events_are_those_of_the_request(
     assert state.events == asked[:kept]
 
 
-def test_own_items_that_went_missing_need_a_new_state(release: LoadedRelease) -> None:
-    own, rows = OwnState(release.no_own_parts), {"tea": 0, "jam": 1}
+def test_own_items_go_on_or_are_begun_anew(release: LoadedRelease) -> None:
+    own, none = OwnState(release.no_own_parts), release.no_own_parts
     items = {"tea": OwnItem.after(None, ONE), "unknown": OwnItem.after(None, ONE)}
-    assert own.missing(items, rows) == ["tea"]
-    own.update(items, [], release.no_own_parts.vector_MV[:, 0].astype(int), release.no_own_parts)
-    assert own.follows(items | {"jam": OwnItem.after(None, TWO)})
-    assert not own.follows({"tea": items["tea"]})
+    assert own.beyond(items) == ["tea", "unknown"]
+    own.update(items, [], np.zeros(0, np.int64), none)
+    assert own.beyond(items) == []
+    assert own.beyond(items | {"jam": OwnItem.after(None, TWO)}) == ["jam"]
+    assert own.beyond({"tea": items["tea"]}) is None
+    assert own.beyond({"unknown": items["unknown"], "tea": items["tea"]}) is None
 
 
 def test_who_came_once_is_forgotten_before_who_came_back(release: LoadedRelease) -> None:
