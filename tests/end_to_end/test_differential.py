@@ -1,0 +1,275 @@
+"""A thousand real households, each at the moment of a basket: what the server answers is what the offline evaluation ranks.
+
+The purchases are those of the Complete Journey; the few of items that its catalogue does not know are left out, as they are of
+every training. The towers have the demo's width and half its layers, and were never trained: what is compared is arithmetic,
+not quality.
+
+N: items, K: results, P: popularity dimensions
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from embedder_cache.build import build_release
+from service.history import StoredEvent
+from service.index import load_release
+from service.remembered import RememberedHistories
+from service.settings import Settings
+from service.sqlite_history import SqliteHistory
+from tests.service.conftest import Client
+from training.budget import CONTEXT_TABLE_ROWS
+from training.complete_journey import SCHEMA, events_table, items_table, package_data, unit_prices
+from training.evaluate import QUERIES_PER_BATCH, Model, Query, next_basket, statistics_before
+from training.eventlog import EventLog, read_event_log
+from training.snapshots import PopularitySnapshots
+from twotower.bundle import load_bundle, save_bundle
+from twotower.catalogue import embed_rows, encode_items, fit_item_spec, read_item_ids, stream_items
+from twotower.features import EncodedRows, Floats, Ints
+from twotower.model.config import ModelConfig
+from twotower.model.contextualizer import Contextualizer
+from twotower.model.kinds import build_embedder
+from twotower.popularity import decayed_counts, log_popularity
+from twotower.schema import utc_ms
+from twotower.window import PAGE, WINDOW, anchor
+
+FROM, UNTIL = datetime(2017, 3, 8, tzinfo=UTC), datetime(2017, 4, 5, tzinfo=UTC)
+SAMPLED = 1300  # household ids are 1 to 2,500; not every household buys anything within four weeks
+HALF_LIVES_DAYS = (14.0, 2.0)
+NUM_HISTORIES, NUM_GROWN = 1000, 300
+NUM_RESULTS, AT_ONCE, TOLERANCE = 20, 32, 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """What both sides are given: histories, a bundle, and the popularity of one night."""
+
+    items: Path
+    bundle: Path
+    item_ids: pa.Array
+    log: EventLog
+    stored: list[list[StoredEvent]]  # of each user of the log, in its order
+    popularity_NP: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The best of a ranking, best first: NUM_RESULTS, and those that a rounding error could put among them."""
+
+    query: Query
+    rows_K: Ints
+    scores_K: Floats
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    directory = tmp_path_factory.mktemp("journey")
+    events, items, bundle = (directory / name for name in ("events.parquet", "items.parquet", "bundle"))
+    schema = msgspec.structs.replace(SCHEMA, signals=None)
+    columns = ["household_id", "product_id", "transaction_timestamp", "sales_value", "quantity", "store_id"]
+    transactions = pq.read_table(package_data() / "transactions.parquet", columns=columns)
+    pq.write_table(items_table(pq.read_table(package_data() / "products.parquet"), unit_prices(transactions)), items)
+    wanted = (pc.field("household_id") <= SAMPLED) & (pc.field("transaction_timestamp") < pa.scalar(UNTIL.replace(tzinfo=None)))
+    bought = events_table(transactions.filter(wanted))
+    pq.write_table(bought, events)
+    item_ids = read_item_ids(items, schema.items)
+    log = read_event_log(events, schema, item_ids, CONTEXT_TABLE_ROWS)
+    before, from_ms = log.times_ms_E < utc_ms(FROM), utc_ms(FROM)
+    counts_PN = decayed_counts(log.item_rows_E[before], log.times_ms_E[before], from_ms, HALF_LIVES_DAYS, len(item_ids))
+    popularity_NP = log_popularity(counts_PN)
+    popularity = pa.table({"item_id": item_ids, "log_popularity": pa.array(popularity_NP.tolist(), pa.list_(pa.float32()))})
+    model = ModelConfig(
+        item_spec=fit_item_spec(items, schema.items),
+        context_spec=log.context_spec,
+        context_table_rows=CONTEXT_TABLE_ROWS,
+        num_layers=2,
+        num_popularity=len(HALF_LIVES_DAYS),
+    )
+    torch.manual_seed(0)
+    embedder, contextualizer = build_embedder(model), Contextualizer(model)
+    stir(contextualizer)
+    save_bundle(bundle, embedder, contextualizer, model, HALF_LIVES_DAYS, schema, popularity, {}, {})
+    return Shop(items, bundle, item_ids, log, stored_events(bought, log, item_ids), popularity_NP)
+
+
+@torch.no_grad()
+def stir(contextualizer: Contextualizer) -> None:
+    """A new model's biases are 0, its norms 1 and its queries nearly the same for all: then much could be wrong unseen."""
+    for parameter in contextualizer.parameters():
+        if parameter.ndim == 1:
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    contextualizer.query_out.weight.mul_(10)
+
+
+def stored_events(bought: pa.Table, log: EventLog, item_ids: pa.Array) -> list[list[StoredEvent]]:
+    """The rows of the file as a shop would send them, in the order of the log; equal ones keep that of the file."""
+    rows = defaultdict[Any, list[StoredEvent]](list)
+    times_ms = bought["timestamp"].cast(pa.int64())
+    columns = (bought[name].to_pylist() for name in ("user_id", "item_id", "event_type", "price_paid", "store_id"))
+    for user, item, kind, price, store, time_ms in zip(*columns, times_ms.to_pylist(), strict=True):
+        properties = {"price_paid": price, "store_id": store}
+        event = StoredEvent(user_id=user, item_id=item, event_type=kind, time_ms=time_ms, properties=properties)
+        rows[user, item, time_ms].append(event)
+    ids, times = item_ids.to_pylist(), log.times_ms_E.tolist()
+    return [
+        [rows[user, ids[log.item_rows_E[e]], times[e]].pop(0) for e in range(*log.span(u))] for u, user in enumerate(log.user_ids)
+    ]
+
+
+@pytest.fixture(scope="module")
+def queries(shop: Shop) -> list[Query]:
+    """Households at the moment of their first basket from FROM on, by length: then little of a batch is padding."""
+    first = {q.user: q for q in reversed(next_basket(shop.log, utc_ms(FROM), utc_ms(UNTIL)))}
+    return sorted([first[user] for user in sorted(first)][:NUM_HISTORIES], key=lambda q: q.seen)
+
+
+@pytest.fixture(scope="module")
+def offline(shop: Shop) -> Model:
+    """The evaluation's model, with vectors of its own making."""
+    towers = load_bundle(shop.bundle).towers
+    config = towers.config.model
+    parts = [encode_items(t, config.item_spec, config.table_rows) for t in stream_items(shop.items, towers.schema.items)]
+    vectors_ND = embed_rows(towers.embedder, EncodedRows.concatenate(parts)).clone()
+    that_night = PopularitySnapshots(shop.popularity_NP[None], start_ms=0, step_ms=1)
+    return Model(towers.contextualizer, config, vectors_ND, shop.log, that_night)
+
+
+@pytest.fixture(scope="module")
+def server(shop: Shop, queries: list[Query], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A server of that night's release; its store holds of each household what the query may know."""
+    directory = tmp_path_factory.mktemp("serving")
+    build_release(load_bundle(shop.bundle), shop.items, directory / "store", None)
+    # Nothing is refused however slow the machine, and what is kept of users is used as it is.
+    settings = Settings(store=directory / "store", torch_threads=1, max_wait_s=60, request_timeout_s=60, verify_share=0)
+    history = RememberedHistories(SqliteHistory(directory / "history.db"), settings.history_cache_mb << 20, lambda: None)
+    with Client(settings, load_release(directory / "store"), history) as client:
+        stored = client.run(history.append([event for q in queries for event in shop.stored[q.user][: q.seen]]))
+        assert all(stored)
+        yield client
+
+
+def rank(model: Model, queries: Sequence[Query]) -> list[Ranked]:
+    """The evaluation's ranking of the whole catalogue for each query."""
+    ranked, scores_QN = [], torch.empty(QUERIES_PER_BATCH, len(model.vectors_ND))
+    for begin in range(0, len(queries), QUERIES_PER_BATCH):
+        batch = queries[begin : begin + QUERIES_PER_BATCH]
+        model.score(batch, [statistics_before(model.log, q) for q in batch], scores_QN[: len(batch)])
+        for query, scores_N in zip(batch, scores_QN.numpy(), strict=False):
+            lowest = np.partition(scores_N, -NUM_RESULTS)[-NUM_RESULTS]
+            rows_K = np.flatnonzero(scores_N >= lowest - TOLERANCE)
+            rows_K = rows_K[np.argsort(-scores_N[rows_K])]
+            ranked.append(Ranked(query, rows_K, scores_N[rows_K]))
+    return ranked
+
+
+async def ask(client: Client, shop: Shop, queries: Sequence[Query]) -> list[dict[str, Any]]:
+    """The answers, several questions under way at any time."""
+
+    async def one(query: Query) -> httpx.Response:
+        asked = {"user_id": shop.log.user_ids[query.user], "timestamp": query.now_ms, "num_results": NUM_RESULTS}
+        return await client.http.post("/v1/recommend", json=asked)
+
+    answers: list[dict[str, Any]] = []
+    for begin in range(0, len(queries), AT_ONCE):
+        responses = await asyncio.gather(*map(one, queries[begin : begin + AT_ONCE]))
+        assert {response.status_code for response in responses} == {200}
+        answers += [response.json() for response in responses]
+    return answers
+
+
+def check(shop: Shop, expected: Sequence[Ranked], answers: Sequence[dict[str, Any]]) -> None:
+    """At each place stands the item that the evaluation puts there, or one whose score there differs by a rounding error."""
+    for ranked, answer in zip(expected, answers, strict=True):
+        seen = ranked.query.seen
+        assert (answer["history_seq"], answer["degraded"], answer["events_ignored"]) == (seen, [], 0)
+        assert answer["events_used"] == seen - anchor(seen)
+        score_of = dict(zip(shop.item_ids.take(pa.array(ranked.rows_K)).to_pylist(), ranked.scores_K, strict=True))
+        served = {item["item_id"]: item["score"] for item in answer["items"]}
+        assert len(served) == NUM_RESULTS
+        there = [score_of.get(item_id, -np.inf) for item_id in served]
+        np.testing.assert_allclose(there, ranked.scores_K[:NUM_RESULTS], rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(list(served.values()), there, rtol=0, atol=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def answers(shop: Shop, queries: list[Query], server: Client) -> list[dict[str, Any]]:
+    return server.run(ask(server, shop, queries))
+
+
+def test_the_histories_are_of_every_length(queries: list[Query]) -> None:
+    lengths = np.array([q.seen for q in queries])
+    assert len(queries) == NUM_HISTORIES
+    assert (lengths == 0).any()
+    for low, high, at_least in ((1, 20, 50), (193, 257, 50), (257, 320, 50), (321, 2000, 50)):
+        assert ((lengths >= low) & (lengths < high)).sum() >= at_least
+
+
+def test_a_thousand_answers_are_those_of_the_offline_evaluation(
+    shop: Shop, offline: Model, queries: list[Query], server: Client, answers: list[dict[str, Any]]
+) -> None:
+    metric = server.app.state.service.metrics.registry.get_sample_value
+    assert metric("twotower_batch_size_sum") > 2 * metric("twotower_batch_size_count"), "or they were answered one by one"
+    check(shop, rank(offline, queries), answers)
+
+
+def test_they_still_are_when_histories_grew_and_only_what_is_new_was_read(
+    shop: Shop, offline: Model, queries: list[Query], server: Client, answers: list[dict[str, Any]]
+) -> None:
+    """By one event, a third of them by up to five; long ones first, and of these where the window's anchor is about to move."""
+    with_room = [q for q in queries if len(shop.stored[q.user]) > q.seen + 5]
+    chosen = sorted(with_room, key=lambda q: (q.seen < WINDOW, -q.seen % PAGE))[:NUM_GROWN]
+    grown, new = list[Query](), list[StoredEvent]()
+    for place, query in enumerate(chosen):
+        events, seen = shop.stored[query.user], query.seen + (1 if place % 3 else 5 - place // 3 % 5)
+        grown.append(replace(query, seen=seen, now_ms=events[seen].time_ms))
+        new += events[query.seen : seen]
+    assert server.post("/v1/events", {"events": [sent(e) for e in new]}).json()["accepted"] == len(new)
+    assert sum(q.seen > WINDOW and anchor(q.seen) != anchor(o.seen) for q, o in zip(grown, chosen, strict=True)) >= 3
+    hits = server.app.state.service.keeping.hits
+    again = server.run(ask(server, shop, grown))
+    assert server.app.state.service.keeping.hits - hits == NUM_GROWN
+    check(shop, rank(offline, grown), again)
+
+
+def sent(event: StoredEvent) -> dict[str, Any]:
+    """An event as a client sends it."""
+    fields = msgspec.to_builtins(event)
+    return {"timestamp": fields.pop("time_ms"), **fields}
+
+
+PARTS = {
+    "events read": "norm.weight",
+    "taste": "own_attention.out.weight",
+    "what repeats": "repeat_mlp.4.weight",
+    "what this user repeats": "repeat_query.weight",
+}
+
+
+@pytest.mark.parametrize("part", [*PARTS, "popularity"])
+def test_every_part_of_the_score_decides_what_is_answered(offline: Model, queries: list[Query], part: str) -> None:
+    """Without it most answers would be others."""
+    some = queries[-500:-484]
+    if part == "popularity":
+        without = replace(offline, snapshots=replace(offline.snapshots, table_TNP=np.zeros_like(offline.snapshots.table_TNP)))
+    else:
+        without = replace(offline, contextualizer=deepcopy(offline.contextualizer))
+        without.contextualizer.get_parameter(PARTS[part]).data.zero_()
+    changed = [
+        list(there.rows_K[:NUM_RESULTS]) != list(gone.rows_K[:NUM_RESULTS])
+        for there, gone in zip(rank(offline, some), rank(without, some), strict=True)
+    ]
+    assert 2 * sum(changed) > len(some)
