@@ -80,6 +80,8 @@ def serve(settings: "Settings") -> int:
 
 def work(settings: "Settings", listener: socket.socket, index: int = 0, promise: Promise = lambda _: None) -> int:
     """One process: load the release, open the history, answer until told to end."""
+    # Before numpy is imported: on small matrices its threads wait for one another more than they work.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(settings.torch_threads))
     import uvicorn
     from prometheus_client import CollectorRegistry
 

@@ -89,7 +89,7 @@ class LoadedRelease:
         object.__setattr__(self, "reader", reader)
         object.__setattr__(self, "users", UserStates())
         object.__setattr__(self, "contexts", Contexts(self.towers, reader))
-        object.__setattr__(self, "no_own_parts", reader.own_parts(self.vectors_NV[:0].numpy()))
+        object.__setattr__(self, "no_own_parts", reader.no_own_parts())
 
     def __len__(self) -> int:
         return len(self.item_ids)

@@ -202,6 +202,10 @@ class Reader:
             (repeat_MZ + popularity @ weight_ZP.T + bias_Z).astype(np.float32, copy=False),
         )
 
+    def no_own_parts(self) -> OwnParts:
+        """Those of a user without any."""
+        return self.own_parts(np.zeros((0, self._config.width + self._config.num_popularity), np.float32))
+
     def query(self, hidden_D: Floats | None, wanted_D: Floats, beside: Floats, features_M6: Floats, own: OwnParts) -> Floats:
         """Query input [X] of one request: the hidden state, or none of an empty history, and the taste that own items tell."""
         hidden_D = (self._empty_D if hidden_D is None else hidden_D) + wanted_D
