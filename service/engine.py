@@ -5,7 +5,8 @@ requests gather, which are then answered together.
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeVar
@@ -64,6 +65,7 @@ class Engine:
         self._queue: deque[_Work] = deque()
         self._changed = threading.Condition()
         self._queued_cost = 0  # of what waits and of what is worked on
+        self._coming_cost = 0  # of what is made ready; of the event loop alone
         self._second_per_cost = 0.0
         self._closing = False
         self._pending: set[_Work] = set()
@@ -114,17 +116,28 @@ class Engine:
     @property
     def wait_s(self) -> float:
         """How long a request that comes now will wait, by the time that the last batches took."""
-        return self._queued_cost * self._second_per_cost
+        return (self._queued_cost + self._coming_cost) * self._second_per_cost
 
-    def is_full(self, deadline_s: float) -> bool:
-        """Whether a request that comes now would be refused."""
+    def is_full(self, deadline_s: float, cost: int = 0) -> bool:
+        """Whether work of this cost that comes now would be refused."""
         wait_s = self.wait_s
         return (
             len(self._queue) >= self._limits.max_queued
             or wait_s > self._limits.max_wait_s
-            or (wait_s > 0 and monotonic() + wait_s > deadline_s)
+            or (wait_s > 0 and monotonic() + wait_s + cost * self._second_per_cost > deadline_s)
             or self._oldest_wait_s > self._limits.max_wait_s
         )
+
+    @contextmanager
+    def place_for(self, cost: int, deadline_s: float) -> Iterator[None]:
+        """Count work as waiting while it is made ready, or all that comes meanwhile would be let in; ApiError when full."""
+        if self.is_full(deadline_s, cost):
+            raise self.refusal()
+        self._coming_cost += cost
+        try:
+            yield
+        finally:
+            self._coming_cost -= cost
 
     @property
     def _oldest_wait_s(self) -> float:
@@ -153,7 +166,7 @@ class Engine:
     async def _wait(self, batched: Batched | None, argument: Any, cost: int, deadline_s: float) -> Any:
         if self._lost is not None:
             raise self._lost
-        if self.is_full(deadline_s):
+        if self.is_full(deadline_s, cost):
             raise self.refusal()
         loop = asyncio.get_running_loop()
         work = _Work(loop.create_future(), loop, batched, argument, cost, deadline_s, monotonic())

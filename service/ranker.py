@@ -37,12 +37,17 @@ class Asked:
 
     @property
     def key(self) -> Key | None:
-        """Whose state it can use; None for a stranger, who would not be recognised again."""
-        if self.request.history_mode == "replace":
-            return None
-        if self.request.user_id is not None:
-            return "user", self.request.user_id
-        return ("session", self.request.session_id) if self.request.session_id else None
+        """Whose state it can use."""
+        return key_of(self.request)
+
+
+def key_of(request: RecommendRequest) -> Key | None:
+    """Whose state a request can use; None for a stranger, who would not be recognised again."""
+    if request.history_mode == "replace":
+        return None
+    if request.user_id is not None:
+        return "user", request.user_id
+    return ("session", request.session_id) if request.session_id else None
 
 
 @dataclass(frozen=True, slots=True)

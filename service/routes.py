@@ -89,7 +89,8 @@ class Routes:
         """One answer; `started_s` (monotonic) is when its request came."""
         release, variant = self._service.variants.choose(self._service.release, self._service.others, asked)
         deadline_s = self._service.deadline(started_s, asked.timeout_ms)
-        stored, degraded = await self._service.stored(asked, deadline_s)
+        with self._service.place_for(release, asked, deadline_s):
+            stored, degraded = await self._service.stored(asked, deadline_s)
         one = Asked(asked, stored or UserHistory(), _moment(asked))
         with self._service.variants.watch(variant):
             ranking = await self._service.by_engine(self._service.rank(release, one, deadline_s), deadline_s)

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -18,12 +19,13 @@ from service.errors import ApiError
 from service.history import HistoryStore, HistoryUnavailable, UserHistory
 from service.index import LoadedRelease
 from service.metrics import Metrics
-from service.ranker import Answer, Asked, cost_of, recommend_many
+from service.ranker import ANSWER_COST, Answer, Asked, cost_of, key_of, recommend_many
 from service.recommender import Ranking
 from service.settings import Settings
 from service.user_state import Keeping, Key
 from service.variants import Variants
 from service.wire import read_json
+from twotower.window import WINDOW
 
 T = TypeVar("T")
 
@@ -68,6 +70,19 @@ class Service:
             self._queued[one.key] -= 1
             if not self._queued[one.key]:
                 del self._queued[one.key]
+
+    @contextmanager
+    def place_for(self, release: LoadedRelease, asked: schemas.RecommendRequest, deadline_s: float) -> Iterator[None]:
+        """A place with the engine while the history is read; ApiError, counted, when there is none."""
+        key = key_of(asked)
+        is_known = key is not None and (key in self._queued or key in release.users)
+        try:
+            with self.engine.place_for(ANSWER_COST if is_known else ANSWER_COST + WINDOW, deadline_s):
+                yield
+        except ApiError as error:
+            if error.code == "overloaded":
+                self.metrics.rejected.labels("queue_full").inc()
+            raise
 
     async def forget(self, user_id: str) -> None:
         """Drop what the model keeps of a user who is not stored any more."""

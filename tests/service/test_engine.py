@@ -254,3 +254,25 @@ def test_an_abandoned_engine_answers_who_waits_and_who_comes_and_is_not_waited_f
 
     asyncio.run(run())
     assert engine.trouble(limit_s=10.0) is None  # it was only left to itself
+
+
+def test_what_is_made_ready_counts_as_waiting() -> None:
+    engine = Engine(1, Limits(max_wait_s=0.2))
+
+    def slow(of: None, costs: Sequence[int]) -> Sequence[int]:
+        time.sleep(0.01 * sum(costs))
+        return costs
+
+    async def run() -> None:
+        engine.start()
+        for _ in range(10):
+            await engine.submit_to(Batched(slow, None), 1, 1, soon())
+        with engine.place_for(30, soon()):
+            with pytest.raises(ApiError, match="try again"), engine.place_for(1, soon()):
+                pass
+            with pytest.raises(ApiError, match="try again"):
+                await engine.submit_to(Batched(slow, None), 1, 1, soon())
+        await engine.submit_to(Batched(slow, None), 1, 1, soon())
+        await asyncio.to_thread(engine.close)
+
+    asyncio.run(run())
