@@ -89,7 +89,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     item_ids = read_item_ids(items, schema.items)
     log = read_event_log(events, schema, item_ids, CONTEXT_TABLE_ROWS)
     before, from_ms = log.times_ms_E < utc_ms(FROM), utc_ms(FROM)
-    counts_PN = decayed_counts(log.item_rows_E[before], log.times_ms_E[before], from_ms, HALF_LIVES_DAYS, len(item_ids))
+    rows = log.item_rows_E[before].astype(np.int64)
+    counts_PN = decayed_counts(rows, log.times_ms_E[before], from_ms, HALF_LIVES_DAYS, len(item_ids))
     popularity_NP = log_popularity(counts_PN)
     popularity = pa.table({"item_id": item_ids, "log_popularity": pa.array(popularity_NP.tolist(), pa.list_(pa.float32()))})
     model = ModelConfig(
