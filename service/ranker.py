@@ -23,7 +23,6 @@ from twotower.repeat import activity_features, repeat_features
 Answer = Ranking | Exception
 
 ANSWER_COST = 32  # events that could be read in the time that the search and the rest of an answer take, about
-_UNANSWERED = LookupError("the request was not answered")
 TOLERANCE = 1e-3  # of a score: rounding moves it by a hundredth of that
 
 
@@ -75,25 +74,25 @@ def cost_of(release: LoadedRelease, asked: Asked, queued: Container[Key | None])
 
 def recommend_many(release: LoadedRelease, batch: Sequence[Asked], keeping: Keeping) -> list[Answer]:
     """The answer to each request, or why there is none. What the model read is kept in `release.users`."""
-    answers: list[Answer] = []
-    asked_for: list[tuple[int, Prepared]] = []
-    for asked in batch:
+    answers: dict[int, Answer] = {}  # by place in the batch, as all that follows
+    wanted: dict[int, Prepared] = {}
+    for place, asked in enumerate(batch):
         try:
             one = prepare(release, asked.request, asked.stored, asked.now_ms)
         except ApiError as error:
-            answers.append(error)
+            answers[place] = error
         else:
-            if not one.asked.validate_only:
-                asked_for.append((len(answers), one))
-            answers.append(finish(release, one, None) if one.asked.validate_only else _UNANSWERED)
+            if asked.request.validate_only:
+                answers[place] = finish(release, one, None)
+            else:
+                wanted[place] = one
     scored: dict[int, Scored] = {}
-    for wave in one_of_each_user(batch, [place for place, _ in asked_for]):
-        ones = [answer for place, answer in asked_for if place in wave]
-        scored |= zip(sorted(wave), score(release, [batch[place].key for place in sorted(wave)], ones, keeping), strict=True)
-    found = search(release, [one for _, one in asked_for], [scored[place] for place, _ in asked_for])
-    for (place, one), mine in zip(asked_for, found, strict=True):
-        answers[place] = finish(release, one, mine)
-    return answers
+    for wave in one_of_each_user(batch, list(wanted)):
+        places = sorted(wave)
+        scored |= zip(places, score(release, [batch[p].key for p in places], [wanted[p] for p in places], keeping), strict=True)
+    found = search(release, list(wanted.values()), [scored[place] for place in wanted])
+    answers |= {place: finish(release, one, mine) for (place, one), mine in zip(wanted.items(), found, strict=True)}
+    return [answers[place] for place in range(len(batch))]
 
 
 def one_of_each_user(batch: Sequence[Asked], places: Sequence[int]) -> Iterator[set[int]]:
