@@ -31,40 +31,34 @@ class CodedRows:
     """Codes, scales and residual norms; a block is decoded just before it is multiplied."""
 
     def __init__(
-        self, codes_ND: npt.NDArray[np.generic], scale_N: Floats, residual_N: npt.NDArray[np.float16], tail_NT: Floats
+        self, vectors_NV: Floats, codes_ND: npt.NDArray[np.generic], scale_N: Floats, residual_N: npt.NDArray[np.float16]
     ) -> None:
-        self.doubt_N = residual_N
+        self.vectors_NV = np.asarray(vectors_NV)  # indexing a memory map is slow
         self._codes_ND, self._scale_N = torch.from_numpy(codes_ND), torch.from_numpy(scale_N)
-        self._tail_NT, self._residual_N = torch.from_numpy(tail_NT), torch.from_numpy(residual_N)
+        self._tail_NT = torch.from_numpy(np.ascontiguousarray(vectors_NV[:, codes_ND.shape[1] :]))
+        self._residual_N = torch.from_numpy(residual_N)
         self._block_BD = torch.empty(min(_BLOCK_ROWS, len(codes_ND)), codes_ND.shape[1])
-        self.max_norm = max(self._max_norm(start, stop) for start, stop in _blocks(0, len(self)))
-
-    def __len__(self) -> int:
-        return len(self._codes_ND)
+        self.max_norm = max(self._max_norm(start, stop) for start, stop in _blocks(0, len(codes_ND)))
 
     @property
     def num_bytes(self) -> int:
         """Codes, scales, residual norms and popularity."""
         return self._codes_ND.nbytes + self._scale_N.nbytes + self._residual_N.nbytes + self._tail_NT.nbytes
 
-    def extend(self, queries_QV: Floats) -> tuple[Floats, Floats]:
-        """Queries whose products are lower bounds, and how much of its residual norm a row may be above them."""
+    def extend(self, queries_QV: Floats) -> Floats:
+        """Queries whose products are upper bounds: the residual adds at most its norm times the query's."""
         norm_Q = np.linalg.norm(queries_QV[:, : self._codes_ND.shape[1]], axis=1)
-        return np.concatenate([queries_QV, -norm_Q[:, None]], 1), 2 * norm_Q
+        return np.concatenate([queries_QV, norm_Q[:, None]], 1)
 
-    def multiply(self, queries_QW: Floats, start: int, stop: int, out_SQ: Floats) -> None:
+    def multiply(self, queries_QW: Floats, start: int, stop: int, out_QS: Floats) -> None:
         """Write the products of some rows, decoded block by block; to scale products is less work than to scale rows."""
-        (embedding_DQ, tail_TQ, slack_1Q), out = self._split(queries_QW), torch.from_numpy(out_SQ)
+        queries, out, width = torch.from_numpy(queries_QW), torch.from_numpy(out_QS), self._codes_ND.shape[1]
         for first, last in _blocks(start, stop):
-            rows_BQ = out[first - start : last - start]
-            torch.mm(self._decoded(first, last), embedding_DQ, out=rows_BQ)
-            rows_BQ.mul_(self._scale_N[first:last, None])
-            rows_BQ.addmm_(self._tail_NT[first:last], tail_TQ)
-            rows_BQ.addmm_(self._residual_N[first:last, None].float(), slack_1Q)
-
-    def _split(self, queries_QW: Floats) -> tuple[Tensor, Tensor, Tensor]:
-        queries_WQ, width = torch.from_numpy(queries_QW).T, self._codes_ND.shape[1]
-        return queries_WQ[:width], queries_WQ[width:-1], queries_WQ[-1:]
+            products_QB = torch.mm(queries[:, :width], self._decoded(first, last).T)
+            products_QB.mul_(self._scale_N[first:last])
+            products_QB.addmm_(queries[:, width:-1], self._tail_NT[first:last].T)
+            products_QB.addmm_(queries[:, -1:], self._residual_N[None, first:last].float())
+            out[:, first - start : last - start] = products_QB
 
     def _decoded(self, start: int, stop: int) -> Tensor:
         """Codes as numbers, unscaled; valid until the next call."""
@@ -111,7 +105,7 @@ def read_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> CodedR
         residual_B = _residual(vectors_NV[start:stop, :width], codes_ND[start:stop], scale_N[start:stop])
         if not (residual_B <= residual_N[start:stop]).all():
             raise _mismatch(file, "it was built over other vectors")
-    return CodedRows(codes_ND, scale_N, residual_N, np.ascontiguousarray(vectors_NV[:, width:]))
+    return CodedRows(vectors_NV, codes_ND, scale_N, residual_N)
 
 
 def _residual(embedding_BD: Floats, codes_BD: npt.NDArray[np.generic], scale_B: Floats) -> npt.NDArray[np.float64]:

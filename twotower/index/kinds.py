@@ -17,6 +17,7 @@ import msgspec
 
 from twotower.features import Floats
 from twotower.index.coded import read_codes, write_codes
+from twotower.index.principal import PrincipalRows, principal_axes
 from twotower.index.scan import Float32Rows, Rows, Scan
 from twotower.index.search import Index
 
@@ -68,7 +69,8 @@ def open_index(directory: Path, vectors_NV: Floats, width: int, info: IndexInfo)
     rows: Rows
     match info.kind:
         case "flat":
-            rows = Float32Rows(vectors_NV)
+            axes_VA = principal_axes(vectors_NV)
+            rows = Float32Rows(vectors_NV) if axes_VA is None else PrincipalRows(vectors_NV, axes_VA)
         case "flat16":
             rows = read_codes(directory / CODES, vectors_NV, width, "float16")
         case "int8":

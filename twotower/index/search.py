@@ -11,11 +11,10 @@ from typing import Protocol
 import numpy as np
 
 from twotower.features import Floats, Ints
-from twotower.index.scan import Float32Rows, Mask, Scan
+from twotower.index.scan import Float32Rows, Mask, Scan, exact_scores
 
 # Where so few rows are allowed, they alone are copied and scanned, whatever the kind.
 FEW_ROWS, FEW_SHARE = 65_536, 1 / 8
-_SCORED_AT_ONCE = 65_536
 
 
 class Finder(Protocol):
@@ -94,13 +93,3 @@ class Index:
             order = np.lexsort((rows, -scores))[:k]
             rows_QK[query, : len(order)], scores_QK[query, : len(order)] = rows[order], scores[order]
         return rows_QK, scores_QK
-
-
-def exact_scores(vectors_NV: Floats, row_C: Ints, query_V: Floats) -> Floats:
-    """Inner products [C] of a query with some rows, in float64 and then rounded: no order of summing shows in the result."""
-    scores_C = np.empty(len(row_C), np.float32)
-    query = query_V.astype(np.float64)
-    for start in range(0, len(row_C), _SCORED_AT_ONCE):
-        part = slice(start, start + _SCORED_AT_ONCE)
-        scores_C[part] = np.einsum("cv,v->c", vectors_NV.take(row_C[part], 0).astype(np.float64), query)
-    return scores_C
