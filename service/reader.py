@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from twotower.features import EncodedRows, Floats
+from twotower.features import Floats
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Block, Contextualizer, rotate
 from twotower.window import PAGE
@@ -108,24 +108,21 @@ class Reader:
         popularity = weight_ZX[:, -item_width - config.num_popularity : -item_width]
         self._repeat_popularity = popularity, bias_Z + weight_ZX[:, -item_width:] @ _detached(item.bias)
         self._repeat_query, self._repeat_key = _linear(contextualizer.repeat_query), _linear(contextualizer.repeat_key)
-        self._time = _array(contextualizer.context_in)[:, : contextualizer.event_time_width].T
+        (context_in, bias_D), width = _linear(contextualizer.context_in), contextualizer.event_time_width
+        self._time, self._numbers = context_in[:, :width].T, (context_in[:, width:], bias_D)
 
     @torch.inference_mode()
-    def embed_contexts(self, context: EncodedRows) -> Floats:
-        """What events add to their items whatever the time, [T, D]."""
-        model, time_width = self._model, self._model.event_time_width
-        weight, bias = model.context_in.weight[:, time_width:], model.context_in.bias
-        dense_TD = functional.linear(torch.from_numpy(context.dense_NF), weight, bias)
-        return (dense_TD + model.pool_slots(torch.from_numpy(context.slots_NS), torch.from_numpy(context.weights_NS))).numpy()
+    def embed_slots(self, slots_NS: npt.NDArray[np.int32], weights_NS: Floats) -> Floats:
+        """What features that are looked up in the table add to events, or wanted event types to hidden states, [N, D]."""
+        return self._model.pool_slots(torch.from_numpy(slots_NS), torch.from_numpy(weights_NS)).numpy()
+
+    def embed_numbers(self, dense_TF: Floats) -> Floats:
+        """What the other features add to events, [T, D]."""
+        return _apply(self._numbers, dense_TF)
 
     def embed_events(self, items_TD: Floats, times_T6: Floats, contexts_TD: Floats) -> Floats:
         """What the first layer reads, [T, D]."""
         return items_TD + contexts_TD + times_T6[:, : len(self._time)] @ self._time
-
-    @torch.inference_mode()
-    def embed_wanted(self, slots_QS: npt.NDArray[np.int32], weights_QS: Floats) -> Floats:
-        """What wanted event types add to hidden states, [Q, D]."""
-        return self._model.pool_slots(torch.from_numpy(slots_QS), torch.from_numpy(weights_QS)).numpy()
 
     @torch.inference_mode()
     def read(self, memories: Sequence[Memory], counts: Sequence[int], events_TD: Floats) -> None:

@@ -28,13 +28,12 @@ from twotower.features import (
     quantile_edges,
     to_floats,
 )
-from twotower.schema import Schema, utc_ms
+from twotower.schema import EVENT_TYPE, Schema, utc_ms
 from twotower.window import History
 
 READS = 2  # passes over the log
 SORT_EVENTS = 1_000_000  # events sorted at a time
 SAMPLE_EVENTS = 200_000  # training rows that bins are fitted on
-EVENT_TYPE = "event_type"
 
 
 @dataclass(frozen=True, slots=True)

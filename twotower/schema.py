@@ -24,6 +24,7 @@ from twotower.errors import DataError
 
 ItemKind = Literal["text", "categorical", "list", "numeric", "time", "vector"]
 EventKind = Literal["categorical", "numeric"]
+EVENT_TYPE = "event_type"  # as a feature of an event, whatever its column is called
 
 
 class EventColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,7 +40,7 @@ class EventColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         if len(set(self.roles)) < len(self.roles):
             raise ValueError(f"[events] two roles name one column: {', '.join(self.roles)}")
-        if clash := {*self.roles, "event_type"} & self.features.keys():
+        if clash := {*self.roles, EVENT_TYPE} & self.features.keys():
             raise ValueError(f"[events.features] {', '.join(sorted(clash))} is a role, not a feature")
 
     @property
