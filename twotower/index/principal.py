@@ -14,7 +14,7 @@ from twotower.index.scan import max_norm
 
 _LEFT = 0.02  # of the variance: the rest hardly tells rows apart
 _STEP = 8  # W is a multiple: whole vector registers
-_SAMPLED_ROWS, _BLOCK_ROWS = 65_536, 8192
+_SAMPLED_ROWS, _BLOCK_ROWS = 16_384, 8192
 
 
 class PrincipalRows:
