@@ -30,7 +30,8 @@ def test_no_body_that_a_fuzzer_finds_is_answered_with_a_5xx(tiny_store: Path, tm
     for number, body in enumerate(BODIES):
         for route in range(len(PATHS)):
             (tmp_path / f"{number}-{route}").write_bytes(bytes([route]) + json.dumps(body).encode())
-    command = [sys.executable, "-m", "tests.service.faults.fuzz", tiny_store, tmp_path, str(SECONDS), *PATHS]
+    inputs = [str(tiny_store), str(tmp_path), str(SECONDS), *PATHS]
+    command = [sys.executable, "-m", "tests.service.faults.fuzz", *inputs]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS + 100, check=False)
     assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-3000:]
