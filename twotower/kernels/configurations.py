@@ -18,7 +18,22 @@ from twotower.kernels.dispatch import triton
 Target = Literal["sm_80", "sm_90", "sm_100", "gfx942"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
-TABLE: dict[str, dict[Target, dict[str, int]]] = {}
+TABLE: dict[str, dict[Target, dict[str, int]]] = {
+    "round_queries": dict.fromkeys(TARGETS, {"num_warps": 4}),
+    "group_bounds_few": {  # up to 16 queries
+        "sm_80": {"BLOCK_Q": 16, "num_warps": 4, "num_stages": 3},
+        "sm_90": {"BLOCK_Q": 16, "num_warps": 4, "num_stages": 3},
+        "sm_100": {"BLOCK_Q": 16, "num_warps": 4, "num_stages": 3},
+        "gfx942": {"BLOCK_Q": 16, "num_warps": 4, "num_stages": 2},
+    },
+    "group_bounds": {
+        "sm_80": {"BLOCK_Q": 64, "num_warps": 4, "num_stages": 3},
+        "sm_90": {"BLOCK_Q": 64, "num_warps": 4, "num_stages": 3},
+        "sm_100": {"BLOCK_Q": 64, "num_warps": 4, "num_stages": 3},
+        "gfx942": {"BLOCK_Q": 64, "num_warps": 4, "num_stages": 2},
+    },
+    "rescore": dict.fromkeys(TARGETS, {"num_warps": 8}),
+}
 
 
 def configuration(kernel: str, target: Target) -> dict[str, int]:
