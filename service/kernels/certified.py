@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from service.kernels.topk import Catalogue, catalogue_of
+from service.kernels.catalogue import Catalogue, catalogue_of
 
 _LEVELS = 127
 _BLOCK_ROWS = 65_536  # in float64 meanwhile

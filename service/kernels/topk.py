@@ -10,75 +10,20 @@ N: rows, P: rows after padding, V: vector width after padding, D: before, Q: que
 K: results, B: groups that are scored, C: rows that are scored = B G, X: rows left out, W: words of 32 rows = P / 32
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from service.kernels.catalogue import Catalogue, tile_rows
 from twotower.kernels.configurations import configuration, current_target
 from twotower.kernels.dispatch import jit, tl, triton, use_triton
 
-MAX_WIDTH = 512
-_MIN_GROUP, _MAX_GROUP = 16, 128
 _ROUNDING = 2.0**-22  # of one addition; tensor cores cut off where a CPU rounds
 _SPARE_GROUPS, _SPARE_SHARE, _SPARE_SHARE_CODED = 8, 1 / 8, 1.0  # shares of k: scored beside the k + m, for bounds are not exact
 _MORE = 4  # times the groups where that was too few
 _PROGRAMS, _MAX_TILES = 512, 16  # tiles are shared out so that every multiprocessor has a few programs
-_TILE_VALUES = 16_384
 _CANDIDATE_VALUES, _BLOCK_X = 8192, 64
 _NOTHING = -(0x7F800001 << 32)  # key of row -1 with score -inf
-
-
-@dataclass(frozen=True, slots=True)
-class Catalogue:
-    """Rows made ready once for many searches, and what bounds their scores.
-
-    The score of row n is at most scale_n codes_n·q + residual_n |q|. Without a scale the codes are the rows themselves.
-    Padding, and rows whose norm is not finite in float32, are NaN: they are never found.
-    """
-
-    rows_PV: Tensor  # what is scored
-    codes_PV: Tensor  # what pass 1 multiplies
-    scale_P: Tensor | None
-    residual_P: Tensor | None
-    num_rows: int
-    head: int  # V is a power of two and a smaller one, or 0
-    max_norm: float  # of codes times scale
-    group: int
-
-    def __len__(self) -> int:
-        return self.num_rows
-
-    @property
-    def tail(self) -> int:
-        """V without its larger part."""
-        return self.rows_PV.shape[1] - self.head
-
-
-def catalogue_of(rows_ND: Tensor) -> Catalogue:
-    """Rows in float16, bfloat16 or float32, as they are; ValueError when they are wider than a tile can hold."""
-    num_rows, width = rows_ND.shape
-    if width > MAX_WIDTH:
-        raise ValueError(f"rows are {width} wide: at most {MAX_WIDTH} are searched on a GPU. Use a flat index on a CPU.")
-    head = max(1 << width.bit_length() - 1, 16)
-    tail = max(_power_of_two_from(width - head), 16) if width > head else 0
-    head, tail = (2 * head, 0) if tail == head else (head, tail)
-    group = min(max(_power_of_two_from(int(num_rows**0.5) // 56), _MIN_GROUP), tile_rows(head))
-    rows_PV = rows_ND.new_full((-(-num_rows // (16 * group)) * 16 * group, head + tail), torch.nan)
-    rows_PV[:num_rows, :width], rows_PV[:num_rows, width:] = rows_ND, 0
-    norm_N = torch.linalg.vector_norm(rows_ND, dim=1, dtype=torch.float32)
-    known_N = norm_N.isfinite()
-    rows_PV[:num_rows][~known_N] = torch.nan
-    max_norm = float(norm_N[known_N].max()) if known_N.any() else 0.0
-    return Catalogue(rows_PV, rows_PV, None, None, num_rows, head, max_norm, group)
-
-
-def bitmap(allowed_N: Tensor, catalogue: Catalogue) -> Tensor:
-    """A mask of rows as words [W] of 32 bits, the lowest row in the lowest bit; masks that all must allow are joined by &."""
-    allowed_P = pad(allowed_N, (0, len(catalogue.rows_PV) - len(allowed_N)))
-    bit = torch.arange(32, device=allowed_N.device)
-    return (allowed_P.view(-1, 32).long() << bit).sum(1).to(torch.int32)
 
 
 def top_k(
@@ -246,6 +191,7 @@ def top_k_triton(
         bounds_QM = upper_bounds(queries_QV, catalogue, allowed_W)
         share = _SPARE_SHARE if catalogue.residual_P is None else _SPARE_SHARE_CODED
         num_scored = k + num_excluded + _SPARE_GROUPS + int(share * k)
+        excluded_QX = None if excluded_QX is None else excluded_QX.contiguous()
         keys_QK = _best(queries_QV, catalogue, bounds_QM, num_scored, k, allowed_W, excluded_QX)
     rows_QK = ~keys_QK.view(torch.int32).view(num_queries, k, 2)[..., 0]
     return rows_QK.long(), _scores(keys_QK)
@@ -259,7 +205,7 @@ def upper_bounds(queries_QV: Tensor, catalogue: Catalogue, allowed_W: Tensor | N
     assert width % 16 == num_groups % 16 == 0  # else loads are not of 128 bits
     dtype = torch.float16 if catalogue.codes_PV.dtype == torch.int8 else catalogue.codes_PV.dtype
     rounded_QV = torch.empty_like(queries_QV, dtype=dtype)
-    scale_Q, norm_Q, error_Q = torch.empty(3, num_queries, device=queries_QV.device)
+    scale_Q, norm_Q, error_Q = (torch.empty(num_queries, device=queries_QV.device) for _ in range(3))
     halves = {"HEAD": catalogue.head, "TAIL": catalogue.tail}
     round_queries[(num_queries,)](
         queries_QV, rounded_QV, scale_Q, norm_Q, error_Q, catalogue.max_norm, _ROUNDING, **halves,
@@ -313,12 +259,3 @@ def _scores(keys_QK: Tensor) -> Tensor:
     """The scores in keys, as `rescore` writes them."""
     ordered_QK = (keys_QK >> 32).to(torch.int32)
     return (ordered_QK ^ ((ordered_QK >> 31) & 0x7FFFFFFF)).view(torch.float32)
-
-
-def tile_rows(head: int) -> int:
-    """Rows of a tile: 32 KiB of float16, or less."""
-    return min(_MAX_GROUP, _TILE_VALUES // head)
-
-
-def _power_of_two_from(number: int) -> int:
-    return 1 << max(number - 1, 0).bit_length()

@@ -19,7 +19,7 @@ Target = Literal["sm_80", "sm_90", "sm_100", "gfx942"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 TABLE: dict[str, dict[Target, dict[str, int]]] = {
-    "round_queries": dict.fromkeys(TARGETS, {"num_warps": 4}),
+    "round_queries": {target: {"num_warps": 4} for target in TARGETS},
     "group_bounds_few": {  # up to 16 queries
         "sm_80": {"BLOCK_Q": 16, "num_warps": 4, "num_stages": 3},
         "sm_90": {"BLOCK_Q": 16, "num_warps": 4, "num_stages": 3},
@@ -32,7 +32,7 @@ TABLE: dict[str, dict[Target, dict[str, int]]] = {
         "sm_100": {"BLOCK_Q": 64, "num_warps": 4, "num_stages": 3},
         "gfx942": {"BLOCK_Q": 64, "num_warps": 4, "num_stages": 2},
     },
-    "rescore": dict.fromkeys(TARGETS, {"num_warps": 8}),
+    "rescore": {target: {"num_warps": 8} for target in TARGETS},
 }
 
 
