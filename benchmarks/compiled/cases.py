@@ -12,7 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from service.kernels.topk import Catalogue, top_k_triton
+from service.kernels.catalogue import Catalogue
+from service.kernels.topk import top_k_triton
 from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Pool, Shard
 from twotower.kernels.gather_pool import gather_pool_triton
 from twotower.kernels.packed_attention import Packing, packed_attention_triton

@@ -212,9 +212,8 @@ def upper_bounds(queries_QV: Tensor, catalogue: Catalogue, allowed_W: Tensor | N
         WIDTH=triton.next_power_of_2(width), **configuration("round_queries", current_target()),
     )  # fmt: skip
     bounds_QM = torch.empty(num_queries, num_groups, device=queries_QV.device)
-    options = configuration("group_bounds_few" if num_queries <= 16 else "group_bounds", current_target())
-    if allowed_W is not None:
-        options["num_stages"] += 2  # the words that say whether a tile is loaded come first
+    line = "group_bounds" + ("" if allowed_W is None else "_masked") + ("_few" if num_queries <= 16 else "")
+    options = configuration(line, current_target())
     tiles_each = min(max(num_tiles // _PROGRAMS, 1), _MAX_TILES)
     group_bounds[(triton.cdiv(num_tiles, tiles_each) * triton.cdiv(num_queries, options["BLOCK_Q"]),)](
         catalogue.codes_PV, rounded_QV, scale_Q, norm_Q, error_Q, catalogue.scale_P, catalogue.residual_P, allowed_W, bounds_QM,
