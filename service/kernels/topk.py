@@ -34,11 +34,13 @@ def top_k(
     `allowed_W` is a bitmap for all queries; `excluded_QX`, int32, names the rows that each query leaves out, filled up by -1. A
     score is the product of query and row in float64, rounded to float32. A row is found only if its score is finite: a NaN or an
     infinity in a query or a row never is. Where fewer than k rows are found, row -1 and score -inf fill up. ValueError for
-    queries of another width, or k under 1.
+    wider queries, another catalogue's bitmap, or k under 1.
     """
-    width = catalogue.rows_PV.shape[1]
+    num_padded, width = catalogue.rows_PV.shape
     if k < 1 or queries_QD.shape[1] > width:
         raise ValueError(f"k is {k} and queries are {queries_QD.shape[1]} wide: k is at least 1, rows are {width} wide.")
+    if allowed_W is not None and 32 * len(allowed_W) != num_padded:
+        raise ValueError(f"a bitmap of {32 * len(allowed_W)} rows for {num_padded}: make it with `bitmap`, for this catalogue.")
     tensors = [t for t in (queries_QD, catalogue.rows_PV, allowed_W, excluded_QX) if t is not None]
     impl = top_k_triton if use_triton(*tensors) else top_k_reference
     return impl(queries_QD, catalogue, k, allowed_W, excluded_QX)

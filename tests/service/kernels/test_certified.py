@@ -1,16 +1,33 @@
 """The int8 form is exact: it is watched and compared as the float16 form is in `test_topk`, and its bounds are looked at."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from service.kernels import topk
+from service.kernels.catalogue import Catalogue
 from service.kernels.certified import coded_catalogue_of
 from service.kernels.topk import top_k_reference, top_k_triton
 from tests.interpreter import checked
 
 
-def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many groups were scored, each time."""
+    noted, best = list[int](), topk._best
+
+    def noting(queries_QV: Tensor, catalogue: Catalogue, bounds_QM: Tensor, num_scored: int, *rest: Any) -> Tensor:
+        noted.append(num_scored)
+        return best(queries_QV, catalogue, bounds_QM, num_scored, *rest)
+
+    monkeypatch.setattr(topk, "_best", noting)
+    return noted
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -45,15 +62,12 @@ def test_codes_are_made_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     assert whole.max_norm == parts.max_norm
 
 
-def test_rows_that_int8_cannot_tell_apart_are_ordered_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_int8_cannot_tell_apart_are_ordered_all_the_same(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """With too few groups at first: more follow, until what is left is bounded by what was found."""
     monkeypatch.setattr(topk, "_SPARE_GROUPS", 0)
     monkeypatch.setattr(topk, "_SPARE_SHARE_CODED", 0)
     rows = torch.ones(500, 16) + 1e-4 * drawn(500, 16)
     queries, coded = drawn(1, 16, seed=1), coded_catalogue_of(rows)
-    counts = []
-    best = topk._best
-    monkeypatch.setattr(topk, "_best", lambda *args: (counts.append(args[3]), best(*args))[1])
     with checked():
         found = top_k_triton(queries, coded, 2)
     expected = top_k_reference(queries, coded, 2)
@@ -62,9 +76,8 @@ def test_rows_that_int8_cannot_tell_apart_are_ordered_all_the_same(monkeypatch: 
     assert counts[:2] == [2, 8]
 
 
-def test_of_many_rows_few_groups_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
-    coded, counts, best = coded_catalogue_of(drawn(3_000, 32)), [], topk._best
-    monkeypatch.setattr(topk, "_best", lambda *args: (counts.append(args[3]), best(*args))[1])
+def test_of_many_rows_few_groups_are_scored(counts: list[int]) -> None:
+    coded = coded_catalogue_of(drawn(3_000, 32))
     with checked():
         top_k_triton(drawn(2, 32, seed=1), coded, 10)
     assert counts == [28]

@@ -91,11 +91,12 @@ SHAPES = {
 }
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @QUICK
 @given(**SHAPES)
-def test_the_answer_is_that_of_a_full_sort(dtype: torch.dtype, **shape: int) -> None:
-    assert_equals_a_full_sort(catalogue_of, dtype, **shape)  # type: ignore[arg-type]
+def test_the_answer_is_that_of_a_full_sort(kind: Kind, dtype: torch.dtype, **shape: int) -> None:
+    assert_equals_a_full_sort(kind, dtype, **shape)  # type: ignore[arg-type]
 
 
 @pytest.mark.kernels
@@ -235,3 +236,9 @@ def test_on_a_cpu_the_answer_is_that_of_the_index(tmp_path: Path) -> None:
 def test_an_impossible_question_is_refused(k: int, width: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         top_k(torch.ones(1, width), catalogue_of(torch.ones(4, 16)), k)
+
+
+def test_a_bitmap_of_another_catalogue_is_refused() -> None:
+    small, large = catalogue_of(torch.ones(4, 16)), catalogue_of(torch.ones(400, 16))
+    with pytest.raises(ValueError, match="for this catalogue"):
+        top_k(torch.ones(1, 16), large, 1, bitmap(torch.ones(4, dtype=torch.bool), small))
