@@ -19,12 +19,12 @@ Target = Literal["sm_80", "sm_90", "sm_100", "gfx942"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 TABLE: dict[str, dict[Target, dict[str, int]]] = {
-    "gather_pool": {target: {"BLOCK_N": 32, "num_warps": 4, "num_stages": 2} for target in TARGETS},
+    "gather_pool": {target: {"BLOCK_SIZE": 2048, "num_warps": 4, "num_stages": 2} for target in TARGETS},
     "packed_attention": {target: {"BLOCK_ROWS": 64, "BLOCK_KEYS": 64, "num_warps": 4, "num_stages": 2} for target in TARGETS},
     "paged_decode": {target: {"num_warps": 4, "num_stages": 2} for target in TARGETS},
-    "rms_norm": {target: {"BLOCK_T": 8, "num_warps": 4, "num_stages": 1} for target in TARGETS},
+    "rms_norm": {target: {"BLOCK_SIZE": 2048, "num_warps": 4, "num_stages": 1} for target in TARGETS},
     "rotate": {target: {"BLOCK_ROWS": 64, "num_warps": 4, "num_stages": 1} for target in TARGETS},
-    "swiglu": {target: {"BLOCK_T": 4, "BLOCK_F": 256, "num_warps": 4, "num_stages": 1} for target in TARGETS},
+    "swiglu": {target: {"BLOCK_T": 8, "BLOCK_F": 256, "num_warps": 4, "num_stages": 1} for target in TARGETS},
 }
 
 

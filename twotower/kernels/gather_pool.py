@@ -5,7 +5,6 @@ N: rows, S: slots of a row, of all its fields, K: fields, R: rows of the table, 
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +30,7 @@ def gather_pool_reference(table_RE: Tensor, slots_NS: Tensor, weights_NS: Tensor
     """The same in torch: every field of every row is one bag of slots."""
     num_rows, num_slots = slots_NS.shape
     assert sum(slot_counts) == num_slots
-    if len(slot_counts) == 1:
+    if len(slot_counts) == 1 and num_slots:  # needs no starts, which take as long to make as a few bags to sum
         return functional.embedding_bag(slots_NS, table_RE, mode="sum", per_sample_weights=weights_NS)[:, None]
     rows_N = torch.arange(num_rows, dtype=slots_NS.dtype, device=slots_NS.device)
     starts = (rows_N[:, None] * num_slots + _starts(slot_counts, slots_NS)[:-1]).flatten()
@@ -60,28 +59,22 @@ def gather_pool_triton(
     if not out_NKE.numel():
         return out_NKE
     options = options or configuration("gather_pool", current_target())
-    gather_pool_kernel[(triton.cdiv(num_rows, options["BLOCK_N"]), len(slot_counts))](
+    block = triton.next_power_of_2(width)
+    num_blocks = triton.cdiv(num_rows, max(options["BLOCK_SIZE"] // block, 1))
+    gather_pool_kernel[(num_blocks, len(slot_counts))](
         table_RE, slots_NS.contiguous(), weights_NS.contiguous(), _starts(slot_counts, slots_NS), out_NKE, num_rows, num_slots,
-        K=len(slot_counts), E=width, BLOCK_E=triton.next_power_of_2(width), **options,
+        K=len(slot_counts), E=width, BLOCK_E=block, **options,
     )  # fmt: skip
     return out_NKE
 
 
 @jit
-def gather_pool_kernel(
-    table_ptr: Any,
-    slots_ptr: Any,
-    weights_ptr: Any,
-    starts_ptr: Any,
-    out_ptr: Any,
-    num_rows: Any,
-    num_slots: Any,
-    K: tl.constexpr,
-    E: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-) -> None:
+def gather_pool_kernel(  # type: ignore[no-untyped-def]
+    table_ptr, slots_ptr, weights_ptr, starts_ptr, out_ptr, num_rows, num_slots,
+    K: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+) -> None:  # fmt: skip
     """A program pools one field of some rows."""
+    BLOCK_N: tl.constexpr = max(BLOCK_SIZE // BLOCK_E, 1)
     row, field = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N), tl.program_id(1)
     column = tl.arange(0, BLOCK_E)[None]
     is_row = row < num_rows

@@ -7,7 +7,6 @@ E: head width, P: half of it, L: positions of the tables
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -129,27 +128,12 @@ def packed_attention_triton(
 
 
 @jit
-def packed_attention_kernel(
-    q_ptr: Any,
-    k_ptr: Any,
-    v_ptr: Any,
-    cos_ptr: Any,
-    sin_ptr: Any,
-    query_offsets_ptr: Any,
-    key_offsets_ptr: Any,
-    out_ptr: Any,
-    q_stride: Any,
-    k_stride: Any,
-    v_stride: Any,
-    num_blocks: Any,
-    scale: Any,
-    G: tl.constexpr,
-    R: tl.constexpr,
-    E: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
+def packed_attention_kernel(  # type: ignore[no-untyped-def]
+    q_ptr, k_ptr, v_ptr, cos_ptr, sin_ptr, query_offsets_ptr, key_offsets_ptr, out_ptr, q_stride, k_stride, v_stride,
+    num_blocks, scale,
+    G: tl.constexpr, R: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_ROWS: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """A program mixes for some rows of one history: each of its queries has R of them, for the heads that share a key."""
     history = tl.program_id(0) // num_blocks
     group = tl.program_id(1)
@@ -185,7 +169,9 @@ def packed_attention_kernel(
 
 
 @jit
-def mix(q: Any, k: Any, v: Any, visible: Any, highest: Any, total: Any, mixed: Any) -> tuple[Any, Any, Any]:
+def mix(  # type: ignore[no-untyped-def]
+    q, k, v, visible, highest, total, mixed,
+):  # fmt: skip
     """Highest score, sum of powers of two and sum of values of each row, with a block of keys more (Milakov & Gimelshein 2018).
 
     The first block must hold a key that is visible.

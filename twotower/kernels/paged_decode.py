@@ -4,8 +4,6 @@ B: histories, H: heads, G: key/value heads, each of R = H / G heads, E: head wid
 N: pages of the cache, C: events of a page, M: pages of a history at most
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -84,25 +82,10 @@ def paged_decode_triton(
 
 
 @jit
-def paged_decode_kernel(
-    q_ptr: Any,
-    k_ptr: Any,
-    v_ptr: Any,
-    pages_ptr: Any,
-    lengths_ptr: Any,
-    cos_ptr: Any,
-    sin_ptr: Any,
-    out_ptr: Any,
-    q_stride: Any,
-    pages_stride: Any,
-    scale: Any,
-    G: tl.constexpr,
-    R: tl.constexpr,
-    E: tl.constexpr,
-    C: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-) -> None:
+def paged_decode_kernel(  # type: ignore[no-untyped-def]
+    q_ptr, k_ptr, v_ptr, pages_ptr, lengths_ptr, cos_ptr, sin_ptr, out_ptr, q_stride, pages_stride, scale,
+    G: tl.constexpr, R: tl.constexpr, E: tl.constexpr, C: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_E: tl.constexpr,
+) -> None:  # fmt: skip
     """A program mixes for the heads of one history that share keys."""
     history, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     length = tl.load(lengths_ptr + history).to(tl.int32)

@@ -3,8 +3,6 @@
 T: rows, D: width
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -32,10 +30,10 @@ def add_rms_norm(x_TD: Tensor, added_TD: Tensor, weight_D: Tensor) -> tuple[Tens
 
 def rms_norm_reference(x_TD: Tensor, weight_D: Tensor) -> Tensor:
     """The norm in torch, whose own reads the rows three times to sum their squares. Half precision is summed in single."""
-    exact = torch.promote_types(x_TD.dtype, torch.float32)
-    norm_T1 = torch.linalg.vector_norm(x_TD, dim=1, keepdim=True, dtype=exact)
-    scale_T1 = (norm_T1.square() / x_TD.shape[1] + EPSILON).rsqrt()
-    return (x_TD * scale_T1 * weight_D).to(x_TD.dtype)
+    wide_TD, width = x_TD.float() if x_TD.element_size() == 2 else x_TD, x_TD.shape[1]
+    norm_T1 = torch.linalg.vector_norm(wide_TD, dim=1, keepdim=True)
+    scale_T1 = (norm_T1 * norm_T1).add_(width * EPSILON).rsqrt_()
+    return wide_TD.mul(scale_T1).mul_(weight_D * width**0.5).to(x_TD.dtype)
 
 
 def add_rms_norm_reference(x_TD: Tensor, added_TD: Tensor, weight_D: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,26 +76,20 @@ def _launch(
     if not num_rows:
         return
     options = options or configuration("rms_norm", current_target())
-    rms_norm_kernel[(triton.cdiv(num_rows, options["BLOCK_T"]),)](
+    block = triton.next_power_of_2(width)
+    rms_norm_kernel[(triton.cdiv(num_rows, max(options["BLOCK_SIZE"] // block, 1)),)](
         x_TD.contiguous(), None if added_TD is None else added_TD.contiguous(), weight_D, sum_TD, normed_TD, num_rows, EPSILON,
-        D=width, BLOCK_D=triton.next_power_of_2(width), **options,
+        D=width, BLOCK_D=block, **options,
     )  # fmt: skip
 
 
 @jit
-def rms_norm_kernel(
-    x_ptr: Any,
-    added_ptr: Any,
-    weight_ptr: Any,
-    sum_ptr: Any,
-    normed_ptr: Any,
-    num_rows: Any,
-    epsilon: Any,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-) -> None:
+def rms_norm_kernel(  # type: ignore[no-untyped-def]
+    x_ptr, added_ptr, weight_ptr, sum_ptr, normed_ptr, num_rows, epsilon,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+) -> None:  # fmt: skip
     """A program norms some rows; nothing is added where there is nothing to add."""
+    BLOCK_T: tl.constexpr = max(BLOCK_SIZE // BLOCK_D, 1)
     row = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)[:, None]
     column = tl.arange(0, BLOCK_D)[None]
     mask = (row < num_rows) & (column < D)

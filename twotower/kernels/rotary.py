@@ -3,8 +3,6 @@
 T: rows, N: heads, E: head width, P: half of it, L: positions of the tables
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -50,19 +48,10 @@ def rotate_triton(
 
 
 @jit
-def rotate_kernel(
-    x_ptr: Any,
-    cos_ptr: Any,
-    sin_ptr: Any,
-    positions_ptr: Any,
-    out_ptr: Any,
-    num_rows: Any,
-    x_stride: Any,
-    N: tl.constexpr,
-    E: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-) -> None:
+def rotate_kernel(  # type: ignore[no-untyped-def]
+    x_ptr, cos_ptr, sin_ptr, positions_ptr, out_ptr, num_rows, x_stride,
+    N: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+) -> None:  # fmt: skip
     """A program turns some rows of heads."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = tl.arange(0, BLOCK_E)[None]
@@ -73,15 +62,10 @@ def rotate_kernel(
 
 
 @jit
-def load_turned(
-    rows_ptr: Any,
-    cos_ptr: Any,
-    sin_ptr: Any,
-    position: Any,
-    column: Any,
-    mask: Any,
+def load_turned(  # type: ignore[no-untyped-def]
+    rows_ptr, cos_ptr, sin_ptr, position, column, mask,
     E: tl.constexpr,
-) -> Any:
+):  # fmt: skip
     """Rows of one head each, turned, in float32. The other half is loaded anew: it would cost more to move it between threads."""
     x = tl.load(rows_ptr + column, mask=mask, other=0.0).to(tl.float32)
     other = tl.load(rows_ptr + (column + E // 2) % E, mask=mask, other=0.0).to(tl.float32)

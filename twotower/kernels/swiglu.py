@@ -3,8 +3,6 @@
 T: rows, F: width of the layer
 """
 
-from typing import Any
-
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,7 +19,7 @@ def swiglu(gate_up_TI: Tensor) -> Tensor:
 def swiglu_reference(gate_up_TI: Tensor) -> Tensor:
     """The same in torch."""
     gate_TF, up_TF = gate_up_TI.chunk(2, 1)
-    return functional.silu(gate_TF).mul_(up_TF)
+    return functional.silu(gate_TF) * up_TF
 
 
 def swiglu_triton(gate_up_TI: Tensor, options: dict[str, int] | None = None) -> Tensor:
@@ -38,9 +36,10 @@ def swiglu_triton(gate_up_TI: Tensor, options: dict[str, int] | None = None) -> 
 
 
 @jit
-def swiglu_kernel(
-    gate_up_ptr: Any, out_ptr: Any, num_rows: Any, F: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr
-) -> None:
+def swiglu_kernel(  # type: ignore[no-untyped-def]
+    gate_up_ptr, out_ptr, num_rows,
+    F: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr,
+) -> None:  # fmt: skip
     """A program makes a tile of the output."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)[:, None]
     column = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)[None]

@@ -9,7 +9,7 @@ from tests.interpreter import checked
 from tests.twotower.kernels.oracle import DTYPES, assert_no_worse, normal
 from twotower.kernels.gather_pool import gather_pool, gather_pool_reference, gather_pool_triton
 
-SMALL = {"BLOCK_N": 16}
+SMALL = {"BLOCK_SIZE": 128}
 COUNTS = [[], [0], [1], [5], [3, 2], [2, 0, 4], [0, 0]]
 
 

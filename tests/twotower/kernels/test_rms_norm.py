@@ -18,7 +18,7 @@ from twotower.kernels.rms_norm import (
     rms_norm_triton,
 )
 
-SMALL = {"BLOCK_T": 4}
+SMALL = {"BLOCK_SIZE": 256}
 SCALES = [1.0, 1e-4, 300.0]  # where epsilon counts, where it does not, and where squares leave half precision
 
 
