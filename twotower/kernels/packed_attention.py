@@ -79,14 +79,18 @@ def packed_attention_reference(
         if not num_queries:
             return q_THE.new_empty(q_THE.shape)
         q_BTHE, k_BCGE, v_BCGE = (
-            x.unflatten(0, (-1, length)) for x, length in ((q_THE, num_queries), (k_SGE, num_keys), (v_SGE, num_keys))
+            x.view(-1, length, *x.shape[1:]) for x, length in ((q_THE, num_queries), (k_SGE, num_keys), (v_SGE, num_keys))
         )
         new = slice(num_keys - num_queries, num_keys)
         turned_BTHE = turn(q_BTHE, cos_LP[new, None], sin_LP[new, None])
         return causal_attention(*(x.transpose(1, 2) for x in (turned_BTHE, k_BCGE, v_BCGE))).transpose(1, 2).flatten(0, 1)
     turned_THE = rotate_reference(q_THE, cos_LP, sin_LP, packing.positions_T)
-    parts = zip(turned_THE.split(packing.num_queries), k_SGE.split(packing.num_keys), v_SGE.split(packing.num_keys), strict=True)
-    mixed = [causal_attention(*(x.transpose(0, 1)[None] for x in part))[0].transpose(0, 1) for part in parts if len(part[0])]
+    queries, keys, values = (
+        torch.split(x, lengths)
+        for x, lengths in ((turned_THE, packing.num_queries), (k_SGE, packing.num_keys), (v_SGE, packing.num_keys))
+    )
+    parts = (part for part in zip(queries, keys, values, strict=True) if len(part[0]))
+    mixed = [causal_attention(*(x.transpose(0, 1)[None] for x in part))[0].transpose(0, 1) for part in parts]
     return torch.cat([q_THE[:0], *mixed])
 
 

@@ -42,12 +42,12 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x_TD: Tensor, normed_TD: Tensor, next_norm: nn.RMSNorm, cos_LP: Tensor, sin_LP: Tensor, packing: Packing
+        self, x_TD: Tensor, normed_TD: Tensor, next_weight_D: Tensor, cos_LP: Tensor, sin_LP: Tensor, packing: Packing
     ) -> tuple[Tensor, Tensor]:
         """The residual stream after one block, and what the next one reads of it; given the stream and what this one reads."""
         attended_TD = self.dropout(self.attention(normed_TD, cos_LP, sin_LP, packing))
         x_TD, normed_TD = add_rms_norm(x_TD, attended_TD, self.ffn_norm.weight)
-        return add_rms_norm(x_TD, self.dropout(self.down(swiglu(self.gate_up(normed_TD)))), next_norm.weight)
+        return add_rms_norm(x_TD, self.dropout(self.down(swiglu(self.gate_up(normed_TD)))), next_weight_D)
 
     def attention(self, x_TD: Tensor, cos_LP: Tensor, sin_LP: Tensor, packing: Packing) -> Tensor:
         """Causal self-attention."""
@@ -128,16 +128,20 @@ class Contextualizer(nn.Module):
         return hidden_BLD
 
     def _hidden(self, item_vectors_BLD: Tensor, batch: HistoryBatch) -> Tensor:
-        length = item_vectors_BLD.shape[1]
         dense_BLF = torch.cat([batch.time_BL6[..., : self.event_time_width], batch.dense_BLF], -1)
         x_BLD = item_vectors_BLD + self.context_in(dense_BLF) + self.pool_slots(batch.slots_BLS, batch.weights_BLS)
-        packing = Packing.whole([length] * len(x_BLD), x_BLD.device)
-        x_TD = self.dropout(x_BLD.flatten(0, 1))
-        norms = [*(block.attention_norm for block in self.blocks), self.norm]
-        normed_TD = rms_norm(x_TD, norms[0].weight)
-        for block, next_norm in zip(self.blocks, norms[1:], strict=True):
-            x_TD, normed_TD = block(x_TD, normed_TD, next_norm, self.cos_LE, self.sin_LE, packing)
-        return normed_TD.view_as(x_BLD)
+        return self.stream(self.dropout(x_BLD))[1]
+
+    def stream(self, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
+        """The residual stream after the last block, and the hidden states, which are its norm."""
+        packing = Packing.whole([x_BLD.shape[1]] * len(x_BLD), x_BLD.device)
+        blocks = [block for block in self.blocks if isinstance(block, Block)]
+        weights = [*(block.attention_norm.weight for block in blocks), self.norm.weight]
+        x_TD = x_BLD.flatten(0, 1)
+        normed_TD = rms_norm(x_TD, weights[0])
+        for block, next_weight_D in zip(blocks, weights[1:], strict=True):
+            x_TD, normed_TD = block(x_TD, normed_TD, next_weight_D, self.cos_LE, self.sin_LE, packing)
+        return x_TD.view_as(x_BLD), normed_TD.view_as(x_BLD)
 
     def pool_slots(self, slots: Tensor, weights: Tensor) -> Tensor:
         """Sum of signed context rows over the last axis, which becomes D."""
@@ -170,6 +174,7 @@ class Contextualizer(nn.Module):
         It reads the item's vector too: milk is bought again within days, and a broom is not.
         """
         norm, linear = self.repeat_item
+        assert isinstance(norm, nn.RMSNorm)
         item_M16 = linear(rms_norm(vectors.items_UD, norm.weight))[vectors.item_M]
         seen = torch.cat([own.features_M6, own.activity_Q6[own.request_M], 1.5 + vectors.popularity_MP / 5, item_M16], -1)
         interaction = self.repeat_query(query_input)[own.request_M] * self.repeat_key(own.features_M6)

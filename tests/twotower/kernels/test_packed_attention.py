@@ -21,11 +21,13 @@ CPU = torch.device("cpu")
 LONGEST = 70
 
 
-def drawn(packing: Packing, num_heads: int, num_kv_heads: int, width: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def drawn(
+    packing: Packing, num_heads: int, num_kv_heads: int, width: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values that lie beside each other, as one product makes them."""
     q_THE = normal(sum(packing.num_queries), num_heads + 1, width, seed=0, dtype=dtype)[:, :num_heads]
     both = normal(sum(packing.num_keys), 2 * num_kv_heads, width, seed=1, dtype=dtype)
-    return [q_THE, both[:, :num_kv_heads], both[:, num_kv_heads:]]
+    return q_THE, both[:, :num_kv_heads], both[:, num_kv_heads:]
 
 
 def one_by_one(q_THE: Tensor, k_SGE: Tensor, v_SGE: Tensor, cos_LP: Tensor, sin_LP: Tensor, packing: Packing) -> Tensor:
@@ -66,9 +68,9 @@ def test_it_is_the_formula(num_queries: tuple[int, ...], num_keys: tuple[int, ..
 @pytest.mark.parametrize("lengths", [(4, 4), (1, 5)])
 def test_its_gradient_is_that_of_the_formula(lengths: tuple[int, ...]) -> None:
     packing = Packing.whole(lengths, CPU)
-    inputs = [x.detach().clone().requires_grad_() for x in drawn(packing, 4, 2, 8)]
+    q_THE, k_SGE, v_SGE = (x.detach().clone().requires_grad_() for x in drawn(packing, 4, 2, 8))
     ours, plain = (
-        torch.autograd.grad(attend(*inputs, *tables(9, 8), packing).square().sum(), inputs)
+        torch.autograd.grad(attend(q_THE, k_SGE, v_SGE, *tables(9, 8), packing).square().sum(), (q_THE, k_SGE, v_SGE))
         for attend in (packed_attention, one_by_one)
     )
     for gradient, expected in zip(ours, plain, strict=True):
@@ -92,7 +94,7 @@ def packings(draw: st.DrawFn) -> Packing:
 def test_the_kernel_is_no_worse_than_torch(
     dtype: torch.dtype, packing: Packing, num_kv_heads: int, width: int, seed: int
 ) -> None:
-    inputs = [*drawn(packing, 4, num_kv_heads, width, dtype), *tables(LONGEST, width), packing]
+    inputs = (*drawn(packing, 4, num_kv_heads, width, dtype), *tables(LONGEST, width), packing)
     with checked(seed):
         made = packed_attention_triton(*inputs, SMALL)
     assert_no_worse(made, packed_attention_reference, *inputs)

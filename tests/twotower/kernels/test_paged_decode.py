@@ -19,7 +19,7 @@ LENGTHS = [0, 1, 2, PAGE - 1, PAGE, PAGE + 1, LONGEST]
 def paged(x_SGE: Tensor, lengths: list[int], pages_BM: Tensor) -> Tensor:
     """Rows of histories laid end to end, put where the table says; all else is NaN."""
     x_NGCE = torch.full((int(pages_BM.max()) + 1, x_SGE.shape[1], PAGE, x_SGE.shape[2]), torch.nan, dtype=x_SGE.dtype)
-    for b, rows in enumerate(x_SGE.split(lengths)):
+    for b, rows in enumerate(torch.split(x_SGE, lengths)):
         for start in range(0, lengths[b], PAGE):
             part = rows[start : start + PAGE]
             x_NGCE[pages_BM[b, start // PAGE], :, : len(part)] = part.transpose(0, 1)
@@ -44,8 +44,8 @@ def test_it_is_packed_attention_of_the_last_event(num_kv_heads: int) -> None:
     q_BHE, k_SGE, v_SGE, pages_BM = drawn(LENGTHS, 4, num_kv_heads, 8)
     packing = Packing(tuple(min(n, 1) for n in LENGTHS), tuple(LENGTHS), torch.device("cpu"))
     expected = packed_attention(q_BHE[1:], k_SGE, v_SGE, *tables(LONGEST, 8), packing)
-    pages = [paged(x, LENGTHS, pages_BM) for x in (k_SGE, v_SGE)]
-    made = paged_decode(q_BHE, *pages, pages_BM, torch.tensor(LENGTHS, dtype=torch.int32), *tables(LONGEST, 8))
+    k_NGCE, v_NGCE = (paged(x, LENGTHS, pages_BM) for x in (k_SGE, v_SGE))
+    made = paged_decode(q_BHE, k_NGCE, v_NGCE, pages_BM, torch.tensor(LENGTHS, dtype=torch.int32), *tables(LONGEST, 8))
     assert torch.equal(made[0], torch.zeros(4, 8))
     torch.testing.assert_close(made[1:], expected)
 
@@ -62,8 +62,8 @@ def test_the_kernel_is_no_worse_than_torch(
     q_BHE, k_SGE, v_SGE, pages_BM = drawn(lengths, 4, num_kv_heads, width, dtype, seed)
     if not sum(lengths):
         pages_BM[0, 0] = 0
-    pages = [paged(x, lengths, pages_BM) for x in (k_SGE, v_SGE)]
-    inputs = [q_BHE, *pages, pages_BM, torch.tensor(lengths, dtype=torch.int32), *tables(LONGEST, width)]
+    k_NGCE, v_NGCE = (paged(x, lengths, pages_BM) for x in (k_SGE, v_SGE))
+    inputs = (q_BHE, k_NGCE, v_NGCE, pages_BM, torch.tensor(lengths, dtype=torch.int32), *tables(LONGEST, width))
     with checked(seed):
         made = paged_decode_triton(*inputs)
     assert_no_worse(made, paged_decode_reference, *inputs)
@@ -73,7 +73,8 @@ def test_a_nan_stays_in_its_history() -> None:
     lengths = [3, 20, 5]
     q_BHE, k_SGE, v_SGE, pages_BM = drawn(lengths, 2, 1, 16)
     v_SGE[7] = torch.nan
-    inputs = [q_BHE, *(paged(x, lengths, pages_BM) for x in (k_SGE, v_SGE)), pages_BM, torch.tensor(lengths), *tables(20, 16)]
+    k_NGCE, v_NGCE = (paged(x, lengths, pages_BM) for x in (k_SGE, v_SGE))
+    inputs = (q_BHE, k_NGCE, v_NGCE, pages_BM, torch.tensor(lengths), *tables(20, 16))
     with checked():
         for made in (paged_decode_triton(*inputs), paged_decode(*inputs)):
             assert made[1].isnan().all()
