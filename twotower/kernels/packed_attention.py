@@ -86,7 +86,7 @@ def packed_attention_reference(
         return causal_attention(*(x.transpose(1, 2) for x in (turned_BTHE, k_BCGE, v_BCGE))).transpose(1, 2).flatten(0, 1)
     turned_THE = rotate_reference(q_THE, cos_LP, sin_LP, packing.positions_T)
     queries, keys, values = (
-        torch.split(x, lengths)
+        torch.split(x, list(lengths))
         for x, lengths in ((turned_THE, packing.num_queries), (k_SGE, packing.num_keys), (v_SGE, packing.num_keys))
     )
     parts = (part for part in zip(queries, keys, values, strict=True) if len(part[0]))

@@ -54,3 +54,12 @@ def test_what_is_empty_is_zero(num_rows: int, counts: list[int]) -> None:
     slots_NS = torch.zeros(num_rows, sum(counts), dtype=torch.int64)
     pooled = gather_pool(torch.ones(1, 8), slots_NS, torch.ones(slots_NS.shape), counts)
     assert torch.equal(pooled, torch.tensor(counts).float()[None, :, None].expand(num_rows, -1, 8))
+
+
+@pytest.mark.parametrize("width", [8, 4096])
+def test_blocks_as_they_are_shipped_are_no_worse_than_torch(width: int) -> None:
+    """Of several rows, and of one that is wider than a block."""
+    table_RE, slots_NS, weights_NS = normal(7, width, seed=0), torch.arange(15).view(5, 3) % 7, normal(5, 3, seed=1)
+    with checked():
+        made = gather_pool_triton(table_RE, slots_NS, weights_NS, [2, 1])
+    assert_no_worse(made, gather_pool_reference, table_RE, slots_NS, weights_NS, [2, 1])

@@ -122,3 +122,13 @@ def test_a_nan_stays_in_its_history() -> None:
         ):
             assert made[5].isnan().all()
             assert made[[0, 1, 2, 7, 8, 9]].isfinite().all()
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_blocks_as_they_are_shipped_are_no_worse_than_torch(dtype: torch.dtype) -> None:
+    packing = Packing((130, 0, 1, 200, 40), (130, 7, 64, 256, 104), CPU)
+    inputs = (*drawn(packing, 8, 2, 64, dtype), *tables(256, 64), packing)
+    with checked():
+        made = packed_attention_triton(*inputs)
+    assert_no_worse(made, packed_attention_reference, *inputs)

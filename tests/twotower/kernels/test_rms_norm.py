@@ -61,3 +61,12 @@ def test_zeros_stay_and_a_nan_spoils_its_row_alone() -> None:
             assert torch.equal(normed_TD[0], torch.zeros(16))
             assert normed_TD[1].isnan().all()
             assert normed_TD[2].isfinite().all()
+
+
+@pytest.mark.parametrize("width", [128, 4096])
+def test_blocks_as_they_are_shipped_are_no_worse_than_torch(width: int) -> None:
+    """Of several rows, and of one that is wider than a block."""
+    x_TD, weight_D = normal(20, width, seed=0), normal(width, seed=1)
+    with checked():
+        made = rms_norm_triton(x_TD, weight_D)
+    assert_no_worse(made, rms_norm_reference, x_TD, weight_D)

@@ -38,3 +38,10 @@ def test_the_kernel_is_no_worse_than_torch(dtype: torch.dtype, num_rows: int, nu
     with checked(seed):
         made = rotate_triton(x_TNE, *tables(9, width), positions_T, SMALL)
     assert_no_worse(made, rotate_reference, x_TNE, *tables(9, width), positions_T)
+
+
+def test_blocks_as_they_are_shipped_are_no_worse_than_torch() -> None:
+    x_TNE, positions_T = normal(70, 2, 32, seed=0), torch.arange(70) % 9
+    with checked():
+        made = rotate_triton(x_TNE, *tables(9, 32), positions_T)
+    assert_no_worse(made, rotate_reference, x_TNE, *tables(9, 32), positions_T)

@@ -42,3 +42,10 @@ def test_far_from_zero_it_is_all_or_nothing_and_a_nan_spoils_its_own_number() ->
         for made in (swiglu_triton(gate_up_TI, SMALL)[0], swiglu(gate_up_TI)[0]):
             torch.testing.assert_close(made[:4], torch.tensor([0.0, 1e4, torch.nan, 0.0]), equal_nan=True)
             assert made[4:].isfinite().all()
+
+
+def test_blocks_as_they_are_shipped_are_no_worse_than_torch() -> None:
+    gate_up_TI = normal(9, 688, seed=0)
+    with checked():
+        made = swiglu_triton(gate_up_TI)
+    assert_no_worse(made, swiglu_reference, gate_up_TI)
