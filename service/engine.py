@@ -24,7 +24,8 @@ T = TypeVar("T")
 _CLOSE_S = 30.0  # a thread that is stuck is not waited for
 _BEAT_S = 0.25  # how long an idle engine sleeps before it shows that it lives
 _SMOOTHING = 0.1  # weight of the newest batch in the time that a unit of cost takes
-_DEVIATIONS = 2  # on top of that time: who is let in should be answered in time, not only on average
+_DEVIATIONS = 1  # on top of that time: who is let in should be answered in time, not only on average
+_LONGEST = 3  # times the usual: what took longer was interrupted, and when all does, the usual grows soon enough
 _NICENESS = 5  # on a full core the event loop goes first: what it refuses, it refuses at once
 
 
@@ -71,6 +72,7 @@ class Engine:
         self._queued_cost = 0  # of what waits and of what is worked on
         self._coming_cost = 0  # of what is made ready; of the event loop alone
         self._second_per_cost = self._deviation = 0.0  # smoothed, and how far batches are off (Jacobson 1988)
+        self._num_batches = 0
         self._closing = False
         self._pending: set[_Work] = set()
         self._lost: ApiError | None = None
@@ -242,12 +244,12 @@ class Engine:
 
     def _learn(self, second_per_cost: float) -> None:
         """One more batch."""
-        off = second_per_cost - self._second_per_cost
-        if not self._second_per_cost:
-            self._second_per_cost = second_per_cost
-        else:
-            self._second_per_cost += _SMOOTHING * off
-            self._deviation += _SMOOTHING * (abs(off) - self._deviation)
+        self._num_batches += 1
+        weight = max(_SMOOTHING, 1 / self._num_batches)
+        if self._num_batches > 1:
+            second_per_cost = min(second_per_cost, _LONGEST * self._second_per_cost)
+            self._deviation += weight * (abs(second_per_cost - self._second_per_cost) - self._deviation)
+        self._second_per_cost += weight * (second_per_cost - self._second_per_cost)
 
 
 def _results(batch: Sequence[_Work]) -> Sequence[Any]:
