@@ -8,13 +8,14 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-faults bench loadtest
+.PHONY: help demo test test-faults test-kernels bench loadtest
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo [ARGS=...]     train on real purchases and serve, in minutes; ARGS=--once exits when it has shown it"
 	@echo "make test                install, then every check and test"
 	@echo "make test-faults         every fault test, the long ones too"
+	@echo "make test-kernels        every kernel: long tests, mutants, and the resources of each configuration on each target"
 	@echo "make bench NAME=...      run benchmarks/NAME.py: a table, and build/bench/NAME.json"
 	@echo "make loadtest [ARGS=...] replay real histories against a server for 60 s; needs what make demo leaves behind"
 
@@ -30,6 +31,11 @@ test: $(VENV)/.test-installed
 
 test-faults: $(VENV)/.test-installed
 	$(BIN)/pytest -m "faults or not faults" tests/service/faults tests/end_to_end
+
+test-kernels: $(VENV)/.test-installed
+	$(BIN)/pytest -m "kernels or not kernels" tests/twotower/kernels tests/service/kernels
+	$(BIN)/python -m benchmarks.kernel_resources
+	$(BIN)/python -m benchmarks.kernel_mutants
 
 bench: $(VENV)/.test-installed
 	@test -n "$(NAME)" && test -f "benchmarks/$(NAME).py" || { \

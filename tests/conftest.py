@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+import tests.interpreter  # noqa: F401 - before whatever imports kernels: they are interpreted from here on
 from embedder_cache.build import build_release
 from twotower.bundle import load_bundle, save_bundle
 from twotower.catalogue import fit_item_spec, read_item_ids

@@ -1,0 +1,113 @@
+"""Would the tests of a kernel find an error in it? Plants them one at a time and runs the kernel's own tests.
+
+A mutant is killed when a test fails, or when the tests take three times as long as without it. Survivors are listed with the
+reason that `golden/kernel_survivors.json` gives, most often that nothing that can be observed changes; one without is refused.
+"""
+
+import argparse
+import importlib.util
+import json
+import multiprocessing
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+import tests.interpreter  # noqa: F401 - before whatever imports kernels
+from benchmarks.compiled.mutants import Mutant, mutants
+from benchmarks.report import Row, write_report
+
+KERNELS = ("twotower/kernels", "service/kernels")
+EXPLAINED = Path(__file__).parent / "golden/kernel_survivors.json"
+PER_FILE = 32  # drawn from all that there are; --all runs every one
+PATIENCE, LEAST_S = 3.0, 20.0
+
+_processes = multiprocessing.get_context("fork")  # Torch and Triton are imported once
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Plant, run, report; 1 when the score is under its must or a survivor is not explained."""
+    parser = argparse.ArgumentParser(prog="kernel_mutants", description=__doc__)
+    parser.add_argument("--all", action="store_true", help=f"every mutant, not {PER_FILE} of each file")
+    parser.add_argument("files", nargs="*", type=Path, help="kernels to try; every file with one by default")
+    args = parser.parse_args(argv)
+    explained: dict[str, str] = json.loads(EXPLAINED.read_text())
+    num_mutants, survivors = 0, list[str]()
+    for path in args.files or sorted(path for room in KERNELS for path in Path(room).glob("*.py")):
+        chosen = mutants(path.read_text())
+        if not args.all:
+            chosen = random.Random(0).sample(chosen, min(PER_FILE, len(chosen)))
+        num_mutants += len(chosen)
+        survivors += survivors_of(path, chosen)
+    unexplained = [survivor for survivor in survivors if survivor not in explained]
+    for survivor in survivors:
+        print(f"survived: {survivor}\n  {explained.get(survivor, 'NOT EXPLAINED')}")
+    rows = [
+        Row(metric="mutants", value=num_mutants, unit="planted", better="higher"),
+        Row(metric="mutation_score", value=1 - len(survivors) / max(num_mutants, 1), unit="killed", better="higher", must=0.9),
+        Row(metric="unexplained_survivors", value=len(unexplained), unit="mutants", better="lower", must=0),
+    ]
+    write_report("kernel_mutants", rows)
+    return 0 if all(row.meets_must for row in rows) else 1
+
+
+def survivors_of(path: Path, planted: Sequence[Mutant]) -> list[str]:
+    """Names of the mutants of a file that its tests let pass."""
+    if not planted:
+        return []
+    tests = tests_of(path)
+    started = time.monotonic()
+    if not passes(path, path.read_text(), tests, 600.0):
+        raise SystemExit(f"{tests} fails without a mutant: mend that first.")
+    patience_s = max(LEAST_S, PATIENCE * (time.monotonic() - started))
+    survived = []
+    for number, mutant in enumerate(planted, 1):
+        alive = passes(path, mutant.source, tests, patience_s)
+        print(f"{path} {number}/{len(planted)} {'survived' if alive else 'killed'}: {mutant.name}", flush=True)
+        survived += [f"{path} {mutant.name}"] if alive else []
+    return survived
+
+
+def tests_of(path: Path) -> Path:
+    """The file's own tests; all of the directory where it has none, as of a kernel that other ops share."""
+    own = Path("tests") / path.with_name(f"test_{path.name}")
+    return own if own.exists() else own.parent
+
+
+def passes(path: Path, source: str, tests: Path, patience_s: float) -> bool:
+    """Whether the tests pass in time with this source in the place of the file's."""
+    with tempfile.TemporaryDirectory() as directory:
+        stand_in = Path(directory) / path.name
+        stand_in.write_text(source)
+        process = _processes.Process(target=_run, args=(".".join(path.with_suffix("").parts), stand_in, tests))
+        process.start()
+        process.join(patience_s)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        return process.exitcode == 0
+
+
+def _run(module_name: str, source: Path, tests: Path) -> None:
+    """In a process of its own: import the source under the module's name and run the tests, silently."""
+    sys.stdout = sys.stderr = source.with_suffix(".log").open("w")
+    # The first failure is enough: the smallest is not sought.
+    phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+    hypothesis.settings.register_profile("mutants", phases=phases, database=None, derandomize=True)
+    hypothesis.settings.load_profile("mutants")
+    spec = importlib.util.spec_from_file_location(module_name, source)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    spec.loader.exec_module(module)
+    sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", str(tests)]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Compiles every kernel, as launched, for every target without a GPU, and holds what it takes against what was recorded.
+
+Refused: spilled registers, a stack, shared memory over the target's (the compiler lets it pass), 128-bit loads lost from a hot
+loop, registers, shared memory or code a tenth larger than recorded, kernels without a record. `--record` makes a new record:
+read what changed before it is committed. `--triton PYTHON` compiles with another environment's Triton and checks all but growth.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.report import Row, write_report
+from twotower.kernels.configurations import TARGETS, Target
+
+GOLDEN = Path(__file__).parent / "golden/kernel_resources.json"
+SHARED_LIMIT: Mapping[Target, int] = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+GROWTH = 1.1
+GROWING = ("registers", "shared_bytes", "lines")
+CACHE = Path("build/triton")  # what did not change is not compiled again
+
+Found = Mapping[str, Mapping[str, Any]]  # of one target, by case and kernel
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compile, print, compare; 1 when something is refused."""
+    parser = argparse.ArgumentParser(prog="kernel_resources", description=__doc__)
+    parser.add_argument("--record", action="store_true", help="write what is found as the new record")
+    parser.add_argument("--triton", default=sys.executable, metavar="PYTHON", help="a Python with another version of Triton")
+    args = parser.parse_args(argv)
+    found = {target: compile_for(target, args.triton) for target in TARGETS}
+    Console().print(table(found))
+    if args.record:
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    recorded = json.loads(GOLDEN.read_text()) if args.triton == sys.executable else None
+    problems = [problem for target in TARGETS for problem in problems_of(target, found[target], recorded and recorded[target])]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    write_report("kernel_resources", rows_of(found, len(problems)))
+    return 1 if problems else 0
+
+
+def compile_for(target: Target, python: str) -> Found:
+    """In a process of its own: Triton keeps one target."""
+    environment = os.environ | {"TRITON_CACHE_DIR": str((CACHE / target).absolute()), "TRITON_INTERPRET": "0"}
+    command = [python, "-m", "benchmarks.compiled.ahead", target]
+    found: Found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment).stdout)
+    return found
+
+
+def problems_of(target: Target, found: Found, recorded: Found | None) -> Iterator[str]:
+    """What is refused, in words; growth and losses only where there is a record."""
+    for key, now in found.items():
+        name = f"{key} on {target}"
+        if now["spills"] or now["stack_bytes"]:
+            yield f"{name} spills: {now['spills']} instructions or registers, {now['stack_bytes']} bytes of stack"
+        if now["shared_bytes"] > SHARED_LIMIT[target]:
+            yield f"{name} takes {now['shared_bytes']} bytes of shared memory; there are {SHARED_LIMIT[target]}"
+        if recorded is None:
+            continue
+        if key not in recorded:
+            yield f"{name} has no record. Look at what it takes, then run with --record."
+            continue
+        before = recorded[key]
+        if now["wide_share"] < before["wide_share"]:
+            yield f"{name} loads {now['wide_share']:.0%} of its hot loop's bytes by 128 bits, {before['wide_share']:.0%} before"
+        for quantity in GROWING:
+            if now[quantity] > GROWTH * before[quantity]:
+                yield f"{name} takes {now[quantity]} {quantity}, {before[quantity]} before"
+    if recorded is not None:
+        yield from (
+            f"{key} on {target} is recorded and was not compiled. Run with --record." for key in recorded if key not in found
+        )
+
+
+def rows_of(found: Mapping[Target, Found], num_problems: int) -> list[Row]:
+    """As they are reported."""
+    programs = [(target, program) for target, of_target in found.items() for program in of_target.values()]
+    spilling = sum(bool(program["spills"] or program["stack_bytes"]) for _, program in programs)
+    over = sum(program["shared_bytes"] > SHARED_LIMIT[target] for target, program in programs)
+    wide = min((program["wide_share"] for target, program in programs if target != "gfx942"), default=1.0)
+    return [
+        Row(metric="configurations", value=len(programs), unit="compiled", better="higher"),
+        Row(metric="spills", value=spilling, unit="configurations", better="lower", must=0),
+        Row(metric="over_limit", value=over, unit="configurations", better="lower", must=0),
+        Row(metric="least_wide_share", value=wide, unit="of loaded bytes", better="higher"),
+        Row(metric="problems", value=num_problems, unit="see above", better="lower", must=0),
+    ]
+
+
+def table(found: Mapping[Target, Found]) -> Table:
+    """A line for each kernel and target."""
+    result = Table("kernel", "target", title="resources")
+    columns = ("registers", "shared_bytes", "spills", "stack_bytes", "matrix", "wide_share", "narrow_loads", "lines", "num_warps")
+    for column in columns:
+        result.add_column(column.replace("_", " "), justify="right")
+    for target, programs in found.items():
+        for key, program in programs.items():
+            result.add_row(key, target, *(str(program[column]) for column in columns))
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""How each kernel is cut for each target: block sizes by the name of the constexpr they are passed as, warps and stages.
+
+A launcher reads its line and passes it on, and takes an argument in its place for the small blocks of tests:
+
+    options = options or configuration("rms_norm", current_target())
+    rms_norm_kernel[(triton.cdiv(num_rows, options["BLOCK_T"]),)](x_TD, ..., **options)
+
+Lines are chosen by static rules until a GPU has timed them: nothing spilled, shared memory within the target's, 128-bit loads,
+the most bytes in flight. `benchmarks/kernel_resources.py` compiles every line for its target and holds what came out against
+what was recorded.
+"""
+
+from functools import cache
+from typing import Literal, get_args
+
+from twotower.kernels.dispatch import triton
+
+Target = Literal["sm_80", "sm_90", "sm_100", "gfx942"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+TABLE: dict[str, dict[Target, dict[str, int]]] = {}
+
+
+def configuration(kernel: str, target: Target) -> dict[str, int]:
+    """The kernel's line for a target, as keyword arguments of its launch."""
+    return dict(TABLE[kernel][target])
+
+
+@cache
+def current_target() -> Target:
+    """What Triton compiles for; the interpreter takes the lines of sm_90, and GPUs of other generations those of sm_80."""
+    if triton.knobs.runtime.interpret:
+        return "sm_90"
+    target = triton.runtime.driver.active.get_current_target()
+    if target.backend == "hip":
+        return "gfx942"
+    generations: dict[int, Target] = {9: "sm_90", 10: "sm_100"}
+    return generations.get(target.arch // 10, "sm_80")
