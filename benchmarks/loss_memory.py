@@ -28,7 +28,7 @@ from training.loss import frozen_set_loss
 from training.negatives import Proposal, propose
 from twotower.kernels.frozen_items import FrozenCatalogue, Pool
 from twotower.kernels.recompute_softmax import Own
-from twotower.kernels.sampled_softmax import TILE_CANDIDATES, TILE_QUERIES
+from twotower.kernels.softmax_tiles import TILE_CANDIDATES, TILE_QUERIES
 
 MB = 1e6
 FLOAT, LONG = 4, 8  # bytes

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from training.log_partition import log_partition
-from twotower.kernels import sampled_softmax as module
+from twotower.kernels import softmax_tiles as module
 from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Part, Pool, Shard
 from twotower.kernels.softmax_state import SoftmaxState, empty_state, merge
 

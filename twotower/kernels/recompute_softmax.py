@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from twotower.kernels.configurations import configuration
+from twotower.kernels.configurations import configuration, current_target
 from twotower.kernels.dispatch import jit, tl, use_triton
 from twotower.kernels.frozen_items import FrozenCatalogue
-from twotower.kernels.softmax_scan import PRECISION, Queries, Span, item_shape, scan_pairs, scan_part
+from twotower.kernels.sampled_softmax import Queries, Span, item_shape, precision, scan_pairs, scan_part
 from twotower.kernels.softmax_state import BITS, finite, merge
 
 BLOCK_SCORES = 400_000  # of a block of queries: 1.6 MB stay in the processor's cache
@@ -202,7 +202,7 @@ def candidate_gradient(
 ) -> Tensor:
     """sum_q weight_q softmax(score_q)_c query_q for every candidate [C, D], from scores and log partitions in bits."""
     num_queries, num_candidates = len(queries.vectors_QV), len(items.vectors_ND)
-    config = configuration("candidate_gradient", bits_Q.device)
+    config = configuration("candidate_gradient", current_target())
     order_M = (own.column_M * num_queries + own.query_M).argsort()
     columns_C = torch.arange(num_candidates + 1, device=bits_Q.device)
     scale = weight_Q.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)  # half precision does not hold a query's share
@@ -225,6 +225,6 @@ def candidate_gradient(
         *items.popularity_PTN.stride(),
         **item_shape(items),
         **config,
-        PRECISION=PRECISION,
+        PRECISION=precision(current_target()),
     )
     return (grad_CD * (scale * math.log(2))).to(items.vectors_ND.dtype)

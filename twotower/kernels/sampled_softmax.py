@@ -3,25 +3,25 @@
 Frozen candidates make this attention whose values are its keys: the online softmax that adds up the exponentials also adds
 up the candidates they weigh, and that mean is the gradient with respect to the query. No score outlives its tile.
 
-Q: queries, N: items, D: item width, P: popularity dimensions, V: D + P, T: days, U: distinct days of the queries,
-K: candidates, C: candidates of one tile, B: queries of one tile, M: certain pairs of a query and an item
+Q: queries, D: item width, P: popularity dimensions, V: D + P, T: days, N: items, K: candidates, W: rows of bias,
+H: hits, M: certain pairs of a query and an item, S: splits of the candidates, B: queries of a program, C: candidates of a tile
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from twotower.kernels.dispatch import use_triton
-from twotower.kernels.frozen_items import Certain, Chunk, FrozenCatalogue, Part, Pool
-from twotower.kernels.softmax_scan import Queries, Span, scan_pairs, scan_part
-from twotower.kernels.softmax_state import BITS, SoftmaxState, concatenate, empty_state, finite, merge
+from twotower.kernels.configurations import Target, configuration, current_target
+from twotower.kernels.dispatch import jit, tl, triton, use_triton
+from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Part, Pool
+from twotower.kernels.softmax_state import BITS, SoftmaxState, merge
+from twotower.kernels.softmax_tiles import sampled_softmax_reference
 
-TILE_CANDIDATES = 4096  # a tile of scores stays in the processor's cache
-TILE_QUERIES = 256
-MISSING_QUERIES = 32  # neighbours are of one user, whose items are then gathered once
+PROGRAMS = 264  # that keep a large GPU busy: two for each of 132 processors
 
 
 def sampled_softmax(
@@ -55,102 +55,261 @@ def sampled_softmax_triton(
     return state, score_M
 
 
-def sampled_softmax_reference(
-    query_QV: Tensor, extra_M: Tensor, certain: Certain, day_Q: Tensor, catalogue: FrozenCatalogue, parts: Sequence[Part]
-) -> tuple[SoftmaxState, Tensor]:
-    """Tile by tile; a certain item's score is replaced where its tile is."""
-    state, score_M = empty_state(query_QV), torch.empty_like(extra_M)
-    missing_M = torch.ones_like(certain.rows_M, dtype=torch.bool)
-    for part in parts:
-        column_M = part.columns_of(certain.rows_M)
-        inside = torch.nonzero(column_M >= 0)[:, 0]
-        pairs = Pairs(certain.query_M[inside], column_M[inside], extra_M[inside])
-        seen, score_M[inside] = scan(query_QV, pairs, day_Q, catalogue, part)
-        state, missing_M[inside] = merge(state, seen), False
-    outside = torch.nonzero(missing_M)[:, 0]
-    if len(outside):
-        pairs = Pairs(certain.query_M[outside], certain.rows_M[outside], extra_M[outside])
-        seen, score_M[outside] = scan_missing(query_QV, pairs, day_Q, catalogue)
-        state = merge(state, seen)
-    return state, score_M
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """In bits, with the day of each; `window_Q` is the row of bias it reads, where there are several."""
+
+    vectors_QV: Tensor
+    day_Q: Tensor
+    window_Q: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
-    """Certain items and where they are: columns of a part, or rows of the catalogue."""
+class Span:
+    """Candidates: `rows_K`, or else the rows from `first` on; `bias_WK` (bits) is added to their scores."""
 
-    query_M: Tensor
-    place_M: Tensor
-    extra_M: Tensor
-
-
-def scan(query_QV: Tensor, pairs: Pairs, day_Q: Tensor, catalogue: FrozenCatalogue, part: Part) -> tuple[SoftmaxState, Tensor]:
-    """The state over all of `part`, and the scores of the pairs, which are columns of it."""
-    firsts = range(0, max(len(query_QV), 1), TILE_QUERIES)
-    states = [empty_state(query_QV[first : first + TILE_QUERIES]) for first in firsts]
-    width = catalogue.vectors_ND.shape[1]
-    scratch = query_QV.new_empty(
-        1 + query_QV.shape[1] - width, min(len(query_QV), TILE_QUERIES) * min(len(part), TILE_CANDIDATES)
-    )
-    score_M = torch.empty_like(pairs.extra_M)
-    by_tile = _pairs_by_tile(pairs, len(part), len(firsts))
-    for start in range(0, len(part), TILE_CANDIDATES):
-        chunk = part.chunk(catalogue, start, min(start + TILE_CANDIDATES, len(part)), day_Q)
-        for block, first in enumerate(firsts):
-            here = next(by_tile)
-            at_M = (pairs.query_M[here] - first) * len(chunk.items_CD) + pairs.place_M[here] - start
-            query_BV = query_QV[first : first + TILE_QUERIES]
-            seen, score_M[here] = _score_tile(query_BV, chunk, first, at_M, pairs.extra_M[here], scratch)
-            states[block] = merge(states[block], seen)
-    return concatenate(states), score_M
+    first: int
+    num_candidates: int
+    rows_K: Tensor | None
+    bias_WK: Tensor | None
 
 
-def _pairs_by_tile(pairs: Pairs, num_candidates: int, num_blocks: int) -> Iterator[Tensor]:
-    """Numbers of the pairs that lie in each tile, candidates outermost."""
-    tile_M = pairs.place_M // TILE_CANDIDATES * num_blocks + pairs.query_M // TILE_QUERIES
-    sorted_M, order_M = torch.sort(tile_M, stable=True)
-    num_tiles = -(-num_candidates // TILE_CANDIDATES) * num_blocks
-    bounds = torch.searchsorted(sorted_M, torch.arange(num_tiles + 1, device=sorted_M.device)).tolist()
-    return (order_M[start:stop] for start, stop in pairwise(bounds))
+def item_shape(catalogue: FrozenCatalogue) -> dict[str, int]:
+    """Widths of an item, and the powers of two that hold them, as kernels want them."""
+    width, num_popularity = catalogue.vectors_ND.shape[1], len(catalogue.popularity_PTN)
+    block_d, block_p = max(16, triton.next_power_of_2(width)), triton.next_power_of_2(max(num_popularity, 1))
+    return {"D": width, "P": num_popularity, "BLOCK_D": block_d, "BLOCK_P": block_p}
 
 
-def _score_tile(
-    query_BV: Tensor, chunk: Chunk, first: int, at_M: Tensor, extra_M: Tensor, scratch: Tensor
-) -> tuple[SoftmaxState, Tensor]:
-    """The state over one tile, whose first query is number `first`, and the scores of the pairs at its flat places `at_M`.
+def precision(target: Target) -> str:
+    """Of products of float32 items: as good as float32's own, on tensor cores where they offer it."""
+    return "ieee" if target == "gfx942" else "tf32x3"
 
-    The tile lives in `scratch`: fresh memory each time would cost a tenth of the time in page faults.
+
+@jit
+def scan_kernel(
+    query_ptr: Any,
+    order_ptr: Any,
+    day_ptr: Any,
+    window_ptr: Any,
+    vectors_ptr: Any,
+    rows_ptr: Any,
+    popularity_ptr: Any,
+    bias_ptr: Any,
+    bound_ptr: Any,
+    hit_ptr: Any,
+    highest_ptr: Any,
+    total_ptr: Any,
+    sum_ptr: Any,
+    num_queries: Any,
+    first_row: Any,
+    num_candidates: Any,
+    tiles_per_split: Any,
+    stride_p: Any,
+    stride_t: Any,
+    stride_n: Any,
+    D: tl.constexpr,
+    P: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    PRECISION: tl.constexpr,
+) -> None:
+    """Program (b, s): the state of queries `order[b BLOCK_Q ...]` over split s of the candidates.
+
+    `hit_ptr` holds ascending columns that count nothing, those of split s and query q from bound[s, q] to bound[s + 1, q].
     """
-    (num_candidates, width), num_queries = chunk.items_CD.shape, len(query_BV)
-    day_index_B = chunk.day_index_Q[first : first + num_queries]
-    scores_BC, *popularity = scratch[:, : num_queries * num_candidates].view(len(scratch), num_queries, num_candidates).unbind()
-    torch.mm(query_BV[:, :width], chunk.items_CD.T, out=scores_BC)
-    for p, (popularity_UC, popularity_BC) in enumerate(zip(chunk.popularity_PUC, popularity, strict=True)):
-        torch.index_select(popularity_UC, 0, day_index_B, out=popularity_BC)
-        scores_BC.addcmul_(query_BV[:, width + p, None], popularity_BC)
-    flat = scores_BC.view(-1)
-    score_M = flat[at_M] + extra_M
-    if chunk.log_weight_C is not None:
-        scores_BC.add_(chunk.log_weight_C, alpha=BITS)
-    flat[at_M] = score_M
-    highest_B = scores_BC.amax(1)
-    weights_BC = scores_BC.sub_(finite(highest_B)[:, None]).exp2_()
-    sums = [weights_BC @ chunk.items_CD, *(p_BC.mul_(weights_BC).sum(1, keepdim=True) for p_BC in popularity)]
-    return SoftmaxState(highest_B, weights_BC.sum(1), torch.cat(sums, 1)), score_M
+    item_type = vectors_ptr.dtype.element_ty
+    split = tl.program_id(1)
+    at_D, at_P = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_P)
+    place_B = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    real_B = place_B < num_queries
+    query_B = tl.load(order_ptr + place_B, mask=real_B, other=0)
+    own_B = query_ptr + query_B * (D + P)
+    query_BD = tl.load(own_B[:, None] + at_D[None, :], mask=real_B[:, None] & (at_D < D)[None, :], other=0.0).to(item_type)
+    query_BP = tl.load(own_B[:, None] + D + at_P[None, :], mask=real_B[:, None] & (at_P < P)[None, :], other=0.0)
+    day_B = tl.load(day_ptr + query_B, mask=real_B, other=0) * stride_t
+    hit_B = tl.load(bound_ptr + split * num_queries + query_B, mask=real_B, other=0)
+    end_B = tl.load(bound_ptr + (split + 1) * num_queries + query_B, mask=real_B, other=0)
+    next_B = tl.load(hit_ptr + hit_B, mask=hit_B < end_B, other=num_candidates)
+    highest_B = tl.full([BLOCK_Q], -float("inf"), tl.float32)
+    total_B = tl.zeros([BLOCK_Q], tl.float32)
+    sum_BD = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
+    sum_BP = tl.zeros([BLOCK_Q, BLOCK_P], tl.float32)
+    start = split * tiles_per_split * BLOCK_C
+    stop = tl.minimum(start + tiles_per_split * BLOCK_C, num_candidates)
+    for tile in range(start, stop, BLOCK_C):
+        column_C = tile + tl.arange(0, BLOCK_C)
+        real_C = column_C < num_candidates
+        row_C = (first_row + column_C).to(tl.int64)
+        if rows_ptr is not None:
+            row_C = tl.load(rows_ptr + column_C, mask=real_C, other=0)
+        item_CD = tl.load(vectors_ptr + row_C[:, None] * D + at_D[None, :], mask=real_C[:, None] & (at_D < D)[None, :], other=0.0)
+        score_BC = tl.dot(query_BD, tl.trans(item_CD), input_precision=PRECISION)
+        near_BC = popularity_ptr + day_B[:, None] + (row_C * stride_n)[None, :]
+        for p in tl.static_range(P):
+            popularity_BC = tl.load(near_BC + p * stride_p, mask=real_B[:, None] & real_C[None, :], other=0.0).to(tl.float32)
+            score_BC += tl.sum(tl.where(at_P[None, :] == p, query_BP, 0.0), 1)[:, None] * popularity_BC
+        if bias_ptr is not None:
+            if window_ptr is None:
+                score_BC += tl.load(bias_ptr + column_C, mask=real_C, other=0.0)[None, :]
+            else:
+                window_B = tl.load(window_ptr + query_B, mask=real_B, other=0)
+                at_BC = window_B[:, None] * num_candidates + column_C[None, :]
+                score_BC += tl.load(bias_ptr + at_BC, mask=real_B[:, None] & real_C[None, :], other=0.0)
+        score_BC = tl.where(real_C[None, :], score_BC, -float("inf"))
+        end = tl.minimum(tile + BLOCK_C, num_candidates)
+        if tl.min(next_B, 0) < end:  # a loop bare in a loop would keep loads from being issued ahead
+            while tl.min(next_B, 0) < end:
+                score_BC = tl.where(next_B[:, None] == column_C[None, :], -float("inf"), score_BC)
+                hit_B += (next_B < end).to(hit_B.dtype)
+                next_B = tl.load(hit_ptr + hit_B, mask=hit_B < end_B, other=num_candidates)
+        before_B = highest_B
+        highest_B = tl.maximum(highest_B, tl.max(score_BC, 1))
+        finite_B = tl.maximum(highest_B, -3.4028234e38)
+        weight_BC = tl.exp2(score_BC - finite_B[:, None])
+        shrink_B = tl.exp2(before_B - finite_B)
+        total_B = total_B * shrink_B + tl.sum(weight_BC, 1)
+        sum_BD = tl.dot(weight_BC.to(item_type), item_CD, sum_BD * shrink_B[:, None], input_precision=PRECISION)
+        sum_BP *= shrink_B[:, None]
+        for p in tl.static_range(P):
+            popularity_BC = tl.load(near_BC + p * stride_p, mask=real_B[:, None] & real_C[None, :], other=0.0).to(tl.float32)
+            sum_BP += tl.where(at_P[None, :] == p, tl.sum(weight_BC * popularity_BC, 1)[:, None], 0.0)
+    out_B = split * num_queries + query_B
+    tl.store(highest_ptr + out_B, highest_B, mask=real_B)
+    tl.store(total_ptr + out_B, total_B, mask=real_B)
+    sum_B = sum_ptr + out_B.to(tl.int64) * (D + P)
+    tl.store(sum_B[:, None] + at_D[None, :], sum_BD, mask=real_B[:, None] & (at_D < D)[None, :])
+    tl.store(sum_B[:, None] + D + at_P[None, :], sum_BP, mask=real_B[:, None] & (at_P < P)[None, :])
 
 
-def scan_missing(query_QV: Tensor, pairs: Pairs, day_Q: Tensor, catalogue: FrozenCatalogue) -> tuple[SoftmaxState, Tensor]:
-    """The state over the pairs alone, which are rows of the catalogue, and their scores: pools where all else weighs nothing."""
-    states, scores = [], []
-    bounds = torch.searchsorted(
-        pairs.query_M, torch.arange(0, len(query_QV) + MISSING_QUERIES, MISSING_QUERIES, device=day_Q.device)
-    )
-    for first, (start, stop) in zip(range(0, len(query_QV), MISSING_QUERIES), pairwise(bounds.tolist()), strict=True):
-        here, of_block = slice(start, stop), slice(first, first + MISSING_QUERIES)
-        rows_K, column_M = torch.unique(pairs.place_M[here], return_inverse=True)
-        nothing = Pool(rows_K, query_QV.new_full((len(rows_K),), -torch.inf))
-        placed = Pairs(pairs.query_M[here] - first, column_M, pairs.extra_M[here])
-        state, score_M = scan(query_QV[of_block], placed, day_Q[of_block], catalogue, nothing)
-        states.append(state)
-        scores.append(score_M)
-    return concatenate(states), torch.cat(scores)
+def scan_part(
+    queries: Queries, catalogue: FrozenCatalogue, span: Span, hit_query_H: Tensor, hit_column_H: Tensor
+) -> SoftmaxState:
+    """The state of each query over a span of candidates but its hits, which are distinct, by query and then by column."""
+    num_queries, device = len(queries.vectors_QV), queries.vectors_QV.device
+    config = configuration("softmax_scan", current_target())
+    num_blocks, num_tiles = (-(-n // config[b]) for n, b in ((num_queries, "BLOCK_Q"), (span.num_candidates, "BLOCK_C")))
+    num_splits = max(1, min(num_tiles, PROGRAMS // max(num_blocks, 1)))
+    tiles_per_split = -(-num_tiles // num_splits)
+    numbers_Q = torch.arange(num_queries, device=device)
+    first_S = torch.arange(num_splits + 1, device=device) * tiles_per_split * config["BLOCK_C"]
+    keys_SQ = numbers_Q * span.num_candidates + first_S.clamp(max=span.num_candidates)[:, None]
+    highest_SQ, total_SQ = (queries.vectors_QV.new_empty(num_splits, num_queries, dtype=torch.float32) for _ in range(2))
+    sum_SQV = queries.vectors_QV.new_empty(num_splits, *queries.vectors_QV.shape, dtype=torch.float32)
+    if num_queries:
+        scan_kernel[(num_blocks, num_splits)](
+            queries.vectors_QV.float().contiguous(),
+            queries.day_Q.argsort(stable=True),  # neighbours then read the same popularity
+            queries.day_Q,
+            queries.window_Q,
+            catalogue.vectors_ND.contiguous(),
+            span.rows_K,
+            catalogue.popularity_PTN,
+            span.bias_WK,
+            torch.searchsorted(hit_query_H * span.num_candidates + hit_column_H, keys_SQ),
+            hit_column_H,
+            highest_SQ,
+            total_SQ,
+            sum_SQV,
+            num_queries,
+            span.first,
+            span.num_candidates,
+            tiles_per_split,
+            *catalogue.popularity_PTN.stride(),
+            **item_shape(catalogue),
+            **config,
+            PRECISION=precision(current_target()),
+        )
+    return reduce(merge, (SoftmaxState(*state) for state in zip(highest_SQ, total_SQ, sum_SQV, strict=True)))
+
+
+@jit
+def pairs_kernel(
+    query_ptr: Any,
+    day_ptr: Any,
+    vectors_ptr: Any,
+    popularity_ptr: Any,
+    bound_ptr: Any,
+    row_ptr: Any,
+    extra_ptr: Any,
+    score_ptr: Any,
+    highest_ptr: Any,
+    total_ptr: Any,
+    sum_ptr: Any,
+    stride_p: Any,
+    stride_t: Any,
+    stride_n: Any,
+    D: tl.constexpr,
+    P: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+) -> None:
+    """Program q: the state of query q over its pairs, bound[q] to bound[q + 1], and their scores."""
+    query = tl.program_id(0).to(tl.int64)
+    at_D, at_P = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_P)
+    query_D = tl.load(query_ptr + query * (D + P) + at_D, mask=at_D < D, other=0.0)
+    query_P = tl.load(query_ptr + query * (D + P) + D + at_P, mask=at_P < P, other=0.0)
+    day = tl.load(day_ptr + query)
+    highest = -float("inf")
+    total = 0.0
+    sum_D = tl.zeros([BLOCK_D], tl.float32)
+    sum_P = tl.zeros([BLOCK_P], tl.float32)
+    stop = tl.load(bound_ptr + query + 1)
+    for start in range(tl.load(bound_ptr + query), stop, BLOCK_C):
+        place_C = start + tl.arange(0, BLOCK_C)
+        real_C = place_C < stop
+        row_C = tl.load(row_ptr + place_C, mask=real_C, other=0)
+        item_CD = tl.load(
+            vectors_ptr + row_C[:, None] * D + at_D[None, :], mask=real_C[:, None] & (at_D < D)[None, :], other=0.0
+        ).to(tl.float32)
+        popularity_CP = tl.load(
+            popularity_ptr + at_P[None, :] * stride_p + day * stride_t + row_C[:, None] * stride_n,
+            mask=real_C[:, None] & (at_P < P)[None, :],
+            other=0.0,
+        ).to(tl.float32)
+        score_C = tl.sum(item_CD * query_D[None, :], 1) + tl.sum(popularity_CP * query_P[None, :], 1)
+        score_C += tl.load(extra_ptr + place_C, mask=real_C, other=-float("inf"))
+        tl.store(score_ptr + place_C, score_C, mask=real_C)
+        before = highest
+        highest = tl.maximum(highest, tl.max(score_C, 0))
+        finite = tl.maximum(highest, -3.4028234e38)
+        weight_C = tl.exp2(score_C - finite)
+        shrink = tl.exp2(before - finite)
+        total = total * shrink + tl.sum(weight_C, 0)
+        sum_D = sum_D * shrink + tl.sum(weight_C[:, None] * item_CD, 0)
+        sum_P = sum_P * shrink + tl.sum(weight_C[:, None] * popularity_CP, 0)
+    tl.store(highest_ptr + query, highest)
+    tl.store(total_ptr + query, total)
+    tl.store(sum_ptr + query * (D + P) + at_D, sum_D, mask=at_D < D)
+    tl.store(sum_ptr + query * (D + P) + D + at_P, sum_P, mask=at_P < P)
+
+
+def scan_pairs(
+    queries: Queries, catalogue: FrozenCatalogue, query_M: Tensor, row_M: Tensor, extra_M: Tensor
+) -> tuple[SoftmaxState, Tensor]:
+    """The state of each query over its pairs alone, which are by query, and their scores: with `extra_M` (bits) added."""
+    num_queries, device = len(queries.vectors_QV), queries.vectors_QV.device
+    query_QV = queries.vectors_QV.float().contiguous()
+    highest_Q, total_Q = query_QV.new_empty(num_queries), query_QV.new_empty(num_queries)
+    sum_QV, score_M = torch.empty_like(query_QV), torch.empty_like(extra_M, dtype=torch.float32)
+    if num_queries:
+        pairs_kernel[(num_queries,)](
+            query_QV,
+            queries.day_Q,
+            catalogue.vectors_ND.contiguous(),
+            catalogue.popularity_PTN,
+            torch.searchsorted(query_M, torch.arange(num_queries + 1, device=device)),
+            row_M,
+            extra_M,
+            score_M,
+            highest_Q,
+            total_Q,
+            sum_QV,
+            *catalogue.popularity_PTN.stride(),
+            **item_shape(catalogue),
+            **configuration("softmax_pairs", current_target()),
+        )
+    return SoftmaxState(highest_Q, total_Q, sum_QV), score_M

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.interpreter import checked
-from twotower.kernels import recompute_softmax, softmax_scan
+from twotower.kernels import recompute_softmax, sampled_softmax
 from twotower.kernels.recompute_softmax import Own, Scored, WeightedLogPartitionReference, WeightedLogPartitionTriton
 
 SMALL = {
@@ -25,7 +25,7 @@ SMALL = {
 def small_blocks() -> Iterator[None]:
     """Several programs and partial tiles in small problems."""
     with (
-        mock.patch.multiple(softmax_scan, configuration=lambda name, _: SMALL[name], PROGRAMS=6),
+        mock.patch.multiple(sampled_softmax, configuration=lambda name, _: SMALL[name], PROGRAMS=6),
         mock.patch.object(recompute_softmax, "configuration", lambda name, _: SMALL[name]),
     ):
         yield

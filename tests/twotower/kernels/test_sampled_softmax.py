@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from unittest import mock
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.interpreter import checked
-from twotower.kernels import softmax_scan
+from twotower.kernels import sampled_softmax
 from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Part, Pool, Shard
 from twotower.kernels.sampled_softmax import sampled_softmax_reference, sampled_softmax_triton
 from twotower.kernels.softmax_state import BITS, SoftmaxState
@@ -24,7 +25,7 @@ Answer = tuple[SoftmaxState, Tensor]
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks() -> Iterator[None]:
     """Several programs and partial tiles in small problems."""
-    with mock.patch.multiple(softmax_scan, configuration=lambda name, _: SMALL[name], PROGRAMS=6):
+    with mock.patch.multiple(sampled_softmax, configuration=lambda name, _: SMALL[name], PROGRAMS=6):
         yield
 
 
@@ -121,10 +122,10 @@ def no_worse(ours: Tensor, theirs: Tensor, truth: Tensor, floor: float) -> None:
 @pytest.mark.parametrize("programs", [1, 7, 1000])
 @pytest.mark.parametrize("cuts", [(), (1, 50), (31, 32, 33, 100)])
 def test_splits_and_shards_merge_to_the_whole(monkeypatch: pytest.MonkeyPatch, programs: int, cuts: tuple[int, ...]) -> None:
-    monkeypatch.setattr(softmax_scan, "PROGRAMS", programs)
+    monkeypatch.setattr(sampled_softmax, "PROGRAMS", programs)
     whole = make_case(1, torch.float32, 5, 101, 1, share=1.0, held=0.1, scale=1.0)
     bounds = (0, *cuts, 101)
-    shards = tuple(Shard(start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True))
+    shards = tuple(Shard(start, stop) for start, stop in pairwise(bounds))
 
     ours, truth = replace(whole, parts=shards).kernels()[0], replace(whole, parts=(Shard(0, 101),)).reference(torch.float64)[0]
 
@@ -162,7 +163,7 @@ def by_hand(scores: list[float], pairs: list[tuple[int, float]], pool: Pool | No
     certain = Certain(torch.zeros(len(rows), dtype=torch.long), torch.tensor(rows, dtype=torch.long))
     catalogue = FrozenCatalogue(vectors_ND, torch.zeros(0, 1, len(scores)))
     extra_M = torch.tensor(extras) * BITS
-    case = Case(query_QV, extra_M, certain, torch.tensor([0]), catalogue, (pool or Shard(0, len(scores)),))
+    case = Case(query_QV, extra_M, certain, torch.tensor([0]), catalogue, (Shard(0, len(scores)) if pool is None else pool,))
     return case.kernels()[0]
 
 
