@@ -19,9 +19,11 @@ Target = Literal["sm_80", "sm_90", "sm_100", "gfx942"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 TABLE: dict[str, dict[Target, dict[str, int]]] = {
-    "softmax_scan": {target: {"BLOCK_Q": 128, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3} for target in TARGETS},
+    "candidate_gradient": {target: {"BLOCK_Q": 32, "BLOCK_C": 32, "num_warps": 8, "num_stages": 2} for target in TARGETS},
     "softmax_pairs": {target: {"BLOCK_C": 32, "num_warps": 4, "num_stages": 2} for target in TARGETS},
-    "candidate_gradient": {target: {"BLOCK_Q": 64, "BLOCK_C": 64, "num_warps": 4, "num_stages": 2} for target in TARGETS},
+    "softmax_scan": {target: {"BLOCK_Q": 128, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3} for target in TARGETS},
+    "softmax_scan_float32": {target: {"BLOCK_Q": 64, "BLOCK_C": 32, "num_warps": 8, "num_stages": 2} for target in TARGETS},
+    "softmax_scan_popularity": {target: {"BLOCK_Q": 64, "BLOCK_C": 32, "num_warps": 8, "num_stages": 3} for target in TARGETS},
 }
 
 

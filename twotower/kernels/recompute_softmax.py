@@ -130,32 +130,12 @@ class WeightedLogPartitionTriton(torch.autograd.Function):
 
 
 @jit
-def candidate_gradient_kernel(
-    query_ptr: Any,
-    day_ptr: Any,
-    window_ptr: Any,
-    weight_ptr: Any,
-    partition_ptr: Any,
-    vectors_ptr: Any,
-    popularity_ptr: Any,
-    bias_ptr: Any,
-    bound_ptr: Any,
-    pair_query_ptr: Any,
-    pair_score_ptr: Any,
-    grad_ptr: Any,
-    num_queries: Any,
-    num_candidates: Any,
-    stride_p: Any,
-    stride_t: Any,
-    stride_n: Any,
-    D: tl.constexpr,
-    P: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_Q: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    PRECISION: tl.constexpr,
-) -> None:
+def candidate_gradient_kernel(  # type: ignore[no-untyped-def]
+    query_ptr, day_ptr, window_ptr, weight_ptr, partition_ptr, vectors_ptr, popularity_ptr, bias_ptr, bound_ptr,
+    pair_query_ptr, pair_score_ptr, grad_ptr, num_queries, num_candidates, stride_p, stride_t, stride_n,
+    D: tl.constexpr, P: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr,
+    BLOCK_C: tl.constexpr, PRECISION: tl.constexpr,
+) -> None:  # fmt: skip
     """Program c: sum over queries of weight * probability * query, for a block of candidates."""
     item_type = vectors_ptr.dtype.element_ty
     at_D, at_P = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_P)

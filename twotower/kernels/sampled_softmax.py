@@ -10,7 +10,6 @@ H: hits, M: certain pairs of a query and an item, S: splits of the candidates, B
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,41 +80,25 @@ def item_shape(catalogue: FrozenCatalogue) -> dict[str, int]:
     return {"D": width, "P": num_popularity, "BLOCK_D": block_d, "BLOCK_P": block_p}
 
 
+def scan_line(catalogue: FrozenCatalogue) -> str:
+    """Of the table: what is gathered for each score, and the parts of a product of float32, take the registers of many scores."""
+    if catalogue.vectors_ND.dtype == torch.float32:
+        return "softmax_scan_float32"
+    return "softmax_scan_popularity" if len(catalogue.popularity_PTN) else "softmax_scan"
+
+
 def precision(target: Target) -> str:
     """Of products of float32 items: as good as float32's own, on tensor cores where they offer it."""
     return "ieee" if target == "gfx942" else "tf32x3"
 
 
 @jit
-def scan_kernel(
-    query_ptr: Any,
-    order_ptr: Any,
-    day_ptr: Any,
-    window_ptr: Any,
-    vectors_ptr: Any,
-    rows_ptr: Any,
-    popularity_ptr: Any,
-    bias_ptr: Any,
-    bound_ptr: Any,
-    hit_ptr: Any,
-    highest_ptr: Any,
-    total_ptr: Any,
-    sum_ptr: Any,
-    num_queries: Any,
-    first_row: Any,
-    num_candidates: Any,
-    tiles_per_split: Any,
-    stride_p: Any,
-    stride_t: Any,
-    stride_n: Any,
-    D: tl.constexpr,
-    P: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_Q: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    PRECISION: tl.constexpr,
-) -> None:
+def scan_kernel(  # type: ignore[no-untyped-def]
+    query_ptr, order_ptr, day_ptr, window_ptr, vectors_ptr, rows_ptr, popularity_ptr, bias_ptr, bound_ptr, hit_ptr,
+    highest_ptr, total_ptr, sum_ptr, num_queries, first_row, num_candidates, tiles_per_split, stride_p, stride_t, stride_n,
+    D: tl.constexpr, P: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr,
+    BLOCK_C: tl.constexpr, PLACE: tl.constexpr, PRECISION: tl.constexpr,
+) -> None:  # fmt: skip
     """Program (b, s): the state of queries `order[b BLOCK_Q ...]` over split s of the candidates.
 
     `hit_ptr` holds ascending columns that count nothing, those of split s and query q from bound[s, q] to bound[s + 1, q].
@@ -129,7 +112,9 @@ def scan_kernel(
     own_B = query_ptr + query_B * (D + P)
     query_BD = tl.load(own_B[:, None] + at_D[None, :], mask=real_B[:, None] & (at_D < D)[None, :], other=0.0).to(item_type)
     query_BP = tl.load(own_B[:, None] + D + at_P[None, :], mask=real_B[:, None] & (at_P < P)[None, :], other=0.0)
-    day_B = tl.load(day_ptr + query_B, mask=real_B, other=0) * stride_t
+    day_B = (tl.load(day_ptr + query_B, mask=real_B, other=0) * stride_t).to(PLACE)
+    if window_ptr is not None:
+        window_B = (tl.load(window_ptr + query_B, mask=real_B, other=0) * num_candidates).to(tl.int32)
     hit_B = tl.load(bound_ptr + split * num_queries + query_B, mask=real_B, other=0)
     end_B = tl.load(bound_ptr + (split + 1) * num_queries + query_B, mask=real_B, other=0)
     next_B = tl.load(hit_ptr + hit_B, mask=hit_B < end_B, other=num_candidates)
@@ -147,17 +132,17 @@ def scan_kernel(
             row_C = tl.load(rows_ptr + column_C, mask=real_C, other=0)
         item_CD = tl.load(vectors_ptr + row_C[:, None] * D + at_D[None, :], mask=real_C[:, None] & (at_D < D)[None, :], other=0.0)
         score_BC = tl.dot(query_BD, tl.trans(item_CD), input_precision=PRECISION)
-        near_BC = popularity_ptr + day_B[:, None] + (row_C * stride_n)[None, :]
+        place_BC = day_B[:, None] + (row_C * stride_n).to(PLACE)[None, :]
         for p in tl.static_range(P):
-            popularity_BC = tl.load(near_BC + p * stride_p, mask=real_B[:, None] & real_C[None, :], other=0.0).to(tl.float32)
+            page_ptr = popularity_ptr + p * stride_p
+            popularity_BC = tl.load(page_ptr + place_BC, mask=real_C[None, :], other=0.0).to(tl.float32)
             score_BC += tl.sum(tl.where(at_P[None, :] == p, query_BP, 0.0), 1)[:, None] * popularity_BC
         if bias_ptr is not None:
             if window_ptr is None:
                 score_BC += tl.load(bias_ptr + column_C, mask=real_C, other=0.0)[None, :]
             else:
-                window_B = tl.load(window_ptr + query_B, mask=real_B, other=0)
-                at_BC = window_B[:, None] * num_candidates + column_C[None, :]
-                score_BC += tl.load(bias_ptr + at_BC, mask=real_B[:, None] & real_C[None, :], other=0.0)
+                bias_BC = bias_ptr + window_B[:, None] + column_C[None, :]
+                score_BC += tl.load(bias_BC, mask=real_C[None, :], other=0.0)
         score_BC = tl.where(real_C[None, :], score_BC, -float("inf"))
         end = tl.minimum(tile + BLOCK_C, num_candidates)
         if tl.min(next_B, 0) < end:  # a loop bare in a loop would keep loads from being issued ahead
@@ -174,7 +159,8 @@ def scan_kernel(
         sum_BD = tl.dot(weight_BC.to(item_type), item_CD, sum_BD * shrink_B[:, None], input_precision=PRECISION)
         sum_BP *= shrink_B[:, None]
         for p in tl.static_range(P):
-            popularity_BC = tl.load(near_BC + p * stride_p, mask=real_B[:, None] & real_C[None, :], other=0.0).to(tl.float32)
+            page_ptr = popularity_ptr + p * stride_p
+            popularity_BC = tl.load(page_ptr + place_BC, mask=real_C[None, :], other=0.0, cache_modifier=".ca").to(tl.float32)
             sum_BP += tl.where(at_P[None, :] == p, tl.sum(weight_BC * popularity_BC, 1)[:, None], 0.0)
     out_B = split * num_queries + query_B
     tl.store(highest_ptr + out_B, highest_B, mask=real_B)
@@ -189,7 +175,7 @@ def scan_part(
 ) -> SoftmaxState:
     """The state of each query over a span of candidates but its hits, which are distinct, by query and then by column."""
     num_queries, device = len(queries.vectors_QV), queries.vectors_QV.device
-    config = configuration("softmax_scan", current_target())
+    config = configuration(scan_line(catalogue), current_target())
     num_blocks, num_tiles = (-(-n // config[b]) for n, b in ((num_queries, "BLOCK_Q"), (span.num_candidates, "BLOCK_C")))
     num_splits = max(1, min(num_tiles, PROGRAMS // max(num_blocks, 1)))
     tiles_per_split = -(-num_tiles // num_splits)
@@ -220,33 +206,18 @@ def scan_part(
             *catalogue.popularity_PTN.stride(),
             **item_shape(catalogue),
             **config,
+            PLACE=tl.int64 if catalogue.popularity_PTN.numel() >= 1 << 31 else tl.int32,
             PRECISION=precision(current_target()),
         )
     return reduce(merge, (SoftmaxState(*state) for state in zip(highest_SQ, total_SQ, sum_SQV, strict=True)))
 
 
 @jit
-def pairs_kernel(
-    query_ptr: Any,
-    day_ptr: Any,
-    vectors_ptr: Any,
-    popularity_ptr: Any,
-    bound_ptr: Any,
-    row_ptr: Any,
-    extra_ptr: Any,
-    score_ptr: Any,
-    highest_ptr: Any,
-    total_ptr: Any,
-    sum_ptr: Any,
-    stride_p: Any,
-    stride_t: Any,
-    stride_n: Any,
-    D: tl.constexpr,
-    P: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-) -> None:
+def pairs_kernel(  # type: ignore[no-untyped-def]
+    query_ptr, day_ptr, vectors_ptr, popularity_ptr, bound_ptr, row_ptr, extra_ptr, score_ptr, highest_ptr, total_ptr, sum_ptr,
+    stride_p, stride_t, stride_n,
+    D: tl.constexpr, P: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+) -> None:  # fmt: skip
     """Program q: the state of query q over its pairs, bound[q] to bound[q + 1], and their scores."""
     query = tl.program_id(0).to(tl.int64)
     at_D, at_P = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_P)

@@ -14,8 +14,9 @@ from tests.interpreter import checked
 from twotower.kernels import recompute_softmax, sampled_softmax
 from twotower.kernels.recompute_softmax import Own, Scored, WeightedLogPartitionReference, WeightedLogPartitionTriton
 
+SCANS = ("softmax_scan", "softmax_scan_float32", "softmax_scan_popularity")
 SMALL = {
-    "softmax_scan": {"BLOCK_Q": 16, "BLOCK_C": 32},
+    **dict.fromkeys(SCANS, {"BLOCK_Q": 16, "BLOCK_C": 32}),
     "softmax_pairs": {"BLOCK_C": 16},
     "candidate_gradient": {"BLOCK_Q": 32, "BLOCK_C": 16},
 }
@@ -107,8 +108,20 @@ cases = st.builds(
 @given(cases)
 @example(make_case(3, torch.float16, 33, 50, 2, held=0.1, scale=3.0))
 @example(make_case(4, torch.bfloat16, 17, 65, 1, held=0.1, scale=3.0))
-@settings(deadline=None, max_examples=10, derandomize=True)
+@settings(deadline=None, max_examples=4, derandomize=True)
 def test_the_kernels_are_no_worse_than_torch(case: Case) -> None:
+    compare(case)
+
+
+@pytest.mark.kernels
+@given(cases)
+@settings(deadline=None, max_examples=60)
+def test_the_kernels_are_no_worse_than_torch_on_many_shapes(case: Case) -> None:
+    compare(case)
+
+
+def compare(case: Case) -> None:
+    """Loss and gradients, by the kernels and by torch, with the truth."""
     exact = case.to(torch.float64)
     truth, theirs = exact.dense(), case.run(WeightedLogPartitionReference)
     with checked():
@@ -120,10 +133,11 @@ def test_the_kernels_are_no_worse_than_torch(case: Case) -> None:
 
 
 def no_worse(ours: Tensor, theirs: Tensor, truth: Tensor) -> None:
-    """The largest error is at most twice torch's in the same precision, give or take a unit in the last place."""
+    """The largest error is at most twice torch's in the same precision, give or take the last places."""
     assert ours.dtype == theirs.dtype
     if truth.numel():
-        allowed = 2 * (theirs - truth).abs().max() + torch.finfo(ours.dtype).eps * truth.abs().max() + 1e-7
+        last = torch.finfo(ours.dtype).eps + 8 * torch.finfo(torch.float32).eps
+        allowed = 2 * (theirs - truth).abs().max() + last * truth.abs().max() + 1e-7
         assert (ours - truth).abs().max() <= allowed
 
 
