@@ -25,7 +25,7 @@ class Machine:
     vector_flop_clock: int = 256  # of one multiprocessor, a fused multiply-add being two
     memory_share: float = 0.9
     tensor_share: float = 0.7
-    launch_s: float = 2.5e-6  # from one kernel's end to the next one's start, with what fills and drains the GPU
+    launch_s: float = 2e-6  # of a kernel too small to take longer than its start
 
 
 H100 = Machine()

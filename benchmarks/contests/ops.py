@@ -15,7 +15,8 @@ from torch.nn import functional
 from benchmarks.contests.contest import Contest, Inputs
 from benchmarks.contests.peers import loss_peers, search_peers
 from service.kernels.certified import coded_catalogue_of
-from service.kernels.topk import catalogue_of, top_k
+from service.kernels.catalogue import catalogue_of
+from service.kernels.topk import top_k
 from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Shard
 from twotower.kernels.gather_pool import gather_pool
 from twotower.kernels.packed_attention import Packing, causal_attention, packed_attention
@@ -106,7 +107,7 @@ def frozen_loss(num_queries: int, num_items: int, width: int, device: torch.devi
     def ours(queries_QD: Tensor) -> Tensor:
         state, _ = sampled_softmax(
             queries_QD.to(vectors_ND.dtype if device.type == "cpu" else torch.float32) * BITS,
-            queries_QD.new_zeros(0),
+            vectors_ND.new_zeros(0, dtype=vectors_ND.dtype if device.type == "cpu" else torch.float32),
             Certain(nothing, nothing),
             day_Q,
             catalogue,
