@@ -113,11 +113,11 @@ class Reader:
 
     @torch.inference_mode()
     def embed_slots(self, slots_NS: npt.NDArray[np.int32], weights_NS: Floats) -> Floats:
-        """What features that are looked up in the table add to events, or wanted event types to hidden states, [N, D]."""
+        """What is looked up in the table of event types and features, [N, D]."""
         return self._model.pool_slots(torch.from_numpy(slots_NS), torch.from_numpy(weights_NS)).numpy()
 
     def embed_numbers(self, dense_TF: Floats) -> Floats:
-        """What the other features add to events, [T, D]."""
+        """What the other features add to events, [T, D]; also where there are none."""
         return _apply(self._numbers, dense_TF)
 
     def embed_events(self, items_TD: Floats, times_T6: Floats, contexts_TD: Floats) -> Floats:

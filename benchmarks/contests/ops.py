@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from benchmarks.contests.contest import Contest, Inputs
 from benchmarks.contests.peers import loss_peers, search_peers
-from service.kernels.certified import coded_catalogue_of
 from service.kernels.catalogue import catalogue_of
+from service.kernels.certified import coded_catalogue_of
 from service.kernels.topk import top_k
 from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Shard
 from twotower.kernels.gather_pool import gather_pool

@@ -18,7 +18,20 @@ from twotower.kernels.dispatch import triton
 Target = Literal["sm_80", "sm_90", "sm_100", "gfx942"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
-TABLE: dict[str, dict[Target, dict[str, int]]] = {}
+
+def _staged(options: dict[str, int], nvidia: int, amd: int) -> dict[Target, dict[str, int]]:
+    return {target: options | {"num_stages": amd if target == "gfx942" else nvidia} for target in TARGETS}
+
+
+TABLE: dict[str, dict[Target, dict[str, int]]] = {
+    "round_queries": {target: {"num_warps": 4} for target in TARGETS},
+    # _few: up to 16 queries. _masked: the words that say whether a tile is loaded come two stages before it.
+    "group_bounds": _staged({"BLOCK_Q": 64, "num_warps": 4}, nvidia=3, amd=2),
+    "group_bounds_few": _staged({"BLOCK_Q": 16, "num_warps": 4}, nvidia=3, amd=2),
+    "group_bounds_masked": _staged({"BLOCK_Q": 64, "num_warps": 4}, nvidia=5, amd=3),
+    "group_bounds_masked_few": _staged({"BLOCK_Q": 16, "num_warps": 4}, nvidia=5, amd=3),
+    "rescore": {target: {"num_warps": 8} for target in TARGETS},
+}
 
 
 def configuration(kernel: str, target: Target) -> dict[str, int]:
