@@ -31,6 +31,11 @@ TABLE: dict[str, dict[Target, dict[str, int]]] = {
     "group_bounds_masked": _staged({"BLOCK_Q": 64, "num_warps": 4}, nvidia=5, amd=3),
     "group_bounds_masked_few": _staged({"BLOCK_Q": 16, "num_warps": 4}, nvidia=5, amd=3),
     "rescore": {target: {"num_warps": 8} for target in TARGETS},
+    "candidate_gradient": {target: {"BLOCK_Q": 32, "BLOCK_C": 32, "num_warps": 8, "num_stages": 2} for target in TARGETS},
+    "softmax_pairs": {target: {"BLOCK_C": 32, "num_warps": 4, "num_stages": 2} for target in TARGETS},
+    "softmax_scan": {target: {"BLOCK_Q": 128, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3} for target in TARGETS},
+    "softmax_scan_float32": {target: {"BLOCK_Q": 64, "BLOCK_C": 32, "num_warps": 8, "num_stages": 2} for target in TARGETS},
+    "softmax_scan_popularity": {target: {"BLOCK_Q": 64, "BLOCK_C": 32, "num_warps": 8, "num_stages": 3} for target in TARGETS},
 }
 
 
