@@ -81,11 +81,11 @@ class Launch:
     constants: dict[str, int]
 
 
-class _Launches(TorchDispatchMode):
+class _Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what would be launched from the first kernel on: kernels, and torch's operations that are more than views."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.made: list[Launch] = []
         self.count = 0
 

@@ -7,6 +7,7 @@ N: items, D: width, P: popularity dimensions, Q: queries, K: candidates, T: even
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -33,8 +34,9 @@ def top_k(num_queries: int, tail: int, *, coded: bool = False, filtered: bool = 
     """The search of a million rows 128 wide, and `tail` columns beside them."""
     rows_PV = torch.zeros(NUM_ITEMS, 128 + tail, dtype=HALF)
     codes_PV, numbers_P = torch.zeros(rows_PV.shape, dtype=torch.int8), torch.zeros(NUM_ITEMS)
-    pass_1 = (codes_PV, numbers_P, numbers_P) if coded else (rows_PV, None, None)
-    catalogue = Catalogue(rows_PV, *pass_1, num_rows=1_000_000, head=128, max_norm=1.0, group=32)
+    catalogue = Catalogue(rows_PV, rows_PV, None, None, num_rows=1_000_000, head=128, max_norm=1.0, group=32)
+    if coded:
+        catalogue = replace(catalogue, codes_PV=codes_PV, scale_P=numbers_P, residual_P=numbers_P)
     allowed_W = torch.zeros(NUM_ITEMS // 32, dtype=torch.int32) if filtered else None
     excluded_QX = torch.zeros(num_queries, 256, dtype=torch.int32) if filtered else None
     return top_k_triton(torch.zeros(num_queries, 128 + tail), catalogue, 100, allowed_W, excluded_QX)

@@ -62,11 +62,11 @@ class Turn:
 
 def programs_per_multiprocessor(kernel: Mapping[str, Any]) -> int:
     """How many fit, by registers, shared memory and threads."""
-    threads = 32 * kernel["num_warps"]
+    num_warps: int = kernel["num_warps"]
     warp_registers = -(-kernel["registers"] * 32 // REGISTER_GRAIN) * REGISTER_GRAIN
-    by_registers = REGISTERS // (warp_registers * kernel["num_warps"])
-    by_shared = SHARED_BYTES // (kernel["shared_bytes"] + SHARED_RESERVED)
-    return min(by_registers, by_shared, THREADS // threads, MOST_PROGRAMS)
+    by_registers: int = REGISTERS // (warp_registers * num_warps)
+    by_shared: int = SHARED_BYTES // (kernel["shared_bytes"] + SHARED_RESERVED)
+    return min(by_registers, by_shared, THREADS // (32 * num_warps), MOST_PROGRAMS)
 
 
 def turn(kernel: Mapping[str, Any], machine: Machine = H100) -> Turn:
