@@ -66,6 +66,17 @@ def write_report(name: str, rows: Sequence[Row], directory: Path = DIRECTORY) ->
     return path
 
 
+def read_rows(name: str, directory: Path = DIRECTORY) -> list[Row]:
+    """Rows of the last report of a name; none where there is none."""
+    path = directory / f"{name}.json"
+    return [Row(**row) for row in json.loads(path.read_bytes())["rows"]] if path.exists() else []
+
+
+def merged(rows: Sequence[Row], newer: Sequence[Row]) -> list[Row]:
+    """All rows, of two with one name the newer one."""
+    return list(({row.metric: row for row in rows} | {row.metric: row for row in newer}).values())
+
+
 def table(name: str, rows: Sequence[Row]) -> Table:
     """The rows as they are printed, each marked met or missed."""
     result = Table("metric", title=name)

@@ -7,7 +7,6 @@ within 50 ms. Each section can be run alone; its rows then replace those of the 
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import msgspec
 from benchmarks.demo import OUT as DEMO
 from benchmarks.peers.corpus import Corpus, run_twotower
 from benchmarks.peers.environment import peer_python
-from benchmarks.report import DIRECTORY, Row, write_report
+from benchmarks.report import Row, merged, read_rows, write_report
 from benchmarks.servers.direct import Appended, Visited
 from benchmarks.servers.generator import Measured, Open
 from benchmarks.servers.load import LIMIT_MS, SPARE, Load, Probe, capacity, loading, quantile
@@ -72,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=SECTIONS, help="one section alone")
     parser.add_argument("--demo", type=Path, default=DEMO, help=f"what `twotower demo` left; made when missing ({DEMO})")
     args = parser.parse_args(argv)
-    rows = earlier_rows() if args.only else []
+    rows = read_rows("serving") if args.only else []
     with tempfile.TemporaryDirectory(prefix="serving-") as name:
         material = prepare(args.demo, Path(name))
         try:
@@ -255,17 +254,6 @@ def direct(answer: type[Struct], *arguments: str | Path) -> Struct:
     with pinned(SERVER_CORES):
         finished = subprocess.run(command, env=os.environ | threads(1), stdout=subprocess.PIPE, check=True)
     return msgspec.json.decode(finished.stdout, type=answer)
-
-
-def earlier_rows() -> list[Row]:
-    """Those of the last report."""
-    path = DIRECTORY / "serving.json"
-    return [Row(**row) for row in json.loads(path.read_bytes())["rows"]] if path.exists() else []
-
-
-def merged(rows: Sequence[Row], newer: Sequence[Row]) -> list[Row]:
-    """All rows, of two with one name the newer one."""
-    return list(({row.metric: row for row in rows} | {row.metric: row for row in newer}).values())
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ T: events, D: model width
 """
 
 import math
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -24,46 +23,48 @@ KEPT = 4096  # vectors: half a kB each
 
 
 class Contexts:
-    """Vectors of event contexts of one release, the last used kept. Not thread-safe: the engine's thread alone asks it."""
+    """Vectors of event contexts of one release, some kept. Not thread-safe: the engine's thread alone asks it."""
 
     def __init__(self, towers: Towers, reader: Reader) -> None:
         self._model, self._reader = towers.config.model, reader
         spec = self._model.context_spec
         self._features = [field.name for field in spec.hashed if field.name != EVENT_TYPE]
         self._numbers = [field for field in spec.fields if field not in spec.hashed]
-        self._kept: OrderedDict[tuple[str | None, ...], Floats] = OrderedDict()
-        self._wanted: OrderedDict[str | None, Floats] = OrderedDict()
+        self._places: dict[tuple[str | None, ...], int] = {}
+        self._kept_KD = np.empty((KEPT, self._model.width), np.float32)
+        self._wanted: dict[str | None, Floats] = {}
 
     def of(self, events: Sequence[StoredEvent]) -> Floats:
         """What each event adds to its item, [T, D]."""
         keys = [(e.event_type, *[_text(e.properties.get(name)) for name in self._features]) for e in events]
-        found = {key: self._kept.pop(key, None) for key in keys}
-        if missing := [key for key, vector_D in found.items() if vector_D is None]:
-            columns = dict(zip((EVENT_TYPE, *self._features), map(_texts, zip(*missing, strict=True)), strict=True))
-            encoded = encode_rows(columns, self._model.context_spec, self._model.context_table_rows)
-            made_MD = self._reader.embed_slots(encoded.slots_NS, encoded.weights_NS)
-            found |= {key: made_D.copy() for key, made_D in zip(missing, made_MD, strict=True)}  # a view would keep them all
-        vectors_TD = np.array([found[key] for key in keys])
-        self._kept |= found  # type: ignore[arg-type] # none is missing any more
-        _trim(self._kept)
-        values = [np.array([_number(e.properties.get(field.name)) for e in events], np.float64) for field in self._numbers]
+        missing = {key for key in keys if key not in self._places}
+        if missing:
+            self._keep(missing, keys)
+        vectors_TD = self._kept_KD.take([self._places[key] for key in keys], 0)
+        values = [np.array([_number(e.properties.get(field.name)) for e in events]) for field in self._numbers]
         parts = [piecewise_linear(values_T, field.edges) for values_T, field in zip(values, self._numbers, strict=True)]
-        return vectors_TD + self._reader.embed_numbers(np.concatenate([np.zeros((len(events), 0), np.float32), *parts], 1))
+        dense_TF = np.concatenate(parts, 1) if parts else np.zeros((len(events), 0), np.float32)
+        return vectors_TD + self._reader.embed_numbers(dense_TF)
+
+    def _keep(self, missing: Set[tuple[str | None, ...]], wanted: Sequence[tuple[str | None, ...]]) -> None:
+        """Make the vectors that are missing; when there is no room, all are forgotten but those wanted, however many."""
+        if len(self._places) + len(missing) > KEPT:
+            self._places, missing = {}, set(wanted)
+            self._kept_KD = np.empty((max(KEPT, len(missing)), self._model.width), np.float32)
+        columns = dict(zip((EVENT_TYPE, *self._features), map(_texts, zip(*missing, strict=True)), strict=True))
+        encoded = encode_rows(columns, self._model.context_spec, self._model.context_table_rows)
+        start = len(self._places)
+        self._kept_KD[start : start + len(missing)] = self._reader.embed_slots(encoded.slots_NS, encoded.weights_NS)
+        self._places.update(zip(missing, range(start, start + len(missing)), strict=True))
 
     def wanted(self, event_type: str | None) -> Floats:
         """What a wanted event type adds to the hidden state, [D]."""
-        known = self._wanted.pop(event_type, None)
-        if known is None:
+        if event_type not in self._wanted:
             slots, weights = encode_wanted([event_type], self._model.context_spec, self._model.context_table_rows)
-            (known,) = self._reader.embed_slots(slots, weights)
-        self._wanted[event_type] = known
-        _trim(self._wanted)
-        return known
-
-
-def _trim(kept: OrderedDict[Any, Floats]) -> None:
-    while len(kept) > KEPT:
-        kept.popitem(last=False)
+            if len(self._wanted) == KEPT:
+                self._wanted.clear()
+            (self._wanted[event_type],) = self._reader.embed_slots(slots, weights)
+        return self._wanted[event_type]
 
 
 def event_context(towers: Towers, events: Sequence[StoredEvent]) -> EncodedRows:

@@ -3,11 +3,13 @@ requests gather, which are then answered together.
 """
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -22,6 +24,8 @@ T = TypeVar("T")
 _CLOSE_S = 30.0  # a thread that is stuck is not waited for
 _BEAT_S = 0.25  # how long an idle engine sleeps before it shows that it lives
 _SMOOTHING = 0.1  # weight of the newest batch in the time that a unit of cost takes
+_DEVIATIONS = 2  # on top of that time: who is let in should be answered in time, not only on average
+_NICENESS = 5  # on a full core the event loop goes first: what it refuses, it refuses at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class Engine:
         self._changed = threading.Condition()
         self._queued_cost = 0  # of what waits and of what is worked on
         self._coming_cost = 0  # of what is made ready; of the event loop alone
-        self._second_per_cost = 0.0
+        self._second_per_cost = self._deviation = 0.0  # smoothed, and how far batches are off (Jacobson 1988)
         self._closing = False
         self._pending: set[_Work] = set()
         self._lost: ApiError | None = None
@@ -116,7 +120,10 @@ class Engine:
     @property
     def wait_s(self) -> float:
         """How long a request that comes now will wait, by the time that the last batches took."""
-        return (self._queued_cost + self._coming_cost) * self._second_per_cost
+        return self._predict_s(self._queued_cost + self._coming_cost)
+
+    def _predict_s(self, cost: int) -> float:
+        return cost * (self._second_per_cost + _DEVIATIONS * self._deviation)
 
     def is_full(self, deadline_s: float, cost: int = 0) -> bool:
         """Whether work of this cost that comes now would be refused."""
@@ -124,7 +131,7 @@ class Engine:
         return (
             len(self._queue) >= self._limits.max_queued
             or wait_s > self._limits.max_wait_s
-            or (wait_s > 0 and monotonic() + wait_s + cost * self._second_per_cost > deadline_s)
+            or (wait_s > 0 and monotonic() + wait_s + self._predict_s(cost) > deadline_s)
             or self._oldest_wait_s > self._limits.max_wait_s
         )
 
@@ -182,6 +189,7 @@ class Engine:
 
     def _loop(self) -> None:
         # OpenMP keeps the number of threads per calling thread: it must be set on the one that computes.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
         torch.set_num_threads(self._num_threads)
         faiss.omp_set_num_threads(self._num_threads)
         while True:
@@ -197,14 +205,17 @@ class Engine:
                 batch = []  # or the engine would hold on to a release that is not served any more until it is asked again
 
     def _take(self) -> list[_Work]:
-        """The first in the queue, and those right behind that can be done with it."""
+        """The first in the queue, and those right behind that can be done with it without making any of them late."""
         batch: list[_Work] = []
-        cost = 0
+        cost, started, soonest_s = 0, monotonic(), inf
         while self._queue and len(batch) < self._limits.batch_requests:
             work = self._queue[0]
             if batch and not (work.batched and work.batched.goes_with(batch[0].batched)):
                 break
             if batch and cost + work.cost > self._limits.batch_cost:
+                break
+            soonest_s = min(soonest_s, work.deadline_s)
+            if batch and started + self._predict_s(cost + work.cost) > soonest_s:
                 break
             self._queue.popleft()
             batch.append(work)
@@ -224,11 +235,19 @@ class Engine:
             results += zip(todo, _results(todo), strict=True)
             if cost := sum(work.cost for work in todo):
                 self.on_batch(len(todo), cost)
-                taken = (monotonic() - started) / cost
-                self._second_per_cost += (_SMOOTHING if self._second_per_cost else 1.0) * (taken - self._second_per_cost)
+                self._learn((monotonic() - started) / cost)
         with self._changed:
             self._queued_cost -= sum(work.cost for work in batch)
         _deliver(results)
+
+    def _learn(self, second_per_cost: float) -> None:
+        """One more batch."""
+        off = second_per_cost - self._second_per_cost
+        if not self._second_per_cost:
+            self._second_per_cost = second_per_cost
+        else:
+            self._second_per_cost += _SMOOTHING * off
+            self._deviation += _SMOOTHING * (abs(off) - self._deviation)
 
 
 def _results(batch: Sequence[_Work]) -> Sequence[Any]:

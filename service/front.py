@@ -67,6 +67,7 @@ class Front:
             if trail.status:  # the application inside has answered already
                 raise
             status, extra, body = refusal(error, trail.request_id)
+            trail.is_shed = isinstance(error, ApiError) and error.code == "overloaded"
             if status in _AT_THE_DOOR and isinstance(error, ApiError):
                 self._metrics.rejected.labels(error.code).inc()
             named = [(name.encode(), value.encode()) for name, value in extra.items()]
@@ -121,7 +122,7 @@ class Front:
         trail.status = trail.status or 500
         self._metrics.count(trail.method, trail.route, trail.status, trail.duration_s)
         rate = self._settings.log_sample_rate
-        if self._reporters and (trail.status >= 500 or trail.duration_s > SLOW_S or random() < rate):  # noqa: S311 # no secret
+        if self._reporters and (trail.has_failed or trail.duration_s > SLOW_S or random() < rate):  # noqa: S311 # no secret
             for report in self._reporters:
                 report(trail)
 

@@ -2,10 +2,14 @@
 
 `seq` counts a user's stored events from 1 in the order they arrived. The window is a function of that order and of n, the
 number of events ever stored, so that an event that arrives late does not move all others.
+
+A server remembers millions of events and items. They hold nothing that could be part of a cycle, and are kept from the garbage
+collector, which would stop all threads for as long as it takes to go through them.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -30,7 +34,7 @@ class HistoryUnavailable(Exception):
         self.reason: Reason = reason
 
 
-class StoredEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class StoredEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One event as the stores keep it."""
 
     user_id: str
@@ -45,8 +49,7 @@ class StoredEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     position: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OwnItem:
+class OwnItem(msgspec.Struct, frozen=True, gc=False):
     """Statistics of one item of a user's whole history (twotower.repeat) and the event types it was met through."""
 
     count: int
@@ -59,9 +62,16 @@ class OwnItem:
     def after(before: "OwnItem | None", event: StoredEvent) -> "OwnItem":
         """The statistics once `event` has happened too."""
         if before is None:
-            return OwnItem(1, event.time_ms, event.time_ms, (1.0, 1.0, 1.0), frozenset([event.event_type]))
+            return OwnItem(1, event.time_ms, event.time_ms, (1.0, 1.0, 1.0), shared(frozenset([event.event_type])))
         numbers = add_event(before.count, before.first_ms, before.last_ms, before.decayed, event.time_ms)
-        return OwnItem(*numbers, before.event_types | {event.event_type})
+        types = before.event_types
+        return OwnItem(*numbers, types if event.event_type in types else shared(types | {event.event_type}))
+
+
+@lru_cache(maxsize=4096)
+def shared(event_types: frozenset[str]) -> frozenset[str]:
+    """The same set, as one object for all items that have it."""
+    return event_types
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from twotower.features import Floats
+from twotower.kernels.packed_attention import causal_attention
+from twotower.kernels.rms_norm import add_rms_norm, rms_norm
+from twotower.kernels.rotary import turn
+from twotower.kernels.swiglu import swiglu
 from twotower.model.config import ModelConfig
-from twotower.model.contextualizer import Block, Contextualizer, rotate
+from twotower.model.contextualizer import Block, Contextualizer
 from twotower.window import PAGE
 
 _EPSILON = np.finfo(np.float32).eps  # torch's own for RMSNorm
@@ -113,11 +116,11 @@ class Reader:
 
     @torch.inference_mode()
     def embed_slots(self, slots_NS: npt.NDArray[np.int32], weights_NS: Floats) -> Floats:
-        """What features that are looked up in the table add to events, or wanted event types to hidden states, [N, D]."""
+        """What is looked up in the table of event types and features, [N, D]."""
         return self._model.pool_slots(torch.from_numpy(slots_NS), torch.from_numpy(weights_NS)).numpy()
 
     def embed_numbers(self, dense_TF: Floats) -> Floats:
-        """What the other features add to events, [T, D]."""
+        """What the other features add to events, [T, D]; also where there are none."""
         return _apply(self._numbers, dense_TF)
 
     def embed_events(self, items_TD: Floats, times_T6: Floats, contexts_TD: Floats) -> Floats:
@@ -146,21 +149,21 @@ class Reader:
         last_Q = torch.from_numpy(stops - 1)
         for layer, block in enumerate(self._blocks):
             is_last = layer == len(self._blocks) - 1
-            heads = block.qkv(block.attention_norm(x_TD)).unflatten(1, (-1, block.head_width))
-            turned = rotate(heads[:, : self._heads + self._kv_heads], cos_T1E, sin_T1E)
+            heads = block.qkv(rms_norm(x_TD, block.attention_norm.weight)).unflatten(1, (-1, block.head_width))
+            turned = turn(heads[:, : self._heads + self._kv_heads], cos_T1E, sin_T1E)
             q_THE, k_TGE = turned[:, : self._heads], turned[:, self._heads :]
             v_TGE = heads[:, self._heads + self._kv_heads :]
             mixed = []
             for memory, span in zip(memories, spans, strict=True):
                 keys, values = _stored(memory, layer, k_TGE[span].numpy(), v_TGE[span].numpy())
                 q_HTE = (q_THE[span][-1:] if is_last else q_THE[span]).transpose(0, 1)
-                mixed.append(attention(q_HTE, torch.from_numpy(keys), torch.from_numpy(values)))
+                mixed_HTE = causal_attention(q_HTE[None], torch.from_numpy(keys)[None], torch.from_numpy(values)[None])[0]
+                mixed.append(mixed_HTE.transpose(0, 1).flatten(1))
             if is_last:
                 x_TD = x_TD[last_Q]
-            x_TD = x_TD + block.attention_out(torch.cat(mixed))
-            gate, up = block.gate_up(block.ffn_norm(x_TD)).chunk(2, -1)
-            x_TD = x_TD + block.down(functional.silu(gate) * up)
-        return self._model.norm(x_TD).numpy()  # type: ignore[no-any-return]
+            x_TD, normed_TD = add_rms_norm(x_TD, block.attention_out(torch.cat(mixed)), block.ffn_norm.weight)
+            x_TD = x_TD + block.down(swiglu(block.gate_up(normed_TD)))
+        return rms_norm(x_TD, self._model.norm.weight).numpy()
 
     def _read_one_each(self, memories: Sequence[Memory], x_QD: Floats) -> Floats:
         """The same for one event of each history."""
@@ -228,21 +231,6 @@ class Reader:
         scores_M = _apply(self._repeat_out, np.maximum(_apply(self._repeat_mid, np.maximum(hidden_MZ, 0)), 0))[:, 0]
         rank_R, (weight_R6, bias_R) = _apply(self._repeat_query, query_X), self._repeat_key
         return scores_M + features_M6 @ (rank_R @ weight_R6) + rank_R @ bias_R
-
-
-def attention(q_HTE: Tensor, keys_GCE: Tensor, values_GCE: Tensor) -> Tensor:
-    """Causal attention [T, D] of the last T of C events."""
-    num_new, num_all = q_HTE.shape[1], keys_GCE.shape[1]
-    mask = None if num_new in (1, num_all) else torch.ones(num_new, num_all, dtype=torch.bool).tril(num_all - num_new)
-    mixed = functional.scaled_dot_product_attention(
-        q_HTE[None],
-        keys_GCE[None],
-        values_GCE[None],
-        attn_mask=mask,
-        is_causal=num_new == num_all and num_new > 1,
-        enable_gqa=True,
-    )
-    return mixed[0].transpose(0, 1).flatten(1)
 
 
 def _stored(memory: Memory, layer: int, k_TGE: Floats, v_TGE: Floats) -> tuple[Floats, Floats]:

@@ -26,6 +26,7 @@ from service.history import (
     Reason,
     StoredEvent,
     UserHistory,
+    shared,
 )
 from service.redis_scripts import APPEND, DELETE, READ, TAG_BYTES
 from twotower.features import DAY_MS
@@ -200,4 +201,6 @@ def _own_items(packed: Sequence[bytes]) -> dict[str, OwnItem]:
     """Items by id from a flat list of id and statistics, in the order they were first met."""
     found = [(*_statistics.decode(statistics), item.decode()) for item, statistics in zip(packed[::2], packed[1::2], strict=True)]
     found.sort(key=lambda row: row[7])
-    return {item: OwnItem(n, first, last, (d7, d30, d90), types) for n, first, last, d7, d30, d90, types, _, item in found}
+    return {
+        item: OwnItem(n, first, last, (d7, d30, d90), shared(types)) for n, first, last, d7, d30, d90, types, _, item in found
+    }

@@ -12,8 +12,8 @@ import msgspec
 from service.history import KEPT_EVENTS, HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
 
 # Estimates of what Python objects weigh.
-_EVENT_BYTES = 450  # beside its text
-_ITEM_BYTES = 450
+_EVENT_BYTES = 220  # beside its text
+_ITEM_BYTES = 180
 _USER_BYTES = 1000
 
 

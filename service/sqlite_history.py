@@ -23,6 +23,7 @@ from service.history import (
     Reason,
     StoredEvent,
     UserHistory,
+    shared,
 )
 from twotower.sqlite_file import connect, make_tables
 
@@ -134,7 +135,7 @@ def _count_item(connection: sqlite3.Connection, event: StoredEvent, item_id: str
 
 def _own_item(row: tuple[int, int, int, float, float, float, bytes]) -> OwnItem:
     count, first_ms, last_ms, week, month, quarter, types = row
-    return OwnItem(count, first_ms, last_ms, (week, month, quarter), _types.decode(types))
+    return OwnItem(count, first_ms, last_ms, (week, month, quarter), shared(_types.decode(types)))
 
 
 def _trim(connection: sqlite3.Connection, user_id: str, epoch: str, num_events: int) -> None:

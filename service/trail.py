@@ -17,11 +17,17 @@ class Trail:
     method: str = "other"
     route: str = "other"
     status: int = 0  # none is sent yet
+    is_shed: bool = False  # refused for want of capacity: there may be thousands a second
     ended_s: float = 0.0
     key_id: str | None = None
     user_id: str | None = None
     release: str | None = None
     stages: list[tuple[str, float, float]] = field(default_factory=list)  # name, start, end
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether something is wrong with the server, and not only with its size."""
+        return self.status >= 500 and not self.is_shed
 
     @property
     def duration_s(self) -> float:

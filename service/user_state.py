@@ -22,7 +22,7 @@ from twotower.repeat import ItemStatistics
 Key = tuple[str, str]  # "user" or "session", and its id
 
 _BYTES_PER_ITEM = 200  # of the dictionaries' own, about
-_BYTES_PER_EVENT = 450  # of one that only a session brought along
+_BYTES_PER_EVENT = 300  # of one that only a session brought along
 _PROTECTED = 0.8  # share of the budget for users who came back
 
 

@@ -61,7 +61,7 @@ def checked(seed: int = 0) -> Iterator[None]:
             for name in ("binary_op", "unary_op", "create_fma")
         ),
     ]
-    torch.use_deterministic_algorithms(True)  # fills what torch.empty returns
+    _poison(True)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):  # a GPU says nothing of inf - inf
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -71,7 +71,12 @@ def checked(seed: int = 0) -> Iterator[None]:
     finally:
         for replacement in reversed(replaced):
             replacement.stop()
-        torch.use_deterministic_algorithms(deterministic)
+        _poison(deterministic)
+
+
+def _poison(on: bool) -> None:
+    """Deterministic torch fills what `torch.empty` returns; its public switch takes seconds to import a compiler."""
+    torch._C._set_deterministic_algorithms(on, warn_only=False)
 
 
 class _Launches:

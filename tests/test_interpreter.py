@@ -180,7 +180,7 @@ def test_programs_run_in_an_order_drawn_from_the_seed() -> None:
 
 
 def test_processes_that_tests_start_do_not_interpret() -> None:
-    program = "import sys, twotower.bundle; sys.exit('triton' in sys.modules)"
+    program = "import sys, twotower.kernels.dispatch; sys.exit('triton' in sys.modules)"
 
     assert "TRITON_INTERPRET" not in os.environ
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
 import triton
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
@@ -26,6 +28,7 @@ from benchmarks.compiled.cases import CASES
 from twotower.kernels.configurations import TARGETS, Target
 
 LISTINGS = Path("build/bench/kernels")
+LONG_ROW = 20_000  # from here on torch.topk works on a row with many blocks: two kernels for each of four digits, and five more
 _GPUS: dict[Target, tuple[str, int | str, int]] = {
     "sm_80": ("cuda", 80, 32),
     "sm_90": ("cuda", 90, 32),
@@ -69,31 +72,64 @@ class _NoDevice:
         return 0
 
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A kernel that was to run: what Triton made of it, and the numbers it was made with."""
+
+    kernel: str
+    program: Any
+    constants: dict[str, int]
+
+
+class _Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what would be launched from the first kernel on: kernels, and torch's operations that are more than views."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.made: list[Launch] = []
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.made and not function.is_view and "empty" not in function.__name__:
+            self.count += _kernels_of(function.__name__, args)
+        return function(*args, **kwargs or {})
+
+
+def _kernels_of(name: str, args: Any) -> int:
+    """How many kernels an operation of torch launches on a GPU; of others than a top-k taken to be one."""
+    if not name.startswith("topk"):
+        return 1
+    return 13 if args[0].shape[-1] >= LONG_ROW else 2
+
+
 @contextmanager
-def compiling(target: Target) -> Iterator[list[tuple[str, Any]]]:
-    """Launches compile and do not run; yields the list to which kernels are added: their names and what Triton made."""
-    made: list[tuple[str, Any]] = []
-    run = JITFunction.run
+def compiling(target: Target) -> Iterator[_Launches]:
+    """Launches compile and do not run; yields what was launched."""
+    launches, run = _Launches(), JITFunction.run
 
     def compile_only(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:  # noqa: ARG001 - Triton's signature
-        result = run(kernel, *args, grid=grid, warmup=True, **kwargs)
-        made.append((kernel.fn.__name__, result))
-        return result
+        program = run(kernel, *args, grid=grid, warmup=True, **kwargs)
+        constants = {name: value for name, value in kwargs.items() if isinstance(value, int)}
+        launches.made.append(Launch(kernel.fn.__name__, program, constants))
+        launches.count += 1
+        return program
 
     triton.runtime.driver.set_active(_NoDevice(target))
-    with patch.object(JITFunction, "run", compile_only):
-        yield made
+    torch.use_deterministic_algorithms(True)  # what nothing wrote is NaN: the host's decisions stay the same
+    with patch.object(JITFunction, "run", compile_only), launches:
+        yield launches
 
 
 def compiled(cases: dict[str, Callable[[], object]], target: Target) -> dict[str, dict[str, Any]]:
     """Resources of every kernel that the cases launch, by case and kernel; with what a turn of the loop does, on sm_90."""
     result: dict[str, dict[str, Any]] = {}
-    for case, launch in cases.items():
-        with compiling(target) as made:
-            launch()
-        for kernel, program in dict(made).items():  # launched again with other sizes: the last
-            key = f"{case}/{kernel}"
+    for case, call in cases.items():
+        with compiling(target) as launches:
+            call()
+        for launch in launches.made:  # launched again with other sizes: the last
+            key, program = f"{case}/{launch.kernel}", launch.program
             result[key] = asdict(resources(program, LISTINGS / target / re.sub(r"\W+", "_", key)))
+            result[key] |= {"constants": launch.constants, "launches": launches.count}
             if target == "sm_90":
                 result[key]["loop"] = asdict(loop_work(program.asm["ptx"], program.metadata.num_warps))
     return result

@@ -33,10 +33,9 @@ _CALLED = {
     "exp": "exp2",
     "log2": "log",
     "log": "log2",
-    "cdiv": "floordiv",
     "sum": "max",
 }
-_UNTOUCHED = {"arange", "static_range", "static_assert", "range", "multiple_of", "max_contiguous", "assume", "reshape", "trans"}
+_UNTOUCHED = {"arange", "static_assert", "multiple_of", "max_contiguous", "assume", "reshape", "trans"}
 
 
 @dataclass(frozen=True, slots=True)

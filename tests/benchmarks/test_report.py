@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from benchmarks.report import Row, mark, write_report
+from benchmarks.report import Row, mark, merged, read_rows, write_report
 from twotower.provenance import commit
 
 
@@ -52,3 +52,12 @@ def test_the_mark_compares_with_must_first_and_goal_second(measured: Row, expect
 def test_a_figure_that_was_not_measured_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="leave out what was not measured"):
         row(value)
+
+
+def test_newer_rows_replace_those_of_the_same_name_and_the_others_stay(tmp_path: Path) -> None:
+    def row(metric: str, value: float) -> Row:
+        return Row(metric=metric, value=value, unit="", better="higher")
+
+    assert read_rows("speed", tmp_path) == []
+    write_report("speed", [row("a", 1), row("b", 2)], tmp_path)
+    assert merged(read_rows("speed", tmp_path), [row("b", 3), row("c", 4)]) == [row("a", 1), row("b", 3), row("c", 4)]

@@ -1,16 +1,11 @@
 """The arithmetic between what was measured and what is reported."""
 
-import json
-from pathlib import Path
-
-import pytest
-
 from benchmarks import serving
 from benchmarks.report import Row
 from benchmarks.servers.generator import Measured
 from benchmarks.servers.load import Probe
 from benchmarks.servers.swaps import Swapped
-from benchmarks.serving import Capacities, compared, earlier_rows, merged, overloaded, swapped
+from benchmarks.serving import Capacities, compared, overloaded, swapped
 
 
 def probe(requests_per_s: float, p99_ms: float = 40.0) -> Probe:
@@ -65,18 +60,3 @@ def test_swaps_are_judged_by_the_worst_of_their_answers() -> None:
     rows = by_name(swapped(Swapped(num_swaps=99, num_failures=1, steady_p99_ms=10.0, swap_p99_ms=14.0, swap_s=0.5)))
     assert rows["swap_p99_ratio"].value == 1.4
     assert [metric for metric, row in rows.items() if not row.meets_must] == ["swap_failures", "swaps"]
-
-
-def test_a_section_replaces_its_own_rows_and_keeps_the_others() -> None:
-    def row(metric: str, value: float) -> Row:
-        return Row(metric=metric, value=value, unit="", better="higher")
-
-    assert merged([row("a", 1), row("b", 2)], [row("b", 3), row("c", 4)]) == [row("a", 1), row("b", 3), row("c", 4)]
-
-
-def test_the_last_report_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "DIRECTORY", tmp_path)
-    assert earlier_rows() == []
-    row = {"metric": "swaps", "value": 100.0, "unit": "", "better": "higher", "must": 100.0, "goal": None}
-    (tmp_path / "serving.json").write_text(json.dumps({"name": "serving", "rows": [row]}))
-    assert earlier_rows() == [Row(metric="swaps", value=100.0, unit="", better="higher", must=100.0)]

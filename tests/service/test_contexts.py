@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from service.contexts import Contexts, event_context
+from service.contexts import KEPT, Contexts, event_context
 from service.history import StoredEvent
 from service.index import LoadedRelease
 
@@ -31,11 +31,14 @@ def test_contexts_are_those_of_the_offline_model(release: LoadedRelease) -> None
 def test_numbers_make_no_new_contexts(release: LoadedRelease) -> None:
     contexts = Contexts(release.towers, release.reader)
     contexts.of([event(price_paid=price) for price in range(10)])
-    assert len(contexts._kept) == 1
+    assert len(contexts._places) == 1
 
 
-def test_a_kept_context_does_not_hold_on_to_those_it_was_made_with(release: LoadedRelease) -> None:
-    contexts = Contexts(release.towers, release.reader)
-    contexts.of([event(f"type {n}") for n in range(10)])
-    assert len(contexts._kept) == 10
-    assert all(kept_D.base is None for kept_D in contexts._kept.values())
+def test_room_is_made_for_contexts_whatever_their_number(release: LoadedRelease) -> None:
+    contexts, fresh = Contexts(release.towers, release.reader), Contexts(release.towers, release.reader)
+    contexts.of([event(f"type {n}") for n in range(KEPT)])
+    many = [event(f"kind {n}") for n in range(KEPT + 1)]
+    np.testing.assert_array_equal(contexts.of(many)[-10:], fresh.of(many[-10:]))
+    assert len(contexts._places) == KEPT + 1
+    contexts.of(EVENTS)
+    assert len(contexts._places) < 10

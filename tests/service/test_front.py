@@ -4,6 +4,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.engine import Engine
 from service.trail import Trail
 from tests.service.conftest import Client
 from tests.service.key_files import bearer, entry, write_keys
@@ -69,6 +70,15 @@ def test_only_slow_failed_and_sampled_requests_are_reported(connect: Callable[..
     assert [name for name, _, _ in answered.stages] == ["decode", "history", "engine", "encode"]
     assert sum(end - start for _, start, end in answered.stages) <= answered.duration_s
     assert (refused.status, [name for name, _, _ in refused.stages]) == (422, ["decode"])
+
+
+def test_a_flood_of_refusals_does_not_flood_the_log(connect: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    trails: list[Trail] = []
+    client = connect(log_sample_rate=0.0)
+    client.front._reporters = (trails.append,)
+    monkeypatch.setattr(Engine, "is_full", lambda *_: True)
+    assert client.post("/v1/recommend", {"user_id": "ann"}).status_code == 503
+    assert not trails
 
 
 def test_a_request_that_is_being_answered_is_counted(client: Client) -> None:

@@ -58,10 +58,8 @@ def activations(towers: nn.ModuleDict, model: ModelConfig) -> tuple[Tensor, Tens
     vectors_ND = towers["embedder"](slots_NS, weights_NS, torch.zeros(NUM_ITEMS, 0))
     contextualizer = towers["contextualizer"]
     assert isinstance(contextualizer, Contextualizer)
-    x_BLD = vectors_ND[histories()[:, :-1]]
-    for block in contextualizer.blocks:
-        x_BLD = block(x_BLD, contextualizer.cos_LE[:LENGTH], contextualizer.sin_LE[:LENGTH])
-    hidden_QD = contextualizer.norm(x_BLD).flatten(0, 1)
+    x_BLD, hidden_BLD = contextualizer.stream(vectors_ND[histories()[:, :-1]])
+    hidden_QD = hidden_BLD.flatten(0, 1)
     extra = contextualizer.query_hidden.in_features - model.width
     query_QD = contextualizer.queries(functional.pad(hidden_QD, (0, extra)))[:, : model.width]
     return x_BLD, query_QD @ vectors_ND.T

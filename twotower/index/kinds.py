@@ -69,8 +69,7 @@ def open_index(directory: Path, vectors_NV: Floats, width: int, info: IndexInfo)
     rows: Rows
     match info.kind:
         case "flat":
-            axes_VA = principal_axes(vectors_NV)
-            rows = Float32Rows(vectors_NV) if axes_VA is None else PrincipalRows(vectors_NV, axes_VA)
+            rows = PrincipalRows(vectors_NV, principal_axes(vectors_NV))
         case "flat16":
             rows = read_codes(directory / CODES, vectors_NV, width, "float16")
         case "int8":

@@ -14,8 +14,7 @@ from twotower.index.scan import max_norm
 
 _LEFT = 0.02  # of the variance: the rest hardly tells rows apart
 _STEP = 8  # W is a multiple: whole vector registers
-_MIN_ROWS = 4096  # of fewer a whole scan takes no time either
-_SAMPLED_ROWS, _BLOCK_ROWS = 65_536, 8192
+_SAMPLED_ROWS, _BLOCK_ROWS = 16_384, 8192
 
 
 class PrincipalRows:
@@ -49,11 +48,9 @@ class PrincipalRows:
         np.matmul(queries_QW, self._rows_WN[:, start:stop], out=out_QS)
 
 
-def principal_axes(vectors_NV: Floats) -> npt.NDArray[np.float64] | None:
-    """Orthonormal axes [V, A] along which rows differ; None when they differ along most, or are too few to matter."""
+def principal_axes(vectors_NV: Floats) -> npt.NDArray[np.float64]:
+    """Orthonormal axes [V, A] along which rows differ; all V where they differ along most."""
     num_rows, width = vectors_NV.shape
-    if num_rows < _MIN_ROWS:
-        return None
     sample_BV = np.asarray(vectors_NV)[:: -(-num_rows // _SAMPLED_ROWS)].astype(np.float64)
     mean_V = sample_BV.mean(0)
     centred_BV = sample_BV - mean_V
@@ -62,6 +59,6 @@ def principal_axes(vectors_NV: Floats) -> npt.NDArray[np.float64] | None:
     num_axes = int(np.count_nonzero(left_V > _LEFT * left_V[0]))
     num_axes += -(num_axes + 2) % _STEP  # beside these, the axis to the mean, and the norm
     if 2 * (num_axes + 2) > width:
-        return None
+        return np.eye(width)
     axes_VA, _ = np.linalg.qr(np.column_stack([mean_V, axes_VV[:, ::-1][:, :num_axes]]))
     return axes_VA

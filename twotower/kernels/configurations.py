@@ -18,12 +18,30 @@ from twotower.kernels.dispatch import triton
 Target = Literal["sm_80", "sm_90", "sm_100", "gfx942"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
+
+def _staged(options: dict[str, int], nvidia: int, amd: int) -> dict[Target, dict[str, int]]:
+    return {target: options | {"num_stages": amd if target == "gfx942" else nvidia} for target in TARGETS}
+
+
 TABLE: dict[str, dict[Target, dict[str, int]]] = {
+    "round_queries": {target: {"num_warps": 4} for target in TARGETS},
+    # _few: up to 16 queries. _masked: the words that say whether a tile is loaded come two stages before it.
+    "group_bounds": _staged({"BLOCK_Q": 64, "num_warps": 4}, nvidia=3, amd=2),
+    "group_bounds_few": _staged({"BLOCK_Q": 16, "num_warps": 4}, nvidia=3, amd=2),
+    "group_bounds_masked": _staged({"BLOCK_Q": 64, "num_warps": 4}, nvidia=5, amd=3),
+    "group_bounds_masked_few": _staged({"BLOCK_Q": 16, "num_warps": 4}, nvidia=5, amd=3),
+    "rescore": {target: {"num_warps": 8} for target in TARGETS},
     "candidate_gradient": {target: {"BLOCK_Q": 32, "BLOCK_C": 32, "num_warps": 8, "num_stages": 2} for target in TARGETS},
     "softmax_pairs": {target: {"BLOCK_C": 32, "num_warps": 4, "num_stages": 2} for target in TARGETS},
     "softmax_scan": {target: {"BLOCK_Q": 128, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3} for target in TARGETS},
     "softmax_scan_float32": {target: {"BLOCK_Q": 64, "BLOCK_C": 32, "num_warps": 8, "num_stages": 2} for target in TARGETS},
     "softmax_scan_popularity": {target: {"BLOCK_Q": 64, "BLOCK_C": 32, "num_warps": 8, "num_stages": 3} for target in TARGETS},
+    "gather_pool": {target: {"BLOCK_SIZE": 2048, "num_warps": 4, "num_stages": 2} for target in TARGETS},
+    "packed_attention": {target: {"BLOCK_ROWS": 64, "BLOCK_KEYS": 64, "num_warps": 4, "num_stages": 2} for target in TARGETS},
+    "paged_decode": {target: {"num_warps": 4, "num_stages": 2} for target in TARGETS},
+    "rms_norm": {target: {"BLOCK_SIZE": 2048, "num_warps": 4, "num_stages": 1} for target in TARGETS},
+    "rotate": {target: {"BLOCK_ROWS": 64, "num_warps": 4, "num_stages": 1} for target in TARGETS},
+    "swiglu": {target: {"BLOCK_T": 8, "BLOCK_F": 256, "num_warps": 4, "num_stages": 1} for target in TARGETS},
 }
 
 

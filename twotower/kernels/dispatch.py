@@ -9,19 +9,17 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _WANTED = "triton" in sys.modules or torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"
 triton: Any = import_module("triton") if _WANTED else None
 tl: Any = import_module("triton.language") if _WANTED else SimpleNamespace(constexpr=int)  # else kernels are never called
 
 
-def jit(kernel: F) -> F:
+def jit(kernel: Callable[..., Any]) -> Any:
     """A kernel as Triton compiles it; the plain function where there is no Triton."""
     return triton.jit(kernel) if triton else kernel
 

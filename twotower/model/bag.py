@@ -5,8 +5,8 @@ N: items, S: hash slots, F: dense features, D: model width
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from twotower.kernels.gather_pool import gather_pool
 from twotower.model.config import ModelConfig
 
 
@@ -26,5 +26,5 @@ class BagEmbedder(nn.Module):
 
     def forward(self, slots_NS: Tensor, weights_NS: Tensor, dense_NF: Tensor) -> Tensor:
         """Item vectors [N, D]."""
-        summed_ND = functional.embedding_bag(slots_NS, self.table, mode="sum", per_sample_weights=weights_NS)
+        summed_ND = gather_pool(self.table, slots_NS, weights_NS, [slots_NS.shape[1]])[:, 0]
         return summed_ND + (self.bias if self.dense is None else self.dense(dense_NF) + self.bias)

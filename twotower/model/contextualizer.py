@@ -1,7 +1,8 @@
 """The large tower: a pre-norm decoder-only transformer reads item vectors and event context and produces a query.
 
-B: histories, L: events, D: width, H: heads, G: key/value heads, E: head width, Q: queries, M: own items of all queries,
-P: popularity dimensions, R: rank of the repeat interaction, S: hash slots, F: dense features
+B: histories, L: events, T: events of all histories, D: width, H: heads, G: key/value heads, E: head width, Q: queries,
+M: own items of all queries, P: popularity dimensions, or half of a head, R: rank of the repeat interaction, S: hash slots,
+F: dense features
 """
 
 import math
@@ -10,6 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from twotower.kernels.gather_pool import gather_pool
+from twotower.kernels.packed_attention import Packing, packed_attention
+from twotower.kernels.rms_norm import add_rms_norm, rms_norm
+from twotower.kernels.rotary import rotate
+from twotower.kernels.swiglu import swiglu
 from twotower.model.config import ModelConfig
 from twotower.model.own_attention import OwnAttention
 from twotower.own import OwnItems, OwnVectors
@@ -35,28 +41,21 @@ class Block(nn.Module):
         self.down = nn.Linear(config.ffn_width, config.width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BLD: Tensor, cos_LE: Tensor, sin_LE: Tensor) -> Tensor:
-        """The residual stream after one block."""
-        x_BLD = x_BLD + self.dropout(self.attention(self.attention_norm(x_BLD), cos_LE, sin_LE))
-        gate, up = self.gate_up(self.ffn_norm(x_BLD)).chunk(2, -1)
-        return x_BLD + self.dropout(self.down(functional.silu(gate) * up))  # type: ignore[no-any-return]
+    def forward(
+        self, x_TD: Tensor, normed_TD: Tensor, next_weight_D: Tensor, cos_LP: Tensor, sin_LP: Tensor, packing: Packing
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream after one block, and what the next one reads of it; given the stream and what this one reads."""
+        attended_TD = self.dropout(self.attention(normed_TD, cos_LP, sin_LP, packing))
+        x_TD, normed_TD = add_rms_norm(x_TD, attended_TD, self.ffn_norm.weight)
+        return add_rms_norm(x_TD, self.dropout(self.down(swiglu(self.gate_up(normed_TD)))), next_weight_D)
 
-    def attention(self, x_BLD: Tensor, cos_LE: Tensor, sin_LE: Tensor) -> Tensor:
+    def attention(self, x_TD: Tensor, cos_LP: Tensor, sin_LP: Tensor, packing: Packing) -> Tensor:
         """Causal self-attention."""
-        batch, length, width = x_BLD.shape
-        sizes = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
-        heads = self.qkv(x_BLD).view(batch, length, sum(sizes), self.head_width).transpose(1, 2)
-        q_BHLE, k_BGLE, v_BGLE = heads.split(sizes, 1)
-        mixed = functional.scaled_dot_product_attention(
-            rotate(q_BHLE, cos_LE, sin_LE), rotate(k_BGLE, cos_LE, sin_LE), v_BGLE, is_causal=True, enable_gqa=True
-        )
-        return self.attention_out(mixed.transpose(1, 2).reshape(batch, length, width))  # type: ignore[no-any-return]
-
-
-def rotate(x: Tensor, cos_LE: Tensor, sin_LE: Tensor) -> Tensor:
-    """Rotary position embedding over the last axis, its halves paired; positions count from the window's anchor."""
-    first, second = x.chunk(2, -1)
-    return torch.cat([first * cos_LE - second * sin_LE, first * sin_LE + second * cos_LE], -1)
+        heads = self.qkv(x_TD).unflatten(1, (-1, self.head_width))
+        q_THE, k_TGE, v_TGE = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], 1)
+        k_TGE = rotate(k_TGE, cos_LP, sin_LP, packing.positions_T)
+        mixed_THE = packed_attention(q_THE, k_TGE, v_TGE, cos_LP, sin_LP, packing)
+        return self.attention_out(mixed_THE.flatten(1))  # type: ignore[no-any-return]
 
 
 class Contextualizer(nn.Module):
@@ -129,19 +128,25 @@ class Contextualizer(nn.Module):
         return hidden_BLD
 
     def _hidden(self, item_vectors_BLD: Tensor, batch: HistoryBatch) -> Tensor:
-        length = item_vectors_BLD.shape[1]
         dense_BLF = torch.cat([batch.time_BL6[..., : self.event_time_width], batch.dense_BLF], -1)
         x_BLD = item_vectors_BLD + self.context_in(dense_BLF) + self.pool_slots(batch.slots_BLS, batch.weights_BLS)
-        x_BLD = self.dropout(x_BLD)
-        for block in self.blocks:
-            x_BLD = block(x_BLD, self.cos_LE[:length], self.sin_LE[:length])
-        return self.norm(x_BLD)  # type: ignore[no-any-return]
+        return self.stream(self.dropout(x_BLD))[1]
+
+    def stream(self, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
+        """The residual stream after the last block, and the hidden states, which are its norm."""
+        packing = Packing.whole([x_BLD.shape[1]] * len(x_BLD), x_BLD.device)
+        blocks = [block for block in self.blocks if isinstance(block, Block)]
+        weights = [*(block.attention_norm.weight for block in blocks), self.norm.weight]
+        x_TD = x_BLD.flatten(0, 1)
+        normed_TD = rms_norm(x_TD, weights[0])
+        for block, next_weight_D in zip(blocks, weights[1:], strict=True):
+            x_TD, normed_TD = block(x_TD, normed_TD, next_weight_D, self.cos_LE, self.sin_LE, packing)
+        return x_TD.view_as(x_BLD), normed_TD.view_as(x_BLD)
 
     def pool_slots(self, slots: Tensor, weights: Tensor) -> Tensor:
         """Sum of signed context rows over the last axis, which becomes D."""
-        bags, bag_weights = slots.flatten(0, -2), weights.flatten(0, -2)
-        pooled = functional.embedding_bag(bags, self.context_table, mode="sum", per_sample_weights=bag_weights)
-        return pooled.view(*slots.shape[:-1], pooled.shape[-1])
+        pooled = gather_pool(self.context_table, slots.flatten(0, -2), weights.flatten(0, -2), [slots.shape[-1]])
+        return pooled.view(*slots.shape[:-1], self.width)
 
     def query_input(
         self,
@@ -168,7 +173,9 @@ class Contextualizer(nn.Module):
 
         It reads the item's vector too: milk is bought again within days, and a broom is not.
         """
-        item_M16 = self.repeat_item(vectors.items_UD)[vectors.item_M]
+        norm, linear = self.repeat_item
+        assert isinstance(norm, nn.RMSNorm)
+        item_M16 = linear(rms_norm(vectors.items_UD, norm.weight))[vectors.item_M]
         seen = torch.cat([own.features_M6, own.activity_Q6[own.request_M], 1.5 + vectors.popularity_MP / 5, item_M16], -1)
         interaction = self.repeat_query(query_input)[own.request_M] * self.repeat_key(own.features_M6)
         return self.repeat_mlp(seen)[:, 0] + interaction.sum(-1)  # type: ignore[no-any-return]

@@ -4,14 +4,13 @@ N: items, S: hash slots, F: dense features, K: hashed fields, E: table width, D:
 """
 
 import math
-from collections.abc import Sequence
-from itertools import accumulate
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from twotower.kernels.gather_pool import gather_pool
 from twotower.model.config import ModelConfig
 
 Embedder: TypeAlias = nn.Module
@@ -34,18 +33,8 @@ class MlpEmbedder(nn.Module):
 
     def forward(self, slots_NS: Tensor, weights_NS: Tensor, dense_NF: Tensor) -> Tensor:
         """Item vectors [N, D]."""
-        fields_NKE = pool_fields(self.table, slots_NS, weights_NS, self.slot_counts)
+        fields_NKE = gather_pool(self.table, slots_NS, weights_NS, self.slot_counts)
         return self.out(functional.gelu(self.hidden(torch.cat([fields_NKE.flatten(1), dense_NF], 1))))  # type: ignore[no-any-return]
-
-
-def pool_fields(table_RE: Tensor, slots_NS: Tensor, weights_NS: Tensor, slot_counts: Sequence[int]) -> Tensor:
-    """Signed sum of each hashed field's table rows, [N, K, E]: every field of every row is one bag of slots."""
-    num_rows, num_slots = slots_NS.shape
-    firsts_K = torch.tensor([0, *accumulate(slot_counts)][:-1], dtype=slots_NS.dtype, device=slots_NS.device)
-    rows_N = torch.arange(num_rows, dtype=slots_NS.dtype, device=slots_NS.device)
-    starts = (rows_N[:, None] * num_slots + firsts_K).flatten()
-    pooled = functional.embedding_bag(slots_NS.flatten(), table_RE, starts, mode="sum", per_sample_weights=weights_NS.flatten())
-    return pooled.view(num_rows, len(slot_counts), table_RE.shape[1])
 
 
 def initialise(table_RE: Tensor, *layers: nn.Linear) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from twotower.kernels.rms_norm import rms_norm
 from twotower.model.config import ModelConfig
 from twotower.own import OwnItems, OwnVectors
 from twotower.repeat import NUM_REPEAT_FEATURES
@@ -36,7 +37,7 @@ class OwnAttention(nn.Module):
         heads = (self.num_heads, -1)
         query_QHE = self.query(query_input_QX).unflatten(1, heads) / math.sqrt(self.key_width)
         # Vectors of items that training never met may be of any size: unscaled, one of them takes all the attention.
-        items_UD = self.norm(vectors.items_UD)
+        items_UD = rms_norm(vectors.items_UD, self.norm.weight)
         key_UHE = self.key(items_UD).unflatten(1, heads)
         logit_MH = dots_of_pairs(query_QHE, key_UHE, own.request_M, vectors.item_M) + self.bias(own.features_M6)
         weight_MH = self.dropout(segment_softmax(logit_MH.float(), own.request_M, len(query_input_QX)))

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from twotower.kernels.gather_pool import gather_pool
 from twotower.model.config import ModelConfig
-from twotower.model.embedder import initialise, pool_fields
+from twotower.model.embedder import initialise
 
 NUM_LAYERS = 2  # the paper takes six of width 32; two of the table's width leave most of a 2 % budget to the table
 NUM_HEADS = 2
@@ -36,7 +37,7 @@ class TabTransformer(nn.Module):
 
     def forward(self, slots_NS: Tensor, weights_NS: Tensor, dense_NF: Tensor) -> Tensor:
         """Item vectors [N, D]."""
-        x_NKE = pool_fields(self.table, slots_NS, weights_NS, self.slot_counts) + self.columns
+        x_NKE = gather_pool(self.table, slots_NS, weights_NS, self.slot_counts) + self.columns
         for block in self.blocks:
             x_NKE = block(x_NKE)
         return self.out(functional.gelu(self.hidden(torch.cat([x_NKE.flatten(1), dense_NF], 1))))  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from twotower.bundle import Towers, load_bundle
 from twotower.features import EncodedRows
-from twotower.model.contextualizer import length_groups, rotate
+from twotower.model.contextualizer import length_groups
 from twotower.window import History, HistoryBatch, collate
 
 
@@ -62,14 +62,6 @@ def test_histories_of_all_lengths_are_computed_as_each_alone(tiny_bundle: Path) 
         torch.testing.assert_close(
             together[b, :length], hidden(towers, batch.take(torch.tensor([b]), length))[0], rtol=1e-4, atol=1e-5
         )
-
-
-def test_rotated_dot_products_depend_on_distance_alone() -> None:
-    angles = torch.outer(torch.arange(12.0), 10_000.0 ** (-torch.arange(4) / 4))
-    q, k = torch.randn(8).expand(12, 8), torch.randn(8).expand(12, 8)
-    dots = rotate(q, angles.cos(), angles.sin()) @ rotate(k, angles.cos(), angles.sin()).T
-    torch.testing.assert_close(dots[0, 3], dots[7, 10], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(dots[0, 3], dots[0, 4])
 
 
 def test_a_new_model_ranks_by_popularity(tiny_bundle: Path) -> None:

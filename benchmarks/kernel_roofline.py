@@ -1,0 +1,125 @@
+"""What each kernel could reach on an H100 by a static model of what was compiled for it: figures, and a page with a plot.
+
+Nothing here was timed. The loops are those of the record that `benchmarks/kernel_resources.py` keeps; every assumption of the
+model is printed with what follows from it.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from benchmarks.compiled.model import H100, looped_s, search_s, turn
+from benchmarks.kernel_resources import GOLDEN
+from benchmarks.report import Row, write_report
+from twotower.page import definitions, element, figure, page, plain, section, table
+from twotower.svg import FAINT, INK, MODEL, drawing
+
+PAGE = Path("build/bench/kernel_roofline.html")
+NUM_ROWS, WIDTH = 1_000_000, 128
+NUM_QUERIES, NUM_CANDIDATES = 32_768, 1_000_000
+SEARCHES = {"fp16": ("top-k 128, 1 query", 2 * WIDTH, 1.5), "int8": ("top-k int8 128, 1 query", WIDTH, 1.8)}
+SCAN, LOSS, LOSS_MUST = "group_bounds", "loss bf16 128/scan_kernel", 2.2
+NOTE = "A model, not a measurement: no kernel has been timed on a GPU yet."
+
+Kernels = Mapping[str, Mapping[str, Any]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:  # noqa: ARG001 - as other benchmarks are called
+    """Model, report, draw; 1 when a figure misses its must."""
+    kernels: Kernels = json.loads(GOLDEN.read_text())["sm_90"]
+    rows = rows_of(kernels)
+    print(NOTE)
+    for name, value in plain(asdict(H100)).items():
+        print(f"  {name}: {value}")
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
+    PAGE.write_text(written(kernels, rows))
+    write_report("kernel_roofline", rows)
+    return 0 if all(row.meets_must for row in rows) else 1
+
+
+def rows_of(kernels: Kernels) -> list[Row]:
+    """Modelled times of the ops that matter most, as ratios to what the GPU's peaks allow."""
+    rows = []
+    for name, (case, row_bytes, must) in SEARCHES.items():
+        kernel = kernels[f"{case}/{SCAN}"]
+        floor_s = NUM_ROWS * row_bytes / H100.memory_bytes_s
+        written_bytes = 4 * NUM_ROWS / kernel["constants"]["GROUP"]
+        model_s = search_s(kernel, NUM_ROWS, kernel["constants"]["BLOCK_N"], written_bytes, kernel["launches"])
+        rows += [
+            Row(metric=f"topk_{name}_model_us", value=1e6 * model_s, unit="us, model", better="lower"),
+            Row(metric=f"topk_{name}_floor_ratio", value=model_s / floor_s, unit="x memory floor", better="lower", must=must),
+        ]
+    kernel = kernels[LOSS]
+    turns = NUM_QUERIES / kernel["constants"]["BLOCK_Q"] * NUM_CANDIDATES / kernel["constants"]["BLOCK_C"]
+    floor_s, model_s = 4.0 * NUM_QUERIES * NUM_CANDIDATES * WIDTH / H100.tensor_flop_s, looped_s(kernel, turns)
+    return [
+        *rows,
+        Row(metric="loss_model_ms", value=1e3 * model_s, unit="ms, model", better="lower"),
+        Row(metric="loss_floor_ratio", value=model_s / floor_s, unit="x tensor floor", better="lower", must=LOSS_MUST),
+    ]
+
+
+def written(kernels: Kernels, rows: Sequence[Row]) -> str:
+    """The page."""
+    columns = ("kernel", "bound by", "turn, us", "FLOP/byte", "programs", "KiB in flight", "registers", "shared KiB", "matrix")
+    lines = [line(name, kernel) for name, kernel in kernels.items()]
+    figures = [(row.metric, f"{row.value:.4g} {row.unit}", "" if row.must is None else f"<= {row.must}") for row in rows]
+    return page(
+        "Kernels on an H100: a static model",
+        element("h1", "Kernels on an H100"),
+        element("p", NOTE),
+        section("Figures", table("What the model gives, and what is asked of it", ("figure", "value", "must"), figures)),
+        section("Roofline", figure("One turn of each hot loop", drawing("roofline", lambda axes: plot(axes, kernels)))),
+        section("Kernels", table("A multiprocessor's programs, and one turn of their hot loop", columns, lines)),
+        section("Assumptions", definitions(plain(asdict(H100)))),
+    )
+
+
+def line(name: str, kernel: Mapping[str, Any]) -> tuple[object, ...]:
+    """Of the table."""
+    of_turn, (flop, num_bytes) = turn(kernel), work(kernel)
+    intensity = flop / num_bytes if num_bytes else 0.0
+    return (
+        name,
+        of_turn.bound,
+        f"{1e6 * of_turn.seconds:.3g}",
+        f"{intensity:.3g}",
+        of_turn.programs,
+        f"{of_turn.bytes_in_flight / 1024:.0f}",
+        kernel["registers"],
+        f"{kernel['shared_bytes'] / 1024:.0f}",
+        kernel["matrix"],
+    )
+
+
+def work(kernel: Mapping[str, Any]) -> tuple[float, float]:
+    """Operations and bytes of a turn."""
+    loop = kernel["loop"]
+    return loop["tensor_flop"] + loop["vector_flop"], loop["load_bytes"]
+
+
+def plot(axes: Axes, kernels: Kernels) -> None:
+    """Every loop under the roofs of memory, cache and tensor cores."""
+    low, high, peak = 0.25, 4096.0, H100.tensor_flop_s / 1e12
+    for bandwidth, label in ((H100.memory_bytes_s, "memory"), (H100.cache_bytes_s, "cache")):
+        ridge = H100.tensor_flop_s / bandwidth
+        axes.plot([low, ridge, high], [low * bandwidth / 1e12, peak, peak], color=FAINT, linewidth=0.8)
+        axes.annotate(label, (low, low * bandwidth / 1e12), color=FAINT, fontsize=7)
+    for kernel in kernels.values():
+        flop, num_bytes = work(kernel)
+        if flop and num_bytes:
+            reached = flop * H100.multiprocessors / turn(kernel).seconds / 1e12
+            axes.plot(flop / num_bytes, reached, "o", color=MODEL if kernel["matrix"] else INK, markersize=4)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("operations for each byte asked for")
+    axes.set_ylabel("TFLOP/s, model")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""What a search on a GPU reads: rows padded to whole tiles, in groups of which each search ranks the maxima.
+
+N: rows, P: rows after padding, V: vector width after padding, D: before, G: rows of a group, W: words of 32 rows = P / 32
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+MAX_WIDTH = 512
+_MIN_GROUP, _MAX_TILE_ROWS, _TILE_VALUES = 16, 128, 16_384
+_ALIGNED = 16  # widths and numbers of groups are multiples: else loads are not of 128 bits
+_MAX_NORM = 1e18  # of more, sums could pass float32's range on their way
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Rows made ready once for many searches, and what bounds their scores.
+
+    The score of row n is at most scale_n codes_n·q + residual_n |q|. Without a scale the codes are the rows themselves.
+    Padding, and rows with a NaN or with a norm of 1e18 and more, are NaN: they are never found.
+    """
+
+    rows_PV: Tensor  # what is scored
+    codes_PV: Tensor  # what pass 1 multiplies
+    scale_P: Tensor | None
+    residual_P: Tensor | None
+    num_rows: int
+    head: int  # V is a power of two and a smaller one, or 0
+    max_norm: float  # of codes times scale
+    group: int
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    @property
+    def tail(self) -> int:
+        """V without its larger part."""
+        return self.rows_PV.shape[1] - self.head
+
+
+def catalogue_of(rows_ND: Tensor) -> Catalogue:
+    """Rows in float16, bfloat16 or float32, as they are; ValueError when they are wider than a tile can hold."""
+    num_rows, width = rows_ND.shape
+    if width > MAX_WIDTH:
+        raise ValueError(f"rows are {width} wide: at most {MAX_WIDTH} are searched on a GPU. Use a flat index on a CPU.")
+    head = max(1 << width.bit_length() - 1, _ALIGNED)
+    tail = max(_power_of_two_from(width - head), _ALIGNED) if width > head else 0
+    head, tail = (2 * head, 0) if tail == head else (head, tail)
+    group = min(max(_power_of_two_from(int(num_rows**0.5) // 56), _MIN_GROUP), tile_rows(head))
+    rows_PV = rows_ND.new_full((num_rows + -num_rows % (_ALIGNED * group), head + tail), torch.nan)
+    rows_PV[:num_rows, :width], rows_PV[:num_rows, width:] = rows_ND, 0
+    norm_N = torch.linalg.vector_norm(rows_ND, dim=1, dtype=torch.float32)
+    known_N = norm_N < _MAX_NORM
+    rows_PV[:num_rows][~known_N] = torch.nan
+    max_norm = float(norm_N[known_N].max()) if known_N.any() else 0.0
+    return Catalogue(rows_PV, rows_PV, None, None, num_rows, head, max_norm, group)
+
+
+def bitmap(allowed_N: Tensor, catalogue: Catalogue) -> Tensor:
+    """A mask of rows as words [W] of 32 bits, the lowest row in the lowest bit; masks that all must allow are joined by &."""
+    allowed_P = pad(allowed_N, (0, len(catalogue.rows_PV) - len(allowed_N)))
+    bit = torch.arange(32, device=allowed_N.device)
+    return (allowed_P.view(-1, 32).long() << bit).sum(1).to(torch.int32)
+
+
+def tile_rows(head: int) -> int:
+    """Rows of a tile: 32 KiB of float16, or less."""
+    return min(_MAX_TILE_ROWS, _TILE_VALUES // head)
+
+
+def _power_of_two_from(number: int) -> int:
+    return 1 << max(number - 1, 0).bit_length()

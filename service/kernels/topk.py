@@ -1,0 +1,262 @@
+"""The best k rows of a catalogue for each query, exactly, without a row of N scores: two passes and no sort between them.
+
+Pass 1 multiplies and writes for each group of G consecutive rows an upper bound of its scores. Pass 2 scores the rows of the
+k + m groups with the largest bounds (m: rows a query leaves out; only this pass knows them). Each of the k groups with the
+largest maxima holds a row that reaches the k-th best score, so the best k are in them. Rounding could swap groups, therefore
+some more are scored, and the answer stands only when its k-th score is above the bound of every group that was not; else more
+groups follow. On a CPU the form that serves is `twotower.index.search.Index.search`, which gives the same rows and scores.
+
+N: rows, P: rows after padding, V: vector width after padding, D: before, Q: queries, G: rows of a group, M: groups = P / G,
+K: results, B: groups that are scored, C: rows that are scored = B G, X: rows left out, W: words of 32 rows = P / 32
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from service.kernels.catalogue import Catalogue, tile_rows
+from twotower.kernels.configurations import configuration, current_target
+from twotower.kernels.dispatch import jit, tl, triton, use_triton
+
+_ROUNDING = 2.0**-22  # of one addition; tensor cores cut off where a CPU rounds
+_SPARE_GROUPS, _SPARE_SHARE, _SPARE_SHARE_CODED = 8, 1 / 8, 1.0  # shares of k: scored beside the k + m, for bounds are not exact
+_MORE = 4  # times the groups where that was too few
+_PROGRAMS, _MAX_TILES = 512, 16  # tiles are shared out so that every multiprocessor has a few programs
+_CANDIDATE_VALUES, _BLOCK_X = 8192, 64
+_NOTHING = -(0x7F800001 << 32)  # key of row -1 with score -inf
+
+
+def top_k(
+    queries_QD: Tensor, catalogue: Catalogue, k: int, allowed_W: Tensor | None = None, excluded_QX: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Rows [Q, K], int64, and scores [Q, K], float32, of the best k allowed rows, best first; equal scores by the lower row.
+
+    `allowed_W` is a bitmap for all queries; `excluded_QX`, int32, names the rows that each query leaves out, filled up by -1. A
+    score is the product of query and row in float64, rounded to float32. A row is found only if its score is finite: a NaN or an
+    infinity in a query or a row never is. Where fewer than k rows are found, row -1 and score -inf fill up. ValueError for
+    wider queries, another catalogue's bitmap, or k under 1.
+    """
+    num_padded, width = catalogue.rows_PV.shape
+    if k < 1 or queries_QD.shape[1] > width:
+        raise ValueError(f"k is {k} and queries are {queries_QD.shape[1]} wide: k is at least 1, rows are {width} wide.")
+    if allowed_W is not None and 32 * len(allowed_W) != num_padded:
+        raise ValueError(f"a bitmap of {32 * len(allowed_W)} rows for {num_padded}: make it with `bitmap`, for this catalogue.")
+    tensors = [t for t in (queries_QD, catalogue.rows_PV, allowed_W, excluded_QX) if t is not None]
+    impl = top_k_triton if use_triton(*tensors) else top_k_reference
+    return impl(queries_QD, catalogue, k, allowed_W, excluded_QX)
+
+
+def top_k_reference(
+    queries_QD: Tensor, catalogue: Catalogue, k: int, allowed_W: Tensor | None = None, excluded_QX: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As `top_k`, by sorting all scores."""
+    num_rows, num_queries = len(catalogue), len(queries_QD)
+    rows_NV = catalogue.rows_PV[:num_rows, : queries_QD.shape[1]]
+    scores_QN = (queries_QD.double() @ rows_NV.double().T).float()
+    found_QN = scores_QN.isfinite()
+    if allowed_W is not None:
+        bit = torch.arange(32, dtype=torch.int32, device=allowed_W.device)
+        found_QN &= (allowed_W[:, None] >> bit & 1).bool().view(-1)[:num_rows]
+    if excluded_QX is not None:
+        row = torch.where(excluded_QX < 0, num_rows, excluded_QX).long()
+        found_QN &= pad(found_QN, (0, 1)).scatter(1, row, False)[:, :num_rows]
+    scores_QN = scores_QN.masked_fill(~found_QN, -torch.inf)
+    scores_QN, row_QN = scores_QN.sort(dim=1, descending=True, stable=True)
+    rows_QK = row_QN.new_full((num_queries, k), -1)
+    scores_QK = scores_QN.new_full((num_queries, k), -torch.inf)
+    rows_QK[:, :num_rows], scores_QK[:, :num_rows] = row_QN[:, :k], scores_QN[:, :k]
+    return rows_QK.masked_fill(scores_QK.isneginf(), -1), scores_QK
+
+
+@jit
+def round_queries(  # type: ignore[no-untyped-def]
+    queries_ptr, rounded_ptr, scale_ptr, norm_ptr, error_ptr, max_norm, rounding,
+    HEAD: tl.constexpr, TAIL: tl.constexpr, WIDTH: tl.constexpr,
+) -> None:  # fmt: skip
+    """A query divided by its largest value and rounded to what is multiplied; how far its products may be off."""
+    query = tl.program_id(0)
+    column = tl.arange(0, WIDTH)
+    inside = column < HEAD + TAIL
+    values = tl.load(queries_ptr + query * (HEAD + TAIL) + column, mask=inside, other=0.0)
+    finite = tl.abs(values) < float("inf")
+    largest = tl.max(tl.where(finite, tl.abs(values), 0.0))
+    scale = tl.where(largest > 0, largest, 1.0)
+    scaled = tl.where(finite, values / scale, float("nan"))
+    rounded = scaled.to(rounded_ptr.dtype.element_ty)
+    left = scaled - rounded.to(tl.float32)
+    off = (HEAD + TAIL + 8) * rounding  # of a sum of so many, and of what is done to it
+    norm = tl.sqrt(tl.sum(scaled * scaled)) * (1 + off)
+    error = (tl.sqrt(tl.sum(left * left)) + norm * off) * max_norm
+    tl.store(rounded_ptr + query * (HEAD + TAIL) + column, rounded, mask=inside)
+    tl.store(scale_ptr + query, scale)
+    tl.store(norm_ptr + query, norm)
+    tl.store(error_ptr + query, 1.01 * error + 1e-30)  # products may underflow
+
+
+@jit
+def group_bounds(  # type: ignore[no-untyped-def]
+    codes_ptr, rounded_ptr, scale_ptr, norm_ptr, error_ptr, row_scale_ptr, residual_ptr, allowed_ptr, bounds_ptr,
+    num_queries, num_tiles, tiles_each, num_groups,
+    HEAD: tl.constexpr, TAIL: tl.constexpr, GROUP: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr,
+) -> None:  # fmt: skip
+    """Pass 1, of some queries and some tiles of BLOCK_N rows: an upper bound of every group, -inf where nothing is allowed.
+
+    The host pads: queries to BLOCK_Q, rows to BLOCK_N, and the words of a tile are whole.
+    """
+    num_blocks = tl.cdiv(num_queries, BLOCK_Q)  # those of one tile follow each other, that it is read from memory once
+    query = (tl.program_id(0) % num_blocks) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    asked = query < num_queries
+    head, tail = tl.arange(0, HEAD), HEAD + tl.arange(0, TAIL if TAIL else 1)
+    query_start = query[:, None] * (HEAD + TAIL)
+    queries_head = tl.load(rounded_ptr + query_start + head[None, :], mask=asked[:, None], other=0.0)
+    queries_tail = tl.load(rounded_ptr + query_start + tail[None, :], mask=asked[:, None], other=0.0) if TAIL else None
+    scale = tl.load(scale_ptr + query, mask=asked, other=0.0)
+    norm = tl.load(norm_ptr + query, mask=asked, other=0.0)
+    error = tl.load(error_ptr + query, mask=asked, other=0.0)
+    first = (tl.program_id(0) // num_blocks) * tiles_each
+    for tile in range(first, min(first + tiles_each, num_tiles)):
+        row = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        wanted = tl.full((1, 1), 1, tl.int1)
+        if allowed_ptr is not None:
+            words = tl.load(allowed_ptr + tile * (BLOCK_N // 32) + tl.arange(0, BLOCK_N // 32))
+            wanted = tl.max((words != 0).to(tl.int32), axis=0, keep_dims=True)[:, None] != 0  # else the rows need not be loaded
+        if row_scale_ptr is not None:
+            row_scale, residual = tl.load(row_scale_ptr + row), tl.load(residual_ptr + row)
+        row_start = row[None, :].to(tl.int64) * (HEAD + TAIL)
+        rows_head = tl.load(codes_ptr + row_start + head[:, None], mask=wanted, other=0)
+        products = tl.dot(queries_head, rows_head.to(queries_head.dtype), input_precision="ieee")
+        if TAIL:
+            rows_tail = tl.load(codes_ptr + row_start + tail[:, None], mask=wanted, other=0)
+            products = tl.dot(queries_tail, rows_tail.to(queries_head.dtype), products, input_precision="ieee")
+        if row_scale_ptr is not None:
+            products = products * row_scale[None, :] + norm[:, None] * residual[None, :]
+        found = products == products
+        if allowed_ptr is not None:
+            bits = (words[:, None] >> tl.arange(0, 32)[None, :]) & 1
+            found = found & (tl.reshape(bits, (1, BLOCK_N)) != 0)
+        products = tl.where(found, products, float("-inf"))
+        highest = tl.max(tl.reshape(products, (BLOCK_Q, BLOCK_N // GROUP, GROUP)), axis=2)
+        bounds = tl.where(highest > float("-inf"), (highest + error[:, None]) * scale[:, None], float("-inf"))
+        group = tile * (BLOCK_N // GROUP) + tl.arange(0, BLOCK_N // GROUP)
+        tl.store(bounds_ptr + query[:, None].to(tl.int64) * num_groups + group[None, :], bounds, mask=asked[:, None])
+
+
+@jit
+def rescore(  # type: ignore[no-untyped-def]
+    queries_ptr, rows_ptr, groups_ptr, allowed_ptr, excluded_ptr, keys_ptr, groups_stride, num_scored, num_excluded,
+    HEAD: tl.constexpr, TAIL: tl.constexpr, GROUP: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_X: tl.constexpr,
+) -> None:  # fmt: skip
+    """Pass 2, of BLOCK_C candidates of one query: keys whose order is that of scores and, among equals, of lower rows."""
+    part, query = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    candidate = part * BLOCK_C + tl.arange(0, BLOCK_C)
+    wanted = candidate < num_scored * GROUP
+    group = tl.load(groups_ptr + query * groups_stride + candidate // GROUP, mask=wanted, other=0)
+    row = group.to(tl.int32) * GROUP + candidate % GROUP
+    scores = _products(queries_ptr + query * (HEAD + TAIL), rows_ptr, row, 0, HEAD, HEAD + TAIL)
+    if TAIL:
+        scores += _products(queries_ptr + query * (HEAD + TAIL), rows_ptr, row, HEAD, TAIL, HEAD + TAIL)
+    score = scores.to(tl.float32)
+    found = tl.abs(score) < float("inf")
+    if allowed_ptr is not None:
+        found = found & (((tl.load(allowed_ptr + row // 32) >> (row % 32)) & 1) != 0)
+    if excluded_ptr is not None:
+        for start in range(0, num_excluded, BLOCK_X):
+            place = start + tl.arange(0, BLOCK_X)
+            excluded = tl.load(excluded_ptr + query * num_excluded + place, mask=place < num_excluded, other=-1)
+            found = found & (tl.max((row[:, None] == excluded[None, :]).to(tl.int32), axis=1) == 0)
+    score = tl.where(score == 0, 0.0, score)  # -0 is no less than 0
+    bits = tl.where(found, score, float("-inf")).to(tl.int32, bitcast=True)
+    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64)
+    key = (ordered << 32) | (tl.where(found, -1 - row, 0).to(tl.int64) & 0xFFFFFFFF)
+    tl.store(keys_ptr + query * num_scored * GROUP + candidate, key, mask=wanted)
+
+
+@jit
+def _products(  # type: ignore[no-untyped-def]
+    query_ptr, rows_ptr, row, start: tl.constexpr, WIDTH: tl.constexpr, STRIDE: tl.constexpr
+):
+    """Products of some columns in float64, in which those of float32 are exact."""
+    column = start + tl.arange(0, WIDTH)
+    rows = tl.load(rows_ptr + row[:, None].to(tl.int64) * STRIDE + column[None, :]).to(tl.float32)
+    query = tl.load(query_ptr + column)
+    return tl.sum(rows.to(tl.float64) * query.to(tl.float64)[None, :], axis=1)
+
+
+def top_k_triton(
+    queries_QD: Tensor, catalogue: Catalogue, k: int, allowed_W: Tensor | None = None, excluded_QX: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As `top_k`, on a GPU."""
+    num_queries, num_excluded = len(queries_QD), 0 if excluded_QX is None else excluded_QX.shape[1]
+    keys_QK = torch.full((num_queries, k), _NOTHING, device=queries_QD.device)
+    if num_queries and len(catalogue):
+        queries_QV = pad(queries_QD.float(), (0, catalogue.rows_PV.shape[1] - queries_QD.shape[1])).contiguous()
+        bounds_QM = upper_bounds(queries_QV, catalogue, allowed_W)
+        share = _SPARE_SHARE if catalogue.residual_P is None else _SPARE_SHARE_CODED
+        num_scored = k + num_excluded + _SPARE_GROUPS + int(share * k)
+        excluded_QX = None if excluded_QX is None else excluded_QX.contiguous()
+        keys_QK = _best(queries_QV, catalogue, bounds_QM, num_scored, k, allowed_W, excluded_QX)
+    rows_QK = ~keys_QK.view(torch.int32).view(num_queries, k, 2)[..., 0]
+    return rows_QK.long(), _scores(keys_QK)
+
+
+def upper_bounds(queries_QV: Tensor, catalogue: Catalogue, allowed_W: Tensor | None) -> Tensor:
+    """An upper bound [Q, M] of the scores of each group's allowed rows, -inf where there are none: pass 1."""
+    (num_queries, width), block_n = queries_QV.shape, tile_rows(catalogue.head)
+    num_groups, num_tiles = len(catalogue.rows_PV) // catalogue.group, len(catalogue.rows_PV) // block_n
+    assert width == catalogue.rows_PV.shape[1]
+    assert width % 16 == num_groups % 16 == 0  # else loads are not of 128 bits
+    dtype = torch.float16 if catalogue.codes_PV.dtype == torch.int8 else catalogue.codes_PV.dtype
+    rounded_QV = torch.empty_like(queries_QV, dtype=dtype)
+    scale_Q, norm_Q, error_Q = (torch.empty(num_queries, device=queries_QV.device) for _ in range(3))
+    halves = {"HEAD": catalogue.head, "TAIL": catalogue.tail}
+    round_queries[(num_queries,)](
+        queries_QV, rounded_QV, scale_Q, norm_Q, error_Q, catalogue.max_norm, _ROUNDING, **halves,
+        WIDTH=triton.next_power_of_2(width), **configuration("round_queries", current_target()),
+    )  # fmt: skip
+    bounds_QM = torch.empty(num_queries, num_groups, device=queries_QV.device)
+    line = "group_bounds" + ("" if allowed_W is None else "_masked") + ("_few" if num_queries <= 16 else "")
+    options = configuration(line, current_target())
+    tiles_each = min(max(num_tiles // _PROGRAMS, 1), _MAX_TILES)
+    group_bounds[(triton.cdiv(num_tiles, tiles_each) * triton.cdiv(num_queries, options["BLOCK_Q"]),)](
+        catalogue.codes_PV, rounded_QV, scale_Q, norm_Q, error_Q, catalogue.scale_P, catalogue.residual_P, allowed_W, bounds_QM,
+        num_queries, num_tiles, tiles_each, num_groups, **halves, GROUP=catalogue.group, BLOCK_N=block_n, **options,
+    )  # fmt: skip
+    return bounds_QM
+
+
+def _best(
+    queries_QV: Tensor,
+    catalogue: Catalogue,
+    bounds_QM: Tensor,
+    num_scored: int,
+    k: int,
+    allowed_W: Tensor | None,
+    excluded_QX: Tensor | None,
+) -> Tensor:
+    """Keys [Q, K] of the best: pass 2, again with more groups for the queries whose answer it does not prove."""
+    (num_queries, num_groups), group = bounds_QM.shape, catalogue.group
+    num_scored = min(num_scored, num_groups)
+    highest_QB, group_QB = bounds_QM.topk(min(num_scored + 1, num_groups))
+    keys_QC = queries_QV.new_empty(num_queries, num_scored * group, dtype=torch.int64)
+    block_c = min(64, _CANDIDATE_VALUES // catalogue.head)
+    rescore[(triton.cdiv(keys_QC.shape[1], block_c), num_queries)](
+        queries_QV, catalogue.rows_PV, group_QB, allowed_W, excluded_QX, keys_QC, group_QB.shape[1], num_scored,
+        0 if excluded_QX is None else excluded_QX.shape[1], HEAD=catalogue.head, TAIL=catalogue.tail, GROUP=group,
+        BLOCK_C=block_c, BLOCK_X=_BLOCK_X, **configuration("rescore", current_target()),
+    )  # fmt: skip
+    keys_QK = keys_QC.topk(min(k, keys_QC.shape[1])).values
+    keys_QK = pad(keys_QK, (0, k - keys_QK.shape[1]), value=_NOTHING)
+    if num_scored < num_groups:
+        rest_Q = highest_QB[:, -1]
+        unproven_Q = (rest_Q > -torch.inf) & ~(_scores(keys_QK[:, -1:])[:, 0] > rest_Q)
+        for query in unproven_Q.nonzero().flatten().tolist():
+            one = slice(query, query + 1)
+            excluded_1X = None if excluded_QX is None else excluded_QX[one]
+            keys_QK[one] = _best(queries_QV[one], catalogue, bounds_QM[one], _MORE * num_scored, k, allowed_W, excluded_1X)
+    return keys_QK
+
+
+def _scores(keys_QK: Tensor) -> Tensor:
+    """The scores in keys, as `rescore` writes them."""
+    ordered_QK = (keys_QK >> 32).to(torch.int32)
+    return (ordered_QK ^ ((ordered_QK >> 31) & 0x7FFFFFFF)).view(torch.float32)
