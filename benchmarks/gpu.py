@@ -19,6 +19,7 @@ from benchmarks.contests.contest import Ceilings, Result, floor_us, hold, measur
 from benchmarks.contests.ops import Scale, contests
 from benchmarks.report import Row, write_report
 
+TABLE_WIDTH = 200  # of a page that is read later, not of a terminal
 NOT_MEASURED = "not measured"
 SANITIZERS = ("memcheck", "racecheck")
 
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ceilings = measured_ceilings() if timing else None
     print(told(ceilings))
     results = [result for contest in contests(scale, device) for result in hold(contest, timing=timing)]
-    Console().print(table(results, ceilings))
+    Console(width=TABLE_WIDTH).print(table(results, ceilings))
     if timing:
         for tool in SANITIZERS:
             print(f"{tool}: {sanitized(tool)}")

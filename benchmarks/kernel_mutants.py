@@ -8,6 +8,7 @@ import argparse
 import importlib.util
 import json
 import multiprocessing
+import os
 import random
 import sys
 import tempfile
@@ -18,10 +19,11 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-import tests.interpreter  # noqa: F401 - before whatever imports kernels
+import tests.conftest  # noqa: F401 - kernels are interpreted from here on, and packages of others imported once for all
 from benchmarks.compiled.mutants import Mutant, mutants
 from benchmarks.report import Row, write_report
 
+OURS = {"twotower", "service", "training", "embedder_cache", "tests"}  # imported anew, so that all meet the mutant
 KERNELS = ("twotower/kernels", "service/kernels")
 EXPLAINED = Path(__file__).parent / "golden/kernel_survivors.json"
 PER_FILE = 32  # drawn from all that there are; --all runs every one
@@ -62,7 +64,7 @@ def survivors_of(path: Path, planted: Sequence[Mutant]) -> list[str]:
         return []
     tests = tests_of(path)
     started = time.monotonic()
-    if not passes(path, path.read_text(), tests, 600.0):
+    if not passes(path, path.read_text(), tests, 600.0, show=True):
         raise SystemExit(f"{tests} fails without a mutant: mend that first.")
     patience_s = max(LEAST_S, PATIENCE * (time.monotonic() - started))
     survived = []
@@ -79,7 +81,7 @@ def tests_of(path: Path) -> Path:
     return own if own.exists() else own.parent
 
 
-def passes(path: Path, source: str, tests: Path, patience_s: float) -> bool:
+def passes(path: Path, source: str, tests: Path, patience_s: float, *, show: bool = False) -> bool:
     """Whether the tests pass in time with this source in the place of the file's."""
     with tempfile.TemporaryDirectory() as directory:
         stand_in = Path(directory) / path.name
@@ -90,23 +92,30 @@ def passes(path: Path, source: str, tests: Path, patience_s: float) -> bool:
         if process.exitcode is None:
             process.kill()
             process.join()
+        if show and process.exitcode:
+            print(stand_in.with_suffix(".log").read_text())
         return process.exitcode == 0
 
 
 def _run(module_name: str, source: Path, tests: Path) -> None:
     """In a process of its own: import the source under the module's name and run the tests, silently."""
-    sys.stdout = sys.stderr = source.with_suffix(".log").open("w")
+    log = source.with_suffix(".log").open("w")
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
     # The first failure is enough: the smallest is not sought.
     phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
     hypothesis.settings.register_profile("mutants", phases=phases, database=None, derandomize=True)
     hypothesis.settings.load_profile("mutants")
+    for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
+        del sys.modules[name]
     spec = importlib.util.spec_from_file_location(module_name, source)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     spec.loader.exec_module(module)
-    sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", str(tests)]))
+    imported = "ignore::pytest.PytestAssertRewriteWarning"  # hypothesis is, before pytest could look at it
+    sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", imported, str(tests)]))
 
 
 if __name__ == "__main__":

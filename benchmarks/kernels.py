@@ -22,7 +22,7 @@ from benchmarks.search import opened, take_turns
 faiss: Any = faiss_module
 
 NUM_ITEMS, WIDTH, RESULTS, BATCH = 100_000, 128, 100, 64
-JOINED = ("kernel_mutants", "kernel_resources")
+JOINED = ("kernel_mutants", "kernel_resources", "kernel_roofline")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,10 +23,12 @@ from torch import Tensor
 from benchmarks.report import Row, write_report
 from benchmarks.training_throughput import GIGA, gemm_gflops
 from training.config import StageConfig
-from training.joint_loss import Answers, Own
-from training.log_partition import TILE_CANDIDATES, TILE_QUERIES, FrozenCatalogue, Pool
+from training.joint_loss import Answers
 from training.loss import frozen_set_loss
 from training.negatives import Proposal, propose
+from twotower.kernels.frozen_items import FrozenCatalogue, Pool
+from twotower.kernels.recompute_softmax import Own
+from twotower.kernels.softmax_tiles import TILE_CANDIDATES, TILE_QUERIES
 
 MB = 1e6
 FLOAT, LONG = 4, 8  # bytes

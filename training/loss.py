@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from training.joint_loss import Answers, Own
-from training.log_partition import Certain, FrozenCatalogue, Part, log_partition
+from training.joint_loss import Answers
+from training.log_partition import log_partition
+from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Part
+from twotower.kernels.recompute_softmax import Own
 
 
 def frozen_set_loss(

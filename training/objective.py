@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from training.batches import TrainBatch
-from training.joint_loss import Answers, Own, Scored, joint_set_loss
-from training.log_partition import FrozenCatalogue, Part, Pool, Shard
+from training.joint_loss import Answers, joint_set_loss
 from training.loss import frozen_set_loss
 from training.negatives import Candidates, certain_items
 from training.snapshots import PopularitySnapshots
 from twotower.catalogue import tensors
 from twotower.features import EncodedRows
+from twotower.kernels.frozen_items import FrozenCatalogue, Part, Pool, Shard
+from twotower.kernels.recompute_softmax import Own, Scored
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.embedder import Embedder

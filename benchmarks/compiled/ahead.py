@@ -28,7 +28,7 @@ from benchmarks.compiled.cases import CASES
 from twotower.kernels.configurations import TARGETS, Target
 
 LISTINGS = Path("build/bench/kernels")
-KERNELS_OF_TOPK = 8  # of torch's: a histogram and a search for each of four digits, at most
+LONG_ROW = 20_000  # from here on torch.topk works on a row with many blocks: two kernels for each of four digits, and five more
 _GPUS: dict[Target, tuple[str, int | str, int]] = {
     "sm_80": ("cuda", 80, 32),
     "sm_90": ("cuda", 90, 32),
@@ -81,18 +81,25 @@ class Launch:
     constants: dict[str, int]
 
 
-class _Launches(TorchDispatchMode):
+class _Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what would be launched from the first kernel on: kernels, and torch's operations that are more than views."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.made: list[Launch] = []
         self.count = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.made and not function.is_view and "empty" not in function.__name__:
-            self.count += KERNELS_OF_TOPK if function.__name__.startswith("topk") else 1
+            self.count += _kernels_of(function.__name__, args)
         return function(*args, **kwargs or {})
+
+
+def _kernels_of(name: str, args: Any) -> int:
+    """How many kernels an operation of torch launches on a GPU; of others than a top-k taken to be one."""
+    if not name.startswith("topk"):
+        return 1
+    return 13 if args[0].shape[-1] >= LONG_ROW else 2
 
 
 @contextmanager

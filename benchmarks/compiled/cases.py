@@ -7,6 +7,7 @@ N: items, D: width, P: popularity dimensions, Q: queries, K: candidates, T: even
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -25,7 +26,7 @@ from twotower.kernels.sampled_softmax import sampled_softmax_triton
 from twotower.kernels.swiglu import swiglu_triton
 
 CPU = torch.device("cpu")
-NUM_ITEMS = 1_000_448  # 10^6, padded
+NUM_ITEMS = 1_000_448  # a million, padded to whole tiles
 BRAIN, HALF = torch.bfloat16, torch.float16
 
 
@@ -33,22 +34,23 @@ def top_k(num_queries: int, tail: int, *, coded: bool = False, filtered: bool = 
     """The search of a million rows 128 wide, and `tail` columns beside them."""
     rows_PV = torch.zeros(NUM_ITEMS, 128 + tail, dtype=HALF)
     codes_PV, numbers_P = torch.zeros(rows_PV.shape, dtype=torch.int8), torch.zeros(NUM_ITEMS)
-    pass_1 = (codes_PV, numbers_P, numbers_P) if coded else (rows_PV, None, None)
-    catalogue = Catalogue(rows_PV, *pass_1, num_rows=1_000_000, head=128, max_norm=1.0, group=32)
+    catalogue = Catalogue(rows_PV, rows_PV, None, None, num_rows=1_000_000, head=128, max_norm=1.0, group=32)
+    if coded:
+        catalogue = replace(catalogue, codes_PV=codes_PV, scale_P=numbers_P, residual_P=numbers_P)
     allowed_W = torch.zeros(NUM_ITEMS // 32, dtype=torch.int32) if filtered else None
     excluded_QX = torch.zeros(num_queries, 256, dtype=torch.int32) if filtered else None
     return top_k_triton(torch.zeros(num_queries, 128 + tail), catalogue, 100, allowed_W, excluded_QX)
 
 
-def frozen_loss(dtype: torch.dtype, *, pooled: bool = False) -> object:
+def frozen_loss(dtype: torch.dtype, num_popularity: int = 2, *, pooled: bool = False) -> object:
     """Stage 2: queries of 64 windows of 64 events, over the whole catalogue or a pool."""
     num_queries, num_items, days = 4096, 8192, 128
-    catalogue = FrozenCatalogue(torch.zeros(num_items, 128, dtype=dtype), torch.zeros(2, days, num_items))
-    query_M = torch.arange(num_queries)
+    catalogue = FrozenCatalogue(torch.zeros(num_items, 128, dtype=dtype), torch.zeros(num_popularity, days, num_items))
+    query_QV, query_M = torch.zeros(num_queries, 128 + num_popularity), torch.arange(num_queries)
     certain = Certain(query_M, query_M)
     day_Q = torch.zeros(num_queries, dtype=torch.int64)
     part = Pool(torch.arange(4096), torch.zeros(4096)) if pooled else Shard(0, num_items)
-    return sampled_softmax_triton(torch.zeros(num_queries, 130), torch.zeros(num_queries), certain, day_Q, catalogue, [part])
+    return sampled_softmax_triton(query_QV, torch.zeros(num_queries), certain, day_Q, catalogue, [part])
 
 
 def joint_loss(dtype: torch.dtype) -> object:
@@ -105,11 +107,12 @@ CASES: dict[str, Callable[[], object]] = {
     "top-k int8 128, 1 query": partial(top_k, 1, 0, coded=True),
     "top-k int8 128+2, 1 query, filtered": partial(top_k, 1, 16, coded=True, filtered=True),
     "top-k int8 128+2, 64 queries, filtered": partial(top_k, 64, 16, coded=True, filtered=True),
-    "loss bf16, all items": partial(frozen_loss, BRAIN),
-    "loss bf16, pool": partial(frozen_loss, BRAIN, pooled=True),
-    "loss fp32, all items": partial(frozen_loss, torch.float32),
-    "joint loss bf16": partial(joint_loss, BRAIN),
-    "joint loss fp32": partial(joint_loss, torch.float32),
+    "loss bf16 128": partial(frozen_loss, BRAIN, 0),
+    "loss bf16 128+2": partial(frozen_loss, BRAIN),
+    "loss bf16 128+2, pool": partial(frozen_loss, BRAIN, pooled=True),
+    "loss fp32 128+2": partial(frozen_loss, torch.float32),
+    "joint loss bf16 128+2": partial(joint_loss, BRAIN),
+    "joint loss fp32 128+2": partial(joint_loss, torch.float32),
     "attention 64, 8 heads": partial(attention, 64, 8, 8),
     "attention 32, 8 heads share 2": partial(attention, 32, 8, 2),
     "attention 128, 8 heads share 2": partial(attention, 128, 8, 2),

@@ -25,7 +25,7 @@ class Machine:
     vector_flop_clock: int = 256  # of one multiprocessor, a fused multiply-add being two
     memory_share: float = 0.9
     tensor_share: float = 0.7
-    launch_s: float = 2.5e-6  # from one kernel's end to the next one's start, with what fills and drains the GPU
+    launch_s: float = 2e-6  # of a kernel too small to take longer than its start
 
 
 H100 = Machine()
@@ -62,11 +62,11 @@ class Turn:
 
 def programs_per_multiprocessor(kernel: Mapping[str, Any]) -> int:
     """How many fit, by registers, shared memory and threads."""
-    threads = 32 * kernel["num_warps"]
+    num_warps: int = kernel["num_warps"]
     warp_registers = -(-kernel["registers"] * 32 // REGISTER_GRAIN) * REGISTER_GRAIN
-    by_registers = REGISTERS // (warp_registers * kernel["num_warps"])
-    by_shared = SHARED_BYTES // (kernel["shared_bytes"] + SHARED_RESERVED)
-    return min(by_registers, by_shared, THREADS // threads, MOST_PROGRAMS)
+    by_registers: int = REGISTERS // (warp_registers * num_warps)
+    by_shared: int = SHARED_BYTES // (kernel["shared_bytes"] + SHARED_RESERVED)
+    return min(by_registers, by_shared, THREADS // (32 * num_warps), MOST_PROGRAMS)
 
 
 def turn(kernel: Mapping[str, Any], machine: Machine = H100) -> Turn:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -100,22 +101,22 @@ def timed(contest: Contest, run: Callable[..., Any]) -> Timing:
     torch.cuda.reset_peak_memory_stats()
     resident = torch.cuda.memory_allocated()
     flush = torch.empty(4 * CACHE_BYTES, dtype=torch.int8, device="cuda")
-    cold = [_events(lambda i=i: run(*rotated[i % copies]), flush) for i in range(WARMUP + ROUNDS)][WARMUP:]
+    cold = [_events(partial(run, *rotated[i % copies]), flush) for i in range(WARMUP + ROUNDS)][WARMUP:]
     peak = (torch.cuda.max_memory_allocated() - resident - flush.numel()) / 2**20
-    warm = [_events(lambda: run(*one), None) for _ in range(WARMUP + ROUNDS)][WARMUP:]
-    p20, median, p80 = (float(x) for x in statistics.quantiles(cold, n=10)[1::3])
-    return Timing(statistics.median(cold), p20, p80, statistics.median(warm), _replayed(run, one), peak, first_s)
+    warm = [_events(partial(run, *one), None) for _ in range(WARMUP + ROUNDS)][WARMUP:]
+    fifths = statistics.quantiles(cold, n=5)
+    return Timing(statistics.median(cold), fifths[0], fifths[-1], statistics.median(warm), _replayed(run, one), peak, first_s)
 
 
 def _events(call: Callable[[], Any], flush: torch.Tensor | None) -> float:
     if flush is not None:
         flush.zero_()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record()
     call()
     end.record()
     end.synchronize()
-    return 1000 * start.elapsed_time(end)
+    return 1000 * float(start.elapsed_time(end))
 
 
 def _replayed(run: Callable[..., Any], inputs: Inputs) -> float | None:

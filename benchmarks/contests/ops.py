@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.contests.contest import Contest, Inputs
 from benchmarks.contests.peers import loss_peers, search_peers
@@ -78,7 +79,7 @@ def search(num_rows: int, width: int, num_queries: int, k: int, device: torch.de
 
     def error(rows_QK: Tensor, given: Inputs) -> float:
         asked_QD = given[0][:SLICE].double()
-        scores_QN = torch.cat([asked_QD @ part_ND.double().T for part_ND in rows_ND.split(1 << 20)], 1)
+        scores_QN = torch.cat([asked_QD @ part_ND.double().T for part_ND in torch.split(rows_ND, 1 << 20)], 1)
         return float((scores_QN.topk(k).indices.sort(1).values != rows_QK[:SLICE].to(device).sort(1).values).double().mean())
 
     row_bytes = width + 8 if coded else 2 * width
@@ -107,7 +108,7 @@ def frozen_loss(num_queries: int, num_items: int, width: int, device: torch.devi
     def ours(queries_QD: Tensor) -> Tensor:
         state, _ = sampled_softmax(
             queries_QD.to(vectors_ND.dtype if device.type == "cpu" else torch.float32) * BITS,
-            queries_QD.new_zeros(0),
+            vectors_ND.new_zeros(0, dtype=vectors_ND.dtype if device.type == "cpu" else torch.float32),
             Certain(nothing, nothing),
             day_Q,
             catalogue,
@@ -146,11 +147,10 @@ def attention(num_histories: int, num_heads: int, width: int, device: torch.devi
 
     def padded(q_THE: Tensor, k_THE: Tensor, v_THE: Tensor) -> Tensor:
         q_THE = rotate_reference(q_THE, cos_LP, sin_LP, packing.positions_T)
-        rows = [
-            torch.nested.nested_tensor(list(x.split(lengths))).to_padded_tensor(0.0).transpose(1, 2)
-            for x in (q_THE, k_THE, v_THE)
-        ]
-        mixed_BTHE = functional.scaled_dot_product_attention(*rows, is_causal=True).transpose(1, 2)
+        q_BHTE, k_BHTE, v_BHTE = (
+            pad_sequence(list(torch.split(x, lengths)), True).transpose(1, 2) for x in (q_THE, k_THE, v_THE)
+        )
+        mixed_BTHE = functional.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, is_causal=True).transpose(1, 2)
         return torch.cat([mixed[:length] for mixed, length in zip(mixed_BTHE, lengths, strict=True)])
 
     def error(answer: Tensor, given: Inputs) -> float:
@@ -165,7 +165,7 @@ def attention(num_histories: int, num_heads: int, width: int, device: torch.devi
         num_bytes=8.0 * num_events * num_heads * width,
         num_flop=sum(2.0 * length * (length + 1) * num_heads * width for length in lengths),
         inputs=inputs,
-        contenders={"ours": lambda *qkv: packed_attention(*qkv, cos_LP, sin_LP, packing), "torch padded": padded},
+        contenders={"ours": lambda q, k, v: packed_attention(q, k, v, cos_LP, sin_LP, packing), "torch padded": padded},
         error=error,
         tolerance=3e-2,
     )
@@ -259,7 +259,8 @@ def bag(num_rows: int, num_fields: int, width: int, device: torch.device) -> Con
         return slots_NS, seeded(seed, device)(num_rows, 2 * num_fields)
 
     def summed(table_RE: Tensor, slots_NS: Tensor, weights_NS: Tensor) -> Tensor:
-        return (table_RE[slots_NS.long()] * weights_NS[..., None]).unflatten(1, (num_fields, 2)).sum(2)
+        gathered_NSE = table_RE[slots_NS.long()] * weights_NS[..., None]
+        return gathered_NSE.view(len(slots_NS), num_fields, 2, width).sum(2)
 
     return Contest(
         op="bag",

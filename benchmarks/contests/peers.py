@@ -47,7 +47,7 @@ def loss_peers(vectors_ND: Tensor) -> Contenders:
         queries_QD = queries_QD.to(vectors_ND.dtype)
         highest_Q1 = torch.full((len(queries_QD), 1), -torch.inf, device=vectors_ND.device)
         total_Q1, sum_QD = torch.zeros_like(highest_Q1), torch.zeros(queries_QD.shape, device=vectors_ND.device)
-        for part_CD in vectors_ND.split(CHUNK):
+        for part_CD in torch.split(vectors_ND, CHUNK):
             scores_QC = (queries_QD @ part_CD.T).float()
             above_Q1 = torch.maximum(highest_Q1, scores_QC.amax(1, keepdim=True))
             weights_QC, decay_Q1 = (scores_QC - above_Q1).exp(), (highest_Q1 - above_Q1).exp()

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training import joint_loss
-from training.joint_loss import Answers, Own, Scored, joint_set_loss
+from training.joint_loss import Answers, joint_set_loss
+from twotower.kernels import recompute_softmax
+from twotower.kernels.recompute_softmax import Own, Scored
 
 
 def whole(query_QV: Tensor, scored: Scored, own: Own, answers: Answers) -> Tensor:
@@ -24,7 +25,7 @@ def whole(query_QV: Tensor, scored: Scored, own: Own, answers: Answers) -> Tenso
 def test_blocks_equal_the_whole_matrix(
     monkeypatch: pytest.MonkeyPatch, num_queries: int, num_own: int, num_popularity: int
 ) -> None:
-    monkeypatch.setattr(joint_loss, "BLOCK_SCORES", 8 * 30)
+    monkeypatch.setattr(recompute_softmax, "BLOCK_SCORES", 8 * 30)
     torch.manual_seed(num_queries)
     num_candidates, width, days, windows = 30, 6, 4, 2
     vectors_CD = torch.randn(num_candidates, width, requires_grad=True)

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from training import log_partition as module
-from training.log_partition import Certain, FrozenCatalogue, Part, Pool, Shard, SoftmaxState, empty_state, log_partition, merge
+from training.log_partition import log_partition
+from twotower.kernels import softmax_tiles as module
+from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Part, Pool, Shard
+from twotower.kernels.softmax_state import SoftmaxState, empty_state, merge
 
 TILES = mock.patch.multiple(module, TILE_CANDIDATES=4, TILE_QUERIES=3, MISSING_QUERIES=2)
 

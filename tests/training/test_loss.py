@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from training.config import Negatives
-from training.joint_loss import Answers, Own
-from training.log_partition import FrozenCatalogue, Part, Pool, Shard
+from training.joint_loss import Answers
 from training.loss import frozen_set_loss
 from training.negatives import PROPOSALS
+from twotower.kernels.frozen_items import FrozenCatalogue, Part, Pool, Shard
+from twotower.kernels.recompute_softmax import Own
 
 WIDTH = 5
 

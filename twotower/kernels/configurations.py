@@ -37,6 +37,26 @@ TABLE: dict[str, dict[Target, dict[str, int]]] = {
     "rms_norm": {target: {"BLOCK_SIZE": 2048, "num_warps": 4, "num_stages": 1} for target in TARGETS},
     "rotate": {target: {"BLOCK_ROWS": 64, "num_warps": 4, "num_stages": 1} for target in TARGETS},
     "swiglu": {target: {"BLOCK_T": 8, "BLOCK_F": 256, "num_warps": 4, "num_stages": 1} for target in TARGETS},
+    "candidate_gradient": {target: {"BLOCK_Q": 16, "BLOCK_C": 32, "num_warps": 4, "num_stages": 2} for target in TARGETS},
+    "softmax_pairs": {target: {"BLOCK_C": 32, "num_warps": 4, "num_stages": 2} for target in TARGETS},
+    "softmax_scan": {
+        "sm_80": {"BLOCK_Q": 128, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3},
+        "sm_90": {"BLOCK_Q": 128, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3},
+        "sm_100": {"BLOCK_Q": 128, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3},
+        "gfx942": {"BLOCK_Q": 64, "BLOCK_C": 32, "num_warps": 8, "num_stages": 2},
+    },
+    "softmax_scan_float32": {
+        "sm_80": {"BLOCK_Q": 32, "BLOCK_C": 16, "num_warps": 4, "num_stages": 2},
+        "sm_90": {"BLOCK_Q": 64, "BLOCK_C": 16, "num_warps": 8, "num_stages": 2},
+        "sm_100": {"BLOCK_Q": 64, "BLOCK_C": 16, "num_warps": 8, "num_stages": 2},
+        "gfx942": {"BLOCK_Q": 32, "BLOCK_C": 16, "num_warps": 4, "num_stages": 2},
+    },
+    "softmax_scan_popularity": {
+        "sm_80": {"BLOCK_Q": 64, "BLOCK_C": 32, "num_warps": 8, "num_stages": 3},
+        "sm_90": {"BLOCK_Q": 64, "BLOCK_C": 32, "num_warps": 8, "num_stages": 3},
+        "sm_100": {"BLOCK_Q": 64, "BLOCK_C": 32, "num_warps": 8, "num_stages": 3},
+        "gfx942": {"BLOCK_Q": 32, "BLOCK_C": 16, "num_warps": 4, "num_stages": 2},
+    },
 }
 
 

@@ -1,0 +1,89 @@
+"""Frozen items, and which of them a softmax is over: a shard of the catalogue, a pool drawn from it, certain pairs.
+
+N: items, D: item width, P: popularity dimensions, V: D + P, T: days, U: distinct days of the queries, Q: queries,
+K: candidates, C: candidates of one tile, M: certain pairs of a query and an item
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenCatalogue:
+    """Item vectors that no longer change, and the popularity of every day."""
+
+    vectors_ND: Tensor
+    popularity_PTN: Tensor
+
+    def items(self, rows_M: Tensor, day_M: Tensor) -> Tensor:
+        """Full item vectors [M, V], each on its own day."""
+        return torch.cat([self.vectors_ND[rows_M], self.popularity_PTN[:, day_M, rows_M].T], 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Candidates of a tile. `log_weight_C` is added to the scores of all queries but those that hold the item for certain."""
+
+    items_CD: Tensor
+    popularity_PUC: Tensor
+    day_index_Q: Tensor  # place of each query's day in it
+    log_weight_C: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Rows start..stop of the catalogue, every one of them."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def columns_of(self, rows_M: Tensor) -> Tensor:
+        """Place of each catalogue row among the candidates, by subtraction; -1 where it is none."""
+        return torch.where((rows_M >= self.start) & (rows_M < self.stop), rows_M - self.start, -1)
+
+    def chunk(self, catalogue: FrozenCatalogue, start: int, stop: int, day_Q: Tensor) -> Chunk:
+        """Candidates start..stop, as views: nothing is copied."""
+        rows = slice(self.start + start, self.start + stop)
+        return Chunk(catalogue.vectors_ND[rows], catalogue.popularity_PTN[..., rows], day_Q, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Drawn rows, sorted and distinct; each stands for exp(log_weight) items of its kind."""
+
+    rows_K: Tensor
+    log_weight_K: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows_K)
+
+    def columns_of(self, rows_M: Tensor) -> Tensor:
+        """Place of each catalogue row among the candidates, by bisection; -1 where it is none."""
+        if not len(self):
+            return torch.full_like(rows_M, -1)
+        column_M = torch.searchsorted(self.rows_K, rows_M).clamp(max=len(self) - 1)
+        return torch.where(self.rows_K[column_M] == rows_M, column_M, -1)
+
+    def chunk(self, catalogue: FrozenCatalogue, start: int, stop: int, day_Q: Tensor) -> Chunk:
+        """Candidates start..stop. Vectors are gathered here, a tile at a time: the pool as a whole is never copied."""
+        rows_C = self.rows_K[start:stop]
+        days_U, day_index_Q = torch.unique(day_Q, return_inverse=True)
+        popularity_PUC = catalogue.popularity_PTN[:, days_U[:, None], rows_C]
+        return Chunk(catalogue.vectors_ND.index_select(0, rows_C), popularity_PUC, day_index_Q, self.log_weight_K[start:stop])
+
+
+Part: TypeAlias = Shard | Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Certain:
+    """Pairs of a query and an item of its softmax, whatever was drawn: its own items and its answers. Distinct, by query."""
+
+    query_M: Tensor
+    rows_M: Tensor
