@@ -16,6 +16,7 @@ import faiss as faiss_module
 import numpy as np
 import torch
 
+from benchmarks import loss_gemm
 from benchmarks.report import Row, merged, read_rows, write_report
 from benchmarks.search import opened, take_turns
 
@@ -64,7 +65,7 @@ def top_k() -> list[Row]:
     return rows
 
 
-SECTIONS: dict[str, Callable[[], list[Row]]] = {"topk": top_k}
+SECTIONS: dict[str, Callable[[], list[Row]]] = {"topk": top_k, "loss": loss_gemm.rows}
 
 
 if __name__ == "__main__":

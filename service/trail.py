@@ -17,12 +17,12 @@ class Trail:
     method: str = "other"
     route: str = "other"
     status: int = 0  # none is sent yet
-    is_shed: bool = False  # refused for want of capacity: there may be thousands a second
     ended_s: float = 0.0
     key_id: str | None = None
     user_id: str | None = None
     release: str | None = None
     stages: list[tuple[str, float, float]] = field(default_factory=list)  # name, start, end
+    is_shed: bool = False  # refused for want of capacity: there may be thousands a second
 
     @property
     def has_failed(self) -> bool:
