@@ -6,7 +6,7 @@ import pytest
 
 from service.memory import available_bytes, give_back, needed_bytes
 from tests.service.conftest import TwoReleases
-from twotower.release import ITEMS, read_info, read_release_manifest, release_path
+from twotower.release import ITEMS, VECTORS, read_info, read_release_manifest, release_path
 
 MIB = 1 << 20
 
@@ -68,4 +68,4 @@ def test_a_release_needs_more_than_its_files(two: TwoReleases) -> None:
     path = release_path(two.store, two.first)
     files = sum(file.stat().st_size for file in path.iterdir() if file.name != "manifest.json")
     needed = needed_bytes(read_release_manifest(path), read_info(path))
-    assert needed == files + (path / ITEMS).stat().st_size + 300 * 200
+    assert needed == files + sum((path / name).stat().st_size for name in (ITEMS, VECTORS)) + 300 * 200
