@@ -7,7 +7,7 @@ the types below are read; nothing that is received can run code.
 import asyncio
 import traceback
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
@@ -157,8 +157,7 @@ class Link(asyncio.Protocol, Generic[M]):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asyncio has the socket."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's only look the same
 
     def connection_lost(self, _: Exception | None) -> None:
         """The other end has gone, or we hung up."""
