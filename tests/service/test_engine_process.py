@@ -2,7 +2,7 @@ import asyncio
 import math
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -13,7 +13,9 @@ from service.engine_process import EngineProcess
 from service.frames import Answer, Ask, Cancel, Failure, Forget, Given, LetGo, Link, Load, Message, Reply, Setup, State
 from service.history import UserHistory
 from service.index import LoadedRelease
+from service.ranker import Asked, recommend_many
 from service.schemas import RecommendRequest
+from service.user_state import Keeping
 from tests.service.conftest import NOW_MS, TwoReleases, recommend
 from twotower.release import VECTORS, release_path
 
@@ -36,7 +38,7 @@ class Server:
             self.replies[reply.number] = reply
 
     async def ask(self, *messages: Any) -> list[Answer | Failure]:
-        """What all but the last `Cancel`s and `LetGo`s are answered."""
+        """Send these in one turn of the loop; the answers to those that are not cancelled."""
         for message in messages:
             self.link.send(message)
         numbers = [message.number for message in messages if not isinstance(message, LetGo)]
@@ -95,12 +97,12 @@ def test_what_it_answers_is_what_the_release_answers_and_it_says_how_it_goes(tin
 
 def test_a_batch_never_mixes_releases(two: TwoReleases, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[tuple[str, int]] = []
-    recommend_many = engine_process.recommend_many
-    monkeypatch.setattr(
-        engine_process,
-        "recommend_many",
-        lambda release, batch, keeping: (batches.append((release.id, len(batch))), recommend_many(release, batch, keeping))[1],
-    )
+
+    def noted(release: LoadedRelease, batch: Sequence[Asked], keeping: Keeping) -> list[Any]:
+        batches.append((release.id, len(batch)))
+        return recommend_many(release, batch, keeping)
+
+    monkeypatch.setattr(engine_process, "recommend_many", noted)
 
     async def work(server: Server) -> None:
         await server.ask(Load(0, 0, two.first), Load(1, 1, two.second))

@@ -63,10 +63,14 @@ def test_so_it_is_when_the_engine_is_a_process(tiny_store: Path, tmp_path: Path,
 
 
 @pytest.mark.faults
-def test_the_engines_process_does_not_outlive_its_server(tiny_store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)])
+def test_the_engines_process_does_not_outlive_its_server(tiny_store: Path, tmp_path: Path, number: int, status: int) -> None:
     with serving(tiny_store, tmp_path / "h.db", "--engine", "process") as server:
         (pid,) = children(server.process.pid)
-        server.end(signal.SIGKILL)
+        if number == signal.SIGTERM:  # sent to all processes of a service
+            os.kill(pid, number)
+            assert status_of(server.address + "/readyz") == 200
+        assert server.end(number) == status
         until(lambda: not is_running(pid), 2)
 
 
