@@ -20,7 +20,7 @@ from twotower.errors import EnvironmentProblem, FormatError, IntegrityError, Rel
 
 M = TypeVar("M")
 
-MAX_FRAME_BYTES = 64 << 20  # a request of the usual limits takes a third of it, with the largest history that events can make
+MAX_FRAME_BYTES = 128 << 20  # half of it holds 256 events as large as a body may be, the largest history there is by default
 _LENGTH_BYTES = 4
 _KNOWN = {kind.__name__: kind for kind in (IntegrityError, FormatError, ReleaseMismatch, EnvironmentProblem, StoreError)} | {
     kind.__name__: kind for kind in (MemoryError, OSError)

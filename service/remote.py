@@ -119,6 +119,8 @@ class RemoteEngine(Engine):
 
     async def load(self, release: LoadedRelease) -> None:
         """Have it loaded, verified and proven by the process, which keeps it as long as somebody here does."""
+        if self._lost is not None:
+            raise self._lost
         if not self._link.is_open:
             loop = asyncio.get_running_loop()
             await loop.create_unix_connection(lambda: self._link, sock=self._socket)

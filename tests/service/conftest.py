@@ -264,7 +264,7 @@ class Following:
         delta: DeltaStore | None = None,
         available: Callable[[], int | None] = lambda: None,
         signed_by: Verifier | None = None,
-        engine: Engine | None = None,
+        on: Engine | None = None,
         **changes: Any,
     ) -> None:
         settings = Settings(store=store, torch_threads=1, poll_s=3600, **changes)
@@ -274,7 +274,7 @@ class Following:
             settings,
             loaded,
             MemoryHistory(),
-            engine or Engine(1, Limits(max_queued=64)),
+            on or Engine(1, Limits(max_queued=64)),
             metrics,
             Variants(plan, metrics),
             ItemChanges(delta, 100) if delta else None,

@@ -219,7 +219,7 @@ class Telling(Engine):
 
 def test_the_engine_is_told_of_every_release_before_it_is_asked(two: TwoReleases, follow: Follow) -> None:
     engine = Telling()
-    server = follow(two.store, two.first, TRIAL, engine=engine)
+    server = follow(two.store, two.first, TRIAL, on=engine)
     assert server.look() == "trial"
     server.run(server.follower.judge(time.monotonic() + 61))
     assert server.answer()[0] == two.second

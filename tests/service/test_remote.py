@@ -16,10 +16,10 @@ from service.engine import Batched, Limits
 from service.errors import ApiError
 from service.frames import Forget, Message, Setup
 from service.history import UserHistory
-from service.index import load_release
+from service.index import LoadedRelease, load_release
 from service.ranker import Asked, cost_of, forget_users, recommend_many
 from service.recommender import Ranking
-from service.remote import RemoteEngine
+from service.remote import ENDED, RemoteEngine
 from service.schemas import Event, RecommendRequest
 from service.user_state import Keeping, Key
 from tests.service.conftest import NOW_MS, TwoReleases, recommend
@@ -278,6 +278,23 @@ def test_a_release_that_the_process_cannot_load_is_refused_with_its_reason(remot
     with pytest.raises((IntegrityError, StoreError)):
         remote.run(lambda: remote.engine.load(unknown))
     assert len(remote.run(lambda: remote.ask(asked("ann"))).items) == 10
+
+
+def test_a_process_that_ends_before_it_answers_is_not_waited_for(tiny_store: Path, release: LoadedRelease) -> None:
+    engine = RemoteEngine(setup_of(tiny_store), LIMITS)
+
+    async def run() -> None:
+        engine.start()
+        assert engine.trouble(10) is None
+        engine._process.kill()
+        for _ in range(2):
+            with pytest.raises(ApiError, match=ENDED) as refused:
+                await engine.load(release)
+            assert refused.value.status == 503
+        assert engine.trouble(10) == ENDED
+        engine.close()
+
+    asyncio.run(run())
 
 
 def test_a_server_answers_by_its_process_swaps_releases_with_it_and_ends_when_it_is_killed(
