@@ -24,6 +24,7 @@ from service.keys import KeyRing
 from service.logs import RequestLog
 from service.metrics import Metrics
 from service.openapi import document
+from service.remote import RemoteEngine, setup_of
 from service.route_table import Route, RouteTable
 from service.routes import Routes
 from service.service import Service
@@ -46,10 +47,14 @@ def build_app(
     """The application. Its lifespan owns the engine's thread and closes the stores; without `delta` items cannot be changed."""
     changes = ItemChanges(delta, settings.max_delta_items) if delta else None
     limits = Limits(settings.batch_requests, settings.batch_tokens, settings.max_queued, settings.max_wait_s)
-    engine, source = Engine(settings.torch_threads, limits), source_of(settings)
+    source = source_of(settings)
+    remote = RemoteEngine(setup_of(settings, source.store.local), limits) if settings.engine == "process" else None
+    engine = remote or Engine(settings.torch_threads, limits)
     variants = Variants(load_plan(settings.variants) if settings.variants else Plan(), metrics)
     others = pinned_releases(source, variants.plan, release)
     service = Service(settings, release, history, engine, metrics, variants, changes, others)
+    if remote:
+        service.keeping = remote.keeping
     follower = Follower(service, source)
     keys = KeyRing(settings.keys, metrics) if settings.keys else None
     traces = open_traces(settings.otlp) if settings.otlp else None
@@ -59,6 +64,8 @@ def build_app(
         service.engine.start()
         watch = asyncio.create_task(keys.watch()) if keys else None
         try:
+            for served in (service.release, *service.others.values()):
+                await service.engine.load(served)
             await service.restore()
             follower.start()
             comparing = asyncio.create_task(compare_forever(service))

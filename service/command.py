@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from twotower.delta import DeltaStore
 
 
-_TURN_S = 0.0005  # the event loop need not wait longer for the engine's thread: a refusal must be quick when there is much to do
-
-
 def main(argv: list[str]) -> int:
     """Serve the current release of a store until SIGTERM or SIGINT; 0 after a clean end."""
     arguments = parser().parse_args(argv)
@@ -41,6 +38,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--host", help="address to listen on (127.0.0.1)")
     result.add_argument("--port", type=int, help="port to listen on; 0 takes a free one (8000)")
     result.add_argument("--workers", type=int, metavar="N", help="server processes that share the port (1)")
+    result.add_argument(
+        "--engine", choices=("thread", "process"), help="where the model runs: in the server or beside it (thread)"
+    )
     result.add_argument("--history", metavar="URL", help="sqlite:///FILE, redis://... or rediss://... (sqlite:///history.db)")
     result.add_argument("--delta", metavar="URL", help="sqlite:///FILE for what /v1/items is told (delta.db beside --history)")
     result.add_argument("--keys", type=Path, metavar="FILE", help="API keys; `twotower keys new` makes them (TWOTOWER_KEYS)")
@@ -86,6 +86,7 @@ def work(settings: "Settings", listener: socket.socket, index: int = 0, promise:
     from prometheus_client import CollectorRegistry
 
     from service.app import build_app
+    from service.engine import TURN_S
     from service.logs import LineWriter, log_settings, log_to
     from service.metrics import Metrics
     from service.protocol import protocol
@@ -118,7 +119,7 @@ def work(settings: "Settings", listener: socket.socket, index: int = 0, promise:
         sys.stdout.write(f"serving release {release.id} ({len(release):,} items) on {address} - try {address}/docs{who}\n")
         sys.stdout.flush()
         log_settings(settings)
-        sys.setswitchinterval(_TURN_S)
+        sys.setswitchinterval(TURN_S)
         gc.freeze()  # what is there now stays: the garbage collector need not go through it again and again
 
     server = Server(config, front.app.state.service, promise, say_ready)
@@ -189,7 +190,7 @@ def open_delta(settings: "Settings") -> "DeltaStore | None":
     if settings.delta is None:
         history = sqlite_path(settings.history)
         path = history.with_name("delta.db") if history else None
-        if settings.workers > 1:
+        if settings.workers > 1 or settings.engine == "process":
             refuse_changes(path)
             return None
         return DeltaStore(path) if path else None
@@ -199,11 +200,11 @@ def open_delta(settings: "Settings") -> "DeltaStore | None":
 
 
 def refuse_changes(path: Path | None) -> None:
-    """EnvironmentProblem when the file that would be used by one process is there: several would not serve what it holds."""
+    """EnvironmentProblem when the file that one process would use is there: several would not serve what it holds."""
     if path is not None and path.exists():
         raise EnvironmentProblem(
-            f"{path} may hold changed items, which only one process can serve: leave out --workers, or fold them in with "
-            f"`twotower embed --delta sqlite:///{path}`, serve that release and move the file away."
+            f"{path} may hold changed items, which only one process can serve: leave out --workers and --engine, or fold them in "
+            f"with `twotower embed --delta sqlite:///{path}`, serve that release and move the file away."
         )
 
 

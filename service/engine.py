@@ -21,7 +21,8 @@ from service.errors import ApiError
 A = TypeVar("A")
 T = TypeVar("T")
 
-_CLOSE_S = 30.0  # a thread that is stuck is not waited for
+CLOSE_S = 30.0  # a thread that is stuck is not waited for
+TURN_S = 0.0005  # the event loop need not wait longer for the engine's thread: a refusal must be quick when there is much to do
 _BEAT_S = 0.25  # how long an idle engine sleeps before it shows that it lives
 _SMOOTHING = 0.1  # weight of the newest batch in the time that a unit of cost takes
 _DEVIATIONS = 1  # on top of that time: who is let in should be answered in time, not only on average
@@ -90,7 +91,7 @@ class Engine:
             self._closing = True
             self._changed.notify()
         if self._lost is None:
-            self._thread.join(_CLOSE_S)
+            self._thread.join(CLOSE_S)
 
     def trouble(self, limit_s: float) -> str | None:
         """What is wrong with the thread: it ended, or has not moved for so long."""
@@ -107,7 +108,17 @@ class Engine:
     @property
     def heartbeat_age_s(self) -> float:
         """Seconds since the thread last moved: small when idle or busy with short work, growing when stuck or dead."""
-        return monotonic() - self._beat_s
+        return monotonic() - self.beat_s
+
+    @property
+    def beat_s(self) -> float:
+        """When (monotonic) the thread last moved."""
+        return self._beat_s
+
+    @property
+    def pace(self) -> tuple[float, float]:
+        """Seconds that a unit of cost takes, and how far single batches are off."""
+        return self._second_per_cost, self._deviation
 
     @property
     def num_queued(self) -> int:
@@ -122,7 +133,7 @@ class Engine:
     @property
     def wait_s(self) -> float:
         """How long a request that comes now will wait, by the time that the last batches took."""
-        return self._predict_s(self._queued_cost + self._coming_cost)
+        return self._predict_s(self.queued_cost + self._coming_cost)
 
     def _predict_s(self, cost: int) -> float:
         return cost * (self._second_per_cost + _DEVIATIONS * self._deviation)
@@ -131,7 +142,7 @@ class Engine:
         """Whether work of this cost that comes now would be refused."""
         wait_s = self.wait_s
         return (
-            len(self._queue) >= self._limits.max_queued
+            self.num_queued >= self._limits.max_queued
             or wait_s > self._limits.max_wait_s
             or (wait_s > 0 and monotonic() + wait_s + self._predict_s(cost) > deadline_s)
             or self._oldest_wait_s > self._limits.max_wait_s
@@ -159,6 +170,9 @@ class Engine:
     def refusal(self) -> ApiError:
         """What is said to who does not fit in."""
         return ApiError("overloaded", f"{self.num_queued} requests are waiting already; try again shortly")
+
+    async def load(self, release: Any) -> None:
+        """Be ready to be asked a release; a thread has it at hand."""
 
     async def submit(self, run: Callable[[], T], deadline_s: float) -> T:
         """The result of `run()`, alone; see `submit_to`. It counts nothing in predicting how long others wait: it is rare."""

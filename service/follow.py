@@ -172,6 +172,7 @@ class Follower:
     async def _load(self, pointer: Pointer) -> LoadedRelease:
         found = await self._call(self._verifying, partial(self._bring_near, pointer))
         release = await self._call(self._loading, partial(read_release, *found))
+        await self._service.engine.load(release)
         for length in WARM_LENGTHS:
             await self._warm(release, length)
         return release
@@ -182,7 +183,8 @@ class Follower:
         manifest, info = verify_release(path, self._source.signed_by)
         if manifest.id != pointer.release:
             raise IntegrityError(f"{path} holds {manifest.id}: its files are not those that were published under this name")
-        needed, available = needed_bytes(manifest, info), self._available()
+        num_copies = 2 if self._service.settings.engine == "process" else 1
+        needed, available = num_copies * needed_bytes(manifest, info), self._available()
         if available is not None and needed > available:
             raise MemoryError(f"{pointer.release} needs about {needed:,} bytes beside the release served, {available:,} are left")
         return path, manifest, info
@@ -215,7 +217,7 @@ class Follower:
                 service.others[before.id] = before
         self._served.add(served.id)
         self.quarantined.pop(served.id, None)
-        self._keep(before.base)
+        await self._keep(before.base)
         await self._show()
         say(f"serving {served.id} ({len(served):,} items) from now on; {before.id} is kept for {service.settings.keep_old_s:g} s")
 
@@ -225,10 +227,11 @@ class Follower:
         if trial and trial.release not in service.variants.plan.pinned:
             service.others = {name: other for name, other in service.others.items() if name != trial.release}
 
-    def _keep(self, release: LoadedRelease) -> None:
+    async def _keep(self, release: LoadedRelease) -> None:
         if self._timer:
             self._timer.cancel()
         self.kept = replace(release)  # without what was kept of users
+        await self._service.engine.load(self.kept)
         self._timer = asyncio.get_running_loop().call_later(self._service.settings.keep_old_s, self._drop)
 
     def _drop(self) -> None:

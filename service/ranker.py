@@ -95,6 +95,13 @@ def recommend_many(release: LoadedRelease, batch: Sequence[Asked], keeping: Keep
     return [answers[place] for place in range(len(batch))]
 
 
+def forget_users(release: LoadedRelease, keys: Sequence[Key]) -> list[None]:
+    """Drop what the model keeps of these users."""
+    for key in keys:
+        release.users.drop(key)
+    return [None] * len(keys)
+
+
 def one_of_each_user(batch: Sequence[Asked], places: Sequence[int]) -> Iterator[set[int]]:
     """Places of requests, in parts that have no user twice: a state is read on by one request after the other."""
     waves: list[tuple[set[int], set[Key]]] = []

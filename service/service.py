@@ -19,7 +19,7 @@ from service.errors import ApiError
 from service.history import HistoryStore, HistoryUnavailable, UserHistory
 from service.index import LoadedRelease
 from service.metrics import Metrics
-from service.ranker import ANSWER_COST, Answer, Asked, cost_of, key_of, recommend_many
+from service.ranker import ANSWER_COST, Answer, Asked, cost_of, forget_users, key_of, recommend_many
 from service.recommender import Ranking
 from service.settings import Settings
 from service.user_state import Keeping, Key
@@ -86,13 +86,10 @@ class Service:
 
     async def forget(self, user_id: str) -> None:
         """Drop what the model keeps of a user who is not stored any more."""
-        releases = [self.release, *self.others.values()]
-
-        def drop() -> None:
-            for release in releases:
-                release.users.drop(("user", user_id))
-
-        await self.compute(drop, self.deadline(time.monotonic(), None))
+        deadline_s = self.deadline(time.monotonic(), None)
+        for release in (self.release, *self.others.values()):
+            call = self.engine.submit_to(Batched(forget_users, release), ("user", user_id), 0, deadline_s)
+            await self.by_engine(call, deadline_s)
 
     async def with_changes(self, release: LoadedRelease) -> LoadedRelease:
         """A release that was just loaded, with the day's changes; so long as it may be served, `changes` must be kept still."""

@@ -3,6 +3,7 @@
 import ipaddress
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -28,6 +29,7 @@ class Settings(BaseSettings):
     admin_host: str = "127.0.0.1"
     admin_port: int | None = Field(default=None, ge=0, le=65535)  # None serves everything on one port
     workers: int = Field(default=1, ge=1, le=256)  # processes that share the port
+    engine: Literal["thread", "process"] = "thread"  # in a process the model need not take turns with the event loop
     torch_threads: int = Field(default_factory=lambda given: share_of_cores(given["workers"]), ge=1)  # of each process
     max_body_bytes: int = Field(default=256 * 1024, ge=1)  # 1,024 inline events of usual size
     body_timeout_s: float = Field(default=10.0, gt=0)
@@ -56,8 +58,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _change_items_in_one_process(self) -> "Settings":
-        if self.delta is not None and self.workers > 1:
-            raise ValueError("a change of items is served by the process that took it: leave out --delta, or --workers")
+        if self.delta is not None and (self.workers > 1 or self.engine == "process"):
+            raise ValueError(
+                "a change of items is served by the process that took it: leave out --delta, or --workers and --engine"
+            )
         return self
 
     @model_validator(mode="after")

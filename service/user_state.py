@@ -148,6 +148,10 @@ class UserStates:
     def __contains__(self, key: Key) -> bool:
         return key in self._bytes
 
+    def bytes_of(self, key: Key) -> int | None:
+        """What a user's state takes; None without one."""
+        return self._bytes.get(key)
+
     def take(self, key: Key) -> UserState | None:
         """A user's state; it is put back with `put`, or forgotten when reading on fails."""
         state = self._once.pop(key, None)

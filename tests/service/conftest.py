@@ -264,6 +264,7 @@ class Following:
         delta: DeltaStore | None = None,
         available: Callable[[], int | None] = lambda: None,
         signed_by: Verifier | None = None,
+        on: Engine | None = None,
         **changes: Any,
     ) -> None:
         settings = Settings(store=store, torch_threads=1, poll_s=3600, **changes)
@@ -273,7 +274,7 @@ class Following:
             settings,
             loaded,
             MemoryHistory(),
-            Engine(1, Limits(max_queued=64)),
+            on or Engine(1, Limits(max_queued=64)),
             metrics,
             Variants(plan, metrics),
             ItemChanges(delta, 100) if delta else None,
@@ -282,6 +283,7 @@ class Following:
         self.follower = Follower(self.service, self.source, available)
         self._runner = asyncio.Runner()
         self.service.engine.start()
+        self.run(self.service.engine.load(loaded))
 
     def close(self) -> None:
         self.run(self.follower.close())

@@ -157,11 +157,13 @@ def test_several_processes_share_the_port_and_the_histories(tiny_store: Path, tm
 
 
 def test_changed_items_are_not_forgotten_by_several_processes(tmp_path: Path) -> None:
-    settings = Settings(store=Path("store"), history=f"sqlite:///{tmp_path / 'h.db'}", workers=2)
-    assert open_delta(settings) is None
+    settings = Settings(store=Path("store"), history=f"sqlite:///{tmp_path / 'h.db'}")
+    several = [settings.model_copy(update=change) for change in ({"workers": 2}, {"engine": "process"})]
+    assert [open_delta(one) for one in several] == [None, None]
     (tmp_path / "delta.db").touch()
-    with pytest.raises(EnvironmentProblem, match="only one process can serve"):
-        open_delta(settings)
+    for one in several:
+        with pytest.raises(EnvironmentProblem, match="only one process can serve"):
+            open_delta(one)
 
 
 def test_help_does_not_wait_for_torch() -> None:

@@ -7,12 +7,15 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from service.engine import Batched, Engine
 from service.errors import ApiError
 from service.follow import reason_of
+from service.index import LoadedRelease
 from service.item_routes import ItemRoutes
 from service.variants import CANARY, Arm, CanaryPlan, Plan
 from tests.service.conftest import Following, TwoReleases
@@ -197,6 +200,34 @@ def test_a_trial_that_ends_while_an_item_is_put_does_not_come_back(
     server.run(ItemRoutes(service).put_all(changes, [msgspec.Raw(b'{"item_id": "new"}')]))
     assert service.others == {}
     assert "new" in service.release.rows
+
+
+class Telling(Engine):
+    """An engine that must be told of a release before it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.told: list[int] = []
+
+    async def load(self, release: LoadedRelease) -> None:
+        self.told.append(id(release.users))
+
+    async def submit_to(self, batched: Batched, argument: Any, cost: int, deadline_s: float) -> Any:
+        assert id(batched.of.users) in self.told
+        return await super().submit_to(batched, argument, cost, deadline_s)
+
+
+def test_the_engine_is_told_of_every_release_before_it_is_asked(two: TwoReleases, follow: Follow) -> None:
+    engine = Telling()
+    server = follow(two.store, two.first, TRIAL, on=engine)
+    assert server.look() == "trial"
+    server.run(server.follower.judge(time.monotonic() + 61))
+    assert server.answer()[0] == two.second
+    roll_back(open_store(two.store), None)
+    assert server.look() == "swapped"
+    assert server.answer()[0] == two.first
+    assert server.follower.kept is not None
+    assert engine.told[-1] == id(server.follower.kept.users), "to go back to it is instant there too"
 
 
 def test_a_busy_engine_is_waited_for(two: TwoReleases, follow: Follow) -> None:

@@ -58,8 +58,9 @@ def test_several_processes_divide_the_cores_and_one_leaves_some_to_its_event_loo
 
 
 def test_changes_of_items_are_for_one_process() -> None:
-    with pytest.raises(ValidationError, match="leave out --delta, or --workers"):
-        Settings(store=Path("store"), workers=2, delta="sqlite:///delta.db")
+    for several in ({"workers": 2}, {"engine": "process"}):
+        with pytest.raises(ValidationError, match="leave out --delta, or --workers and --engine"):
+            Settings.model_validate({"store": "store", "delta": "sqlite:///delta.db"} | several)
 
 
 @pytest.mark.parametrize("wrong", [{"admin_port": 8000}, {"admin_port": 7999, "workers": 2}, {"admin_port": 65535, "workers": 2}])

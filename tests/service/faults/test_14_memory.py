@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from service.memory import needed_bytes
 from tests.service.conftest import Following, TwoReleases
+from twotower.release import release_path, verify_release
 
 Follow = Callable[..., Following]
 
@@ -21,6 +23,15 @@ def test_a_release_larger_than_what_is_left_is_not_loaded_until_there_is_room(
     assert server.answer()[0] == two.first
     left = 1 << 40
     assert server.look() == "swapped"
+
+
+def test_a_release_must_fit_twice_where_two_processes_hold_it(two: TwoReleases, follow: Follow) -> None:
+    path = release_path(two.store, two.second)
+    needed = needed_bytes(*verify_release(path))
+    assert [follow(two.store, two.first, available=lambda: needed, engine=e).look() for e in ("process", "thread")] == [
+        "unavailable",
+        "swapped",
+    ]
 
 
 def test_an_allocation_that_fails_halfway_leaves_the_release_before(
