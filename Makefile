@@ -26,7 +26,8 @@ test: $(VENV)/.test-installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not faults and not alone"
+	$(BIN)/pytest -m "alone and not faults"
 
 test-faults: $(VENV)/.test-installed
 	$(BIN)/pytest -m "faults or not faults" tests/service/faults tests/end_to_end
