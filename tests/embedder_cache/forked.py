@@ -13,6 +13,7 @@ from typing import Any
 from embedder_cache import build
 from twotower.bundle import load_bundle
 from twotower.cli import main
+from twotower.manifest import seal
 from twotower.progress import Step
 
 
@@ -41,7 +42,7 @@ def build_and_die(bundle: Path, items: Path, store: Path, after: int = 1) -> Non
 def _build_and_die(bundle: Path, items: Path, store: Path, after: int) -> None:
     left = iter(range(after - 1, -1, -1))
 
-    def advance(_: Step, __: int) -> None:
+    def advance(self: Step, amount: float) -> None:
         if not next(left):
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -75,7 +76,6 @@ def _embed(connection: Connection, said: Path, cache: Path, *arguments: str) -> 
     with said.open("w") as file:
         os.dup2(file.fileno(), 2)
     os.environ["TWOTOWER_CACHE"] = str(cache)
-    seal = build.seal
 
     def wait_and_seal(*args: Any, **options: Any) -> Any:
         connection.send("built")
