@@ -27,7 +27,8 @@ test: $(VENV)/.test-installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not faults and not kernels and not alone"
+	$(BIN)/pytest -m "alone and not faults and not kernels"
 
 test-faults: $(VENV)/.test-installed
 	$(BIN)/pytest -m "faults or not faults" tests/service/faults tests/end_to_end
@@ -53,15 +54,14 @@ $(BIN)/python:
 	  echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; \
 	  rm -rf $(VENV); exit 1; }
 
-# torch first and alone: it is most of the download, and a failure there should not hide among the rest.
-$(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing torch (the largest download: a minute or more)"
-	@$(BIN)/python -m pip install --quiet torch
-	@echo "installing the rest"
-	@$(BIN)/python -m pip install --quiet -e '.[cpu,demo]'
-	@touch $@
+$(VENV)/.demo-installed: EXTRAS := cpu,demo
+$(VENV)/.test-installed: EXTRAS := cpu,demo,loadtest,test
 
-$(VENV)/.test-installed: $(VENV)/.demo-installed
-	@echo "installing what the checks and tests need"
-	@$(BIN)/python -m pip install --quiet -e '.[cpu,demo,loadtest,test]'
+# torch first and alone: it is most of the download, and a failure there should not hide among the rest.
+# Not compiled: Python does that at the first import, for the small part of all files that is imported.
+$(VENV)/.demo-installed $(VENV)/.test-installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing torch (the largest download: a minute or more)"
+	@$(BIN)/python -m pip install --quiet --no-compile torch
+	@echo "installing the rest"
+	@$(BIN)/python -m pip install --quiet --no-compile -e '.[$(EXTRAS)]'
 	@touch $@

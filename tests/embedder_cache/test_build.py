@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ import pytest
 
 from embedder_cache.build import build_release
 from embedder_cache.publish import make_store, only_publisher
+from tests.embedder_cache.forked import build_and_die
 from twotower.bundle import load_bundle, read_table
 from twotower.errors import DataError, EnvironmentProblem, StoreError
 from twotower.index.kinds import Kind
@@ -149,16 +147,8 @@ def test_one_publisher_at_a_time(tiny_shop: Path, tiny_bundle: Path, tmp_path: P
 
 def test_what_a_killed_run_left_is_removed_by_the_next(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     """Killed while it embeds, at a moment that the run itself chooses; its lock dies with it."""
-    killed = (
-        "import os, signal, sys; from pathlib import Path; from embedder_cache.build import build_release; "
-        "from twotower.bundle import load_bundle; from twotower.progress import Step; "
-        "bundle, items, store = map(Path, sys.argv[1:]); "
-        "Step.advance = lambda self, n: os.kill(os.getpid(), signal.SIGKILL); "
-        "build_release(load_bundle(bundle), items, store, None)"
-    )
     items = tiny_shop / "items.parquet"
-    run = subprocess.run([sys.executable, "-c", killed, str(tiny_bundle), str(items), str(tmp_path)], check=False, timeout=120)
-    assert run.returncode == -signal.SIGKILL
+    build_and_die(tiny_bundle, items, tmp_path)
     assert list((tmp_path / "releases").iterdir()), "it had begun"
     published = build_release(load_bundle(tiny_bundle), items, tmp_path, None)
     assert [p.name for p in (tmp_path / "releases").iterdir()] == [published.release]

@@ -5,19 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from embedder_cache.build import build_release
 from embedder_cache.releases_command import main
-from twotower.bundle import load_bundle
 from twotower.errors import EnvironmentProblem, IntegrityError, StoreError
 from twotower.release import VECTORS, list_releases, read_pointer, release_path
-
-
-@pytest.fixture
-def store(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> Path:
-    """Two releases; the second is current and knows of events."""
-    for events in (None, tiny_shop / "events.parquet"):
-        build_release(load_bundle(tiny_bundle), tiny_shop / "items.parquet", tmp_path, events)
-    return tmp_path
 
 
 def test_the_current_release_is_compared_with_the_one_before_it(

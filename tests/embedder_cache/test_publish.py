@@ -1,10 +1,6 @@
 """One run wins, the pointer always names a whole release, and a bucket is published to as a directory is."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +8,7 @@ import pytest
 
 from embedder_cache.build import build_release
 from embedder_cache.publish import publishing
+from tests.embedder_cache.forked import Run
 from twotower.bundle import load_bundle
 from twotower.cache import local_copy
 from twotower.errors import IntegrityError, StoreError
@@ -34,7 +31,7 @@ from twotower.signature import SIGNATURE, Signer, load_signer, make_keys
 from twotower.store import LocalStore, Store
 
 Publish = Callable[[int], str]
-Start = Callable[[Store, Path], "Run"]
+Start = Callable[[Store, Path], Run]
 
 
 @pytest.fixture
@@ -125,39 +122,15 @@ def test_a_pointer_that_moved_during_the_run_stays_where_it_is(any_store: Store,
     assert read_pointer(any_store).release == first
 
 
-class Run(subprocess.Popen[str]):
-    """`twotower embed` in a process of its own."""
-
-    def __init__(self, command: list[str | Path], environment: dict[str, str]) -> None:
-        pipe = subprocess.PIPE
-        super().__init__(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
-
-    def wait_until_built(self) -> None:
-        assert self.stdout
-        assert self.stdout.readline() == "built\n"
-
-    def go_on(self) -> None:
-        assert self.stdin
-        self.stdin.write("\n")
-        self.stdin.flush()
-
-
 @pytest.fixture
-def start(tiny_bundle: Path, tmp_path: Path) -> Iterator[Start]:
-    """Starts `twotower embed` as a process of its own that stops before it publishes, says so, and goes on at a newline."""
-    program = (
-        "import sys; from embedder_cache import build; from twotower.cli import main; seal = build.seal; "
-        "build.seal = lambda *a, **k: (print('built', flush=True), sys.stdin.readline(), seal(*a, **k))[-1]; "
-        "sys.exit(main(['embed', *sys.argv[1:]]))"
-    )
-    with ExitStack() as started:
+def start(tiny_bundle: Path) -> Start:
+    """Starts `twotower embed` as a process of its own that waits before it publishes."""
 
-        def start(store: Store, items: Path) -> Run:
-            arguments: list[str | Path] = ["--bundle", tiny_bundle, "--items", items, "--store", str(store)]
-            environment = os.environ | {"TWOTOWER_CACHE": str(items.with_suffix(".cache"))}
-            return started.enter_context(Run([sys.executable, "-c", program, *arguments], environment))
+    def start(store: Store, items: Path) -> Run:
+        arguments = ("--bundle", tiny_bundle, "--items", items, "--store", store)
+        return Run(items.with_suffix(".said"), items.with_suffix(".cache"), *arguments)
 
-        yield start
+    return start
 
 
 def test_an_operator_who_rolls_back_during_a_run_wins(any_store: Store, publish: Publish, start: Start, tmp_path: Path) -> None:
@@ -168,8 +141,8 @@ def test_an_operator_who_rolls_back_during_a_run_wins(any_store: Store, publish:
     run.wait_until_built()
     roll_back(any_store, None)
     run.go_on()
-    _, said = run.communicate(timeout=120)
-    assert run.returncode == 2
+    status, said = run.end()
+    assert status == 2
     assert "published meanwhile" in said
     assert "Traceback" not in said
     assert (read_pointer(any_store).release, read_pointer(any_store).sequence) == (first, 3)
@@ -184,8 +157,7 @@ def test_of_two_runs_on_one_machine_the_second_is_refused(
     with pytest.raises(StoreError, match="another `twotower embed` is publishing"):
         build_release(load_bundle(tiny_bundle), items, store, None)
     first.go_on()
-    first.communicate(timeout=120)
-    assert (first.returncode, read_pointer(store).sequence) == (0, 1)
+    assert (first.end()[0], read_pointer(store).sequence) == (0, 1)
     verify(store, read_pointer(store).release, None)
 
 
@@ -199,10 +171,9 @@ def test_of_two_runs_at_once_exactly_one_wins(s3_store: str, tiny_shop: Path, st
         run.wait_until_built()
     for run in runs:
         run.go_on()
-    said = [run.communicate(timeout=120)[1] for run in runs]
-    assert sorted(run.returncode for run in runs) == [0, 2], said
-    loser = said[0] if runs[0].returncode else said[1]
-    assert "published meanwhile" in loser
+    won, lost = sorted(run.end() for run in runs)
+    assert (won[0], lost[0]) == (0, 2), (won, lost)
+    assert "published meanwhile" in lost[1]
     assert read_pointer(store).sequence == 1
     verify(store, read_pointer(store).release, None)
 

@@ -13,14 +13,6 @@ from twotower.errors import IntegrityError, StoreError
 from twotower.release import VECTORS, list_releases, read_pointer, release_path
 
 
-@pytest.fixture
-def store(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> Path:
-    """Two releases; the second is current."""
-    for events in (None, tiny_shop / "events.parquet"):
-        build_release(load_bundle(tiny_bundle), tiny_shop / "items.parquet", tmp_path, events)
-    return tmp_path
-
-
 def test_the_current_release_is_marked(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--store", str(store)]) == 0
     old, new = capsys.readouterr().out.splitlines()

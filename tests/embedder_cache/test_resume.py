@@ -2,9 +2,6 @@
 
 import errno
 import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from embedder_cache.build import Published, build_release
 from embedder_cache.intake import REJECTED, Intake
 from embedder_cache.overlay import Overlay
 from embedder_cache.resume import Work, work_directory
+from tests.embedder_cache.forked import build_and_die
 from twotower.bundle import load_bundle
 from twotower.errors import DataError, EnvironmentProblem
 from twotower.manifest import FileEntry
@@ -43,20 +41,6 @@ def content(published: Published, store: Path) -> Content:
 def whole(tiny_bundle: Path, items: Path, tmp_path: Path) -> Content:
     """What the release holds of a run that was never stopped."""
     return content(build_release(load_bundle(tiny_bundle), items, tmp_path / "whole", None), tmp_path / "whole")
-
-
-def stop(bundle: Path, items: Path, store: Path, after: int) -> None:
-    """Kill a run that has written so many batches."""
-    killed = (
-        "import os, signal, sys; from itertools import count; from pathlib import Path; "
-        "from embedder_cache.build import build_release; from twotower.bundle import load_bundle; "
-        "from twotower.progress import Step; "
-        "bundle, items, store = map(Path, sys.argv[1:4]); left = iter(range(int(sys.argv[4]) - 1, -1, -1)); "
-        "Step.advance = lambda self, n: next(left) or os.kill(os.getpid(), signal.SIGKILL); "
-        "build_release(load_bundle(bundle), items, store, None)"
-    )
-    command = [sys.executable, "-c", killed, bundle, items, store, after]
-    assert subprocess.run([str(c) for c in command], check=False, timeout=120).returncode == -signal.SIGKILL
 
 
 def go_on(bundle: Path, items: Path, store: Path) -> Published:
@@ -165,8 +149,8 @@ def test_a_killed_run_is_gone_on_with_and_ends_with_the_same_release(
     tiny_bundle: Path, items: Path, whole: Content, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "store"
-    stop(tiny_bundle, items, store, after=1)
-    stop(tiny_bundle, items, store, after=3)  # it had gone on
+    build_and_die(tiny_bundle, items, store, after=1)
+    build_and_die(tiny_bundle, items, store, after=3)  # it had gone on
     published = go_on(tiny_bundle, items, store)
     assert content(published, tmp_path / "store") == whole
     assert (published.num_items, published.num_embedded) == (400, 100)
@@ -176,7 +160,7 @@ def test_a_killed_run_is_gone_on_with_and_ends_with_the_same_release(
 
 def test_what_is_damaged_is_embedded_again(tiny_bundle: Path, items: Path, whole: Content, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    stop(tiny_bundle, items, store, after=3)
+    build_and_die(tiny_bundle, items, store, after=3)
     (vectors,) = work_directory(store).glob("*/*.npy")
     raw = bytearray(vectors.read_bytes()[:-1])
     raw[700] ^= 4
@@ -186,7 +170,7 @@ def test_what_is_damaged_is_embedded_again(tiny_bundle: Path, items: Path, whole
 
 
 def test_a_batch_of_which_an_item_has_changed_is_embedded_again(tiny_bundle: Path, items: Path, tmp_path: Path) -> None:
-    stop(tiny_bundle, items, tmp_path / "store", after=3)
+    build_and_die(tiny_bundle, items, tmp_path / "store", after=3)
     table = pq.read_table(items)
     prices = table["price"].to_numpy().copy()
     prices[150] = 77.0

@@ -32,16 +32,16 @@ class Nights:
         items = self.directory / f"{night}.parquet"
         pq.write_table(self.items.slice(night, 20), items)
         argv = ["embed", "--bundle", self.bundle, "--items", items, "--store", store, "--force", "--reason", "tiny", *options]
-        return self.run(fault, value, *map(str, argv))
+        return self.run(fault, value, *argv)
 
-    def run(self, fault: str, value: Any, *argv: str) -> Ended:
+    def run(self, fault: str, value: Any, *argv: object) -> Ended:
         assert self.process.stdin
         assert self.process.stdout
-        print(json.dumps({"fault": [fault, value], "argv": argv}), file=self.process.stdin, flush=True)
+        print(json.dumps({"fault": [fault, value], "argv": [*map(str, argv)]}), file=self.process.stdin, flush=True)
         return Ended(**json.loads(self.process.stdout.readline()))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def nights(tiny_shop: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
     items, directory = pq.read_table(tiny_shop / "items.parquet"), tmp_path_factory.mktemp("items")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TWOTOWER_CACHE": str(directory)}

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tests.end_to_end.conftest import Nights
 from training.budget import CONTEXT_TABLE_ROWS
 from training.data import read_data
 from training.evaluate import Model, next_basket, statistics_before
@@ -30,7 +31,7 @@ def twotower(*arguments: object) -> subprocess.CompletedProcess[str]:
 def bundle(tiny_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("end-to-end") / "bundle"
     data = [x for name in ("events", "items") for x in (f"--{name}", tiny_shop / f"{name}.parquet")]
-    trained = twotower("train", "demo", *data, "--schema", tiny_shop / "schema.toml", "--out", out, "--minutes", 0.1)
+    trained = twotower("train", "demo", *data, "--schema", tiny_shop / "schema.toml", "--out", out, "--minutes", 0.02)
     assert trained.returncode == 0, trained.stderr
     return out
 
@@ -121,16 +122,16 @@ def test_the_service_ranks_as_the_offline_evaluation_does(url: str, bundle: Path
         np.testing.assert_allclose(served_N, offline_1N[0].numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_refusals_are_one_line_without_a_traceback(tiny_shop: Path, bundle: Path, tmp_path: Path) -> None:
-    nowhere = twotower("serve", "--store", tmp_path / "empty")
-    taken = twotower(
-        "train", "demo", "--events", tiny_shop / "events.parquet", "--items", tiny_shop / "items.parquet",
+def test_refusals_are_one_line_without_a_traceback(nights: Nights, tiny_shop: Path, bundle: Path, tmp_path: Path) -> None:
+    nowhere = nights.run("none", None, "serve", "--store", tmp_path / "empty")
+    taken = nights.run(
+        "none", None, "train", "demo", "--events", tiny_shop / "events.parquet", "--items", tiny_shop / "items.parquet",
         "--schema", tiny_shop / "schema.toml", "--out", bundle,
     )  # fmt: skip
     for refused, word in ((nowhere, "twotower embed"), (taken, "exists already")):
-        assert refused.returncode == 2
-        assert word in refused.stderr
-        assert "Traceback" not in refused.stderr
+        assert refused.status == 2
+        assert word in refused.said
+        assert "Traceback" not in refused.said
 
 
 def test_results_are_json_when_asked_for(bundle: Path, tiny_shop: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from loadtests.run import Endpoint, run_locust
 
 Call = tuple[str, dict[str, Any]]
+pytestmark = pytest.mark.alone
 
 
 @contextmanager

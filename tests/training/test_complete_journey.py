@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -64,7 +65,7 @@ def test_unit_prices_know_only_the_training_months_and_do_not_tell_new_items_apa
     events = pq.read_table(corpus / "events.parquet", columns=["item_id", "timestamp"])
     items = pq.read_table(corpus / "items.parquet", columns=["item_id", "unit_price"])
     cut = SCHEMA.require_split().validation_from
-    sold_before = {i for i, t in zip(events["item_id"].to_pylist(), events["timestamp"].to_pylist(), strict=True) if t < cut}
+    sold_before = set(events.filter(pc.field("timestamp") < pa.scalar(cut))["item_id"].unique().to_pylist())
     prices = dict(zip(items["item_id"].to_pylist(), items["unit_price"].to_pylist(), strict=True))
     assert all(prices[i] is not None for i in sold_before & prices.keys())
     new = prices.keys() - sold_before

@@ -40,6 +40,7 @@ def test_help_imports_nothing_but_the_standard_library() -> None:
     assert imported & {"torch", "pyarrow", "numpy", "msgspec", "rich", "faiss"} == set()
 
 
+@pytest.mark.alone
 def test_help_answers_at_once() -> None:
     def seconds() -> float:
         started = time.perf_counter()

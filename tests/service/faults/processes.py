@@ -73,7 +73,7 @@ def until(happens: Callable[[], bool], within_s: float) -> float:
 def status_of(url: str) -> int:
     """Of an answer; 0 where nobody answers."""
     try:
-        return httpx.get(url, timeout=2.0).status_code
+        return httpx.get(url, timeout=2.0, verify=False).status_code  # reading certificates takes longer than the request
     except httpx.TransportError:
         return 0
 

@@ -8,12 +8,15 @@ import random
 import time
 from collections.abc import Sequence
 
+import pytest
+
 from service.engine import Batched, Engine, Limits
 from service.errors import ApiError
 
 SECONDS, EACH_S, FACTOR = 2.0, 0.01, 10
 
 
+@pytest.mark.alone
 def test_overload_keeps_the_engine_busy_and_refuses_the_rest_quickly() -> None:
     engine, random_ = Engine(1, Limits(batch_requests=8, max_wait_s=0.2)), random.Random(0)
 

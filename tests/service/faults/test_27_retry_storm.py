@@ -3,6 +3,7 @@ import socket
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.service.faults.live_server import Live, head, live
 from tests.service.key_files import bearer, entry, write_keys
@@ -12,6 +13,7 @@ BODY = json.dumps({"events": EVENTS, "num_results": 100}).encode()
 NUM_SERVED, NUM_REFUSED = 30, 300
 
 
+@pytest.mark.alone
 def test_a_rejection_costs_a_tenth_of_a_success_and_a_storm_of_retries_leaves_nothing_behind(
     tiny_store: Path, tmp_path: Path
 ) -> None:
