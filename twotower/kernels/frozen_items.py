@@ -5,7 +5,7 @@ K: candidates, C: candidates of one tile, M: certain pairs of a query and an ite
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,19 +33,6 @@ class Chunk:
     log_weight_C: Tensor | None
 
 
-class Part(Protocol):
-    """Some or all of the candidates."""
-
-    def __len__(self) -> int:
-        """How many."""
-
-    def columns_of(self, rows_M: Tensor) -> Tensor:
-        """Place of each catalogue row among the candidates; -1 where it is none."""
-
-    def chunk(self, catalogue: FrozenCatalogue, start: int, stop: int, day_Q: Tensor) -> Chunk:
-        """Candidates start..stop."""
-
-
 @dataclass(frozen=True, slots=True)
 class Shard:
     """Rows start..stop of the catalogue, every one of them."""
@@ -57,11 +44,11 @@ class Shard:
         return self.stop - self.start
 
     def columns_of(self, rows_M: Tensor) -> Tensor:
-        """By subtraction."""
+        """Place of each catalogue row among the candidates, by subtraction; -1 where it is none."""
         return torch.where((rows_M >= self.start) & (rows_M < self.stop), rows_M - self.start, -1)
 
     def chunk(self, catalogue: FrozenCatalogue, start: int, stop: int, day_Q: Tensor) -> Chunk:
-        """Views: nothing is copied."""
+        """Candidates start..stop, as views: nothing is copied."""
         rows = slice(self.start + start, self.start + stop)
         return Chunk(catalogue.vectors_ND[rows], catalogue.popularity_PTN[..., rows], day_Q, None)
 
@@ -77,18 +64,21 @@ class Pool:
         return len(self.rows_K)
 
     def columns_of(self, rows_M: Tensor) -> Tensor:
-        """By bisection."""
+        """Place of each catalogue row among the candidates, by bisection; -1 where it is none."""
         if not len(self):
             return torch.full_like(rows_M, -1)
         column_M = torch.searchsorted(self.rows_K, rows_M).clamp(max=len(self) - 1)
         return torch.where(self.rows_K[column_M] == rows_M, column_M, -1)
 
     def chunk(self, catalogue: FrozenCatalogue, start: int, stop: int, day_Q: Tensor) -> Chunk:
-        """Vectors are gathered here, a tile at a time: the pool as a whole is never copied."""
+        """Candidates start..stop. Vectors are gathered here, a tile at a time: the pool as a whole is never copied."""
         rows_C = self.rows_K[start:stop]
         days_U, day_index_Q = torch.unique(day_Q, return_inverse=True)
         popularity_PUC = catalogue.popularity_PTN[:, days_U[:, None], rows_C]
         return Chunk(catalogue.vectors_ND.index_select(0, rows_C), popularity_PUC, day_index_Q, self.log_weight_K[start:stop])
+
+
+Part: TypeAlias = Shard | Pool
 
 
 @dataclass(frozen=True, slots=True)

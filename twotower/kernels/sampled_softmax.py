@@ -16,7 +16,7 @@ from torch import Tensor
 
 from twotower.kernels.configurations import Target, configuration, current_target
 from twotower.kernels.dispatch import jit, tl, triton, use_triton
-from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Part, Pool
+from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Part, Pool, Shard
 from twotower.kernels.softmax_state import BITS, SoftmaxState, merge
 from twotower.kernels.softmax_tiles import sampled_softmax_reference
 
@@ -46,10 +46,11 @@ def sampled_softmax_triton(
     for part in parts:
         column_M = part.columns_of(certain.rows_M)
         inside = torch.nonzero(column_M >= 0)[:, 0]
-        if isinstance(part, Pool):
-            span = Span(0, len(part), part.rows_K, part.log_weight_K.float() * BITS)
-        else:
-            span = Span(part.start, len(part), None, None)
+        match part:
+            case Shard(start):
+                span = Span(start, len(part), None, None)
+            case Pool(rows_K, log_weight_K):
+                span = Span(0, len(part), rows_K, log_weight_K.float() * BITS)
         state = merge(state, scan_part(queries, catalogue, span, certain.query_M[inside], column_M[inside]))
     return state, score_M
 

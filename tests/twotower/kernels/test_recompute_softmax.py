@@ -16,7 +16,7 @@ from twotower.kernels.recompute_softmax import Own, Scored, WeightedLogPartition
 
 SCANS = ("softmax_scan", "softmax_scan_float32", "softmax_scan_popularity")
 SMALL = {
-    **dict.fromkeys(SCANS, {"BLOCK_Q": 16, "BLOCK_C": 32}),
+    **{name: {"BLOCK_Q": 16, "BLOCK_C": 32} for name in SCANS},
     "softmax_pairs": {"BLOCK_C": 16},
     "candidate_gradient": {"BLOCK_Q": 32, "BLOCK_C": 16},
 }

@@ -14,11 +14,12 @@ from torch import Tensor
 from tests.interpreter import checked
 from twotower.kernels import sampled_softmax
 from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Part, Pool, Shard
-from twotower.kernels.sampled_softmax import sampled_softmax_reference, sampled_softmax_triton
+from twotower.kernels.sampled_softmax import sampled_softmax_triton
 from twotower.kernels.softmax_state import BITS, SoftmaxState
+from twotower.kernels.softmax_tiles import sampled_softmax_reference
 
 SCANS = ("softmax_scan", "softmax_scan_float32", "softmax_scan_popularity")
-SMALL = {**dict.fromkeys(SCANS, {"BLOCK_Q": 16, "BLOCK_C": 32}), "softmax_pairs": {"BLOCK_C": 16}}
+SMALL = {**{name: {"BLOCK_Q": 16, "BLOCK_C": 32} for name in SCANS}, "softmax_pairs": {"BLOCK_C": 16}}
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Answer = tuple[SoftmaxState, Tensor]
 

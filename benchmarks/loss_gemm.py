@@ -1,0 +1,71 @@
+"""The loss of stage 2 on one processor thread over the time that its two matrix products alone would take.
+
+Two million candidates, each with a popularity, for a few hundred queries: part of a step, as all blocks of queries are alike.
+Both times are the least of several turns in CPU time, taken alternately, so that what else runs touches both.
+
+Q: queries, K: candidates, D: item width, T: days
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks.report import Row
+from training.log_partition import log_partition
+from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Shard
+
+WIDTH, NUM_DAYS, TURNS = 128, 8, 3
+GEMM_SIZE = 1024
+MUST = 1.3
+
+
+def rows(num_queries: int = 256, num_candidates: int = 2_000_000) -> list[Row]:
+    """For `benchmarks/kernels.py`."""
+    loss = loss_of(num_queries, num_candidates)
+    left, right, out = (torch.randn(GEMM_SIZE, GEMM_SIZE) for _ in range(3))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    loss_s, gemm_s = least(loss, lambda: torch.mm(left, right, out=out))
+    torch.set_num_threads(threads)
+    products_s = gemm_s * 2 * num_queries * num_candidates * WIDTH / GEMM_SIZE**3
+    return [
+        Row(metric="loss_s", value=loss_s, unit="s", better="lower"),
+        Row(metric="loss_products_s", value=products_s, unit="s, by the GEMM rate", better="lower"),
+        Row(metric="loss_gemm_ratio", value=loss_s / products_s, unit="", better="lower", must=MUST),
+    ]
+
+
+def loss_of(num_queries: int, num_candidates: int) -> Callable[[], None]:
+    """Log partitions and their gradient, of random vectors; every query has one certain item."""
+    generator = torch.Generator().manual_seed(0)
+    vectors_KD = torch.empty(num_candidates, WIDTH).normal_(generator=generator)
+    catalogue = FrozenCatalogue(vectors_KD, torch.empty(1, NUM_DAYS, num_candidates).normal_(generator=generator))
+    query_QV = torch.empty(num_queries, WIDTH + 1).normal_(std=2 / math.sqrt(WIDTH), generator=generator).requires_grad_()
+    certain = Certain(torch.arange(num_queries), torch.arange(num_queries))
+    day_Q = torch.arange(num_queries) % NUM_DAYS
+
+    def loss() -> None:
+        parts = [Shard(0, num_candidates)]
+        total = log_partition(query_QV, torch.zeros(num_queries), certain, day_Q, catalogue, parts).sum()
+        torch.autograd.grad(total, query_QV)
+
+    return loss
+
+
+def least(loss: Callable[[], None], product: Callable[[], Tensor]) -> tuple[float, float]:
+    """CPU seconds of each."""
+    loss_s, product_s = [], []
+    for _ in range(TURNS):
+        loss_s.append(cpu_seconds(loss))
+        product_s += [cpu_seconds(product) for _ in range(10)]
+    return min(loss_s), min(product_s)
+
+
+def cpu_seconds(run: Callable[[], object]) -> float:
+    """Of this process."""
+    started = time.process_time()
+    run()
+    return time.process_time() - started
