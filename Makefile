@@ -34,8 +34,10 @@ test-faults: $(VENV)/.test-installed
 	$(BIN)/pytest -m "faults or not faults" tests/service/faults tests/end_to_end
 
 test-kernels: $(VENV)/.test-installed
-	$(BIN)/pytest -m "kernels or not kernels" tests/twotower/kernels tests/service/kernels
+	$(BIN)/pytest -m "kernels or not kernels" tests/test_interpreter.py tests/twotower/kernels tests/service/kernels \
+	  tests/benchmarks/test_kernel_mutants.py
 	$(BIN)/python -m benchmarks.kernel_resources
+	$(BIN)/python -m benchmarks.kernel_roofline
 	$(BIN)/python -m benchmarks.kernel_mutants
 
 bench: $(VENV)/.test-installed

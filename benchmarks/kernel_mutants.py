@@ -62,7 +62,7 @@ def survivors_of(path: Path, planted: Sequence[Mutant]) -> list[str]:
     """Names of the mutants of a file that its tests let pass."""
     if not planted:
         return []
-    tests = tests_of(path)
+    tests = own_tests(path)
     started = time.monotonic()
     if not passes(path, path.read_text(), tests, 600.0, show=True):
         raise SystemExit(f"{tests} fails without a mutant: mend that first.")
@@ -75,7 +75,7 @@ def survivors_of(path: Path, planted: Sequence[Mutant]) -> list[str]:
     return survived
 
 
-def tests_of(path: Path) -> Path:
+def own_tests(path: Path) -> Path:
     """The file's own tests; all of the directory where it has none, as of a kernel that other ops share."""
     own = Path("tests") / path.with_name(f"test_{path.name}")
     return own if own.exists() else own.parent

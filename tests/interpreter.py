@@ -56,10 +56,7 @@ def checked(seed: int = 0) -> Iterator[None]:
         patch.object(_Builder, "cast_impl", _cast),
         patch.object(_Builder, "create_fp_to_fp", _fp_to_fp),
         patch.object(_Builder, "create_dot", _dot),
-        *(
-            patch.object(_Builder, name, _no_bfloat16(getattr(_Builder, name)))
-            for name in ("binary_op", "unary_op", "create_fma")
-        ),
+        *(patch.object(_Builder, name, _no_bfloat16(getattr(_Builder, name))) for name in _ARITHMETIC),
     ]
     _poison(True)
     try:

@@ -40,7 +40,7 @@ TABLE: dict[str, dict[Target, dict[str, int]]] = {
     "candidate_gradient": {target: {"BLOCK_Q": 16, "BLOCK_C": 32, "num_warps": 4, "num_stages": 2} for target in TARGETS},
     "softmax_pairs": {target: {"BLOCK_C": 32, "num_warps": 4, "num_stages": 2} for target in TARGETS},
     "softmax_scan": {
-        "sm_80": {"BLOCK_Q": 128, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3},
+        "sm_80": {"BLOCK_Q": 128, "BLOCK_C": 64, "num_warps": 8, "num_stages": 2},
         "sm_90": {"BLOCK_Q": 128, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3},
         "sm_100": {"BLOCK_Q": 128, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3},
         "gfx942": {"BLOCK_Q": 64, "BLOCK_C": 32, "num_warps": 8, "num_stages": 2},
@@ -57,6 +57,17 @@ TABLE: dict[str, dict[Target, dict[str, int]]] = {
         "sm_100": {"BLOCK_Q": 64, "BLOCK_C": 32, "num_warps": 8, "num_stages": 3},
         "gfx942": {"BLOCK_Q": 32, "BLOCK_C": 16, "num_warps": 4, "num_stages": 2},
     },
+    "gather_pool": {target: {"BLOCK_SIZE": 2048, "num_warps": 4, "num_stages": 2} for target in TARGETS},
+    "packed_attention": {
+        "sm_80": {"BLOCK_ROWS": 64, "BLOCK_KEYS": 64, "num_warps": 4, "num_stages": 2},
+        "sm_90": {"BLOCK_ROWS": 64, "BLOCK_KEYS": 64, "num_warps": 4, "num_stages": 2},
+        "sm_100": {"BLOCK_ROWS": 128, "BLOCK_KEYS": 64, "num_warps": 8, "num_stages": 2},
+        "gfx942": {"BLOCK_ROWS": 64, "BLOCK_KEYS": 64, "num_warps": 4, "num_stages": 2},
+    },
+    "paged_decode": {target: {"num_warps": 4, "num_stages": 2} for target in TARGETS},
+    "rms_norm": {target: {"BLOCK_SIZE": 2048, "num_warps": 4, "num_stages": 1} for target in TARGETS},
+    "rotate": {target: {"BLOCK_ROWS": 64, "num_warps": 4, "num_stages": 1} for target in TARGETS},
+    "swiglu": {target: {"BLOCK_T": 8, "BLOCK_F": 256, "num_warps": 4, "num_stages": 1} for target in TARGETS},
 }
 
 
