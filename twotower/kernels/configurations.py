@@ -31,12 +31,6 @@ TABLE: dict[str, dict[Target, dict[str, int]]] = {
     "group_bounds_masked": _staged({"BLOCK_Q": 64, "num_warps": 4}, nvidia=5, amd=3),
     "group_bounds_masked_few": _staged({"BLOCK_Q": 16, "num_warps": 4}, nvidia=5, amd=3),
     "rescore": {target: {"num_warps": 8} for target in TARGETS},
-    "gather_pool": {target: {"BLOCK_SIZE": 2048, "num_warps": 4, "num_stages": 2} for target in TARGETS},
-    "packed_attention": {target: {"BLOCK_ROWS": 64, "BLOCK_KEYS": 64, "num_warps": 4, "num_stages": 2} for target in TARGETS},
-    "paged_decode": {target: {"num_warps": 4, "num_stages": 2} for target in TARGETS},
-    "rms_norm": {target: {"BLOCK_SIZE": 2048, "num_warps": 4, "num_stages": 1} for target in TARGETS},
-    "rotate": {target: {"BLOCK_ROWS": 64, "num_warps": 4, "num_stages": 1} for target in TARGETS},
-    "swiglu": {target: {"BLOCK_T": 8, "BLOCK_F": 256, "num_warps": 4, "num_stages": 1} for target in TARGETS},
     "candidate_gradient": {target: {"BLOCK_Q": 16, "BLOCK_C": 32, "num_warps": 4, "num_stages": 2} for target in TARGETS},
     "softmax_pairs": {target: {"BLOCK_C": 32, "num_warps": 4, "num_stages": 2} for target in TARGETS},
     "softmax_scan": {
