@@ -22,6 +22,7 @@ from twotower.kernels.configurations import TARGETS, Target
 
 GOLDEN = Path(__file__).parent / "golden/kernel_resources.json"
 SHARED_LIMIT: Mapping[Target, int] = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+TABLE_WIDTH = 170  # of a page that is read later, not of a terminal
 GROWTH = 1.1
 GROWING = ("registers", "shared_bytes", "lines")
 FUSION = {"TRITON_DEFAULT_FP_FUSION": "1"}  # which Triton is about to change
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--triton", default=sys.executable, metavar="PYTHON", help="a Python with another version of Triton")
     args = parser.parse_args(argv)
     found = {target: compile_for(target, args.triton) for target in TARGETS}
-    Console().print(table(found))
+    Console(width=TABLE_WIDTH).print(table(found))
     if args.record:
         GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
