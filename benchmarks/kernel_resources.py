@@ -88,12 +88,10 @@ def rows_of(found: Mapping[Target, Found], num_problems: int) -> list[Row]:
     programs = [(target, program) for target, of_target in found.items() for program in of_target.values()]
     spilling = sum(bool(program["spills"] or program["stack_bytes"]) for _, program in programs)
     over = sum(program["shared_bytes"] > SHARED_LIMIT[target] for target, program in programs)
-    wide = min((program["wide_share"] for target, program in programs if target != "gfx942"), default=1.0)
     return [
         Row(metric="configurations", value=len(programs), unit="compiled", better="higher"),
         Row(metric="spills", value=spilling, unit="configurations", better="lower", must=0),
         Row(metric="over_limit", value=over, unit="configurations", better="lower", must=0),
-        Row(metric="least_wide_share", value=wide, unit="of loaded bytes", better="higher"),
         Row(metric="problems", value=num_problems, unit="see above", better="lower", must=0),
     ]
 
