@@ -34,8 +34,9 @@ Found = Mapping[str, Mapping[str, Any]]  # of one target, by case and kernel
 def main(argv: Sequence[str] | None = None) -> int:
     """Compile, print, compare; 1 when something is refused."""
     parser = argparse.ArgumentParser(prog="kernel_resources", description=__doc__)
-    parser.add_argument("--record", action="store_true", help="write what is found as the new record")
-    parser.add_argument("--triton", default=sys.executable, metavar="PYTHON", help="a Python with another version of Triton")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--record", action="store_true", help="write what is found as the new record")
+    choice.add_argument("--triton", default=sys.executable, metavar="PYTHON", help="a Python with another version of Triton")
     args = parser.parse_args(argv)
     found = {target: compile_for(target, args.triton) for target in TARGETS}
     Console(width=TABLE_WIDTH).print(table(found))
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     problems = [problem for target in TARGETS for problem in problems_of(target, found[target], recorded and recorded[target])]
     for problem in problems:
         print(problem, file=sys.stderr)
-    write_report("kernel_resources", rows_of(found, len(problems)))
+    if recorded is not None:
+        write_report("kernel_resources", rows_of(found, len(problems)))
     return 1 if problems else 0
 
 

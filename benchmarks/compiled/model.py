@@ -1,6 +1,6 @@
 """A static roofline of kernels on an H100, from what their PTX does in a turn of the hot loop. Not a measurement: a model.
 
-What it leaves out: integer arithmetic and selects, bank conflicts, how well warps hide each other's waiting, clocks under load. So
+It leaves out integer arithmetic and selects, bank conflicts, how well warps hide each other's waiting, and clocks under load:
 it says what a kernel could reach at the shares of the peaks below, and what bounds it.
 """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kernel_mutants import EXPLAINED, passes, own_tests
+from benchmarks.kernel_mutants import EXPLAINED, own_tests, passes
 from twotower.kernels import swiglu
 
 
