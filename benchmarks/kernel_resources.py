@@ -22,6 +22,7 @@ from twotower.kernels.configurations import TARGETS, Target
 
 GOLDEN = Path(__file__).parent / "golden/kernel_resources.json"
 SHARED_LIMIT: Mapping[Target, int] = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+TABLE_WIDTH = 170  # of a page that is read later, not of a terminal
 GROWTH = 1.1
 GROWING = ("registers", "shared_bytes", "lines")
 FUSION = {"TRITON_DEFAULT_FP_FUSION": "1"}  # which Triton is about to change
@@ -33,11 +34,12 @@ Found = Mapping[str, Mapping[str, Any]]  # of one target, by case and kernel
 def main(argv: Sequence[str] | None = None) -> int:
     """Compile, print, compare; 1 when something is refused."""
     parser = argparse.ArgumentParser(prog="kernel_resources", description=__doc__)
-    parser.add_argument("--record", action="store_true", help="write what is found as the new record")
-    parser.add_argument("--triton", default=sys.executable, metavar="PYTHON", help="a Python with another version of Triton")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--record", action="store_true", help="write what is found as the new record")
+    choice.add_argument("--triton", default=sys.executable, metavar="PYTHON", help="a Python with another version of Triton")
     args = parser.parse_args(argv)
     found = {target: compile_for(target, args.triton) for target in TARGETS}
-    Console().print(table(found))
+    Console(width=TABLE_WIDTH).print(table(found))
     if args.record:
         GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
@@ -45,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     problems = [problem for target in TARGETS for problem in problems_of(target, found[target], recorded and recorded[target])]
     for problem in problems:
         print(problem, file=sys.stderr)
-    write_report("kernel_resources", rows_of(found, len(problems)))
+    if recorded is not None:
+        write_report("kernel_resources", rows_of(found, len(problems)))
     return 1 if problems else 0
 
 
@@ -87,12 +90,10 @@ def rows_of(found: Mapping[Target, Found], num_problems: int) -> list[Row]:
     programs = [(target, program) for target, of_target in found.items() for program in of_target.values()]
     spilling = sum(bool(program["spills"] or program["stack_bytes"]) for _, program in programs)
     over = sum(program["shared_bytes"] > SHARED_LIMIT[target] for target, program in programs)
-    wide = min((program["wide_share"] for target, program in programs if target != "gfx942"), default=1.0)
     return [
         Row(metric="configurations", value=len(programs), unit="compiled", better="higher"),
         Row(metric="spills", value=spilling, unit="configurations", better="lower", must=0),
         Row(metric="over_limit", value=over, unit="configurations", better="lower", must=0),
-        Row(metric="least_wide_share", value=wide, unit="of loaded bytes", better="higher"),
         Row(metric="problems", value=num_problems, unit="see above", better="lower", must=0),
     ]
 
