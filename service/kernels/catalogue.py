@@ -49,7 +49,7 @@ def catalogue_of(rows_ND: Tensor) -> Catalogue:
     head = max(1 << width.bit_length() - 1, _ALIGNED)
     tail = max(_power_of_two_from(width - head), _ALIGNED) if width > head else 0
     head, tail = (2 * head, 0) if tail == head else (head, tail)
-    group = min(max(_power_of_two_from(int(num_rows**0.5) // 56), _MIN_GROUP), tile_rows(head))
+    group = min(max(_power_of_two_from(int(num_rows**0.5) // 28), _MIN_GROUP), tile_rows(head))
     rows_PV = rows_ND.new_full((num_rows + -num_rows % (_ALIGNED * group), head + tail), torch.nan)
     rows_PV[:num_rows, :width], rows_PV[:num_rows, width:] = rows_ND, 0
     norm_N = torch.linalg.vector_norm(rows_ND, dim=1, dtype=torch.float32)

@@ -23,7 +23,7 @@ _SPARE_GROUPS, _SPARE_SHARE, _SPARE_SHARE_CODED = 8, 1 / 8, 1.0  # shares of k: 
 _MORE = 4  # times the groups where that was too few
 _PROGRAMS, _MAX_TILES = 512, 16  # tiles are shared out so that every multiprocessor has a few programs
 _CANDIDATE_VALUES, _BLOCK_X = 8192, 64
-_NOTHING = -(0x7F800001 << 32)  # key of row -1 with score -inf
+_NOTHING_KEY = tl.constexpr(-(0x7F800001 << 32))  # of row -1 with score -inf
 
 
 def top_k(
@@ -182,21 +182,39 @@ def _products(  # type: ignore[no-untyped-def]
     return tl.sum(rows.to(tl.float64) * query.to(tl.float64)[None, :], axis=1)
 
 
+@jit
+def finish(  # type: ignore[no-untyped-def]
+    keys_ptr, rest_ptr, rows_ptr, scores_ptr, unproven_ptr, rest_stride, num_found, num_results, BLOCK_K: tl.constexpr
+) -> None:
+    """Rows and scores in the keys of one query, and whether a group that was not scored could hold a better row than the last."""
+    query = tl.program_id(0).to(tl.int64)
+    place = tl.arange(0, BLOCK_K)
+    inside = place < num_results
+    key = tl.load(keys_ptr + query * num_found + place, mask=inside & (place < num_found), other=_NOTHING_KEY)
+    ordered = (key >> 32).to(tl.int32)
+    score = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+    tl.store(rows_ptr + query * num_results + place, -1 - key.to(tl.int32).to(tl.int64), mask=inside)
+    tl.store(scores_ptr + query * num_results + place, score, mask=inside)
+    if rest_ptr is not None:
+        rest = tl.load(rest_ptr + query * rest_stride)
+        last = tl.min(tl.where(inside, score, float("inf")), axis=0)
+        tl.store(unproven_ptr + query, ((rest > float("-inf")) & (last <= rest)).to(tl.int32))
+
+
 def top_k_triton(
     queries_QD: Tensor, catalogue: Catalogue, k: int, allowed_W: Tensor | None = None, excluded_QX: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """As `top_k`, on a GPU."""
     num_queries, num_excluded = len(queries_QD), 0 if excluded_QX is None else excluded_QX.shape[1]
-    keys_QK = torch.full((num_queries, k), _NOTHING, device=queries_QD.device)
-    if num_queries and len(catalogue):
-        queries_QV = pad(queries_QD.float(), (0, catalogue.rows_PV.shape[1] - queries_QD.shape[1])).contiguous()
-        bounds_QM = upper_bounds(queries_QV, catalogue, allowed_W)
-        share = _SPARE_SHARE if catalogue.residual_P is None else _SPARE_SHARE_CODED
-        num_scored = k + num_excluded + _SPARE_GROUPS + int(share * k)
-        excluded_QX = None if excluded_QX is None else excluded_QX.contiguous()
-        keys_QK = _best(queries_QV, catalogue, bounds_QM, num_scored, k, allowed_W, excluded_QX)
-    rows_QK = ~keys_QK.view(torch.int32).view(num_queries, k, 2)[..., 0]
-    return rows_QK.long(), _scores(keys_QK)
+    if not num_queries or not len(catalogue):
+        rows_QK = torch.full((num_queries, k), -1, device=queries_QD.device)
+        return rows_QK, torch.full((num_queries, k), -torch.inf, device=queries_QD.device)
+    queries_QV = pad(queries_QD.float(), (0, catalogue.rows_PV.shape[1] - queries_QD.shape[1])).contiguous()
+    bounds_QM = upper_bounds(queries_QV, catalogue, allowed_W)
+    share = _SPARE_SHARE if catalogue.residual_P is None else _SPARE_SHARE_CODED
+    num_scored = k + num_excluded + _SPARE_GROUPS + int(share * k)
+    excluded_QX = None if excluded_QX is None else excluded_QX.contiguous()
+    return _best(queries_QV, catalogue, bounds_QM, num_scored, k, allowed_W, excluded_QX)
 
 
 def upper_bounds(queries_QV: Tensor, catalogue: Catalogue, allowed_W: Tensor | None) -> Tensor:
@@ -232,8 +250,8 @@ def _best(
     k: int,
     allowed_W: Tensor | None,
     excluded_QX: Tensor | None,
-) -> Tensor:
-    """Keys [Q, K] of the best: pass 2, again with more groups for the queries whose answer it does not prove."""
+) -> tuple[Tensor, Tensor]:
+    """Rows and scores [Q, K] of the best: pass 2, again with more groups for the queries whose answer it does not prove."""
     (num_queries, num_groups), group = bounds_QM.shape, catalogue.group
     num_scored = min(num_scored, num_groups)
     highest_QB, group_QB = bounds_QM.topk(min(num_scored + 1, num_groups))
@@ -244,19 +262,19 @@ def _best(
         0 if excluded_QX is None else excluded_QX.shape[1], HEAD=catalogue.head, TAIL=catalogue.tail, GROUP=group,
         BLOCK_C=block_c, BLOCK_X=_BLOCK_X, **configuration("rescore", current_target()),
     )  # fmt: skip
-    keys_QK = keys_QC.topk(min(k, keys_QC.shape[1])).values
-    keys_QK = pad(keys_QK, (0, k - keys_QK.shape[1]), value=_NOTHING)
-    if num_scored < num_groups:
-        rest_Q = highest_QB[:, -1]
-        unproven_Q = (rest_Q > -torch.inf) & ~(_scores(keys_QK[:, -1:])[:, 0] > rest_Q)
+    keys_QF = keys_QC.topk(min(k, keys_QC.shape[1])).values
+    rest_Q = highest_QB[:, -1] if num_scored < num_groups else None
+    rows_QK = keys_QF.new_empty(num_queries, k)
+    scores_QK = queries_QV.new_empty(num_queries, k)
+    unproven_Q = group_QB.new_empty(num_queries, dtype=torch.int32)
+    finish[(num_queries,)](
+        keys_QF, rest_Q, rows_QK, scores_QK, unproven_Q, highest_QB.shape[1], keys_QF.shape[1], k,
+        BLOCK_K=triton.next_power_of_2(k), **configuration("finish", current_target()),
+    )  # fmt: skip
+    if rest_Q is not None:
         for query in unproven_Q.nonzero().flatten().tolist():
             one = slice(query, query + 1)
             excluded_1X = None if excluded_QX is None else excluded_QX[one]
-            keys_QK[one] = _best(queries_QV[one], catalogue, bounds_QM[one], _MORE * num_scored, k, allowed_W, excluded_1X)
-    return keys_QK
-
-
-def _scores(keys_QK: Tensor) -> Tensor:
-    """The scores in keys, as `rescore` writes them."""
-    ordered_QK = (keys_QK >> 32).to(torch.int32)
-    return (ordered_QK ^ ((ordered_QK >> 31) & 0x7FFFFFFF)).view(torch.float32)
+            more = _best(queries_QV[one], catalogue, bounds_QM[one], _MORE * num_scored, k, allowed_W, excluded_1X)
+            rows_QK[one], scores_QK[one] = more
+    return rows_QK, scores_QK

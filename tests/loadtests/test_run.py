@@ -54,6 +54,7 @@ def test_without_the_demos_data_it_says_how_to_make_it(tmp_path: Path, capsys: p
     assert "make demo ARGS=--once" in capsys.readouterr().err
 
 
+@pytest.mark.alone
 def test_a_short_load_on_a_real_server_is_measured_and_written(
     tiny_shop: Path, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,7 +46,7 @@ class Remote:
         self.engine.start()
         self._runner = asyncio.Runner()
         self.run(lambda: self.engine.load(self.release))
-        (self.pid,) = children(os.getpid())
+        self.pid = self.engine._process.pid
 
     def run(self, work: Callable[[], Awaitable[T]]) -> T:
         async def wait() -> T:
@@ -222,7 +222,7 @@ def test_how_long_others_wait_is_foreseen_by_the_pace_that_it_reports(stopped: R
         assert engine.pace[0] > 0
         call = stopped.ask(asked("first"))
         await asyncio.sleep(0)
-        assert engine.wait_s == pytest.approx(32 * (engine.pace[0] + 2 * engine.pace[1]))
+        assert engine.wait_s == pytest.approx(32 * sum(engine.pace))
         assert not engine.is_full(math.inf, 32)
         assert engine.is_full(time.monotonic() + engine.wait_s / 2, 32)
         with engine.place_for(10**9, math.inf), pytest.raises(ApiError, match="try again"), engine.place_for(1, math.inf):
@@ -238,7 +238,7 @@ def test_how_long_others_wait_is_foreseen_by_the_pace_that_it_reports(stopped: R
 def test_it_is_in_trouble_when_it_stands_still(stopped: Remote) -> None:
     async def wait() -> None:
         await asyncio.sleep(0.8)
-        assert "has not moved for 0." in str(stopped.engine.trouble(0.7))
+        assert "has not moved for" in str(stopped.engine.trouble(0.7))
         stopped.signal(signal.SIGCONT)
         await asyncio.sleep(0.4)
         assert stopped.engine.trouble(0.7) is None
