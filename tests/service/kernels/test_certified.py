@@ -22,7 +22,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many groups were scored, each time."""
     noted, best = list[int](), topk._best
 
-    def noting(queries_QV: Tensor, catalogue: Catalogue, bounds_QM: Tensor, num_scored: int, *rest: Any) -> Tensor:
+    def noting(queries_QV: Tensor, catalogue: Catalogue, bounds_QM: Tensor, num_scored: int, *rest: Any) -> tuple[Tensor, Tensor]:
         noted.append(num_scored)
         return best(queries_QV, catalogue, bounds_QM, num_scored, *rest)
 
