@@ -54,7 +54,7 @@ def run_users(directory: Path, num_items: int) -> tuple[list[Endpoint], list[Cal
     events = [{"item_id": f"i{n}", "event_type": "view", "timestamp": 1000 * n, "properties": {}} for n in range(6)]
     (directory / "histories.jsonl").write_text(json.dumps({"user_id": "ann", "events": events}) + "\n")
     with stub_api(num_items) as (url, calls):
-        return run_locust(url, directory, num_users=1, duration_s=2), calls
+        return run_locust(url, directory, num_users=1, duration_s=8), calls
 
 
 @pytest.fixture(scope="module")

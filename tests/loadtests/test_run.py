@@ -61,7 +61,7 @@ def test_a_short_load_on_a_real_server_is_measured_and_written(
     monkeypatch.chdir(tmp_path)
 
     arguments = ["--store", str(tiny_store), "--events", str(tiny_shop / "events.parquet")]
-    status = main([*arguments, "--duration", "3", "--users", "2", "--p99-ms", "5000"])
+    status = main([*arguments, "--duration", "8", "--users", "2", "--p99-ms", "5000"])
 
     report = json.loads((tmp_path / "build" / "bench" / "loadtest.json").read_text())
     figures = {row["metric"]: row["value"] for row in report["rows"]}
