@@ -18,7 +18,6 @@ import torch
 
 from service.errors import ApiError
 
-A = TypeVar("A")
 T = TypeVar("T")
 
 CLOSE_S = 30.0  # a thread that is stuck is not waited for
@@ -204,8 +203,8 @@ class Engine:
             self._pending.discard(work)
 
     def _loop(self) -> None:
-        # OpenMP keeps the number of threads per calling thread: it must be set on the one that computes.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
+        # OpenMP keeps the number of threads per calling thread: it must be set on the one that computes.
         torch.set_num_threads(self._num_threads)
         faiss.omp_set_num_threads(self._num_threads)
         while True:
