@@ -126,7 +126,8 @@ def compiled(cases: dict[str, Callable[[], object]], target: Target) -> dict[str
     for case, call in cases.items():
         with compiling(target) as launches:
             call()
-        for launch in launches.made:  # launched again with other sizes: the last
+        last = {launch.kernel: launch for launch in launches.made}  # of one launched again with other sizes
+        for launch in last.values():
             key, program = f"{case}/{launch.kernel}", launch.program
             result[key] = asdict(resources(program, LISTINGS / target / re.sub(r"\W+", "_", key)))
             result[key] |= {"constants": launch.constants, "launches": launches.count}

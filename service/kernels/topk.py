@@ -266,7 +266,7 @@ def _best(
     rest_Q = highest_QB[:, -1] if num_scored < num_groups else None
     rows_QK = keys_QF.new_empty(num_queries, k)
     scores_QK = queries_QV.new_empty(num_queries, k)
-    unproven_Q = group_QB.new_empty(num_queries, dtype=torch.int32)
+    unproven_Q = group_QB.new_zeros(num_queries, dtype=torch.int32)
     finish[(num_queries,)](
         keys_QF, rest_Q, rows_QK, scores_QK, unproven_Q, highest_QB.shape[1], keys_QF.shape[1], k,
         BLOCK_K=triton.next_power_of_2(k), **configuration("finish", current_target()),
