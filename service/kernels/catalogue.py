@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 MAX_WIDTH = 512
 _MIN_GROUP, _MAX_TILE_ROWS, _TILE_VALUES = 16, 128, 16_384
-_ALIGNED = 16  # widths and numbers of groups are multiples: else loads are not of 128 bits
+ALIGNED = 16  # widths and numbers of groups are multiples: else loads are not of 128 bits
 _MAX_NORM = 1e18  # of more, sums could pass float32's range on their way
 
 
@@ -46,11 +46,11 @@ def catalogue_of(rows_ND: Tensor) -> Catalogue:
     num_rows, width = rows_ND.shape
     if width > MAX_WIDTH:
         raise ValueError(f"rows are {width} wide: at most {MAX_WIDTH} are searched on a GPU. Use a flat index on a CPU.")
-    head = max(1 << width.bit_length() - 1, _ALIGNED)
-    tail = max(_power_of_two_from(width - head), _ALIGNED) if width > head else 0
+    head = max(1 << width.bit_length() - 1, ALIGNED)
+    tail = max(_power_of_two_from(width - head), ALIGNED) if width > head else 0
     head, tail = (2 * head, 0) if tail == head else (head, tail)
     group = min(max(_power_of_two_from(int(num_rows**0.5) // 28), _MIN_GROUP), tile_rows(head))
-    rows_PV = rows_ND.new_full((num_rows + -num_rows % (_ALIGNED * group), head + tail), torch.nan)
+    rows_PV = rows_ND.new_full((num_rows + -num_rows % (ALIGNED * group), head + tail), torch.nan)
     rows_PV[:num_rows, :width], rows_PV[:num_rows, width:] = rows_ND, 0
     norm_N = torch.linalg.vector_norm(rows_ND, dim=1, dtype=torch.float32)
     known_N = norm_N < _MAX_NORM

@@ -7,14 +7,17 @@ some more are scored, and the answer stands only when its k-th score is above th
 groups follow. On a CPU the form that serves is `twotower.index.search.Index.search`, which gives the same rows and scores.
 
 N: rows, P: rows after padding, V: vector width after padding, D: before, Q: queries, G: rows of a group, M: groups = P / G,
-K: results, B: groups that are scored, C: rows that are scored = B G, X: rows left out, W: words of 32 rows = P / 32
+K: results, B: groups that are scored, C: rows that are scored = B G, S: spans of groups, X: rows left out,
+W: words of 32 rows = P / 32
 """
+
+from itertools import compress
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from service.kernels.catalogue import Catalogue, tile_rows
+from service.kernels.catalogue import ALIGNED, Catalogue, tile_rows
 from twotower.kernels.configurations import configuration, current_target
 from twotower.kernels.dispatch import jit, tl, triton, use_triton
 
@@ -23,6 +26,7 @@ _SPARE_GROUPS, _SPARE_SHARE, _SPARE_SHARE_CODED = 8, 1 / 8, 1.0  # shares of k: 
 _MORE = 4  # times the groups where that was too few
 _PROGRAMS, _MAX_TILES = 512, 16  # tiles are shared out so that every multiprocessor has a few programs
 _CANDIDATE_VALUES, _BLOCK_X = 8192, 64
+_SPAN, _FEWER = ALIGNED, 4  # groups of a span; times fewer spans must be left over, or choosing among them saves nothing
 _NOTHING_KEY = tl.constexpr(-(0x7F800001 << 32))  # of row -1 with score -inf
 
 
@@ -69,50 +73,35 @@ def top_k_reference(
 
 
 @jit
-def round_queries(  # type: ignore[no-untyped-def]
-    queries_ptr, rounded_ptr, scale_ptr, norm_ptr, error_ptr, max_norm, rounding,
-    HEAD: tl.constexpr, TAIL: tl.constexpr, WIDTH: tl.constexpr,
-) -> None:  # fmt: skip
-    """A query divided by its largest value and rounded to what is multiplied; how far its products may be off."""
-    query = tl.program_id(0)
-    column = tl.arange(0, WIDTH)
-    inside = column < HEAD + TAIL
-    values = tl.load(queries_ptr + query * (HEAD + TAIL) + column, mask=inside, other=0.0)
-    finite = tl.abs(values) < float("inf")
-    largest = tl.max(tl.where(finite, tl.abs(values), 0.0))
-    scale = tl.where(largest > 0, largest, 1.0)
-    scaled = tl.where(finite, values / scale, float("nan"))
-    rounded = scaled.to(rounded_ptr.dtype.element_ty)
-    left = scaled - rounded.to(tl.float32)
-    off = (HEAD + TAIL + 8) * rounding  # of a sum of so many, and of what is done to it
-    norm = tl.sqrt(tl.sum(scaled * scaled)) * (1 + off)
-    error = (tl.sqrt(tl.sum(left * left)) + norm * off) * max_norm
-    tl.store(rounded_ptr + query * (HEAD + TAIL) + column, rounded, mask=inside)
-    tl.store(scale_ptr + query, scale)
-    tl.store(norm_ptr + query, norm)
-    tl.store(error_ptr + query, 1.01 * error + 1e-30)  # products may underflow
-
-
-@jit
 def group_bounds(  # type: ignore[no-untyped-def]
-    codes_ptr, rounded_ptr, scale_ptr, norm_ptr, error_ptr, row_scale_ptr, residual_ptr, allowed_ptr, bounds_ptr,
-    num_queries, num_tiles, tiles_each, num_groups,
+    queries_ptr, codes_ptr, row_scale_ptr, residual_ptr, allowed_ptr, bounds_ptr,
+    num_queries, num_tiles, tiles_each, num_groups, max_norm, rounding,
     HEAD: tl.constexpr, TAIL: tl.constexpr, GROUP: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr,
 ) -> None:  # fmt: skip
     """Pass 1, of some queries and some tiles of BLOCK_N rows: an upper bound of every group, -inf where nothing is allowed.
 
-    The host pads: queries to BLOCK_Q, rows to BLOCK_N, and the words of a tile are whole.
+    A query is divided by its largest value, rounded to the type that is multiplied, and bounds grow by how far products may be
+    off. The host pads: rows to BLOCK_N, and the words of a tile are whole.
     """
     num_blocks = tl.cdiv(num_queries, BLOCK_Q)  # those of one tile follow each other, that it is read from memory once
     query = (tl.program_id(0) % num_blocks) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     asked = query < num_queries
     head, tail = tl.arange(0, HEAD), HEAD + tl.arange(0, TAIL if TAIL else 1)
     query_start = query[:, None] * (HEAD + TAIL)
-    queries_head = tl.load(rounded_ptr + query_start + head[None, :], mask=asked[:, None], other=0.0)
-    queries_tail = tl.load(rounded_ptr + query_start + tail[None, :], mask=asked[:, None], other=0.0) if TAIL else None
-    scale = tl.load(scale_ptr + query, mask=asked, other=0.0)
-    norm = tl.load(norm_ptr + query, mask=asked, other=0.0)
-    error = tl.load(error_ptr + query, mask=asked, other=0.0)
+    multiplied = codes_ptr.dtype.element_ty if row_scale_ptr is None else tl.float16
+    values_head = tl.load(queries_ptr + query_start + head[None, :], mask=asked[:, None], other=0.0)
+    largest = _largest(values_head)
+    if TAIL:
+        values_tail = tl.load(queries_ptr + query_start + tail[None, :], mask=asked[:, None], other=0.0)
+        largest = tl.maximum(largest, _largest(values_tail))
+    scale = tl.where(largest > 0, largest, 1.0)
+    queries_head, squares, squares_left = _rounded(values_head, scale, multiplied)
+    if TAIL:
+        queries_tail, tail_squares, tail_left = _rounded(values_tail, scale, multiplied)
+        squares, squares_left = squares + tail_squares, squares_left + tail_left
+    off = (HEAD + TAIL + 8) * rounding  # of a sum of so many, and of what is done to it
+    norm = tl.sqrt(squares) * (1 + off)
+    error = 1.01 * (tl.sqrt(squares_left) + norm * off) * max_norm + 1e-30  # products may underflow
     first = (tl.program_id(0) // num_blocks) * tiles_each
     for tile in range(first, min(first + tiles_each, num_tiles)):
         row = tile * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -142,16 +131,34 @@ def group_bounds(  # type: ignore[no-untyped-def]
 
 
 @jit
+def _largest(values):  # type: ignore[no-untyped-def]
+    """The largest finite value of each row, without its sign."""
+    return tl.max(tl.where(tl.abs(values) < float("inf"), tl.abs(values), 0.0), axis=1)
+
+
+@jit
+def _rounded(values, scale, TYPE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Values by their row's scale, rounded, NaN for what is not finite; squares of what they were, and of what was cut off."""
+    scaled = tl.where(tl.abs(values) < float("inf"), values / scale[:, None], float("nan"))
+    rounded = scaled.to(TYPE)
+    left = scaled - rounded.to(tl.float32)
+    return rounded, tl.sum(scaled * scaled, axis=1), tl.sum(left * left, axis=1)
+
+
+@jit
 def rescore(  # type: ignore[no-untyped-def]
-    queries_ptr, rows_ptr, groups_ptr, allowed_ptr, excluded_ptr, keys_ptr, groups_stride, num_scored, num_excluded,
-    HEAD: tl.constexpr, TAIL: tl.constexpr, GROUP: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_X: tl.constexpr,
+    queries_ptr, rows_ptr, places_ptr, spans_ptr, allowed_ptr, excluded_ptr, keys_ptr,
+    places_stride, num_spans, num_scored, num_excluded,
+    HEAD: tl.constexpr, TAIL: tl.constexpr, GROUP: tl.constexpr, SPAN: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_X: tl.constexpr,
 ) -> None:  # fmt: skip
     """Pass 2, of BLOCK_C candidates of one query: keys whose order is that of scores and, among equals, of lower rows."""
     part, query = tl.program_id(0), tl.program_id(1).to(tl.int64)
     candidate = part * BLOCK_C + tl.arange(0, BLOCK_C)
     wanted = candidate < num_scored * GROUP
-    group = tl.load(groups_ptr + query * groups_stride + candidate // GROUP, mask=wanted, other=0)
-    row = group.to(tl.int32) * GROUP + candidate % GROUP
+    group = tl.load(places_ptr + query * places_stride + candidate // GROUP, mask=wanted, other=0).to(tl.int32)
+    if spans_ptr is not None:  # a place is then one in the spans of SPAN groups that are left
+        group = tl.load(spans_ptr + query * num_spans + group // SPAN).to(tl.int32) * SPAN + group % SPAN
+    row = group * GROUP + candidate % GROUP
     scores = _products(queries_ptr + query * (HEAD + TAIL), rows_ptr, row, 0, HEAD, HEAD + TAIL)
     if TAIL:
         scores += _products(queries_ptr + query * (HEAD + TAIL), rows_ptr, row, HEAD, TAIL, HEAD + TAIL)
@@ -222,24 +229,31 @@ def upper_bounds(queries_QV: Tensor, catalogue: Catalogue, allowed_W: Tensor | N
     (num_queries, width), block_n = queries_QV.shape, tile_rows(catalogue.head)
     num_groups, num_tiles = len(catalogue.rows_PV) // catalogue.group, len(catalogue.rows_PV) // block_n
     assert width == catalogue.rows_PV.shape[1]
-    assert width % 16 == num_groups % 16 == 0  # else loads are not of 128 bits
-    dtype = torch.float16 if catalogue.codes_PV.dtype == torch.int8 else catalogue.codes_PV.dtype
-    rounded_QV = torch.empty_like(queries_QV, dtype=dtype)
-    scale_Q, norm_Q, error_Q = (torch.empty(num_queries, device=queries_QV.device) for _ in range(3))
-    halves = {"HEAD": catalogue.head, "TAIL": catalogue.tail}
-    round_queries[(num_queries,)](
-        queries_QV, rounded_QV, scale_Q, norm_Q, error_Q, catalogue.max_norm, _ROUNDING, **halves,
-        WIDTH=triton.next_power_of_2(width), **configuration("round_queries", current_target()),
-    )  # fmt: skip
+    assert width % ALIGNED == num_groups % ALIGNED == 0  # else loads are not of 128 bits
     bounds_QM = torch.empty(num_queries, num_groups, device=queries_QV.device)
     line = "group_bounds" + ("" if allowed_W is None else "_masked") + ("_few" if num_queries <= 16 else "")
     options = configuration(line, current_target())
     tiles_each = min(max(num_tiles // _PROGRAMS, 1), _MAX_TILES)
     group_bounds[(triton.cdiv(num_tiles, tiles_each) * triton.cdiv(num_queries, options["BLOCK_Q"]),)](
-        catalogue.codes_PV, rounded_QV, scale_Q, norm_Q, error_Q, catalogue.scale_P, catalogue.residual_P, allowed_W, bounds_QM,
-        num_queries, num_tiles, tiles_each, num_groups, **halves, GROUP=catalogue.group, BLOCK_N=block_n, **options,
+        queries_QV, catalogue.codes_PV, catalogue.scale_P, catalogue.residual_P, allowed_W, bounds_QM,
+        num_queries, num_tiles, tiles_each, num_groups, catalogue.max_norm, _ROUNDING, HEAD=catalogue.head, TAIL=catalogue.tail,
+        GROUP=catalogue.group, BLOCK_N=block_n, **options,
     )  # fmt: skip
     return bounds_QM
+
+
+def highest_groups(bounds_QM: Tensor, num: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The highest bounds of each query, highest first, their places, and the spans of groups that places count in, if any.
+
+    The `num` highest bounds are in the spans with the `num` highest maxima: one long row is then three short ones.
+    """
+    num_spans = bounds_QM.shape[1] // _SPAN
+    if num_spans < _FEWER * num:
+        return *bounds_QM.topk(num), None
+    bounds_QSG = bounds_QM.view(-1, num_spans, _SPAN)
+    span_QS = bounds_QSG.amax(2).topk(num).indices
+    left_QSG = bounds_QSG.gather(1, span_QS[:, :, None].expand(-1, -1, _SPAN))
+    return *left_QSG.flatten(1).topk(num), span_QS
 
 
 def _best(
@@ -254,25 +268,26 @@ def _best(
     """Rows and scores [Q, K] of the best: pass 2, again with more groups for the queries whose answer it does not prove."""
     (num_queries, num_groups), group = bounds_QM.shape, catalogue.group
     num_scored = min(num_scored, num_groups)
-    highest_QB, group_QB = bounds_QM.topk(min(num_scored + 1, num_groups))
+    highest_QB, place_QB, span_QS = highest_groups(bounds_QM, min(num_scored + 1, num_groups))
     keys_QC = queries_QV.new_empty(num_queries, num_scored * group, dtype=torch.int64)
     block_c = min(64, _CANDIDATE_VALUES // catalogue.head)
     rescore[(triton.cdiv(keys_QC.shape[1], block_c), num_queries)](
-        queries_QV, catalogue.rows_PV, group_QB, allowed_W, excluded_QX, keys_QC, group_QB.shape[1], num_scored,
-        0 if excluded_QX is None else excluded_QX.shape[1], HEAD=catalogue.head, TAIL=catalogue.tail, GROUP=group,
+        queries_QV, catalogue.rows_PV, place_QB, span_QS, allowed_W, excluded_QX, keys_QC,
+        place_QB.shape[1], 0 if span_QS is None else span_QS.shape[1], num_scored,
+        0 if excluded_QX is None else excluded_QX.shape[1], HEAD=catalogue.head, TAIL=catalogue.tail, GROUP=group, SPAN=_SPAN,
         BLOCK_C=block_c, BLOCK_X=_BLOCK_X, **configuration("rescore", current_target()),
     )  # fmt: skip
     keys_QF = keys_QC.topk(min(k, keys_QC.shape[1])).values
     rest_Q = highest_QB[:, -1] if num_scored < num_groups else None
     rows_QK = keys_QF.new_empty(num_queries, k)
     scores_QK = queries_QV.new_empty(num_queries, k)
-    unproven_Q = group_QB.new_zeros(num_queries, dtype=torch.int32)
+    unproven_Q = place_QB.new_empty(num_queries, dtype=torch.int32)
     finish[(num_queries,)](
         keys_QF, rest_Q, rows_QK, scores_QK, unproven_Q, highest_QB.shape[1], keys_QF.shape[1], k,
         BLOCK_K=triton.next_power_of_2(k), **configuration("finish", current_target()),
     )  # fmt: skip
     if rest_Q is not None:
-        for query in unproven_Q.nonzero().flatten().tolist():
+        for query in compress(range(num_queries), unproven_Q.tolist()):
             one = slice(query, query + 1)
             excluded_1X = None if excluded_QX is None else excluded_QX[one]
             more = _best(queries_QV[one], catalogue, bounds_QM[one], _MORE * num_scored, k, allowed_W, excluded_1X)

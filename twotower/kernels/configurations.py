@@ -24,7 +24,6 @@ def _staged(options: dict[str, int], nvidia: int, amd: int) -> dict[Target, dict
 
 
 TABLE: dict[str, dict[Target, dict[str, int]]] = {
-    "round_queries": {target: {"num_warps": 4} for target in TARGETS},
     # _few: up to 16 queries. _masked: the words that say whether a tile is loaded come two stages before it.
     "group_bounds": _staged({"BLOCK_Q": 64, "num_warps": 4}, nvidia=3, amd=2),
     "group_bounds_few": _staged({"BLOCK_Q": 16, "num_warps": 4}, nvidia=3, amd=2),

@@ -221,6 +221,29 @@ def test_a_bound_is_above_every_score_of_its_group_and_hardly_more(kind: Kind, d
     assert (bounds <= highest + off * norms).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_among_many_groups_spans_of_them_are_ranked_first(kind: Kind) -> None:
+    rows, queries = drawn(16_000, 16).half(), drawn(2, 16, seed=1)
+    rows[3], rows[15_000] = rows[900], rows[900]
+    allowed, excluded = torch.arange(16_000) % 5 != 0, torch.tensor([[900, 1_001, -1], [7, -1, -1]], dtype=torch.int32)
+    catalogue = kind(rows)
+    assert topk.highest_groups(torch.zeros(2, len(catalogue.rows_PV) // catalogue.group), 14)[2] is not None
+    found = top_k_triton(queries, catalogue, 3, bitmap(allowed, catalogue), excluded)
+    assert_same(found, full_sort(queries, rows, 3, allowed, excluded))
+
+
+@pytest.mark.parametrize("num", [1, 20, 25, 26, 1_600])
+def test_the_highest_bounds_are_those_of_a_sort(num: int) -> None:
+    bounds = drawn(3, 1_600).round(decimals=1)  # many are equal
+    bounds[2, 30:] = -torch.inf
+    highest, place, span = topk.highest_groups(bounds, num)
+    assert (span is None) == (num > 25)
+    assert highest.tolist() == bounds.sort(dim=1, descending=True).values[:, :num].tolist()
+    group = place if span is None else span.gather(1, place // 16) * 16 + place % 16
+    assert bounds.gather(1, group).tolist() == highest.tolist()
+    assert all(len(set(row)) == num for row in group.tolist())
+
+
 def test_on_a_cpu_the_answer_is_that_of_the_index(tmp_path: Path) -> None:
     rows, queries = drawn(5_000, 24), drawn(3, 24, seed=1)
     rows[7] = rows[4_000]
