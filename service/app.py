@@ -92,7 +92,7 @@ def build_app(
         app.add_exception_handler(error, refuse_async)
     observe(service)
     log = RequestLog(settings.log_hash_key.get_secret_value() if settings.log_hash_key else None)
-    return Front(app, table, settings, metrics, keys, [log, *([traces] if traces else [])])
+    return Front(app, table, settings, metrics, keys, [log, *([traces] if traces else [])], lambda: service.is_busy)
 
 
 def add_routes(app: FastAPI, routes: Sequence[Route]) -> RouteTable:

@@ -104,7 +104,7 @@ def work(settings: "Settings", listener: socket.socket, index: int = 0, promise:
     log_to(writer)
     config = uvicorn.Config(
         front,
-        http=protocol(settings.client_timeout_s),
+        http=protocol(settings.client_timeout_s, front),
         ws="none",
         log_config=None,
         access_log=False,

@@ -16,8 +16,10 @@ from service.metrics import Metrics
 from service.route_table import Route, RouteTable, choose
 from service.settings import Settings
 from service.trail import TRAIL, Trail
-from service.wire import JSON, Headers, declared_length, read_body, refusal, request_id_of
+from service.wire import JSON, Headers, check_media_type, declared_length, read_body, refusal, request_id_of
 
+RawHeaders = list[tuple[bytes, bytes]]
+Refusal = tuple[int, RawHeaders, bytes]  # status, headers, body
 SLOW_S = 0.5  # such a request is always reported
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _AT_THE_DOOR = frozenset({401, 403, 429})
@@ -36,9 +38,11 @@ class Front:
         metrics: Metrics,
         keys: KeyRing | None = None,
         reporters: Sequence[Callable[[Trail], None]] = (),
+        is_busy: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.app, self.table, self.keys = app, table, keys
+        self.app, self.table, self.keys, self.is_busy = app, table, keys, is_busy
         self.num_in_flight = 0
+        self.glanced_at = {path.encode(): route for route in table.routes if route.glance for path in route.paths}
         self._settings, self._metrics, self._reporters = settings, metrics, reporters
         metrics.in_flight.set_function(lambda: self.num_in_flight)
 
@@ -66,17 +70,40 @@ class Front:
         except Exception as error:
             if trail.status:  # the application inside has answered already
                 raise
-            status, extra, body = refusal(error, trail.request_id)
-            trail.is_shed = isinstance(error, ApiError) and error.code == "overloaded"
-            if status in _AT_THE_DOOR and isinstance(error, ApiError):
-                self._metrics.rejected.labels(error.code).inc()
-            named = [(name.encode(), value.encode()) for name, value in extra.items()]
+            status, named, body = self._refuse(error, trail)
             await self._send(send, trail, status, named + _farewell(status, headers, self._settings), body)
             if not isinstance(error, ApiError):
                 raise
         finally:
             self.num_in_flight -= 1
             self._finish(trail)
+
+    def at_once(self, path: bytes, raw_headers: RawHeaders, body: bytes) -> Refusal | None:
+        """The refusal of a POST to `glanced_at` for which there is no room; None for one that is to be served as any other.
+
+        It is not even asked for its key: under ten times the load, what a refusal costs is what others do not get.
+        """
+        route, headers = self.glanced_at[path], dict(raw_headers)
+        trail = Trail(request_id_of(headers), perf_counter(), headers.get(b"traceparent", b"").decode("latin-1"))
+        trail.method, trail.route = route.method, route.paths[0]
+        try:
+            check_media_type(headers)
+            if route.glance:
+                route.glance(body)
+        except ApiError as error:
+            if error.code == "overloaded":
+                trail.status, named, text = self._refuse(error, trail)
+                self._finish(trail)
+                return trail.status, _whole(named, trail, text), text
+        return None
+
+    def _refuse(self, error: Exception, trail: Trail) -> Refusal:
+        """What is answered instead; counted and noted."""
+        status, extra, body = refusal(error, trail.request_id)
+        trail.is_shed = isinstance(error, ApiError) and error.code == "overloaded"
+        if status in _AT_THE_DOOR and isinstance(error, ApiError):
+            self._metrics.rejected.labels(error.code).inc()
+        return status, [(name.encode(), value.encode()) for name, value in extra.items()], body
 
     def _admit(self, scope: Scope, headers: Headers, trail: Trail, private: bool) -> Route:
         """The route of a request that may be served; ApiError for any other. Who has no key learns of no route."""
@@ -111,10 +138,9 @@ class Front:
         await self.app(scope, receive, send_with_id)
 
     @staticmethod
-    async def _send(send: Send, trail: Trail, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    async def _send(send: Send, trail: Trail, status: int, headers: RawHeaders, body: bytes) -> None:
         trail.status = status
-        whole = [*headers, (_LENGTH, b"%d" % len(body)), (_ID, trail.request_id.encode())]
-        await send({"type": "http.response.start", "status": status, "headers": whole})
+        await send({"type": "http.response.start", "status": status, "headers": _whole(headers, trail, body)})
         await send({"type": "http.response.body", "body": body})
 
     def _finish(self, trail: Trail) -> None:
@@ -127,7 +153,11 @@ class Front:
                 report(trail)
 
 
-def _farewell(status: int, headers: Headers, settings: Settings) -> list[tuple[bytes, bytes]]:
+def _whole(headers: RawHeaders, trail: Trail, body: bytes) -> RawHeaders:
+    return [*headers, (_LENGTH, b"%d" % len(body)), (_ID, trail.request_id.encode())]
+
+
+def _farewell(status: int, headers: Headers, settings: Settings) -> RawHeaders:
     """Ends the connection where the rest of a refused body may be anything: it would be read, and thrown away, for ever."""
     endless = b"transfer-encoding" in headers or declared_length(headers) > settings.max_body_bytes
     return [_CLOSE] if status in _UNFINISHED or endless else []

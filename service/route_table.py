@@ -29,6 +29,7 @@ class Route:
     private: bool = False  # on the admin port alone, where there is one
     hot: HotHandler | None = None
     admit: Callable[[], None] | None = None  # asked before the body is read; ApiError when there is no room
+    glance: Callable[[bytes], None] | None = None  # asked, while others wait, with a body that is there already; the same
 
 
 class RouteTable:

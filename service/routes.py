@@ -54,6 +54,7 @@ class Routes:
                 scope="recommend",
                 hot=self.recommend,
                 admit=self._service.admit,
+                glance=self.glance,
             ),
             Route("POST", ("/v1/recommend/batch",), self.recommend_batch, BatchRequest, BatchResponse, scope="recommend"),
             Route("POST", ("/v1/score",), self.score, ScoreRequest, ScoreResponse, scope="recommend"),
@@ -71,12 +72,18 @@ class Routes:
         """POST /v1/recommend."""
         started = time.monotonic()
         with self._service.metrics.stage("decode"):
-            asked = decode(body, _plain_recommend) if schemas.is_plain(body) else decode(body, _recommend)
+            asked = _decoded(body)
         response = await self.answer(asked, started)
         if trail := TRAIL.get():
             trail.user_id, trail.release = asked.user_id, response.release
         with self._service.metrics.stage("encode"):
             return encode(response)
+
+    def glance(self, body: bytes) -> None:
+        """ApiError where there is no room for POST /v1/recommend."""
+        asked = _decoded(body)
+        release, _ = self._service.variants.choose(self._service.release, self._service.others, asked)
+        self._service.look_for_place(release, asked, self._service.deadline(time.monotonic(), asked.timeout_ms))
 
     async def recommend_batch(self, request: Request) -> Response:
         """POST /v1/recommend/batch."""
@@ -222,6 +229,10 @@ def judge(raw_events: list[msgspec.Raw], now_ms: int) -> tuple[list[StoredEvent]
             stored = to_stored(event, event.user_id)
             good.append(stored if stored.time_ms <= now_ms else msgspec.structs.replace(stored, time_ms=now_ms))
     return good, rejected
+
+
+def _decoded(body: bytes) -> schemas.RecommendRequest:
+    return decode(body, _plain_recommend) if schemas.is_plain(body) else decode(body, _recommend)
 
 
 def _moment(asked: schemas.AboutUser) -> int:

@@ -30,6 +30,7 @@ from twotower.window import WINDOW
 T = TypeVar("T")
 
 HISTORY_UNAVAILABLE = "history_unavailable"
+_BUSY_S = 0.01
 
 
 @dataclass(slots=True)
@@ -74,15 +75,30 @@ class Service:
     @contextmanager
     def place_for(self, release: LoadedRelease, asked: schemas.RecommendRequest, deadline_s: float) -> Iterator[None]:
         """A place with the engine while the history is read; ApiError, counted, when there is none."""
-        key = key_of(asked)
-        is_known = key is not None and (key in self._queued or key in release.users)
         try:
-            with self.engine.place_for(ANSWER_COST if is_known else ANSWER_COST + WINDOW, deadline_s):
+            with self.engine.place_for(self._cost_unread(release, asked), deadline_s):
                 yield
         except ApiError as error:
             if error.code == "overloaded":
                 self.metrics.rejected.labels("queue_full").inc()
             raise
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether requests wait, so that one more may not be answered in time."""
+        return self.leaving is None and self.engine.wait_s > _BUSY_S
+
+    def look_for_place(self, release: LoadedRelease, asked: schemas.RecommendRequest, deadline_s: float) -> None:
+        """ApiError, counted, when there is no place with the engine."""
+        if self.engine.is_full(deadline_s, self._cost_unread(release, asked)):
+            self.metrics.rejected.labels("queue_full").inc()
+            raise self.engine.refusal()
+
+    def _cost_unread(self, release: LoadedRelease, asked: schemas.RecommendRequest) -> int:
+        """About how much work a request is, before its history is known."""
+        key = key_of(asked)
+        is_known = key is not None and (key in self._queued or key in release.users)
+        return ANSWER_COST if is_known else ANSWER_COST + WINDOW
 
     async def forget(self, user_id: str) -> None:
         """Drop what the model keeps of a user who is not stored any more."""

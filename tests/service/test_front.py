@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,6 +80,41 @@ def test_a_flood_of_refusals_does_not_flood_the_log(connect: Callable[..., Clien
     monkeypatch.setattr(Engine, "is_full", lambda *_: True)
     assert client.post("/v1/recommend", {"user_id": "ann"}).status_code == 503
     assert not trails
+
+
+JSON_HEADERS = [(b"content-type", b"application/json"), (b"x-request-id", b"mine")]
+
+
+def test_at_the_door_is_refused_what_would_be_refused_inside_and_it_is_counted(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front, body = client.front, b'{"user_id": "ann"}'
+    assert not front.is_busy()
+    assert front.at_once(b"/v1/recommend", JSON_HEADERS, body) is None
+    monkeypatch.setattr(Engine, "is_full", lambda *_: True)
+    monkeypatch.setattr(Engine, "wait_s", 1.0)
+    assert front.is_busy()
+    for path in (b"/v1/recommend", b"/recommend"):
+        refusal = front.at_once(path, JSON_HEADERS, body)
+        assert refusal
+        status, headers, text = refusal
+        inside = client.request("POST", path.decode(), content=body, headers=dict(JSON_HEADERS))
+        assert (status, json.loads(text)) == (503, inside.json())
+        assert {name: value for name, value in headers if name != b"content-type"} == {
+            b"retry-after": b"1", b"content-length": b"%d" % len(text), b"x-request-id": b"mine"
+        }  # fmt: skip
+    shown = client.get("/metrics").text
+    assert 'twotower_admission_rejected_total{reason="queue_full"} 4.0' in shown
+    (counted,) = [line for line in shown.splitlines() if "duration_seconds_count{" in line and '"503"' in line]
+    assert counted.endswith(" 4.0")
+
+
+@pytest.mark.parametrize(("headers", "body"), [(JSON_HEADERS, b"{"), (JSON_HEADERS, b'{"num_results": 0}'), ([], b"{}")])
+def test_what_is_wrong_is_said_inside(
+    client: Client, monkeypatch: pytest.MonkeyPatch, headers: list[tuple[bytes, bytes]], body: bytes
+) -> None:
+    monkeypatch.setattr(Engine, "is_full", lambda *_: True)
+    assert client.front.at_once(b"/v1/recommend", headers, body) is None
 
 
 def test_a_request_that_is_being_answered_is_counted(client: Client) -> None:

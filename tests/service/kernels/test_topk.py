@@ -209,7 +209,7 @@ def test_a_tile_of_which_nothing_is_allowed_is_not_read(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_bound_is_above_every_score_of_its_group_and_hardly_more(kind: Kind, dtype: torch.dtype) -> None:
-    rows, queries = drawn(300, 48).to(dtype), 100 * drawn(3, 48, seed=1)
+    rows, queries = drawn(300, 48).to(dtype), 1e6 * drawn(3, 48, seed=1)  # more than float16 holds
     catalogue = kind(rows)
     scores = torch.full((3, len(catalogue.rows_PV)), -torch.inf, dtype=torch.float64)
     scores[:, :300] = queries.double() @ rows.double().T
