@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,15 +207,19 @@ def test_a_tile_of_which_nothing_is_allowed_is_not_read(monkeypatch: pytest.Monk
         top_k_triton(queries, catalogue, 9, bitmap(torch.arange(512) < 300, whole))
 
 
+@pytest.mark.parametrize("share", [None, 0.5])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_bound_is_above_every_score_of_its_group_and_hardly_more(kind: Kind, dtype: torch.dtype) -> None:
+def test_a_bound_is_above_every_allowed_score_of_its_group_and_hardly_more(
+    kind: Kind, dtype: torch.dtype, share: float | None
+) -> None:
     rows, queries = drawn(300, 48).to(dtype), 1e6 * drawn(3, 48, seed=1)  # more than float16 holds
     catalogue = kind(rows)
     scores = torch.full((3, len(catalogue.rows_PV)), -torch.inf, dtype=torch.float64)
-    scores[:, :300] = queries.double() @ rows.double().T
+    allowed = torch.rand(300, generator=torch.Generator().manual_seed(2)) < (1 if share is None else share)
+    scores[:, :300] = (queries.double() @ rows.double().T).masked_fill(~allowed, -torch.inf)
     highest = scores.view(3, -1, catalogue.group).amax(2)
-    bounds = topk.upper_bounds(queries, catalogue, None).double()
+    bounds = topk.upper_bounds(queries, catalogue, None if share is None else bitmap(allowed, catalogue)).double()
     assert (bounds >= highest).all()
     norms = queries.norm(dim=1, keepdim=True) * rows.float().norm(dim=1).max()
     off = {torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 6e-3}[dtype] if kind is catalogue_of else 2e-2
@@ -222,14 +227,26 @@ def test_a_bound_is_above_every_score_of_its_group_and_hardly_more(kind: Kind, d
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_among_many_groups_spans_of_them_are_ranked_first(kind: Kind) -> None:
+def test_among_many_groups_spans_of_them_are_ranked_first(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, queries = drawn(16_000, 16).half(), drawn(2, 16, seed=1)
     rows[3], rows[15_000] = rows[900], rows[900]
     allowed, excluded = torch.arange(16_000) % 5 != 0, torch.tensor([[900, 1_001, -1], [7, -1, -1]], dtype=torch.int32)
     catalogue = kind(rows)
     assert topk.highest_groups(torch.zeros(2, len(catalogue.rows_PV) // catalogue.group), 14)[2] is not None
+    best, times = topk._best, list[int]()
+
+    def noting(*arguments: Any) -> tuple[Tensor, Tensor]:
+        times.append(1)
+        return best(*arguments)
+
+    monkeypatch.setattr(topk, "_best", noting)
     found = top_k_triton(queries, catalogue, 3, bitmap(allowed, catalogue), excluded)
     assert_same(found, full_sort(queries, rows, 3, allowed, excluded))
+    assert len(times) == 1  # wrong groups would not prove the answer, and more would follow
+
+
+def test_more_may_be_asked_for_than_there_are_with_padding() -> None:
+    assert_equals_a_full_sort(catalogue_of, torch.float16, 5, 16, 3, 300, None, 0, ties=False, seed=6)
 
 
 @pytest.mark.parametrize("num", [1, 20, 25, 26, 1_600])

@@ -100,6 +100,14 @@ def test_the_kernel_is_no_worse_than_torch(
     assert_no_worse(made, packed_attention_reference, *inputs)
 
 
+def test_the_last_row_of_a_block_sees_its_own_key_though_a_tile_of_keys_begins_with_it() -> None:
+    packing = Packing((20,), (21,), CPU)
+    inputs = (*drawn(packing, 1, 1, 16), *tables(21, 16), packing)
+    with checked():
+        made = packed_attention_triton(*inputs, SMALL)
+    assert_no_worse(made, packed_attention_reference, *inputs)
+
+
 def test_scores_of_any_size_stay_finite() -> None:
     packing = Packing.whole([20], CPU)
     q_THE, k_SGE, v_SGE = drawn(packing, 2, 1, 16)
