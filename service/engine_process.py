@@ -99,8 +99,9 @@ class EngineProcess:
         if known := next((release for release in self._releases.values() if release.id == release_id), None):
             return replace(known)
         signed_by = load_verifier(Path(self._setup.verify_key)) if self._setup.verify_key else None
-        path = release_path(Path(self._setup.releases), release_id)
-        return await asyncio.get_running_loop().run_in_executor(self._loading, open_release, path, signed_by)
+        load = partial(open_release, release_path(Path(self._setup.releases), release_id), signed_by)
+        device = torch.device(self._setup.device)
+        return await asyncio.get_running_loop().run_in_executor(self._loading, load, device)
 
     def _state(self) -> State:
         batches = [self._batches.popleft() for _ in range(len(self._batches))]

@@ -171,7 +171,7 @@ class Follower:
 
     async def _load(self, pointer: Pointer) -> LoadedRelease:
         found = await self._call(self._verifying, partial(self._bring_near, pointer))
-        release = await self._call(self._loading, partial(read_release, *found))
+        release = await self._call(self._loading, partial(read_release, *found, self._source.device))
         await self._service.engine.load(release)
         for length in WARM_LENGTHS:
             await self._warm(release, length)

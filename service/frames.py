@@ -37,6 +37,7 @@ class Setup(msgspec.Struct, frozen=True):
     batch_cost: int
     user_cache_bytes: int
     verify_share: float
+    device: str = "cpu"
 
 
 class Given(RecommendRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from service.contexts import Contexts
 from service.filters import Filters, JoinedFilters, Mask
+from service.kernels.finder import on_device
 from service.reader import OwnParts, Reader
 from service.user_state import UserStates
 from twotower.bundle import Towers, load_towers, read_table
@@ -44,6 +45,7 @@ from twotower.release import (
 from twotower.scoring import Queries, answer
 from twotower.signature import Verifier
 
+CPU = torch.device("cpu")
 GOLDEN_TOLERANCE = 1e-3  # another machine's kernels round differently; a wrong vector is off by far more
 _IDS_AT_ONCE, _ROWS_AT_ONCE = 4096, 65_536
 APPROXIMATE_OVERLAP = 0.5  # of a golden answer, that an approximate index must find; one over other vectors finds nearly nothing
@@ -146,22 +148,24 @@ class LoadedRelease:
         return merged((rows, late_rows + own), (scores, late_scores), k)
 
 
-def load_release(store: Address, signed_by: Verifier | None = None) -> LoadedRelease:
+def load_release(store: Address, signed_by: Verifier | None = None, device: torch.device = CPU) -> LoadedRelease:
     """The release the store points at, verified, loaded and proven by its golden queries.
 
     StoreError without one; IntegrityError, FormatError or ReleaseMismatch when it must not be used.
     """
-    return open_release(fetch(open_store(store), read_pointer(store).release), signed_by)
+    return open_release(fetch(open_store(store), read_pointer(store).release), signed_by, device)
 
 
-def open_release(path: Path, signed_by: Verifier | None = None) -> LoadedRelease:
+def open_release(path: Path, signed_by: Verifier | None = None, device: torch.device = CPU) -> LoadedRelease:
     """The release in a directory; see `load_release`."""
     # FAISS reads damaged files without noticing, and its parser trusts them: hashes come first.
-    return read_release(path, *verify_release(path, signed_by))
+    return read_release(path, *verify_release(path, signed_by), device)
 
 
-def read_release(path: Path, manifest: Manifest, info: ReleaseInfo) -> LoadedRelease:
+def read_release(path: Path, manifest: Manifest, info: ReleaseInfo, device: torch.device = CPU) -> LoadedRelease:
     """The release in a directory that was just verified, loaded and proven by its golden queries; ReleaseMismatch else.
+
+    An exact index is searched on `device`.
 
     Other threads may be answering meanwhile: nothing here keeps Python to itself for long.
     """
@@ -169,7 +173,7 @@ def read_release(path: Path, manifest: Manifest, info: ReleaseInfo) -> LoadedRel
     vectors_NV = np.load(path / VECTORS, mmap_mode="c", allow_pickle=False)
     items = read_table(path / ITEMS)
     check_agreement(path, info, vectors_NV, items)
-    index = open_index(path, np.asarray(vectors_NV), towers.config.model.width, info.index)
+    index = on_device(open_index(path, np.asarray(vectors_NV), towers.config.model.width, info.index), device)
     item_ids, rows = read_ids(items)
     release = LoadedRelease(
         id=manifest.id,

@@ -25,6 +25,7 @@ from service.frames import Answer, Ask, Cancel, Failure, Forget, Given, LetGo, L
 from service.index import LoadedRelease
 from service.ranker import Asked
 from service.settings import Settings
+from service.source import device_of
 from service.user_state import Keeping, Key, UserState, UserStates
 
 ENDED = "the engine's process has ended"
@@ -213,4 +214,5 @@ def setup_of(settings: Settings, releases: Path) -> Setup:
         batch_cost=settings.batch_tokens,
         user_cache_bytes=settings.user_cache_mb << 20,
         verify_share=settings.verify_share,
+        device=str(device_of(settings)),
     )

@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     admin_port: int | None = Field(default=None, ge=0, le=65535)  # None serves everything on one port
     workers: int = Field(default=1, ge=1, le=256)  # processes that share the port
     engine: Literal["thread", "process"] = "thread"  # in a process the model need not take turns with the event loop
+    device: Literal["cpu", "cuda"] = "cpu"  # where an exact index is searched
     torch_threads: int = Field(default_factory=lambda given: share_of_cores(given["workers"]), ge=1)  # of each process
     max_body_bytes: int = Field(default=256 * 1024, ge=1)  # 1,024 inline events of usual size
     body_timeout_s: float = Field(default=10.0, gt=0)

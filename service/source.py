@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
-from service.index import LoadedRelease, load_release, open_release
+import torch
+
+from service.index import CPU, LoadedRelease, load_release, open_release
 from service.settings import Settings
 from service.variants import Plan
 from twotower.cache import fetch, local_copy
-from twotower.errors import ArtefactError, StoreError
+from twotower.errors import ArtefactError, EnvironmentProblem, StoreError
 from twotower.progress import say
 from twotower.release import open_store, pointers
 from twotower.signature import Verifier, load_verifier
@@ -15,15 +17,26 @@ from twotower.store import LocalStore, Store
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A store, and whose releases of it are trusted."""
+    """A store, whose releases of it are trusted, and where their items are searched."""
 
     store: Store
     signed_by: Verifier | None = None
+    device: torch.device = CPU
 
 
 def source_of(settings: Settings) -> Source:
-    """The source that the settings name; EnvironmentProblem for a key or a URL that cannot be used."""
-    return Source(open_store(settings.store), load_verifier(settings.verify_key) if settings.verify_key else None)
+    """The source that the settings name; EnvironmentProblem for a key, a URL or a device that cannot be used."""
+    signed_by = load_verifier(settings.verify_key) if settings.verify_key else None
+    return Source(open_store(settings.store), signed_by, device_of(settings) if settings.engine == "thread" else CPU)
+
+
+def device_of(settings: Settings) -> torch.device:
+    """Where the engine searches; EnvironmentProblem when that is not there."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentProblem(
+            "--device cuda needs a GPU that torch can use, and there is none. Leave it out to search on the CPU."
+        )
+    return torch.device(settings.device)
 
 
 def first_release(source: Source) -> LoadedRelease:
@@ -33,7 +46,7 @@ def first_release(source: Source) -> LoadedRelease:
     """
     store, signed_by = source.store, source.signed_by
     try:
-        return load_release(local_copy(store, signed_by), signed_by)
+        return load_release(local_copy(store, signed_by), signed_by, source.device)
     except (StoreError, ArtefactError) as error:
         release = last_good(source)
         if release is None:
@@ -49,7 +62,7 @@ def last_good(source: Source) -> LoadedRelease | None:
     known = local.releases()
     for release in dict.fromkeys(pointer.release for pointer in pointers(local) if pointer.release in known):
         try:
-            return open_release(fetch(local, release), source.signed_by)
+            return open_release(fetch(local, release), source.signed_by, source.device)
         except (StoreError, ArtefactError):
             continue
     return None
@@ -58,4 +71,5 @@ def last_good(source: Source) -> LoadedRelease | None:
 def pinned_releases(source: Source, plan: Plan, served: LoadedRelease) -> dict[str, LoadedRelease]:
     """The releases that a plan of variants names, by id, but for the one served; see `load_release` for what they raise."""
     wanted = sorted(plan.pinned - {served.id})
-    return {release: open_release(fetch(source.store, release, source.signed_by), source.signed_by) for release in wanted}
+    paths = {release: fetch(source.store, release, source.signed_by) for release in wanted}
+    return {release: open_release(path, source.signed_by, source.device) for release, path in paths.items()}

@@ -1,14 +1,17 @@
 """What a server begins with: what the pointer names, or else the last release that is good."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from service.source import Source, first_release, pinned_releases
+from service.remote import setup_of
+from service.settings import Settings
+from service.source import Source, first_release, pinned_releases, source_of
 from service.variants import Arm, Plan
 from tests.service.conftest import TwoReleases
 from twotower.cache import local_copy
-from twotower.errors import ArtefactError, IntegrityError, StoreError
+from twotower.errors import ArtefactError, EnvironmentProblem, IntegrityError, StoreError
 from twotower.object_store import connect
 from twotower.release import POINTER, POINTERS, VECTORS, read_pointer, release_path, write_pointer
 from twotower.signature import load_signer, make_keys
@@ -17,6 +20,22 @@ from twotower.store import LocalStore
 
 def damage(store: Path, release: str) -> None:
     (release_path(store, release) / VECTORS).write_bytes(b"rotten")
+
+
+def test_a_gpu_that_is_not_there_is_no_place_to_search(two: TwoReleases, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(EnvironmentProblem, match="--device cuda needs a GPU"):
+        source_of(Settings(store=two.store, device="cuda"))
+
+
+@pytest.mark.parametrize(("engine", "device"), [("thread", "cuda"), ("process", "cpu")])
+def test_the_process_that_answers_has_the_gpu(
+    two: TwoReleases, monkeypatch: pytest.MonkeyPatch, engine: Literal["thread", "process"], device: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    settings = Settings(store=two.store, device="cuda", engine=engine)
+    assert source_of(settings).device.type == device
+    assert setup_of(settings, two.store).device == "cuda"
 
 
 def test_it_is_what_the_pointer_names(two: TwoReleases) -> None:

@@ -31,6 +31,13 @@ class Finder(Protocol):
         """
 
 
+class ExactFinder(Finder, Protocol):
+    """An exact kind."""
+
+    def find(self, queries_QV: Floats, k: int, allowed: Mask | None, without: Sequence[Ints] = ()) -> tuple[Ints, Ints]:
+        """The same; `without` may name rows that each query leaves out, and then `allowed` is None."""
+
+
 @dataclass(frozen=True, slots=True)
 class Index:
     """Item vectors and a way to find the best of them."""
@@ -38,7 +45,7 @@ class Index:
     kind: str
     vectors_NV: Floats  # may be memory-mapped: of an index that holds the rows itself only candidates are read
     finder: Finder
-    exact: Finder  # the same for an exact kind; else what answers where `finder` comes back short
+    exact: ExactFinder  # the same for an exact kind; else what answers where `finder` comes back short
 
     def __len__(self) -> int:
         return len(self.vectors_NV)
@@ -54,8 +61,8 @@ class Index:
         """
         queries_QV = np.ascontiguousarray(queries_QV, np.float32)
         if without is not None:
-            if isinstance(self.finder, Scan):
-                return self._best(queries_QV, k, *self.finder.find(queries_QV, min(k, len(self)), None, without))
+            if self.finder is self.exact:
+                return self._best(queries_QV, k, *self.exact.find(queries_QV, min(k, len(self)), None, without))
             allowed = np.ones((len(queries_QV), len(self)), bool)
             for query, rows in enumerate(without):
                 allowed[query, rows] = False

@@ -1,0 +1,66 @@
+"""The search of an exact index on a GPU: int8 bounds of all rows, then the scores of those that could be among the best.
+
+N: items, V: vector width, Q: queries, X: rows left out, C: candidates, named as pairs of a query and a row
+"""
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+import numpy as np
+import torch
+
+from service.kernels.catalogue import MAX_WIDTH, bitmap
+from service.kernels.certified import coded_catalogue_of
+from service.kernels.topk import top_k
+from twotower.errors import ReleaseMismatch
+from twotower.features import Floats, Ints
+from twotower.index.kinds import EXACT
+from twotower.index.scan import Mask
+from twotower.index.search import Index
+
+_NOBODY = -1
+
+
+class DeviceFinder:
+    """Rows on a device, in float32 beside their int8 codes."""
+
+    def __init__(self, vectors_NV: Floats, device: torch.device) -> None:
+        self._device = device
+        self._catalogue = coded_catalogue_of(torch.from_numpy(np.asarray(vectors_NV)).to(device))
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the device's memory."""
+        return self._catalogue.rows_PV.nbytes + self._catalogue.codes_PV.nbytes
+
+    def find(self, queries_QV: Floats, k: int, allowed: Mask | None, without: Sequence[Ints] = ()) -> tuple[Ints, Ints]:
+        """The best k allowed rows of each query, but for those it leaves out; equal scores by the lower row."""
+        if allowed is not None and allowed.ndim == 2:
+            found = [self.find(queries_QV[q : q + 1], k, mask_N) for q, mask_N in enumerate(allowed)]
+            return np.concatenate([np.full(len(rows), q) for q, (_, rows) in enumerate(found)]), np.concatenate(
+                [r for _, r in found]
+            )
+        queries = torch.from_numpy(queries_QV).to(self._device)
+        allowed_W = None if allowed is None else bitmap(torch.from_numpy(allowed).to(self._device), self._catalogue)
+        excluded_XQ = list(zip_longest(*(rows.tolist() for rows in without), fillvalue=_NOBODY))
+        excluded_QX = torch.tensor(excluded_XQ, dtype=torch.int32, device=self._device).T if excluded_XQ else None
+        rows_QK, _ = top_k(queries, self._catalogue, k, allowed_W, excluded_QX)
+        found_QK = rows_QK.cpu().numpy()
+        query_C, place_C = np.nonzero(found_QK >= 0)
+        return query_C, found_QK[query_C, place_C]
+
+
+def on_device(index: Index, device: torch.device) -> Index:
+    """The index searched on a device: an exact one whose rows a kernel can hold; another stays as it is.
+
+    ReleaseMismatch when the device has no room for it.
+    """
+    if device.type == "cpu" or index.kind not in EXACT or index.vectors_NV.shape[1] > MAX_WIDTH:
+        return index
+    try:
+        finder = DeviceFinder(index.vectors_NV, device)
+    except torch.OutOfMemoryError as error:
+        raise ReleaseMismatch(
+            f"{len(index)} vectors do not fit on {device}. Serve them with --device cpu, or give it more room."
+        ) from error
+    return Index(index.kind, index.vectors_NV, finder, exact=finder)

@@ -1,0 +1,73 @@
+"""An index that is searched by the kernels' op, here by its reference, against the same on a processor."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from service.kernels.finder import DeviceFinder, on_device
+from twotower.errors import ReleaseMismatch
+from twotower.features import Floats
+from twotower.index.kinds import IndexInfo, Kind, open_index, write_index
+from twotower.index.search import Index
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+NUM_ROWS, WIDTH, K = 700, 20, 9
+
+
+def drawn(*shape: int, seed: int) -> Floats:
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+@pytest.fixture
+def vectors() -> Floats:
+    vectors_NV = drawn(NUM_ROWS, WIDTH, seed=0)
+    vectors_NV[600] = vectors_NV[5]  # a tie
+    return vectors_NV
+
+
+def opened(directory: Path, vectors: Floats, kind: Kind = "flat") -> Index:
+    write_index(directory, vectors, WIDTH, kind)
+    return open_index(directory, vectors, WIDTH, IndexInfo(kind=kind))
+
+
+def test_it_gives_the_same_answers(tmp_path: Path, vectors: Floats) -> None:
+    index, finder = opened(tmp_path, vectors), DeviceFinder(vectors, CPU)
+    ours, queries = Index("flat", vectors, finder, exact=finder), drawn(3, WIDTH, seed=1)
+    mask = np.random.default_rng(2).random((3, NUM_ROWS)) < 0.4
+    without = [np.array([5, 7, 600]), np.zeros(0, np.int64), np.array([3])]
+    for options in ({}, {"allowed": mask[0]}, {"allowed": mask}, {"without": without}, {"without": [np.zeros(0, np.int64)] * 3}):
+        for k in (1, K, NUM_ROWS + 1):
+            (rows, scores), (expected_rows, expected_scores) = (i.search(queries, k, **options) for i in (ours, index))
+            assert rows.tolist() == expected_rows.tolist()
+            assert scores.tolist() == expected_scores.tolist()
+    assert finder.num_bytes == 768 * 32 * 5  # padded; of float32 and of int8
+
+
+def test_only_what_the_kernels_can_search_goes_there(tmp_path: Path, vectors: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = opened(tmp_path, vectors)
+    assert on_device(index, CPU) is index
+    hnsw = opened(tmp_path, vectors, "hnsw")
+    assert on_device(hnsw, GPU) is hnsw
+    wide = Index("flat", drawn(3, 513, seed=3), index.finder, index.exact)
+    assert on_device(wide, GPU) is wide
+    made = list[torch.device]()
+
+    def make(vectors_NV: Floats, device: torch.device) -> DeviceFinder:
+        made.append(device)
+        return DeviceFinder(vectors_NV, CPU)
+
+    monkeypatch.setattr("service.kernels.finder.DeviceFinder", make)
+    moved = on_device(index, GPU)
+    assert made == [GPU]
+    assert moved.finder is moved.exact is not index.finder
+
+
+def test_a_device_without_room_for_it_is_no_crash(tmp_path: Path, vectors: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("service.kernels.finder.DeviceFinder", fail)
+    with pytest.raises(ReleaseMismatch, match="700 vectors do not fit on cuda"):
+        on_device(opened(tmp_path, vectors), GPU)
