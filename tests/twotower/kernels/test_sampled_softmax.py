@@ -74,13 +74,14 @@ def make_case(
     extra_M = normal(len(certain.rows_M))
     rows_K = torch.nonzero(uniform(num_items) < share)[:, 0]
     cut = seed % (num_items + 1)
+    popularity_PTN = normal(num_days, num_items, num_popularity).movedim(2, 0).to(dtype)  # of one item together, or of one kind
     return Case(
         query_QV=(scale * width**-0.5 * normal(num_queries, width + num_popularity)).to(dtype),
         extra_M=torch.where(uniform(len(extra_M)) < 0.2, -torch.inf, extra_M),
         certain=certain,
         day_Q=(uniform(num_queries) * num_days).long(),
         catalogue=FrozenCatalogue(
-            normal(num_items, width).to(dtype), normal(num_days, num_items, num_popularity).movedim(2, 0).to(dtype)
+            normal(num_items, width).to(dtype), popularity_PTN if seed % 3 else popularity_PTN.contiguous()
         ),
         parts=(Shard(0, cut), Shard(cut, num_items)) if share == 1 else (Pool(rows_K, normal(len(rows_K)).to(dtype).float()),),
     )
@@ -102,6 +103,7 @@ cases = st.builds(
 @given(cases)
 @example(make_case(3, torch.float16, 33, 130, 2, share=1.0, held=0.1, scale=3.0))
 @example(make_case(4, torch.bfloat16, 17, 70, 1, share=0.5, held=0.1, scale=3.0))
+@example(make_case(6, torch.float32, 3, 100, 2, share=0.5, held=1.0, scale=9.0))  # many pairs of each query
 @settings(deadline=None, max_examples=5, derandomize=True)
 def test_the_kernels_are_no_worse_than_torch(case: Case) -> None:
     compare(case)
