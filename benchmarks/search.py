@@ -1,4 +1,4 @@
-"""Search on two threads: exact kinds against FAISS' flat index, int8 against float32, and what the approximate kind finds.
+"""Search on one thread: exact kinds against FAISS' flat index, int8 against float32, and what the approximate kind finds.
 
 Vectors are synthetic, clustered and with popularity like a shop's, or those of a store's release, whose made-up histories are
 then the queries. Contenders take turns, so that whatever else the machine does hits all of them.
@@ -32,7 +32,7 @@ faiss: Any = faiss_module
 
 NUM_ITEMS, WIDTH, NUM_POPULARITY = 92_000, 128, 2
 NUM_CLUSTERS = 500
-THREADS, ROUNDS, RESULTS = 2, 15, 100
+THREADS, ROUNDS, RESULTS = 1, 15, 100  # idle threads of OpenMP spin, and slow down whoever has its turn
 NUM_COMPARED = 10_000  # queries whose int8 answer must be that of float32
 BATCH = 64
 
@@ -68,7 +68,7 @@ def rows_of(measured: Measured) -> list[Row]:
         Row(metric="exact_speedup_b1", value=measured.exact_speedup_b1, unit="x FAISS flat", better="higher", must=1.0),
         Row(metric="exact_speedup_b64", value=measured.exact_speedup_b64, unit="x FAISS flat", better="higher", must=3.0),
         Row(metric="int8_id_mismatches", value=measured.int8_id_mismatches, unit="queries", better="lower", must=0),
-        Row(metric="int8_bytes_fraction", value=measured.int8_bytes_fraction, unit="of flat", better="lower", must=0.30),
+        Row(metric="int8_bytes_fraction", value=measured.int8_bytes_fraction, unit="of float32", better="lower", must=0.30),
         Row(metric="approx_recall100", value=measured.approx_recall100, unit="ivfpq", better="higher", must=0.95),
         Row(metric="faiss_b1_ms", value=measured.faiss_b1_ms, unit="ms", better="lower"),
         Row(metric="exact_b1_ms", value=measured.exact_b1_ms, unit="ms", better="lower"),
@@ -78,7 +78,7 @@ def rows_of(measured: Measured) -> list[Row]:
 
 
 def measure(vectors_NV: Floats, width: int, queries_QV: Floats) -> Measured:
-    """Time, compare and count over vectors whose first `width` columns are the embedding; two threads from here on."""
+    """Time, compare and count over vectors whose first `width` columns are the embedding."""
     torch.set_num_threads(THREADS)
     faiss.omp_set_num_threads(THREADS)
     theirs = faiss.IndexFlatIP(vectors_NV.shape[1])
@@ -102,7 +102,7 @@ def measure(vectors_NV: Floats, width: int, queries_QV: Floats) -> Measured:
             exact_speedup_b1=faiss_s / flat_s,
             exact_speedup_b64=faiss_batch_s / flat_batch_s,
             int8_id_mismatches=mismatches(flat, int8, queries_QV),
-            int8_bytes_fraction=int8.finder.num_bytes / flat.finder.num_bytes,
+            int8_bytes_fraction=int8.finder.num_bytes / vectors_NV.nbytes,
             approx_recall100=recall(found_QK, truth_QK),
             faiss_b1_ms=1000 * faiss_s,
             exact_b1_ms=1000 * flat_s,

@@ -17,7 +17,7 @@ import msgspec
 
 from twotower.features import Floats
 from twotower.index.coded import read_codes, write_codes
-from twotower.index.principal import PrincipalRows, principal_axes
+from twotower.index.principal import transposed
 from twotower.index.scan import Float32Rows, Rows, Scan
 from twotower.index.search import Index
 
@@ -69,7 +69,7 @@ def open_index(directory: Path, vectors_NV: Floats, width: int, info: IndexInfo)
     rows: Rows
     match info.kind:
         case "flat":
-            rows = PrincipalRows(vectors_NV, principal_axes(vectors_NV))
+            rows = transposed(vectors_NV)
         case "flat16":
             rows = read_codes(directory / CODES, vectors_NV, width, "float16")
         case "int8":

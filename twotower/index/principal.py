@@ -17,25 +17,48 @@ _STEP = 8  # W is a multiple: whole vector registers
 _SAMPLED_ROWS, _BLOCK_ROWS = 16_384, 8192
 
 
-class PrincipalRows:
-    """The part of each row along the axes, and the norm of the rest; stored transposed, which is several times faster to read."""
+class TransposedRows:
+    """Rows stored transposed, which is several times faster to read."""
 
-    def __init__(self, vectors_NV: Floats, axes_VA: npt.NDArray[np.float64]) -> None:
+    def __init__(self, vectors_NV: Floats) -> None:
         self.vectors_NV = np.asarray(vectors_NV)  # indexing a memory map is slow
         self.max_norm = max_norm(self.vectors_NV)
+        self._rows_WN = self._transposed()
+
+    def _transposed(self) -> Floats:
+        return np.ascontiguousarray(self.vectors_NV.T)
+
+    @property
+    def num_bytes(self) -> int:
+        """Those of the transposed; of the vectors only a few rows are read."""
+        return self._rows_WN.nbytes
+
+    def extend(self, queries_QV: Floats) -> Floats:
+        """The queries as they are."""
+        return queries_QV
+
+    def multiply(self, queries_QW: Floats, start: int, stop: int, out_QS: Floats) -> None:
+        """Write the products of some rows."""
+        np.matmul(queries_QW, self._rows_WN[:, start:stop], out=out_QS)
+
+
+class PrincipalRows(TransposedRows):
+    """The part of each row along the axes, and the norm of the rest."""
+
+    def __init__(self, vectors_NV: Floats, axes_VA: npt.NDArray[np.float64]) -> None:
         self._axes_VA = axes_VA
-        self._rows_WN = np.empty((axes_VA.shape[1] + 1, len(vectors_NV)), np.float32)
+        super().__init__(vectors_NV)
+
+    def _transposed(self) -> Floats:
+        vectors_NV, axes_VA = self.vectors_NV, self._axes_VA
+        rows_WN = np.empty((axes_VA.shape[1] + 1, len(vectors_NV)), np.float32)
         for start in range(0, len(vectors_NV), _BLOCK_ROWS):
             rows_BV = self.vectors_NV[start : start + _BLOCK_ROWS].astype(np.float64)
             along_BA = (rows_BV @ axes_VA).astype(np.float32)
             rest_B = np.linalg.norm(rows_BV - along_BA.astype(np.float64) @ axes_VA.T, axis=1)
-            self._rows_WN[:-1, start : start + _BLOCK_ROWS] = along_BA.T
-            self._rows_WN[-1, start : start + _BLOCK_ROWS] = np.nextafter(rest_B.astype(np.float32), np.float32(np.inf))
-
-    @property
-    def num_bytes(self) -> int:
-        """Those of the parts; of the vectors only a few rows are read."""
-        return self._rows_WN.nbytes
+            rows_WN[:-1, start : start + _BLOCK_ROWS] = along_BA.T
+            rows_WN[-1, start : start + _BLOCK_ROWS] = np.nextafter(rest_B.astype(np.float32), np.float32(np.inf))
+        return rows_WN
 
     def extend(self, queries_QV: Floats) -> Floats:
         """The queries' parts along the axes, and the norms of their rests."""
@@ -43,13 +66,15 @@ class PrincipalRows:
         rest_Q = np.linalg.norm(queries_QV - along_QA @ self._axes_VA.T, axis=1)
         return np.concatenate([along_QA, rest_Q[:, None]], 1).astype(np.float32)
 
-    def multiply(self, queries_QW: Floats, start: int, stop: int, out_QS: Floats) -> None:
-        """Write the products of some rows."""
-        np.matmul(queries_QW, self._rows_WN[:, start:stop], out=out_QS)
+
+def transposed(vectors_NV: Floats) -> TransposedRows:
+    """Rows as they are scanned fastest: along their axes, or whole where they differ along most."""
+    axes_VA = principal_axes(vectors_NV)
+    return TransposedRows(vectors_NV) if axes_VA is None else PrincipalRows(vectors_NV, axes_VA)
 
 
-def principal_axes(vectors_NV: Floats) -> npt.NDArray[np.float64]:
-    """Orthonormal axes [V, A] along which rows differ; all V where they differ along most."""
+def principal_axes(vectors_NV: Floats) -> npt.NDArray[np.float64] | None:
+    """Orthonormal axes [V, A] along which rows differ; None where they differ along most."""
     num_rows, width = vectors_NV.shape
     sample_BV = np.asarray(vectors_NV)[:: -(-num_rows // _SAMPLED_ROWS)].astype(np.float64)
     mean_V = sample_BV.mean(0)
@@ -59,6 +84,6 @@ def principal_axes(vectors_NV: Floats) -> npt.NDArray[np.float64]:
     num_axes = int(np.count_nonzero(left_V > _LEFT * left_V[0]))
     num_axes += -(num_axes + 2) % _STEP  # beside these, the axis to the mean, and the norm
     if 2 * (num_axes + 2) > width:
-        return np.eye(width)
+        return None
     axes_VA, _ = np.linalg.qr(np.column_stack([mean_V, axes_VV[:, ::-1][:, :num_axes]]))
     return axes_VA

@@ -23,6 +23,7 @@ _SCORES_AT_ONCE = 1 << 23  # 32 MiB
 _GROUP_ROWS = 32
 _GROUPS_PER_RESULT = 8  # with fewer, groups with two of the best rows would make the floor low
 _SCORED_AT_ONCE = 65_536
+_MANY = 4096
 _UNIT = 2.0**-24  # of float32's rounding
 
 
@@ -140,7 +141,24 @@ class Scan:
             found.append(_above(upper_QGM, highest_QM, floor_Q, start))
         query_C, row_C, upper_C = (np.concatenate(column) for column in zip(*found, strict=True))
         kept = upper_C >= floor_Q[query_C]
-        return query_C[kept], row_C[kept]
+        query_C, row_C = query_C[kept], row_C[kept]
+        for query in np.flatnonzero(np.bincount(query_C, minlength=num_queries) > max(_MANY, 2 * k)).tolist():
+            mine = query_C == query
+            few = self._likely(row_C[mine], queries_QV[query], k, 2 * error_Q[query])
+            query_C, row_C = np.append(query_C[~mine], np.full(len(few), query)), np.append(row_C[~mine], few)
+        return query_C, row_C
+
+    def _likely(self, row_C: Ints, query_V: Floats, k: int, error: float) -> Ints:
+        """Of very many candidates, where bounds told little, those whose score in float32 may be among the best k."""
+        vectors_NV, scores_C = self._rows.vectors_NV, np.empty(len(row_C), np.float32)
+        if 2 * len(row_C) > len(vectors_NV):  # to pick them out would cost more than to multiply all
+            (vectors_NV @ query_V).take(row_C, out=scores_C)
+        else:
+            for start in range(0, len(row_C), _SCORED_AT_ONCE):
+                part = slice(start, start + _SCORED_AT_ONCE)
+                np.matmul(vectors_NV.take(row_C[part], 0), query_V, out=scores_C[part])
+        likely: Ints = row_C[~(scores_C < np.partition(scores_C, len(scores_C) - k)[len(scores_C) - k] - error)]
+        return likely
 
     def _reached(self, upper_GM: Floats, highest_M: Floats, k: int, start: int, query_V: Floats) -> float:
         """A score that k of these rows reach; -inf when it is not known of so many."""

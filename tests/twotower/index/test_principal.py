@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twotower.features import Floats
+from twotower.index import scan
 from twotower.index.kinds import IndexInfo, open_index
-from twotower.index.principal import PrincipalRows, principal_axes
+from twotower.index.principal import PrincipalRows, principal_axes, transposed
 from twotower.index.scan import Float32Rows, Scan
 from twotower.index.search import Index
 
@@ -22,8 +23,8 @@ def along_few_axes(num_items: int, width: int = 64, num_axes: int = 6, rest: flo
 
 
 def index_of(vectors_NV: Floats, rows: PrincipalRows | Float32Rows) -> Index:
-    scan = Scan(rows)
-    return Index("flat", vectors_NV, scan, exact=scan)
+    finder = Scan(rows)
+    return Index("flat", vectors_NV, finder, exact=finder)
 
 
 @settings(max_examples=40, deadline=None)
@@ -54,6 +55,23 @@ def test_the_answer_is_that_of_a_full_scan(
     np.testing.assert_array_equal(found[1], expected[1])
 
 
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_where_bounds_tell_little_few_are_scored_all_the_same(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a model that has hardly learned: a query that lies along none of the axes."""
+    monkeypatch.setattr(scan, "_MANY", 100)
+    vectors = along_few_axes(4000, num_axes=2, rest=0.05)
+    axes = principal_axes(vectors)
+    assert axes is not None
+    drawn = np.random.default_rng(1).standard_normal((2, 64))
+    queries: Floats = (drawn - drawn @ axes @ axes.T).astype(np.float32)
+    allowed = np.random.default_rng(2).random(4000) < share
+    index = index_of(vectors, PrincipalRows(vectors, axes))
+    query_C, _ = index.finder.find(queries, 10, allowed)
+    assert np.bincount(query_C).max() < 20
+    expected = index_of(vectors, Float32Rows(vectors)).search(queries, 10, allowed)
+    np.testing.assert_array_equal(index.search(queries, 10, allowed)[0], expected[0])
+
+
 def test_no_bound_is_under_its_score() -> None:
     vectors, rng = along_few_axes(5000), np.random.default_rng(1)
     rows = PrincipalRows(vectors, np.linalg.qr(rng.standard_normal((64, 7)))[0])
@@ -66,6 +84,7 @@ def test_no_bound_is_under_its_score() -> None:
 def test_few_rows_are_scored_of_a_catalogue_that_varies_along_few_axes() -> None:
     vectors = along_few_axes(20_000)
     axes = principal_axes(vectors)
+    assert axes is not None
     rows, queries = PrincipalRows(vectors, axes), np.random.default_rng(1).standard_normal((8, 64)).astype(np.float32)
     query_C, _ = Scan(rows).find(queries, 10, None)
     assert np.bincount(query_C).max() < 100
@@ -73,9 +92,14 @@ def test_few_rows_are_scored_of_a_catalogue_that_varies_along_few_axes() -> None
     np.testing.assert_allclose(axes.T @ axes, np.eye(axes.shape[1]), atol=1e-9)
 
 
-def test_rows_that_differ_along_most_axes_keep_all() -> None:
-    vectors = np.random.default_rng(0).standard_normal((5000, 64)).astype(np.float32)
-    np.testing.assert_array_equal(principal_axes(vectors), np.eye(64))
+def test_rows_that_differ_along_most_axes_are_multiplied_as_they_are() -> None:
+    rng = np.random.default_rng(0)
+    vectors, queries = (rng.standard_normal((n, 64)).astype(np.float32) for n in (5000, 3))
+    rows, products = transposed(vectors), np.empty((3, 100), np.float32)
+    assert not isinstance(rows, PrincipalRows)
+    assert rows.num_bytes == vectors.nbytes
+    rows.multiply(rows.extend(queries), 200, 300, products)
+    np.testing.assert_allclose(products, queries @ vectors[200:300].T, atol=1e-4)
 
 
 @pytest.mark.parametrize("vector", [0.0, 3.0])
