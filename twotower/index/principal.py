@@ -10,19 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.features import Floats
-from twotower.index.scan import max_norm
+from twotower.index.scan import Float32Rows
 
 _LEFT = 0.02  # of the variance: the rest hardly tells rows apart
 _STEP = 8  # W is a multiple: whole vector registers
 _SAMPLED_ROWS, _BLOCK_ROWS = 16_384, 8192
 
 
-class TransposedRows:
+class TransposedRows(Float32Rows):
     """Rows stored transposed, which is several times faster to read."""
 
     def __init__(self, vectors_NV: Floats) -> None:
-        self.vectors_NV = np.asarray(vectors_NV)  # indexing a memory map is slow
-        self.max_norm = max_norm(self.vectors_NV)
+        super().__init__(vectors_NV)
         self._rows_WN = self._transposed()
 
     def _transposed(self) -> Floats:
@@ -32,10 +31,6 @@ class TransposedRows:
     def num_bytes(self) -> int:
         """Those of the transposed; of the vectors only a few rows are read."""
         return self._rows_WN.nbytes
-
-    def extend(self, queries_QV: Floats) -> Floats:
-        """The queries as they are."""
-        return queries_QV
 
     def multiply(self, queries_QW: Floats, start: int, stop: int, out_QS: Floats) -> None:
         """Write the products of some rows."""
