@@ -1,5 +1,6 @@
-"""An index that is searched by the kernels' op, here by its reference, against the same on a processor."""
+"""An index that is searched by the kernels' op against the same on a processor."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import torch
 
 from service.kernels.finder import DeviceFinder, on_device
+from service.kernels.topk import top_k_reference, top_k_triton
+from tests.interpreter import checked
 from twotower.errors import ReleaseMismatch
 from twotower.features import Floats
 from twotower.index.kinds import IndexInfo, Kind, open_index, write_index
@@ -32,14 +35,20 @@ def opened(directory: Path, vectors: Floats, kind: Kind = "flat") -> Index:
     return open_index(directory, vectors, WIDTH, IndexInfo(kind=kind))
 
 
-def test_it_gives_the_same_answers(tmp_path: Path, vectors: Floats) -> None:
+@pytest.mark.parametrize("op", [top_k_reference, top_k_triton])
+def test_it_gives_the_same_answers(
+    op: Callable[..., object], tmp_path: Path, vectors: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.kernels.finder.top_k", op)  # as on a GPU, interpreted
     index, finder = opened(tmp_path, vectors), DeviceFinder(vectors, CPU)
     ours, queries = Index("flat", vectors, finder, exact=finder), drawn(3, WIDTH, seed=1)
     mask = np.random.default_rng(2).random((3, NUM_ROWS)) < 0.4
     without = [np.array([5, 7, 600]), np.zeros(0, np.int64), np.array([3])]
     for options in ({}, {"allowed": mask[0]}, {"allowed": mask}, {"without": without}, {"without": [np.zeros(0, np.int64)] * 3}):
         for k in (1, K, NUM_ROWS + 1):
-            (rows, scores), (expected_rows, expected_scores) = (i.search(queries, k, **options) for i in (ours, index))
+            with checked():
+                rows, scores = ours.search(queries, k, **options)
+            expected_rows, expected_scores = index.search(queries, k, **options)
             assert rows.tolist() == expected_rows.tolist()
             assert scores.tolist() == expected_scores.tolist()
     assert finder.num_bytes == 768 * 32 * 5  # padded; of float32 and of int8
