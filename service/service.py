@@ -30,7 +30,7 @@ from twotower.window import WINDOW
 T = TypeVar("T")
 
 HISTORY_UNAVAILABLE = "history_unavailable"
-_BUSY_S = 0.01
+_BUSY_S = 0.01  # with less to wait for, nobody is refused who would not be late anyway
 
 
 @dataclass(slots=True)
