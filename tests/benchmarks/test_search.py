@@ -11,7 +11,6 @@ from twotower.index.search import Index
 
 
 def test_it_measures_what_is_asked_of_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "THREADS", 1)
     monkeypatch.setattr(search, "ROUNDS", 2)
     monkeypatch.setattr(search, "NUM_ITEMS", 3_000)
     monkeypatch.setattr(search, "NUM_COMPARED", 200)
