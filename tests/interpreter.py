@@ -38,6 +38,7 @@ def _interpreting() -> tuple[Any, Any]:
 triton, _interpreter = _interpreting()
 tl = triton.language
 _Builder, _Executor, _Handle = _interpreter.InterpreterBuilder, _interpreter.GridExecutor, _interpreter.TensorHandle
+_PRODUCTS = 8  # an instruction multiplies in TensorFloat-32: the fewest of any kind
 _ARITHMETIC = ("binary_op", "unary_op", "create_fma")
 
 
@@ -225,7 +226,7 @@ def _narrowed(values: Array) -> Array:
     return np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16).reshape(values.shape)
 
 
-_cast_impl, _fp_to_fp_impl, _dot_impl = _Builder.cast_impl, _Builder.create_fp_to_fp, _Builder.create_dot
+_cast_impl, _fp_to_fp_impl = _Builder.cast_impl, _Builder.create_fp_to_fp
 _reduce_impl = _interpreter.ReduceOps.apply_impl
 
 
@@ -245,8 +246,13 @@ def _fp_to_fp(builder: Any, source: Any, to: Any, rounding: Any) -> Any:
 
 
 def _dot(builder: Any, a: Any, b: Any, accumulator: Any, *rest: Any) -> Any:
-    a, b = (_cast(builder, side, tl.float32) if side.dtype.scalar == tl.bfloat16 else side for side in (a, b))
-    return _dot_impl(builder, a, b, accumulator, *rest)
+    """As tensor cores do: the exact sum of some products is added and rounded, whatever tile they are in."""
+    left, right = (_cast(builder, side, tl.float32).data.astype(np.float64) for side in (a, b))
+    total = accumulator.data
+    for first in range(0, left.shape[-1], _PRODUCTS):
+        here = slice(first, first + _PRODUCTS)
+        total = (total + left[..., here] @ right[..., here, :]).astype(total.dtype)
+    return _Handle(total, accumulator.dtype.scalar)
 
 
 def _no_bfloat16(operation: Callable[..., Any]) -> Callable[..., Any]:

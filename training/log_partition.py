@@ -11,7 +11,6 @@ from torch import Tensor
 
 from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Part
 from twotower.kernels.sampled_softmax import sampled_softmax
-from twotower.kernels.softmax_state import BITS
 
 
 def log_partition(
@@ -40,8 +39,8 @@ class _LogPartition(torch.autograd.Function):
         parts: Sequence[Part],
     ) -> Tensor:
         """Returns [Q]."""
-        state, score_M = sampled_softmax(query_QV * BITS, extra_M * BITS, certain, day_Q, catalogue, parts)
-        probability_M = (score_M - state.highest_Q[certain.query_M]).exp2() / state.total_Q[certain.query_M]
+        state, score_M = sampled_softmax(query_QV, extra_M, certain, day_Q, catalogue, parts)
+        probability_M = state.probability(certain.query_M, score_M)
         ctx.save_for_backward(state.mean_QV, probability_M, certain.query_M)
         return state.log_partition_Q
 

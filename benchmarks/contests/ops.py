@@ -25,7 +25,6 @@ from twotower.kernels.paged_decode import paged_decode
 from twotower.kernels.rms_norm import add_rms_norm, add_rms_norm_reference
 from twotower.kernels.rotary import rotate_reference, turn
 from twotower.kernels.sampled_softmax import sampled_softmax
-from twotower.kernels.softmax_state import BITS
 from twotower.kernels.swiglu import swiglu, swiglu_reference
 
 Scale = Literal["full", "quick", "check", "dry"]
@@ -107,7 +106,7 @@ def frozen_loss(num_queries: int, num_items: int, width: int, device: torch.devi
 
     def ours(queries_QD: Tensor) -> Tensor:
         state, _ = sampled_softmax(
-            queries_QD.to(vectors_ND.dtype if device.type == "cpu" else torch.float32) * BITS,
+            queries_QD.to(vectors_ND.dtype if device.type == "cpu" else torch.float32),
             vectors_ND.new_zeros(0, dtype=vectors_ND.dtype if device.type == "cpu" else torch.float32),
             Certain(nothing, nothing),
             day_Q,

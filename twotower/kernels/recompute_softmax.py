@@ -9,7 +9,6 @@ Q: queries, C: candidates, V: width of scored vectors (D + P), D: item vector wi
 T: distinct days, B: windows, M: own items of all queries, A: answers, S: queries of a block
 """
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -106,37 +105,36 @@ class WeightedLogPartitionTriton(torch.autograd.Function):
         ctx: Any, query_QV: Tensor, vectors_CD: Tensor, repeat_M: Tensor, own: Own, weight_Q: Tensor, scored: Scored
     ) -> Tensor:
         """Returns a scalar."""
-        queries = Queries(query_QV * BITS, scored.day_Q, scored.window_Q)
+        queries = Queries(query_QV, scored.day_Q, scored.window_Q)
         items = FrozenCatalogue(vectors_CD, scored.popularity_TCP.permute(2, 0, 1))
-        bias_BC = (scored.bias_BC * BITS).float().contiguous()
-        extra_M = repeat_M * BITS + bias_BC[scored.window_Q[own.query_M], own.column_M]
+        bias_BC = scored.bias_BC.float().contiguous()
+        extra_M = repeat_M + bias_BC[scored.window_Q[own.query_M], own.column_M]
         pairs, score_M = scan_pairs(queries, items, own.query_M, own.column_M, extra_M)
         state = merge(pairs, scan_part(queries, items, Span(0, len(vectors_CD), None, bias_BC), own.query_M, own.column_M))
-        bits_Q = finite(state.highest_Q + state.total_Q.log2())
-        probability_M = (score_M - bits_Q[own.query_M]).exp2()
-        ctx.save_for_backward(state.mean_QV, probability_M, weight_Q, bits_Q, score_M)
+        probability_M = state.probability(own.query_M, score_M)
+        ctx.save_for_backward(state.mean_QV, probability_M, weight_Q, state.highest_Q, state.total_Q, score_M)
         ctx.scored = queries, items, bias_BC, own
         return (weight_Q.double() * state.log_partition_Q).sum().to(query_QV.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of queries and repeats are there; those of candidates are made."""
-        mean_QV, probability_M, weight_Q, bits_Q, score_M = ctx.saved_tensors
+        mean_QV, probability_M, weight_Q, highest_Q, total_Q, score_M = ctx.saved_tensors
         queries, items, bias_BC, own = ctx.scored
         weight_Q = weight_Q * grad[0]
-        grad_vectors_CD = candidate_gradient(queries, items, bias_BC, own, score_M, bits_Q, weight_Q)
+        grad_vectors_CD = candidate_gradient(queries, items, bias_BC, own, score_M, finite(highest_Q), weight_Q / total_Q)
         grad_repeat_M = weight_Q[own.query_M] * probability_M
         return weight_Q[:, None] * mean_QV, grad_vectors_CD, grad_repeat_M, None, None, None
 
 
 @jit
 def candidate_gradient_kernel(  # type: ignore[no-untyped-def]
-    query_ptr, day_ptr, window_ptr, weight_ptr, partition_ptr, vectors_ptr, popularity_ptr, bias_ptr, bound_ptr,
+    query_ptr, day_ptr, window_ptr, share_ptr, highest_ptr, vectors_ptr, popularity_ptr, bias_ptr, bound_ptr,
     pair_query_ptr, pair_score_ptr, grad_ptr, num_queries, num_candidates, stride_p, stride_t, stride_n,
     D: tl.constexpr, P: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr,
-    BLOCK_C: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_C: tl.constexpr, BITS: tl.constexpr, PRECISION: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Program c: sum over queries of weight * probability * query, for a block of candidates."""
+    """Program c: sum over queries of share * 2^(score - highest) * query, for a block of candidates."""
     item_type = vectors_ptr.dtype.element_ty
     at_D, at_P = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_P)
     column_C = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -163,36 +161,42 @@ def candidate_gradient_kernel(  # type: ignore[no-untyped-def]
             popularity_BC = tl.load(near_BC + p * stride_p, mask=real_BC, other=0.0).to(tl.float32)
             score_BC += tl.sum(tl.where(at_P[None, :] == p, query_BP, 0.0), 1)[:, None] * popularity_BC
         score_BC += tl.load(bias_ptr + window_B[:, None] * num_candidates + column_C[None, :], mask=real_BC, other=0.0)
+        highest_B = tl.load(highest_ptr + query_B, mask=real_B, other=0.0)
+        score_BC = score_BC * BITS - highest_B[:, None]
         end = tl.minimum(start + BLOCK_Q, num_queries)
         if tl.min(next_C, 0) < end:  # a loop bare in a loop would keep loads from being issued ahead
             while tl.min(next_C, 0) < end:
                 paired_C = tl.load(pair_score_ptr + pair_C, mask=pair_C < end_C, other=0.0)
-                score_BC = tl.where(query_B[:, None] == next_C[None, :], paired_C[None, :], score_BC)
+                paired_BC = paired_C[None, :] - highest_B[:, None]
+                score_BC = tl.where(query_B[:, None] == next_C[None, :], paired_BC, score_BC)
                 pair_C += (next_C < end).to(pair_C.dtype)
                 next_C = tl.load(pair_query_ptr + pair_C, mask=pair_C < end_C, other=num_queries)
-        partition_B = tl.load(partition_ptr + query_B, mask=real_B, other=0.0)
-        weight_B = tl.load(weight_ptr + query_B, mask=real_B, other=0.0)
-        share_BC = tl.exp2(score_BC - partition_B[:, None]) * weight_B[:, None]
-        grad_CD = tl.dot(tl.trans(share_BC.to(item_type)), query_BD, grad_CD, input_precision=PRECISION)
+        share_B = tl.load(share_ptr + query_B, mask=real_B, other=0.0)
+        weight_BC = tl.exp2(score_BC) * share_B[:, None]
+        grad_CD = tl.dot(tl.trans(weight_BC.to(item_type)), query_BD, grad_CD, input_precision=PRECISION)
     tl.store(grad_ptr + at_CD, grad_CD, mask=real_CD)
 
 
 def candidate_gradient(
-    queries: Queries, items: FrozenCatalogue, bias_BC: Tensor, own: Own, score_M: Tensor, bits_Q: Tensor, weight_Q: Tensor
+    queries: Queries, items: FrozenCatalogue, bias_BC: Tensor, own: Own, score_M: Tensor, highest_Q: Tensor, share_Q: Tensor
 ) -> Tensor:
-    """sum_q weight_q softmax(score_q)_c query_q for every candidate [C, D], from scores and log partitions in bits."""
+    """sum_q share_q 2^(score_qc - highest_q) query_q for every candidate, [C, D].
+
+    Pairs' scores and the highest are in bits. A share is a weight over the sum of 2^(score - highest): with the highest apart
+    from the sum, scores that come out here as they did there make the same probabilities, however large they are.
+    """
     num_queries, num_candidates = len(queries.vectors_QV), len(items.vectors_ND)
     config = configuration("candidate_gradient", current_target())
     order_M = (own.column_M * num_queries + own.query_M).argsort()
-    columns_C = torch.arange(num_candidates + 1, device=bits_Q.device)
-    scale = weight_Q.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)  # half precision does not hold a query's share
+    columns_C = torch.arange(num_candidates + 1, device=share_Q.device)
+    scale = share_Q.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)  # half precision does not hold a query's share
     grad_CD = torch.empty_like(items.vectors_ND, dtype=torch.float32)
     candidate_gradient_kernel[(-(-num_candidates // config["BLOCK_C"]),)](
         queries.vectors_QV.float().contiguous(),
         queries.day_Q,
         queries.window_Q,
-        weight_Q.float() / scale,
-        bits_Q,
+        share_Q.float() / scale,
+        highest_Q,
         items.vectors_ND.contiguous(),
         items.popularity_PTN,
         bias_BC,
@@ -205,6 +209,7 @@ def candidate_gradient(
         *items.popularity_PTN.stride(),
         **item_shape(items),
         **config,
+        BITS=BITS,
         PRECISION=precision(current_target()),
     )
-    return (grad_CD * (scale * math.log(2))).to(items.vectors_ND.dtype)
+    return (grad_CD * scale).to(items.vectors_ND.dtype)

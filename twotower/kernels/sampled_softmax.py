@@ -29,8 +29,7 @@ def sampled_softmax(
     """The softmax of every query over the union of the disjoint `parts` and its certain items, whose scores [M] come with it.
 
     score = <query, [item vector, popularity on the query's day]> + (the candidate's log weight, or `extra_M` if certain).
-    Queries, `extra_M` and all scores are in bits; log weights in nats, as parts hold them. A certain item counts once, in a
-    part or not; an extra of -inf takes it out (an accidental hit). Where nothing counts the log partition is -inf; a score
+    All of it is in nats, but the scores that come out are in bits, as the state is. A certain item counts once, in a part or not; an extra of -inf takes it out (an accidental hit). Where nothing counts the log partition is -inf; a score
     that is NaN makes its query's NaN. Memory is O(Q V + M) and some tiles, whatever the number of candidates.
     """
     implementation = sampled_softmax_triton if use_triton(query_QV, catalogue.vectors_ND) else sampled_softmax_reference
@@ -50,14 +49,14 @@ def sampled_softmax_triton(
             case Shard(start):
                 span = Span(start, len(part), None, None)
             case Pool(rows_K, log_weight_K):
-                span = Span(0, len(part), rows_K, log_weight_K.float() * BITS)
+                span = Span(0, len(part), rows_K, log_weight_K.float())
         state = merge(state, scan_part(queries, catalogue, span, certain.query_M[inside], column_M[inside]))
     return state, score_M
 
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """In bits, with the day of each; `window_Q` is the row of bias it reads, where there are several."""
+    """With the day of each; `window_Q` is the row of bias it reads, where there are several."""
 
     vectors_QV: Tensor
     day_Q: Tensor
@@ -66,7 +65,7 @@ class Queries:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Candidates: `rows_K`, or else the rows from `first` on; `bias_WK` (bits) is added to their scores."""
+    """Candidates: `rows_K`, or else the rows from `first` on; `bias_WK` (nats) is added to their scores."""
 
     first: int
     num_candidates: int
@@ -98,7 +97,7 @@ def scan_kernel(  # type: ignore[no-untyped-def]
     query_ptr, order_ptr, day_ptr, window_ptr, vectors_ptr, rows_ptr, popularity_ptr, bias_ptr, bound_ptr, hit_ptr,
     highest_ptr, total_ptr, sum_ptr, num_queries, first_row, num_candidates, tiles_per_split, stride_p, stride_t, stride_n,
     D: tl.constexpr, P: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr,
-    BLOCK_C: tl.constexpr, PLACE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_C: tl.constexpr, BITS: tl.constexpr, PLACE: tl.constexpr, PRECISION: tl.constexpr,
 ) -> None:  # fmt: skip
     """Program (b, s): the state of queries `order[b BLOCK_Q ...]` over split s of the candidates.
 
@@ -152,9 +151,9 @@ def scan_kernel(  # type: ignore[no-untyped-def]
                 hit_B += (next_B < end).to(hit_B.dtype)
                 next_B = tl.load(hit_ptr + hit_B, mask=hit_B < end_B, other=num_candidates)
         before_B = highest_B
-        highest_B = tl.maximum(highest_B, tl.max(score_BC, 1))
+        highest_B = tl.maximum(highest_B, tl.max(score_BC, 1) * BITS)
         finite_B = tl.maximum(highest_B, -3.4028234e38)
-        weight_BC = tl.exp2(score_BC - finite_B[:, None])
+        weight_BC = tl.exp2(score_BC * BITS - finite_B[:, None])  # scaled here, as queries of half precision would be rounded
         shrink_B = tl.exp2(before_B - finite_B)
         total_B = total_B * shrink_B + tl.sum(weight_BC, 1)
         sum_BD = tl.dot(weight_BC.to(item_type), item_CD, sum_BD * shrink_B[:, None], input_precision=PRECISION)
@@ -207,6 +206,7 @@ def scan_part(
             *catalogue.popularity_PTN.stride(),
             **item_shape(catalogue),
             **config,
+            BITS=BITS,
             PLACE=tl.int64 if catalogue.popularity_PTN.numel() >= 1 << 31 else tl.int32,
             PRECISION=precision(current_target()),
         )
@@ -218,6 +218,7 @@ def pairs_kernel(  # type: ignore[no-untyped-def]
     query_ptr, day_ptr, vectors_ptr, popularity_ptr, bound_ptr, row_ptr, extra_ptr, score_ptr, highest_ptr, total_ptr, sum_ptr,
     stride_p, stride_t, stride_n,
     D: tl.constexpr, P: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    BITS: tl.constexpr,
 ) -> None:  # fmt: skip
     """Program q: the state of query q over its pairs, bound[q] to bound[q + 1], and their scores."""
     query = tl.program_id(0).to(tl.int64)
@@ -244,6 +245,7 @@ def pairs_kernel(  # type: ignore[no-untyped-def]
         ).to(tl.float32)
         score_C = tl.sum(item_CD * query_D[None, :], 1) + tl.sum(popularity_CP * query_P[None, :], 1)
         score_C += tl.load(extra_ptr + place_C, mask=real_C, other=-float("inf"))
+        score_C *= BITS
         tl.store(score_ptr + place_C, score_C, mask=real_C)
         before = highest
         highest = tl.maximum(highest, tl.max(score_C, 0))
@@ -262,7 +264,7 @@ def pairs_kernel(  # type: ignore[no-untyped-def]
 def scan_pairs(
     queries: Queries, catalogue: FrozenCatalogue, query_M: Tensor, row_M: Tensor, extra_M: Tensor
 ) -> tuple[SoftmaxState, Tensor]:
-    """The state of each query over its pairs alone, which are by query, and their scores: with `extra_M` (bits) added."""
+    """The state of each query over its pairs alone, which are by query, and their scores in bits: with `extra_M` (nats) added."""
     num_queries, device = len(queries.vectors_QV), queries.vectors_QV.device
     query_QV = queries.vectors_QV.float().contiguous()
     highest_Q, total_Q = query_QV.new_empty(num_queries), query_QV.new_empty(num_queries)
@@ -283,5 +285,6 @@ def scan_pairs(
             *catalogue.popularity_PTN.stride(),
             **item_shape(catalogue),
             **configuration("softmax_pairs", current_target()),
+            BITS=BITS,
         )
     return SoftmaxState(highest_Q, total_Q, sum_QV), score_M

@@ -33,6 +33,10 @@ class SoftmaxState:
         """The items' mean under the softmax, the gradient of the log partition with respect to the query; NaN without any."""
         return self.sum_QV / self.total_Q[:, None]
 
+    def probability(self, query_M: Tensor, score_M: Tensor) -> Tensor:
+        """Of candidates with these scores (bits), each as its query sees it."""
+        return (score_M - self.highest_Q[query_M]).exp2() / self.total_Q[query_M]
+
 
 def empty_state(query_QV: Tensor) -> SoftmaxState:
     """No candidate seen."""

@@ -23,6 +23,7 @@ def sampled_softmax_reference(
     query_QV: Tensor, extra_M: Tensor, certain: Certain, day_Q: Tensor, catalogue: FrozenCatalogue, parts: Sequence[Part]
 ) -> tuple[SoftmaxState, Tensor]:
     """Tile by tile; a certain item's score is replaced where its tile is."""
+    query_QV, extra_M = query_QV * BITS, extra_M * BITS
     state, score_M = empty_state(query_QV), torch.empty_like(extra_M)
     missing_M = torch.ones_like(certain.rows_M, dtype=torch.bool)
     for part in parts:

@@ -15,7 +15,7 @@ from tests.interpreter import checked
 from twotower.kernels import sampled_softmax
 from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Part, Pool, Shard
 from twotower.kernels.sampled_softmax import sampled_softmax_triton
-from twotower.kernels.softmax_state import BITS, SoftmaxState
+from twotower.kernels.softmax_state import SoftmaxState
 from twotower.kernels.softmax_tiles import sampled_softmax_reference
 
 SCANS = ("softmax_scan", "softmax_scan_float32", "softmax_scan_popularity")
@@ -151,11 +151,11 @@ def test_splits_and_shards_merge_to_the_whole(monkeypatch: pytest.MonkeyPatch, p
 
 def test_the_mean_is_the_gradient_of_the_log_partition() -> None:
     case = make_case(5, torch.float32, 19, 60, 2, share=1.0, held=0.1, scale=2.0)
-    query_QV = (case.query_QV.double() / BITS).requires_grad_()  # in nats, where the op's are in bits
+    query_QV = case.query_QV.double().requires_grad_()
     items = torch.cat([case.catalogue.vectors_ND[None].expand(19, -1, -1), *pages(case)], 2).double()
     scores_QN = torch.einsum("qv,qnv->qn", query_QV, items)
     at = case.certain.query_M, case.certain.rows_M
-    log_partition_Q = scores_QN.index_put(at, scores_QN[at] + case.extra_M.double() / BITS).logsumexp(1)
+    log_partition_Q = scores_QN.index_put(at, scores_QN[at] + case.extra_M.double()).logsumexp(1)
 
     ours = case.kernels()[0]
 
@@ -170,15 +170,15 @@ def pages(case: Case) -> list[Tensor]:
 
 
 def by_hand(scores: list[float], pairs: list[tuple[int, float]], pool: Pool | None = None) -> SoftmaxState:
-    """One query in nats before items of one dimension that matters; pairs are a row and its extra."""
+    """One query before items of one dimension that matters; pairs are a row and its extra."""
     vectors_ND = torch.zeros(len(scores), 16)
     vectors_ND[:, 0] = torch.tensor(scores)
     query_QV = torch.zeros(1, 16)
-    query_QV[0, 0] = BITS
+    query_QV[0, 0] = 1.0
     rows, extras = zip(*pairs, strict=True) if pairs else ((), ())
     certain = Certain(torch.zeros(len(rows), dtype=torch.long), torch.tensor(rows, dtype=torch.long))
     catalogue = FrozenCatalogue(vectors_ND, torch.zeros(0, 1, len(scores)))
-    extra_M = torch.tensor(extras) * BITS
+    extra_M = torch.tensor(extras)
     case = Case(query_QV, extra_M, certain, torch.tensor([0]), catalogue, (Shard(0, len(scores)) if pool is None else pool,))
     return case.kernels()[0]
 
