@@ -28,7 +28,7 @@ from training.loss import frozen_set_loss
 from training.negatives import Proposal, propose
 from twotower.kernels.frozen_items import FrozenCatalogue, Pool
 from twotower.kernels.recompute_softmax import Own
-from twotower.kernels.softmax_tiles import TILE_CANDIDATES, TILE_QUERIES
+from twotower.kernels.softmax_tiles import TILE_QUERIES, TILE_SCORES
 
 MB = 1e6
 FLOAT, LONG = 4, 8  # bytes
@@ -62,7 +62,8 @@ class Size:
         drawing = self.num_items * (LONG + 1)
         pairs = num_pairs * 10 * LONG  # keys, queries, rows, columns, places and their sorted order
         answers = 4 * self.num_answers * scored  # their items, queries and products, and one gradient
-        tile = (2 * TILE_QUERIES + self.width + self.num_days) * TILE_CANDIDATES * FLOAT
+        tile_candidates = TILE_SCORES // min(TILE_QUERIES, self.num_queries)
+        tile = (2 * TILE_SCORES + (self.width + self.num_days) * tile_candidates) * FLOAT
         return drawn + max(drawing, pairs + answers + 6 * scored + tile)
 
 

@@ -15,7 +15,7 @@ from twotower.kernels import softmax_tiles as module
 from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Part, Pool, Shard
 from twotower.kernels.softmax_state import SoftmaxState, empty_state, merge
 
-TILES = mock.patch.multiple(module, TILE_CANDIDATES=4, TILE_QUERIES=3, MISSING_QUERIES=2)
+TILES = mock.patch.multiple(module, TILE_SCORES=12, TILE_QUERIES=3, MISSING_QUERIES=2)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,14 @@ class FrozenCatalogue:
         return torch.cat([self.vectors_ND[rows_M], self.popularity_PTN[:, day_M, rows_M].T], 1)
 
 
+class Days:
+    """The days of queries, the distinct ones among them, and each query's place among these."""
+
+    def __init__(self, day_Q: Tensor) -> None:
+        self.day_Q = day_Q
+        self.day_U, self.index_Q = torch.unique(day_Q, return_inverse=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Candidates of a tile. `log_weight_C` is added to the scores of all queries but those that hold the item for certain."""
@@ -47,10 +55,10 @@ class Shard:
         """Place of each catalogue row among the candidates, by subtraction; -1 where it is none."""
         return torch.where((rows_M >= self.start) & (rows_M < self.stop), rows_M - self.start, -1)
 
-    def chunk(self, catalogue: FrozenCatalogue, start: int, stop: int, day_Q: Tensor) -> Chunk:
+    def chunk(self, catalogue: FrozenCatalogue, start: int, stop: int, days: Days) -> Chunk:
         """Candidates start..stop, as views: nothing is copied."""
         rows = slice(self.start + start, self.start + stop)
-        return Chunk(catalogue.vectors_ND[rows], catalogue.popularity_PTN[..., rows], day_Q, None)
+        return Chunk(catalogue.vectors_ND[rows], catalogue.popularity_PTN[..., rows], days.day_Q, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +78,12 @@ class Pool:
         column_M = torch.searchsorted(self.rows_K, rows_M).clamp(max=len(self) - 1)
         return torch.where(self.rows_K[column_M] == rows_M, column_M, -1)
 
-    def chunk(self, catalogue: FrozenCatalogue, start: int, stop: int, day_Q: Tensor) -> Chunk:
+    def chunk(self, catalogue: FrozenCatalogue, start: int, stop: int, days: Days) -> Chunk:
         """Candidates start..stop. Vectors are gathered here, a tile at a time: the pool as a whole is never copied."""
         rows_C = self.rows_K[start:stop]
-        days_U, day_index_Q = torch.unique(day_Q, return_inverse=True)
-        popularity_PUC = catalogue.popularity_PTN[:, days_U[:, None], rows_C]
-        return Chunk(catalogue.vectors_ND.index_select(0, rows_C), popularity_PUC, day_index_Q, self.log_weight_K[start:stop])
+        popularity_PUC = catalogue.popularity_PTN[:, days.day_U[:, None], rows_C]
+        vectors_CD = catalogue.vectors_ND.index_select(0, rows_C)
+        return Chunk(vectors_CD, popularity_PUC, days.index_Q, self.log_weight_K[start:stop])
 
 
 Part: TypeAlias = Shard | Pool

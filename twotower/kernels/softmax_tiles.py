@@ -11,11 +11,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from twotower.kernels.frozen_items import Certain, Chunk, FrozenCatalogue, Part, Pool
+from twotower.kernels.frozen_items import Certain, Chunk, Days, FrozenCatalogue, Part, Pool
 from twotower.kernels.softmax_state import BITS, SoftmaxState, concatenate, empty_state, finite, merge
 
-TILE_CANDIDATES = 4096  # a tile of scores stays in the processor's cache
-TILE_QUERIES = 256
+TILE_SCORES = 1 << 19  # 2 MB stay in the processor's cache
+TILE_QUERIES = 1024  # most of it: items are then read the fewest times
 MISSING_QUERIES = 32  # neighbours are of one user, whose items are then gathered once
 
 
@@ -51,43 +51,39 @@ class Pairs:
 
 def scan(query_QV: Tensor, pairs: Pairs, day_Q: Tensor, catalogue: FrozenCatalogue, part: Part) -> tuple[SoftmaxState, Tensor]:
     """The state over all of `part`, and the scores of the pairs, which are columns of it."""
-    firsts = range(0, max(len(query_QV), 1), TILE_QUERIES)
-    states = [empty_state(query_QV[first : first + TILE_QUERIES]) for first in firsts]
-    width = catalogue.vectors_ND.shape[1]
-    scratch = query_QV.new_empty(
-        1 + query_QV.shape[1] - width, min(len(query_QV), TILE_QUERIES) * min(len(part), TILE_CANDIDATES)
-    )
-    score_M = torch.empty_like(pairs.extra_M)
-    by_tile = _pairs_by_tile(pairs, len(part), len(firsts))
-    for start in range(0, len(part), TILE_CANDIDATES):
-        chunk = part.chunk(catalogue, start, min(start + TILE_CANDIDATES, len(part)), day_Q)
-        for block, first in enumerate(firsts):
+    num_queries, days = min(len(query_QV), TILE_QUERIES), Days(day_Q)
+    num_candidates = TILE_SCORES // max(num_queries, 1)
+    blocks = [slice(first, first + TILE_QUERIES) for first in range(0, len(query_QV), TILE_QUERIES)]
+    state, score_M = empty_state(query_QV), torch.empty_like(pairs.extra_M)
+    views = [SoftmaxState(state.highest_Q[rows], state.total_Q[rows], state.sum_QV[rows]) for rows in blocks]
+    scratch = query_QV.new_empty(1 + len(catalogue.popularity_PTN), num_queries * min(len(part), num_candidates))
+    by_tile = _pairs_by_tile(pairs, len(part), num_candidates, len(blocks))
+    for start in range(0, len(part), num_candidates):
+        chunk = part.chunk(catalogue, start, min(start + num_candidates, len(part)), days)
+        for rows, seen in zip(blocks, views, strict=True):
             here = next(by_tile)
-            at_M = (pairs.query_M[here] - first) * len(chunk.items_CD) + pairs.place_M[here] - start
-            query_BV = query_QV[first : first + TILE_QUERIES]
-            seen, score_M[here] = _score_tile(query_BV, chunk, first, at_M, pairs.extra_M[here], scratch)
-            states[block] = merge(states[block], seen)
-    return concatenate(states), score_M
+            at_M = (pairs.query_M[here] - rows.start) * len(chunk.items_CD) + pairs.place_M[here] - start
+            score_M[here] = _add_tile(seen, query_QV[rows], chunk, chunk.day_index_Q[rows], at_M, pairs.extra_M[here], scratch)
+    return state, score_M
 
 
-def _pairs_by_tile(pairs: Pairs, num_candidates: int, num_blocks: int) -> Iterator[Tensor]:
+def _pairs_by_tile(pairs: Pairs, num_candidates: int, tile_candidates: int, num_blocks: int) -> Iterator[Tensor]:
     """Numbers of the pairs that lie in each tile, candidates outermost."""
-    tile_M = pairs.place_M // TILE_CANDIDATES * num_blocks + pairs.query_M // TILE_QUERIES
+    tile_M = pairs.place_M // tile_candidates * num_blocks + pairs.query_M // TILE_QUERIES
     sorted_M, order_M = torch.sort(tile_M, stable=True)
-    num_tiles = -(-num_candidates // TILE_CANDIDATES) * num_blocks
+    num_tiles = -(-num_candidates // tile_candidates) * num_blocks
     bounds = torch.searchsorted(sorted_M, torch.arange(num_tiles + 1, device=sorted_M.device)).tolist()
     return (order_M[start:stop] for start, stop in pairwise(bounds))
 
 
-def _score_tile(
-    query_BV: Tensor, chunk: Chunk, first: int, at_M: Tensor, extra_M: Tensor, scratch: Tensor
-) -> tuple[SoftmaxState, Tensor]:
-    """The state over one tile, whose first query is number `first`, and the scores of the pairs at its flat places `at_M`.
+def _add_tile(
+    seen: SoftmaxState, query_BV: Tensor, chunk: Chunk, day_index_B: Tensor, at_M: Tensor, extra_M: Tensor, scratch: Tensor
+) -> Tensor:
+    """Add a tile to what its queries have seen; returns the scores of the pairs, which are at its flat places `at_M`.
 
     The tile lives in `scratch`: fresh memory each time would cost a tenth of the time in page faults.
     """
     (num_candidates, width), num_queries = chunk.items_CD.shape, len(query_BV)
-    day_index_B = chunk.day_index_Q[first : first + num_queries]
     scores_BC, *popularity = scratch[:, : num_queries * num_candidates].view(len(scratch), num_queries, num_candidates).unbind()
     torch.mm(query_BV[:, :width], chunk.items_CD.T, out=scores_BC)
     for p, (popularity_UC, popularity_BC) in enumerate(zip(chunk.popularity_PUC, popularity, strict=True)):
@@ -98,10 +94,16 @@ def _score_tile(
     if chunk.log_weight_C is not None:
         scores_BC.add_(chunk.log_weight_C, alpha=BITS)
     flat[at_M] = score_M
-    highest_B = scores_BC.amax(1)
+    highest_B = torch.maximum(seen.highest_Q, scores_BC.amax(1))
     weights_BC = scores_BC.sub_(finite(highest_B)[:, None]).exp2_()
-    sums = [weights_BC @ chunk.items_CD, *(p_BC.mul_(weights_BC).sum(1, keepdim=True) for p_BC in popularity)]
-    return SoftmaxState(highest_B, weights_BC.sum(1), torch.cat(sums, 1)), score_M
+    shrink_B = (seen.highest_Q - finite(highest_B)).exp2()
+    seen.highest_Q.copy_(highest_B)
+    seen.total_Q.mul_(shrink_B).add_(weights_BC.sum(1))
+    seen.sum_QV.mul_(shrink_B[:, None])
+    seen.sum_QV[:, :width].addmm_(weights_BC, chunk.items_CD)
+    for p, popularity_BC in enumerate(popularity):
+        seen.sum_QV[:, width + p] += popularity_BC.mul_(weights_BC).sum(1)
+    return score_M
 
 
 def scan_missing(query_QV: Tensor, pairs: Pairs, day_Q: Tensor, catalogue: FrozenCatalogue) -> tuple[SoftmaxState, Tensor]:
