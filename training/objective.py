@@ -17,7 +17,7 @@ from training.negatives import Candidates, certain_items
 from training.snapshots import PopularitySnapshots
 from twotower.catalogue import tensors
 from twotower.features import EncodedRows
-from twotower.kernels.frozen_items import FrozenCatalogue, Part, Pool, Shard
+from twotower.kernels.frozen_items import FrozenCatalogue, Part, Pool, Shard, aligned
 from twotower.kernels.recompute_softmax import Own, Scored
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
@@ -89,6 +89,8 @@ class Objective(nn.Module):
         popularity_MP = self.popularity_PTN[:, day_Q[own.request_M], own.rows_M].T
         vectors = OwnVectors.of(vectors_ND, own.rows_M, popularity_MP)
         query_QV, repeat_M = self._queries(batch, vectors_ND[batch.histories.item_rows_BL], vectors)
+        if device.type == "cuda":
+            self.popularity_PTN = aligned(self.popularity_PTN)  # once: then it is
         part: Part = Shard(0, len(vectors_ND))
         if drawn is not None:
             part = Pool(torch.from_numpy(drawn.rows_C).to(device), torch.from_numpy(drawn.log_weight_C).to(device))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from service.kernels.catalogue import Catalogue
 from service.kernels.topk import top_k_triton
-from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Pool, Shard
+from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Pool, Shard, aligned
 from twotower.kernels.gather_pool import gather_pool_triton
 from twotower.kernels.packed_attention import Packing, packed_attention_triton
 from twotower.kernels.paged_decode import paged_decode_triton
@@ -43,19 +43,19 @@ def top_k(num_queries: int, tail: int, *, coded: bool = False, filtered: bool = 
 
 
 def frozen_loss(dtype: torch.dtype, num_popularity: int = 2, *, pooled: bool = False) -> object:
-    """Stage 2: queries of 64 windows of 64 events, over the whole catalogue or a pool."""
-    num_queries, num_items, days = 4096, 8192, 128
-    catalogue = FrozenCatalogue(torch.zeros(num_items, 128, dtype=dtype), torch.zeros(num_popularity, days, num_items))
+    """Stage 2: queries of 64 windows of 64 events, over the whole catalogue or a pool; no number of items is round."""
+    num_queries, num_items, days = 4096, 8191, 128
+    catalogue = FrozenCatalogue(torch.zeros(num_items, 128, dtype=dtype), aligned(torch.zeros(num_popularity, days, num_items)))
     query_QV, query_M = torch.zeros(num_queries, 128 + num_popularity), torch.arange(num_queries)
     certain = Certain(query_M, query_M)
     day_Q = torch.zeros(num_queries, dtype=torch.int64)
-    part = Pool(torch.arange(4096), torch.zeros(4096)) if pooled else Shard(0, num_items)
+    part = Pool(torch.arange(4095), torch.zeros(4095)) if pooled else Shard(0, num_items)
     return sampled_softmax_triton(query_QV, torch.zeros(num_queries), certain, day_Q, catalogue, [part])
 
 
 def joint_loss(dtype: torch.dtype) -> object:
     """Stage 1, forward and backward."""
-    num_queries, num_candidates, windows, days = 4096, 8192, 64, 128
+    num_queries, num_candidates, windows, days = 4096, 8191, 64, 128
     query_QV = torch.zeros(num_queries, 130, requires_grad=True)
     vectors_CD = torch.zeros(num_candidates, 128, dtype=dtype, requires_grad=True)
     window_Q = torch.arange(num_queries) // (num_queries // windows)

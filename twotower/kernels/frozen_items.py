@@ -9,11 +9,14 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+ALIGNED = 16  # numbers: a GPU reads four at once where it can tell that rows begin at multiples of this
 
 
 @dataclass(frozen=True, slots=True)
 class FrozenCatalogue:
-    """Item vectors that no longer change, and the popularity of every day."""
+    """Item vectors that no longer change, and the popularity of every day, which may go on behind the items unread."""
 
     vectors_ND: Tensor
     popularity_PTN: Tensor
@@ -21,6 +24,12 @@ class FrozenCatalogue:
     def items(self, rows_M: Tensor, day_M: Tensor) -> Tensor:
         """Full item vectors [M, V], each on its own day."""
         return torch.cat([self.vectors_ND[rows_M], self.popularity_PTN[:, day_M, rows_M].T], 1)
+
+
+def aligned(rows: Tensor) -> Tensor:
+    """Rows padded with zeros, and laid end to end; the same where they are so."""
+    missing = -rows.shape[-1] % ALIGNED
+    return (functional.pad(rows, (0, missing)) if missing else rows).contiguous()
 
 
 class Days:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from twotower.kernels.configurations import configuration, current_target
 from twotower.kernels.dispatch import jit, tl, use_triton
-from twotower.kernels.frozen_items import FrozenCatalogue
-from twotower.kernels.sampled_softmax import Queries, Span, item_shape, precision, scan_pairs, scan_part
+from twotower.kernels.frozen_items import FrozenCatalogue, aligned
+from twotower.kernels.sampled_softmax import Queries, item_shape, num_columns, precision, scan_pairs, scan_part
 from twotower.kernels.softmax_state import BITS, finite, merge
 
 BLOCK_SCORES = 400_000  # of a block of queries: 1.6 MB stay in the processor's cache
@@ -106,11 +106,11 @@ class WeightedLogPartitionTriton(torch.autograd.Function):
     ) -> Tensor:
         """Returns a scalar."""
         queries = Queries(query_QV, scored.day_Q, scored.window_Q)
-        items = FrozenCatalogue(vectors_CD, scored.popularity_TCP.permute(2, 0, 1))
-        bias_BC = scored.bias_BC.float().contiguous()
+        items = FrozenCatalogue(vectors_CD, aligned(scored.popularity_TCP.permute(2, 0, 1)))
+        bias_BC = aligned(scored.bias_BC.float())
         extra_M = repeat_M + bias_BC[scored.window_Q[own.query_M], own.column_M]
         pairs, score_M = scan_pairs(queries, items, own.query_M, own.column_M, extra_M)
-        state = merge(pairs, scan_part(queries, items, Span(0, len(vectors_CD), None, bias_BC), own.query_M, own.column_M))
+        state = merge(pairs, scan_part(queries, items, bias_BC, own.query_M, own.column_M))
         probability_M = state.probability(own.query_M, score_M)
         ctx.save_for_backward(state.mean_QV, probability_M, weight_Q, state.highest_Q, state.total_Q, score_M)
         ctx.scored = queries, items, bias_BC, own
@@ -129,16 +129,20 @@ class WeightedLogPartitionTriton(torch.autograd.Function):
 
 @jit
 def candidate_gradient_kernel(  # type: ignore[no-untyped-def]
-    query_ptr, day_ptr, window_ptr, share_ptr, highest_ptr, vectors_ptr, popularity_ptr, bias_ptr, bound_ptr,
-    pair_query_ptr, pair_score_ptr, grad_ptr, num_queries, num_candidates, stride_p, stride_t, stride_n,
-    D: tl.constexpr, P: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr,
-    BLOCK_C: tl.constexpr, BITS: tl.constexpr, PRECISION: tl.constexpr,
+    query_ptr, rounded_ptr, day_ptr, window_ptr, share_ptr, highest_ptr, vectors_ptr, popularity_ptr, bias_ptr, bound_ptr,
+    pair_query_ptr, pair_score_ptr, grad_ptr, num_queries, num_candidates, num_columns, stride_p, stride_t, stride_n,
+    D: tl.constexpr, P: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_C: tl.constexpr,
+    BITS: tl.constexpr, PRECISION: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Program c: sum over queries of share * 2^(score - highest) * query, for a block of candidates."""
+    """Program c: sum over queries of share * 2^(score - highest) * query, for a block of candidates.
+
+    `rounded_ptr` holds the queries without popularity, of the candidates' type.
+    """
     item_type = vectors_ptr.dtype.element_ty
-    at_D, at_P = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_P)
+    at_D = tl.arange(0, BLOCK_D)
     column_C = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     real_C = column_C < num_candidates
+    held_C = column_C < num_columns
     at_CD = column_C[:, None] * D + at_D[None, :]
     real_CD = real_C[:, None] & (at_D < D)[None, :]
     item_CD = tl.load(vectors_ptr + at_CD, mask=real_CD, other=0.0)
@@ -149,18 +153,17 @@ def candidate_gradient_kernel(  # type: ignore[no-untyped-def]
     for start in range(0, num_queries, BLOCK_Q):
         query_B = start + tl.arange(0, BLOCK_Q)
         real_B = query_B < num_queries
-        own_B = query_ptr + query_B * (D + P)
-        query_BD = tl.load(own_B[:, None] + at_D[None, :], mask=real_B[:, None] & (at_D < D)[None, :], other=0.0).to(item_type)
-        query_BP = tl.load(own_B[:, None] + D + at_P[None, :], mask=real_B[:, None] & (at_P < P)[None, :], other=0.0)
+        at_BD = query_B[:, None] * D + at_D[None, :]
+        query_BD = tl.load(rounded_ptr + at_BD, mask=real_B[:, None] & (at_D < D)[None, :], other=0.0)
         day_B = tl.load(day_ptr + query_B, mask=real_B, other=0)
         window_B = tl.load(window_ptr + query_B, mask=real_B, other=0)
-        real_BC = real_B[:, None] & real_C[None, :]
         score_BC = tl.dot(query_BD, tl.trans(item_CD), input_precision=PRECISION)
         near_BC = popularity_ptr + (day_B * stride_t)[:, None] + (column_C * stride_n)[None, :]
         for p in tl.static_range(P):
-            popularity_BC = tl.load(near_BC + p * stride_p, mask=real_BC, other=0.0).to(tl.float32)
-            score_BC += tl.sum(tl.where(at_P[None, :] == p, query_BP, 0.0), 1)[:, None] * popularity_BC
-        score_BC += tl.load(bias_ptr + window_B[:, None] * num_candidates + column_C[None, :], mask=real_BC, other=0.0)
+            popularity_BC = tl.load(near_BC + p * stride_p, mask=held_C[None, :], other=0.0).to(tl.float32)
+            query_B1 = tl.load(query_ptr + query_B * (D + P) + D + p, mask=real_B, other=0.0)[:, None]
+            score_BC += query_B1 * popularity_BC
+        score_BC += tl.load(bias_ptr + window_B[:, None] * num_columns + column_C[None, :], mask=held_C[None, :], other=0.0)
         highest_B = tl.load(highest_ptr + query_B, mask=real_B, other=0.0)
         score_BC = score_BC * BITS - highest_B[:, None]
         end = tl.minimum(start + BLOCK_Q, num_queries)
@@ -185,7 +188,7 @@ def candidate_gradient(
     Pairs' scores and the highest are in bits. A share is a weight over the sum of 2^(score - highest): with the highest apart
     from the sum, scores that come out here as they did there make the same probabilities, however large they are.
     """
-    num_queries, num_candidates = len(queries.vectors_QV), len(items.vectors_ND)
+    num_queries, (num_candidates, width) = len(queries.vectors_QV), items.vectors_ND.shape
     config = configuration("candidate_gradient", current_target())
     order_M = (own.column_M * num_queries + own.query_M).argsort()
     columns_C = torch.arange(num_candidates + 1, device=share_Q.device)
@@ -193,6 +196,7 @@ def candidate_gradient(
     grad_CD = torch.empty_like(items.vectors_ND, dtype=torch.float32)
     candidate_gradient_kernel[(-(-num_candidates // config["BLOCK_C"]),)](
         queries.vectors_QV.float().contiguous(),
+        queries.vectors_QV[:, :width].to(items.vectors_ND.dtype).contiguous(),
         queries.day_Q,
         queries.window_Q,
         share_Q.float() / scale,
@@ -206,6 +210,7 @@ def candidate_gradient(
         grad_CD,
         num_queries,
         num_candidates,
+        num_columns(items),
         *items.popularity_PTN.stride(),
         **item_shape(items),
         **config,

@@ -4,10 +4,11 @@ Frozen candidates make this attention whose values are its keys: the online soft
 up the candidates they weigh, and that mean is the gradient with respect to the query. No score outlives its tile.
 
 Q: queries, D: item width, P: popularity dimensions, V: D + P, T: days, N: items, K: candidates, W: rows of bias,
-H: hits, M: certain pairs of a query and an item, S: splits of the candidates, B: queries of a program, C: candidates of a tile
+U: distinct days, H: hits, M: certain pairs of a query and an item, S: splits of the candidates, B: queries of a program,
+C: candidates of a tile or of a piece
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from twotower.kernels.configurations import Target, configuration, current_target
 from twotower.kernels.dispatch import jit, tl, triton, use_triton
-from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Part, Pool, Shard
+from twotower.kernels.frozen_items import ALIGNED, Certain, Days, FrozenCatalogue, Part, Pool, Shard, aligned
 from twotower.kernels.softmax_state import BITS, SoftmaxState, merge
 from twotower.kernels.softmax_tiles import sampled_softmax_reference
 
 PROGRAMS = 264  # that keep a large GPU busy: two for each of 132 processors
+GATHERED = 1 << 16  # candidates of a pool at once
 
 
 def sampled_softmax(
@@ -29,8 +31,9 @@ def sampled_softmax(
     """The softmax of every query over the union of the disjoint `parts` and its certain items, whose scores [M] come with it.
 
     score = <query, [item vector, popularity on the query's day]> + (the candidate's log weight, or `extra_M` if certain).
-    All of it is in nats, but the scores that come out are in bits, as the state is. A certain item counts once, in a part or not; an extra of -inf takes it out (an accidental hit). Where nothing counts the log partition is -inf; a score
-    that is NaN makes its query's NaN. Memory is O(Q V + M) and some tiles, whatever the number of candidates.
+    All is in nats, but the scores that come out are in bits, as the state is. A certain item counts once, in a part or not; an
+    extra of -inf takes it out (an accidental hit). Where nothing counts the log partition is -inf; a score that is NaN makes
+    its query's NaN. Memory is O(Q V + M) and some tiles or, on a GPU, a piece of a pool, whatever the number of candidates.
     """
     implementation = sampled_softmax_triton if use_triton(query_QV, catalogue.vectors_ND) else sampled_softmax_reference
     return implementation(query_QV, extra_M, certain, day_Q, catalogue, parts)
@@ -40,17 +43,16 @@ def sampled_softmax_triton(
     query_QV: Tensor, extra_M: Tensor, certain: Certain, day_Q: Tensor, catalogue: FrozenCatalogue, parts: Sequence[Part]
 ) -> tuple[SoftmaxState, Tensor]:
     """Certain pairs by themselves, whose scores are masked where they lie in a part; in single precision."""
-    queries = Queries(query_QV, day_Q)
-    state, score_M = scan_pairs(queries, catalogue, certain.query_M, certain.rows_M, extra_M)
+    state, score_M = scan_pairs(Queries(query_QV, day_Q), catalogue, certain.query_M, certain.rows_M, extra_M)
+    days = Days(day_Q)
     for part in parts:
         column_M = part.columns_of(certain.rows_M)
-        inside = torch.nonzero(column_M >= 0)[:, 0]
-        match part:
-            case Shard(start):
-                span = Span(start, len(part), None, None)
-            case Pool(rows_K, log_weight_K):
-                span = Span(0, len(part), rows_K, log_weight_K.float())
-        state = merge(state, scan_part(queries, catalogue, span, certain.query_M[inside], column_M[inside]))
+        for span in spans_of(part, catalogue, days):
+            place_M = column_M - span.first
+            inside = torch.nonzero((place_M >= 0) & (place_M < len(span.items.vectors_ND)))[:, 0]
+            queries = Queries(query_QV, span.day_Q)
+            seen = scan_part(queries, span.items, span.bias_C, certain.query_M[inside], place_M[inside])
+            state = merge(state, seen)
     return state, score_M
 
 
@@ -65,19 +67,37 @@ class Queries:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Candidates: `rows_K`, or else the rows from `first` on; `bias_WK` (nats) is added to their scores."""
+    """Candidates of a part from its `first` on, side by side, and what is added to their scores (nats)."""
 
     first: int
-    num_candidates: int
-    rows_K: Tensor | None
-    bias_WK: Tensor | None
+    items: FrozenCatalogue
+    day_Q: Tensor  # of each query, in their popularity
+    bias_C: Tensor | None
+
+
+def spans_of(part: Part, catalogue: FrozenCatalogue, days: Days) -> Iterator[Span]:
+    """A shard as it lies. A pool is gathered here, once, where each block of queries would gather it number by number."""
+    match part:
+        case Shard(start, stop):
+            items = FrozenCatalogue(catalogue.vectors_ND[start:stop], catalogue.popularity_PTN[..., start:])
+            yield Span(0, items, days.day_Q, None)
+        case Pool(rows_K, log_weight_K):
+            for first in range(0, len(part), GATHERED):
+                rows_C = rows_K[first : first + GATHERED]
+                popularity_PUC = catalogue.popularity_PTN[:, days.day_U[:, None], aligned(rows_C)]
+                items = FrozenCatalogue(catalogue.vectors_ND[rows_C], popularity_PUC)
+                yield Span(first, items, days.index_Q, aligned(log_weight_K[first : first + GATHERED].float()))
 
 
 def item_shape(catalogue: FrozenCatalogue) -> dict[str, int]:
-    """Widths of an item, and the powers of two that hold them, as kernels want them."""
-    width, num_popularity = catalogue.vectors_ND.shape[1], len(catalogue.popularity_PTN)
-    block_d, block_p = max(16, triton.next_power_of_2(width)), triton.next_power_of_2(max(num_popularity, 1))
-    return {"D": width, "P": num_popularity, "BLOCK_D": block_d, "BLOCK_P": block_p}
+    """Widths of an item, and the power of two that holds the first, as kernels want them."""
+    width = catalogue.vectors_ND.shape[1]
+    return {"D": width, "P": len(catalogue.popularity_PTN), "BLOCK_D": max(16, triton.next_power_of_2(width))}
+
+
+def num_columns(items: FrozenCatalogue) -> int:
+    """Of the columns of popularity those that are read: some behind the items, so that they are a multiple of what is read."""
+    return min(len(items.vectors_ND) + -len(items.vectors_ND) % ALIGNED, items.popularity_PTN.shape[2])
 
 
 def scan_line(catalogue: FrozenCatalogue) -> str:
@@ -94,14 +114,15 @@ def precision(target: Target) -> str:
 
 @jit
 def scan_kernel(  # type: ignore[no-untyped-def]
-    query_ptr, order_ptr, day_ptr, window_ptr, vectors_ptr, rows_ptr, popularity_ptr, bias_ptr, bound_ptr, hit_ptr,
-    highest_ptr, total_ptr, sum_ptr, num_queries, first_row, num_candidates, tiles_per_split, stride_p, stride_t, stride_n,
+    query_ptr, order_ptr, day_ptr, window_ptr, vectors_ptr, popularity_ptr, bias_ptr, bound_ptr, hit_ptr,
+    highest_ptr, total_ptr, sum_ptr, num_queries, num_candidates, num_columns, tiles_per_split, stride_p, stride_t, stride_n,
     D: tl.constexpr, P: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr,
     BLOCK_C: tl.constexpr, BITS: tl.constexpr, PLACE: tl.constexpr, PRECISION: tl.constexpr,
 ) -> None:  # fmt: skip
     """Program (b, s): the state of queries `order[b BLOCK_Q ...]` over split s of the candidates.
 
     `hit_ptr` holds ascending columns that count nothing, those of split s and query q from bound[s, q] to bound[s + 1, q].
+    Popularity and bias have `num_columns` columns: a multiple of 16, if they may, for loads to be wide.
     """
     item_type = vectors_ptr.dtype.element_ty
     split = tl.program_id(1)
@@ -114,7 +135,7 @@ def scan_kernel(  # type: ignore[no-untyped-def]
     query_BP = tl.load(own_B[:, None] + D + at_P[None, :], mask=real_B[:, None] & (at_P < P)[None, :], other=0.0)
     day_B = (tl.load(day_ptr + query_B, mask=real_B, other=0) * stride_t).to(PLACE)
     if window_ptr is not None:
-        window_B = (tl.load(window_ptr + query_B, mask=real_B, other=0) * num_candidates).to(tl.int32)
+        window_B = (tl.load(window_ptr + query_B, mask=real_B, other=0) * num_columns).to(tl.int32)
     hit_B = tl.load(bound_ptr + split * num_queries + query_B, mask=real_B, other=0)
     end_B = tl.load(bound_ptr + (split + 1) * num_queries + query_B, mask=real_B, other=0)
     next_B = tl.load(hit_ptr + hit_B, mask=hit_B < end_B, other=num_candidates)
@@ -127,22 +148,21 @@ def scan_kernel(  # type: ignore[no-untyped-def]
     for tile in range(start, stop, BLOCK_C):
         column_C = tile + tl.arange(0, BLOCK_C)
         real_C = column_C < num_candidates
-        row_C = (first_row + column_C).to(tl.int64)
-        if rows_ptr is not None:
-            row_C = tl.load(rows_ptr + column_C, mask=real_C, other=0)
+        held_C = column_C < num_columns
+        row_C = column_C.to(tl.int64)
         item_CD = tl.load(vectors_ptr + row_C[:, None] * D + at_D[None, :], mask=real_C[:, None] & (at_D < D)[None, :], other=0.0)
         score_BC = tl.dot(query_BD, tl.trans(item_CD), input_precision=PRECISION)
         place_BC = day_B[:, None] + (row_C * stride_n).to(PLACE)[None, :]
         for p in tl.static_range(P):
             page_ptr = popularity_ptr + p * stride_p
-            popularity_BC = tl.load(page_ptr + place_BC, mask=real_C[None, :], other=0.0).to(tl.float32)
+            popularity_BC = tl.load(page_ptr + place_BC, mask=held_C[None, :], other=0.0).to(tl.float32)
             score_BC += tl.sum(tl.where(at_P[None, :] == p, query_BP, 0.0), 1)[:, None] * popularity_BC
         if bias_ptr is not None:
             if window_ptr is None:
-                score_BC += tl.load(bias_ptr + column_C, mask=real_C, other=0.0)[None, :]
+                score_BC += tl.load(bias_ptr + column_C, mask=held_C, other=0.0)[None, :]
             else:
                 bias_BC = bias_ptr + window_B[:, None] + column_C[None, :]
-                score_BC += tl.load(bias_BC, mask=real_C[None, :], other=0.0)
+                score_BC += tl.load(bias_BC, mask=held_C[None, :], other=0.0)
         score_BC = tl.where(real_C[None, :], score_BC, -float("inf"))
         end = tl.minimum(tile + BLOCK_C, num_candidates)
         if tl.min(next_B, 0) < end:  # a loop bare in a loop would keep loads from being issued ahead
@@ -160,7 +180,7 @@ def scan_kernel(  # type: ignore[no-untyped-def]
         sum_BP *= shrink_B[:, None]
         for p in tl.static_range(P):
             page_ptr = popularity_ptr + p * stride_p
-            popularity_BC = tl.load(page_ptr + place_BC, mask=real_C[None, :], other=0.0, cache_modifier=".ca").to(tl.float32)
+            popularity_BC = tl.load(page_ptr + place_BC, mask=held_C[None, :], other=0.0, cache_modifier=".ca").to(tl.float32)
             sum_BP += tl.where(at_P[None, :] == p, tl.sum(weight_BC * popularity_BC, 1)[:, None], 0.0)
     out_B = split * num_queries + query_B
     tl.store(highest_ptr + out_B, highest_B, mask=real_B)
@@ -171,17 +191,20 @@ def scan_kernel(  # type: ignore[no-untyped-def]
 
 
 def scan_part(
-    queries: Queries, catalogue: FrozenCatalogue, span: Span, hit_query_H: Tensor, hit_column_H: Tensor
+    queries: Queries, items: FrozenCatalogue, bias: Tensor | None, hit_query_H: Tensor, hit_column_H: Tensor
 ) -> SoftmaxState:
-    """The state of each query over a span of candidates but its hits, which are distinct, by query and then by column."""
-    num_queries, device = len(queries.vectors_QV), queries.vectors_QV.device
-    config = configuration(scan_line(catalogue), current_target())
-    num_blocks, num_tiles = (-(-n // config[b]) for n, b in ((num_queries, "BLOCK_Q"), (span.num_candidates, "BLOCK_C")))
+    """The state of each query over all items but its hits, which are distinct, by query and then by column.
+
+    `bias` (nats), [C] or [W, C], is as wide as popularity or, where that has no dimension, as its columns are counted.
+    """
+    num_queries, num_candidates, device = len(queries.vectors_QV), len(items.vectors_ND), queries.vectors_QV.device
+    config = configuration(scan_line(items), current_target())
+    num_blocks, num_tiles = (-(-n // config[b]) for n, b in ((num_queries, "BLOCK_Q"), (num_candidates, "BLOCK_C")))
     num_splits = max(1, min(num_tiles, PROGRAMS // max(num_blocks, 1)))
     tiles_per_split = -(-num_tiles // num_splits)
     numbers_Q = torch.arange(num_queries, device=device)
     first_S = torch.arange(num_splits + 1, device=device) * tiles_per_split * config["BLOCK_C"]
-    keys_SQ = numbers_Q * span.num_candidates + first_S.clamp(max=span.num_candidates)[:, None]
+    keys_SQ = numbers_Q * num_candidates + first_S.clamp(max=num_candidates)[:, None]
     highest_SQ, total_SQ = (queries.vectors_QV.new_empty(num_splits, num_queries, dtype=torch.float32) for _ in range(2))
     sum_SQV = queries.vectors_QV.new_empty(num_splits, *queries.vectors_QV.shape, dtype=torch.float32)
     if num_queries:
@@ -190,24 +213,24 @@ def scan_part(
             queries.day_Q.argsort(stable=True),  # neighbours then read the same popularity
             queries.day_Q,
             queries.window_Q,
-            catalogue.vectors_ND.contiguous(),
-            span.rows_K,
-            catalogue.popularity_PTN,
-            span.bias_WK,
-            torch.searchsorted(hit_query_H * span.num_candidates + hit_column_H, keys_SQ),
+            items.vectors_ND.contiguous(),
+            items.popularity_PTN,
+            bias,
+            torch.searchsorted(hit_query_H * num_candidates + hit_column_H, keys_SQ),
             hit_column_H,
             highest_SQ,
             total_SQ,
             sum_SQV,
             num_queries,
-            span.first,
-            span.num_candidates,
+            num_candidates,
+            num_columns(items),
             tiles_per_split,
-            *catalogue.popularity_PTN.stride(),
-            **item_shape(catalogue),
+            *items.popularity_PTN.stride(),
+            **item_shape(items),
+            BLOCK_P=triton.next_power_of_2(max(len(items.popularity_PTN), 1)),
             **config,
             BITS=BITS,
-            PLACE=tl.int64 if catalogue.popularity_PTN.numel() >= 1 << 31 else tl.int32,
+            PLACE=tl.int64 if items.popularity_PTN.numel() >= 1 << 31 else tl.int32,
             PRECISION=precision(current_target()),
         )
     return reduce(merge, (SoftmaxState(*state) for state in zip(highest_SQ, total_SQ, sum_SQV, strict=True)))
@@ -284,6 +307,7 @@ def scan_pairs(
             sum_QV,
             *catalogue.popularity_PTN.stride(),
             **item_shape(catalogue),
+            BLOCK_P=triton.next_power_of_2(max(len(catalogue.popularity_PTN), 1)),
             **configuration("softmax_pairs", current_target()),
             BITS=BITS,
         )
