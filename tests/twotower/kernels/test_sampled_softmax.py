@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.interpreter import checked
 from twotower.kernels import sampled_softmax
-from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Part, Pool, Shard
+from twotower.kernels.frozen_items import Certain, FrozenCatalogue, Part, Pool, Shard, aligned
 from twotower.kernels.sampled_softmax import sampled_softmax_triton
 from twotower.kernels.softmax_state import SoftmaxState
 from twotower.kernels.softmax_tiles import sampled_softmax_reference
@@ -27,7 +27,7 @@ Answer = tuple[SoftmaxState, Tensor]
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks() -> Iterator[None]:
     """Several programs and partial tiles in small problems."""
-    with mock.patch.multiple(sampled_softmax, configuration=lambda name, _: SMALL[name], PROGRAMS=6):
+    with mock.patch.multiple(sampled_softmax, configuration=lambda name, _: SMALL[name], PROGRAMS=6, GATHERED=24):
         yield
 
 
@@ -81,7 +81,7 @@ def make_case(
         certain=certain,
         day_Q=(uniform(num_queries) * num_days).long(),
         catalogue=FrozenCatalogue(
-            normal(num_items, width).to(dtype), popularity_PTN if seed % 3 else popularity_PTN.contiguous()
+            normal(num_items, width).to(dtype), (popularity_PTN, popularity_PTN.contiguous(), aligned(popularity_PTN))[seed % 3]
         ),
         parts=(Shard(0, cut), Shard(cut, num_items)) if share == 1 else (Pool(rows_K, normal(len(rows_K)).to(dtype).float()),),
     )
@@ -166,7 +166,7 @@ def test_the_mean_is_the_gradient_of_the_log_partition() -> None:
 
 def pages(case: Case) -> list[Tensor]:
     """Each popularity dimension as every query sees it, [Q, N, 1]."""
-    return [popularity_TN[case.day_Q, :, None] for popularity_TN in case.catalogue.popularity_PTN]
+    return [popularity_TN[case.day_Q, : len(case.catalogue.vectors_ND), None] for popularity_TN in case.catalogue.popularity_PTN]
 
 
 def by_hand(scores: list[float], pairs: list[tuple[int, float]], pool: Pool | None = None) -> SoftmaxState:
