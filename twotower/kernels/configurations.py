@@ -31,7 +31,13 @@ TABLE: dict[str, dict[Target, dict[str, int]]] = {
     "group_bounds_masked_few": _staged({"BLOCK_Q": 16, "num_warps": 4}, nvidia=5, amd=3),
     "finish": {target: {"num_warps": 4} for target in TARGETS},
     "rescore": {target: {"num_warps": 8} for target in TARGETS},
-    "candidate_gradient": {target: {"BLOCK_Q": 16, "BLOCK_C": 32, "num_warps": 4, "num_stages": 2} for target in TARGETS},
+    "candidate_gradient": {
+        "sm_80": {"BLOCK_Q": 64, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3},
+        "sm_90": {"BLOCK_Q": 64, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3},
+        "sm_100": {"BLOCK_Q": 64, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3},
+        "gfx942": {"BLOCK_Q": 32, "BLOCK_C": 32, "num_warps": 4, "num_stages": 2},
+    },
+    "candidate_gradient_float32": {target: {"BLOCK_Q": 16, "BLOCK_C": 32, "num_warps": 4, "num_stages": 2} for target in TARGETS},
     "softmax_pairs": {target: {"BLOCK_C": 32, "num_warps": 4, "num_stages": 2} for target in TARGETS},
     "softmax_scan": {
         "sm_80": {"BLOCK_Q": 128, "BLOCK_C": 64, "num_warps": 8, "num_stages": 2},
@@ -40,9 +46,9 @@ TABLE: dict[str, dict[Target, dict[str, int]]] = {
         "gfx942": {"BLOCK_Q": 64, "BLOCK_C": 32, "num_warps": 8, "num_stages": 2},
     },
     "softmax_scan_float32": {
-        "sm_80": {"BLOCK_Q": 16, "BLOCK_C": 32, "num_warps": 8, "num_stages": 2},
-        "sm_90": {"BLOCK_Q": 16, "BLOCK_C": 32, "num_warps": 8, "num_stages": 2},
-        "sm_100": {"BLOCK_Q": 16, "BLOCK_C": 32, "num_warps": 8, "num_stages": 2},
+        "sm_80": {"BLOCK_Q": 16, "BLOCK_C": 64, "num_warps": 8, "num_stages": 2},
+        "sm_90": {"BLOCK_Q": 16, "BLOCK_C": 64, "num_warps": 8, "num_stages": 2},
+        "sm_100": {"BLOCK_Q": 16, "BLOCK_C": 64, "num_warps": 8, "num_stages": 2},
         "gfx942": {"BLOCK_Q": 32, "BLOCK_C": 16, "num_warps": 4, "num_stages": 2},
     },
     "softmax_scan_popularity": {

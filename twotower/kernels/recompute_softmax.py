@@ -189,7 +189,8 @@ def candidate_gradient(
     from the sum, scores that come out here as they did there make the same probabilities, however large they are.
     """
     num_queries, (num_candidates, width) = len(queries.vectors_QV), items.vectors_ND.shape
-    config = configuration("candidate_gradient", current_target())
+    line = "candidate_gradient_float32" if items.vectors_ND.dtype == torch.float32 else "candidate_gradient"
+    config = configuration(line, current_target())
     order_M = (own.column_M * num_queries + own.query_M).argsort()
     columns_C = torch.arange(num_candidates + 1, device=share_Q.device)
     scale = share_Q.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)  # half precision does not hold a query's share

@@ -19,6 +19,7 @@ SMALL = {
     **{name: {"BLOCK_Q": 16, "BLOCK_C": 32} for name in SCANS},
     "softmax_pairs": {"BLOCK_C": 16},
     "candidate_gradient": {"BLOCK_Q": 32, "BLOCK_C": 16},
+    "candidate_gradient_float32": {"BLOCK_Q": 16, "BLOCK_C": 32},
 }
 
 
