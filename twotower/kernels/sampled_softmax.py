@@ -198,6 +198,7 @@ def scan_part(
     `bias` (nats), [C] or [W, C], is as wide as popularity or, where that has no dimension, as its columns are counted.
     """
     num_queries, num_candidates, device = len(queries.vectors_QV), len(items.vectors_ND), queries.vectors_QV.device
+    (_, num_days, _), (stride_p, stride_t, stride_n) = items.popularity_PTN.shape, items.popularity_PTN.stride()
     config = configuration(scan_line(items), current_target())
     num_blocks, num_tiles = (-(-n // config[b]) for n, b in ((num_queries, "BLOCK_Q"), (num_candidates, "BLOCK_C")))
     num_splits = max(1, min(num_tiles, PROGRAMS // max(num_blocks, 1)))
@@ -225,12 +226,14 @@ def scan_part(
             num_candidates,
             num_columns(items),
             tiles_per_split,
-            *items.popularity_PTN.stride(),
+            stride_p,
+            stride_t,
+            stride_n,
             **item_shape(items),
             BLOCK_P=triton.next_power_of_2(max(len(items.popularity_PTN), 1)),
             **config,
             BITS=BITS,
-            PLACE=tl.int64 if items.popularity_PTN.numel() >= 1 << 31 else tl.int32,
+            PLACE=tl.int64 if stride_t * num_days >= 1 << 31 else tl.int32,
             PRECISION=precision(current_target()),
         )
     return reduce(merge, (SoftmaxState(*state) for state in zip(highest_SQ, total_SQ, sum_SQV, strict=True)))

@@ -51,20 +51,67 @@ class Pairs:
 
 def scan(query_QV: Tensor, pairs: Pairs, day_Q: Tensor, catalogue: FrozenCatalogue, part: Part) -> tuple[SoftmaxState, Tensor]:
     """The state over all of `part`, and the scores of the pairs, which are columns of it."""
-    num_queries, days = min(len(query_QV), TILE_QUERIES), Days(day_Q)
+    num_queries, days, width = min(len(query_QV), TILE_QUERIES), Days(day_Q), catalogue.vectors_ND.shape[1]
     num_candidates = TILE_SCORES // max(num_queries, 1)
-    blocks = [slice(first, first + TILE_QUERIES) for first in range(0, len(query_QV), TILE_QUERIES)]
-    state, score_M = empty_state(query_QV), torch.empty_like(pairs.extra_M)
-    views = [SoftmaxState(state.highest_Q[rows], state.total_Q[rows], state.sum_QV[rows]) for rows in blocks]
+    starts = range(0, len(query_QV), TILE_QUERIES)
+    blocks = [_Block(query_QV[start : start + TILE_QUERIES], width) for start in starts]
     scratch = query_QV.new_empty(1 + len(catalogue.popularity_PTN), num_queries * min(len(part), num_candidates))
+    score_M = torch.empty_like(pairs.extra_M)
     by_tile = _pairs_by_tile(pairs, len(part), num_candidates, len(blocks))
     for start in range(0, len(part), num_candidates):
         chunk = part.chunk(catalogue, start, min(start + num_candidates, len(part)), days)
-        for rows, seen in zip(blocks, views, strict=True):
+        for first, block in zip(starts, blocks, strict=True):
             here = next(by_tile)
-            at_M = (pairs.query_M[here] - rows.start) * len(chunk.items_CD) + pairs.place_M[here] - start
-            score_M[here] = _add_tile(seen, query_QV[rows], chunk, chunk.day_index_Q[rows], at_M, pairs.extra_M[here], scratch)
-    return state, score_M
+            scores_BC, *popularity = block.score(chunk, chunk.day_index_Q[first : first + TILE_QUERIES], scratch)
+            at_M = pairs.query_M[here] - first, pairs.place_M[here] - start
+            score_M[here] = own_M = scores_BC[at_M] + pairs.extra_M[here]
+            if chunk.log_weight_C is not None:
+                scores_BC.add_(chunk.log_weight_C, alpha=BITS)
+            scores_BC[at_M] = own_M
+            block.add(scores_BC, chunk.items_CD, popularity)
+    return concatenate([block.state for block in blocks]) if blocks else empty_state(query_QV), score_M
+
+
+class _Block:
+    """Some queries, and what they have seen of the candidates."""
+
+    def __init__(self, query_BV: Tensor, width: int) -> None:
+        self._query_BD, self._query_BP = query_BV[:, :width].contiguous(), query_BV[:, width:]
+        self._state = empty_state(self._query_BD)
+        self._popularity_BP = torch.zeros_like(self._query_BP)
+
+    @property
+    def state(self) -> SoftmaxState:
+        """Over the candidates seen so far."""
+        sum_BV = torch.cat([self._state.sum_QV, self._popularity_BP], 1)
+        return SoftmaxState(self._state.highest_Q, self._state.total_Q, sum_BV)
+
+    def score(self, chunk: Chunk, day_index_B: Tensor, scratch: Tensor) -> list[Tensor]:
+        """Scores of a tile, and each dimension of popularity as it was scored, [B, C] in `scratch`.
+
+        Fresh memory each time would cost a tenth of the time in page faults.
+        """
+        shape = len(self._query_BD), len(chunk.items_CD)
+        scores_BC, *popularity = (page[: shape[0] * shape[1]].view(shape) for page in scratch)
+        torch.mm(self._query_BD, chunk.items_CD.T, out=scores_BC)
+        for query_B, popularity_UC, popularity_BC in zip(self._query_BP.T, chunk.popularity_PUC, popularity, strict=True):
+            torch.index_select(popularity_UC, 0, day_index_B, out=popularity_BC)
+            scores_BC.addcmul_(query_B[:, None], popularity_BC)
+        return [scores_BC, *popularity]
+
+    def add(self, scores_BC: Tensor, items_CD: Tensor, popularity: list[Tensor]) -> None:
+        """Adds a tile, whose tensors it overwrites."""
+        state = self._state
+        highest_B = torch.maximum(state.highest_Q, scores_BC.amax(1))
+        reference_B = finite(highest_B)
+        weights_BC = scores_BC.sub_(reference_B[:, None]).exp2_()
+        shrink_B1 = (state.highest_Q - reference_B).exp2_()[:, None]
+        state.highest_Q.copy_(highest_B)
+        state.total_Q.mul_(shrink_B1[:, 0]).add_(weights_BC.sum(1))
+        state.sum_QV.mul_(shrink_B1).addmm_(weights_BC, items_CD)
+        self._popularity_BP.mul_(shrink_B1)
+        for sum_B, popularity_BC in zip(self._popularity_BP.T, popularity, strict=True):
+            sum_B += popularity_BC.mul_(weights_BC).sum(1)
 
 
 def _pairs_by_tile(pairs: Pairs, num_candidates: int, tile_candidates: int, num_blocks: int) -> Iterator[Tensor]:
@@ -74,36 +121,6 @@ def _pairs_by_tile(pairs: Pairs, num_candidates: int, tile_candidates: int, num_
     num_tiles = -(-num_candidates // tile_candidates) * num_blocks
     bounds = torch.searchsorted(sorted_M, torch.arange(num_tiles + 1, device=sorted_M.device)).tolist()
     return (order_M[start:stop] for start, stop in pairwise(bounds))
-
-
-def _add_tile(
-    seen: SoftmaxState, query_BV: Tensor, chunk: Chunk, day_index_B: Tensor, at_M: Tensor, extra_M: Tensor, scratch: Tensor
-) -> Tensor:
-    """Add a tile to what its queries have seen; returns the scores of the pairs, which are at its flat places `at_M`.
-
-    The tile lives in `scratch`: fresh memory each time would cost a tenth of the time in page faults.
-    """
-    (num_candidates, width), num_queries = chunk.items_CD.shape, len(query_BV)
-    scores_BC, *popularity = scratch[:, : num_queries * num_candidates].view(len(scratch), num_queries, num_candidates).unbind()
-    torch.mm(query_BV[:, :width], chunk.items_CD.T, out=scores_BC)
-    for p, (popularity_UC, popularity_BC) in enumerate(zip(chunk.popularity_PUC, popularity, strict=True)):
-        torch.index_select(popularity_UC, 0, day_index_B, out=popularity_BC)
-        scores_BC.addcmul_(query_BV[:, width + p, None], popularity_BC)
-    flat = scores_BC.view(-1)
-    score_M = flat[at_M] + extra_M
-    if chunk.log_weight_C is not None:
-        scores_BC.add_(chunk.log_weight_C, alpha=BITS)
-    flat[at_M] = score_M
-    highest_B = torch.maximum(seen.highest_Q, scores_BC.amax(1))
-    weights_BC = scores_BC.sub_(finite(highest_B)[:, None]).exp2_()
-    shrink_B = (seen.highest_Q - finite(highest_B)).exp2()
-    seen.highest_Q.copy_(highest_B)
-    seen.total_Q.mul_(shrink_B).add_(weights_BC.sum(1))
-    seen.sum_QV.mul_(shrink_B[:, None])
-    seen.sum_QV[:, :width].addmm_(weights_BC, chunk.items_CD)
-    for p, popularity_BC in enumerate(popularity):
-        seen.sum_QV[:, width + p] += popularity_BC.mul_(weights_BC).sum(1)
-    return score_M
 
 
 def scan_missing(query_QV: Tensor, pairs: Pairs, day_Q: Tensor, catalogue: FrozenCatalogue) -> tuple[SoftmaxState, Tensor]:
