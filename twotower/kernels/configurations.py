@@ -32,7 +32,7 @@ TABLE: dict[str, dict[Target, dict[str, int]]] = {
     "finish": {target: {"num_warps": 4} for target in TARGETS},
     "rescore": {target: {"num_warps": 8} for target in TARGETS},
     "candidate_gradient": {
-        "sm_80": {"BLOCK_Q": 64, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3},
+        "sm_80": {"BLOCK_Q": 32, "BLOCK_C": 32, "num_warps": 4, "num_stages": 3},
         "sm_90": {"BLOCK_Q": 64, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3},
         "sm_100": {"BLOCK_Q": 64, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3},
         "gfx942": {"BLOCK_Q": 32, "BLOCK_C": 32, "num_warps": 4, "num_stages": 2},
