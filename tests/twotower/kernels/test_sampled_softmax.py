@@ -103,7 +103,7 @@ cases = st.builds(
 @given(cases)
 @example(make_case(3, torch.float16, 33, 130, 2, share=1.0, held=0.1, scale=3.0))
 @example(make_case(4, torch.bfloat16, 17, 70, 1, share=0.5, held=0.1, scale=3.0))
-@example(make_case(7, torch.float32, 3, 100, 2, share=0.5, held=1.0, scale=9.0))  # many pairs of each query
+@example(make_case(7, torch.float32, 3, 100, 0, share=0.5, held=1.0, scale=9.0))  # many pairs of each query
 @settings(deadline=None, max_examples=5, derandomize=True)
 def test_the_kernels_are_no_worse_than_torch(case: Case) -> None:
     compare(case)
