@@ -158,14 +158,15 @@ def candidate_gradient_kernel(  # type: ignore[no-untyped-def]
         day_B = tl.load(day_ptr + query_B, mask=real_B, other=0)
         window_B = tl.load(window_ptr + query_B, mask=real_B, other=0)
         score_BC = tl.dot(query_BD, tl.trans(item_CD), input_precision=PRECISION)
+        beside_BC = tl.zeros([BLOCK_Q, BLOCK_C], tl.float32)
         near_BC = popularity_ptr + (day_B * stride_t)[:, None] + (column_C * stride_n)[None, :]
         for p in tl.static_range(P):
             popularity_BC = tl.load(near_BC + p * stride_p, mask=held_C[None, :], other=0.0).to(tl.float32)
             query_B1 = tl.load(query_ptr + query_B * (D + P) + D + p, mask=real_B, other=0.0)[:, None]
-            score_BC += query_B1 * popularity_BC
-        score_BC += tl.load(bias_ptr + window_B[:, None] * num_columns + column_C[None, :], mask=held_C[None, :], other=0.0)
+            beside_BC += query_B1 * popularity_BC
+        beside_BC += tl.load(bias_ptr + window_B[:, None] * num_columns + column_C[None, :], mask=held_C[None, :], other=0.0)
         highest_B = tl.load(highest_ptr + query_B, mask=real_B, other=0.0)
-        score_BC = score_BC * BITS - highest_B[:, None]
+        score_BC = tl.fma(score_BC + beside_BC, BITS, -highest_B[:, None])
         end = tl.minimum(start + BLOCK_Q, num_queries)
         if tl.min(next_C, 0) < end:  # a loop bare in a loop would keep loads from being issued ahead
             while tl.min(next_C, 0) < end:

@@ -153,16 +153,19 @@ def scan_kernel(  # type: ignore[no-untyped-def]
         item_CD = tl.load(vectors_ptr + row_C[:, None] * D + at_D[None, :], mask=real_C[:, None] & (at_D < D)[None, :], other=0.0)
         score_BC = tl.dot(query_BD, tl.trans(item_CD), input_precision=PRECISION)
         place_BC = day_B[:, None] + (row_C * stride_n).to(PLACE)[None, :]
-        for p in tl.static_range(P):
-            page_ptr = popularity_ptr + p * stride_p
-            popularity_BC = tl.load(page_ptr + place_BC, mask=held_C[None, :], other=0.0).to(tl.float32)
-            score_BC += tl.sum(tl.where(at_P[None, :] == p, query_BP, 0.0), 1)[:, None] * popularity_BC
-        if bias_ptr is not None:
-            if window_ptr is None:
-                score_BC += tl.load(bias_ptr + column_C, mask=held_C, other=0.0)[None, :]
-            else:
-                bias_BC = bias_ptr + window_B[:, None] + column_C[None, :]
-                score_BC += tl.load(bias_BC, mask=held_C[None, :], other=0.0)
+        if (P > 0) or (bias_ptr is not None):
+            beside_BC = tl.zeros([BLOCK_Q, BLOCK_C], tl.float32)  # a large score is then rounded once more, not for each
+            for p in tl.static_range(P):
+                page_ptr = popularity_ptr + p * stride_p
+                popularity_BC = tl.load(page_ptr + place_BC, mask=held_C[None, :], other=0.0).to(tl.float32)
+                beside_BC += tl.sum(tl.where(at_P[None, :] == p, query_BP, 0.0), 1)[:, None] * popularity_BC
+            if bias_ptr is not None:
+                if window_ptr is None:
+                    beside_BC += tl.load(bias_ptr + column_C, mask=held_C, other=0.0)[None, :]
+                else:
+                    bias_BC = bias_ptr + window_B[:, None] + column_C[None, :]
+                    beside_BC += tl.load(bias_BC, mask=held_C[None, :], other=0.0)
+            score_BC += beside_BC
         score_BC = tl.where(real_C[None, :], score_BC, -float("inf"))
         end = tl.minimum(tile + BLOCK_C, num_candidates)
         if tl.min(next_B, 0) < end:  # a loop bare in a loop would keep loads from being issued ahead
@@ -173,7 +176,7 @@ def scan_kernel(  # type: ignore[no-untyped-def]
         before_B = highest_B
         highest_B = tl.maximum(highest_B, tl.max(score_BC, 1) * BITS)
         finite_B = tl.maximum(highest_B, -3.4028234e38)
-        weight_BC = tl.exp2(score_BC * BITS - finite_B[:, None])  # scaled here, as queries of half precision would be rounded
+        weight_BC = tl.exp2(tl.fma(score_BC, BITS, -finite_B[:, None]))  # queries of half precision would be rounded anew
         shrink_B = tl.exp2(before_B - finite_B)
         total_B = total_B * shrink_B + tl.sum(weight_BC, 1)
         sum_BD = tl.dot(weight_BC.to(item_type), item_CD, sum_BD * shrink_B[:, None], input_precision=PRECISION)
@@ -249,8 +252,8 @@ def pairs_kernel(  # type: ignore[no-untyped-def]
     """Program q: the state of query q over its pairs, bound[q] to bound[q + 1], and their scores."""
     query = tl.program_id(0).to(tl.int64)
     at_D, at_P = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_P)
-    query_D = tl.load(query_ptr + query * (D + P) + at_D, mask=at_D < D, other=0.0)
-    query_P = tl.load(query_ptr + query * (D + P) + D + at_P, mask=at_P < P, other=0.0)
+    query_D = tl.load(query_ptr + query * (D + P) + at_D, mask=at_D < D, other=0.0) * BITS
+    query_P = tl.load(query_ptr + query * (D + P) + D + at_P, mask=at_P < P, other=0.0) * BITS
     day = tl.load(day_ptr + query)
     highest = -float("inf")
     total = 0.0
@@ -270,8 +273,7 @@ def pairs_kernel(  # type: ignore[no-untyped-def]
             other=0.0,
         ).to(tl.float32)
         score_C = tl.sum(item_CD * query_D[None, :], 1) + tl.sum(popularity_CP * query_P[None, :], 1)
-        score_C += tl.load(extra_ptr + place_C, mask=real_C, other=-float("inf"))
-        score_C *= BITS
+        score_C += tl.load(extra_ptr + place_C, mask=real_C, other=-float("inf")) * BITS
         tl.store(score_ptr + place_C, score_C, mask=real_C)
         before = highest
         highest = tl.maximum(highest, tl.max(score_C, 0))
