@@ -174,10 +174,10 @@ def scan_kernel(  # type: ignore[no-untyped-def]
                 hit_B += (next_B < end).to(hit_B.dtype)
                 next_B = tl.load(hit_ptr + hit_B, mask=hit_B < end_B, other=num_candidates)
         before_B = highest_B
-        highest_B = tl.maximum(highest_B, tl.max(score_BC, 1) * BITS)
+        highest_B = tl.maximum(highest_B, tl.max(score_BC, 1))
         finite_B = tl.maximum(highest_B, -3.4028234e38)
-        weight_BC = tl.exp2(tl.fma(score_BC, BITS, -finite_B[:, None]))  # queries of half precision would be rounded anew
-        shrink_B = tl.exp2(before_B - finite_B)
+        weight_BC = tl.exp2((score_BC - finite_B[:, None]) * BITS)  # of the highest: exactly 1, which half precision holds
+        shrink_B = tl.exp2((before_B - finite_B) * BITS)
         total_B = total_B * shrink_B + tl.sum(weight_BC, 1)
         sum_BD = tl.dot(weight_BC.to(item_type), item_CD, sum_BD * shrink_B[:, None], input_precision=PRECISION)
         sum_BP *= shrink_B[:, None]
@@ -186,7 +186,12 @@ def scan_kernel(  # type: ignore[no-untyped-def]
             popularity_BC = tl.load(page_ptr + place_BC, mask=held_C[None, :], other=0.0, cache_modifier=".ca").to(tl.float32)
             sum_BP += tl.where(at_P[None, :] == p, tl.sum(weight_BC * popularity_BC, 1)[:, None], 0.0)
     out_B = split * num_queries + query_B
-    tl.store(highest_ptr + out_B, highest_B, mask=real_B)
+    bits_B = highest_B * BITS
+    excess_B = tl.where(total_B == 0, 1.0, tl.exp2(tl.fma(highest_B, BITS, -bits_B)))  # over what is rounded
+    total_B *= excess_B
+    sum_BD *= excess_B[:, None]
+    sum_BP *= excess_B[:, None]
+    tl.store(highest_ptr + out_B, bits_B, mask=real_B)
     tl.store(total_ptr + out_B, total_B, mask=real_B)
     sum_B = sum_ptr + out_B.to(tl.int64) * (D + P)
     tl.store(sum_B[:, None] + at_D[None, :], sum_BD, mask=real_B[:, None] & (at_D < D)[None, :])
