@@ -246,7 +246,7 @@ def _fp_to_fp(builder: Any, source: Any, to: Any, rounding: Any) -> Any:
 
 
 def _dot(builder: Any, a: Any, b: Any, accumulator: Any, *rest: Any) -> Any:
-    """As tensor cores do: the exact sum of some products is added and rounded, whatever tile they are in."""
+    """Much as tensor cores do: the exact sum of some products is added and rounded (they cut off), whatever tile they are in."""
     left, right = (_cast(builder, side, tl.float32).data.astype(np.float64) for side in (a, b))
     total = accumulator.data
     for first in range(0, left.shape[-1], _PRODUCTS):
