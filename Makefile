@@ -34,7 +34,7 @@ test-faults: $(VENV)/.test-installed
 	$(BIN)/pytest -m "faults or not faults" tests/service/faults tests/end_to_end
 
 test-kernels: $(VENV)/.test-installed
-	$(BIN)/pytest -m "kernels or not kernels" tests/test_interpreter.py tests/twotower/kernels tests/service/kernels \
+	$(BIN)/pytest -m "kernels or not kernels" tests/test_interpreter.py tests/twotower/kernels tests/training/kernels tests/service/kernels \
 	  tests/benchmarks/test_kernel_mutants.py
 	$(BIN)/python -m benchmarks.kernel_resources
 	$(BIN)/python -m benchmarks.kernel_roofline

@@ -28,17 +28,17 @@ from benchmarks.loss_memory import memory
 from benchmarks.report import DIRECTORY, Row, write_report
 from benchmarks.training_throughput import GIGA, gemm_gflops
 from embedder_cache.build import build_release
-from embedder_cache.gates import Limits
-from training.budget import shape_for, size_model
-from training.compute_optimal import compute_optimal
-from training.recipes import demo
-from twotower.bundle import Bundle, load_bundle, save_bundle
-from twotower.catalogue import embed_table, fit_item_spec, in_parallel, stream_items
-from twotower.features import FeatureSpec, FieldSpec
+from embedder_cache.checks.gates import Limits
+from training.recipes.budget import shape_for, size_model
+from training.recipes.compute_optimal import compute_optimal
+from training.recipes.recipes import demo
+from twotower.artefacts.bundle import Bundle, load_bundle, save_bundle
+from twotower.data.features import FeatureSpec, FieldSpec
+from twotower.data.schema import EventColumns, ItemColumns, Schema
+from twotower.model.catalogue import embed_table, fit_item_spec, in_parallel, stream_items
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.kinds import build_embedder
 from twotower.progress import step
-from twotower.schema import EventColumns, ItemColumns, Schema
 
 SIZES = (10_000, 100_000, 1_000_000)
 CHANGED = 0.01

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.peers.corpus import Corpus, prepared, run_twotower
 from benchmarks.report import DIRECTORY, Row, write_report
-from training.cold_start import SHOWN
-from training.recipes import RECIPES
+from benchmarks.training_rivals.corpus import Corpus, prepared, run_twotower
+from training.evaluation.cold_start import SHOWN
+from training.recipes.recipes import RECIPES
 
 OUT = DIRECTORY / "cold_start"
 SHARE = 0.05  # of the products that were bought in training (quality research)

@@ -15,8 +15,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contests.contest import Ceilings, Result, floor_us, hold, measured_ceilings
-from benchmarks.contests.ops import Scale, contests
+from benchmarks.kernel_races.ops import Scale, contests
+from benchmarks.kernel_races.race import Ceilings, Result, floor_us, hold, measured_ceilings
 from benchmarks.report import Row, write_report
 
 TABLE_WIDTH = 200  # of a page that is read later, not of a terminal

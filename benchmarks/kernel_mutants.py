@@ -20,11 +20,11 @@ import hypothesis
 import pytest
 
 import tests.conftest  # noqa: F401 - kernels are interpreted from here on, and packages of others imported once for all
-from benchmarks.compiled.mutants import Mutant, mutants
+from benchmarks.kernel_static.mutants import Mutant, mutants
 from benchmarks.report import Row, write_report
 
 OURS = {"twotower", "service", "training", "embedder_cache", "tests"}  # imported anew, so that all meet the mutant
-KERNELS = ("twotower/kernels", "service/kernels")
+KERNELS = ("twotower/kernels", "training/kernels", "service/kernels")
 EXPLAINED = Path(__file__).parent / "golden/kernel_survivors.json"
 PER_FILE = 32  # drawn from all that there are; --all runs every one
 PATIENCE, LEAST_S = 3.0, 20.0

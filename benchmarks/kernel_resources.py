@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compile_for(target: Target, python: str) -> Found:
     """In a process of its own: Triton keeps one target."""
     environment = os.environ | {"TRITON_CACHE_DIR": str((CACHE / target).absolute()), "TRITON_INTERPRET": "0"} | FUSION
-    command = [python, "-m", "benchmarks.compiled.ahead", target]
+    command = [python, "-m", "benchmarks.kernel_static.compile", target]
     found: Found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment).stdout)
     return found
 

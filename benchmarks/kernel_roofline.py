@@ -13,11 +13,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from benchmarks.compiled.model import H100, looped_s, search_s, turn
 from benchmarks.kernel_resources import GOLDEN
+from benchmarks.kernel_static.roofline_model import H100, looped_s, search_s, turn
 from benchmarks.report import Row, write_report
-from twotower.page import definitions, element, figure, page, plain, section, table
-from twotower.svg import FAINT, INK, MODEL, drawing
+from twotower.report.page import definitions, element, figure, page, plain, section, table
+from twotower.report.svg import FAINT, INK, MODEL, drawing
 
 PAGE = Path("build/bench/kernel_roofline.html")
 NUM_ROWS, WIDTH = 1_000_000, 128

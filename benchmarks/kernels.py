@@ -16,7 +16,7 @@ import faiss as faiss_module
 import numpy as np
 import torch
 
-from benchmarks import loss_gemm
+from benchmarks.kernel_races import loss_gemm
 from benchmarks.report import Row, merged, read_rows, write_report
 from benchmarks.search import opened, take_turns
 

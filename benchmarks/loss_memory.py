@@ -22,13 +22,13 @@ from torch import Tensor
 
 from benchmarks.report import Row, write_report
 from benchmarks.training_throughput import GIGA, gemm_gflops
-from training.config import StageConfig
-from training.joint_loss import Answers
-from training.loss import frozen_set_loss
-from training.negatives import Proposal, propose
-from twotower.kernels.frozen_items import FrozenCatalogue, Pool
-from twotower.kernels.recompute_softmax import Own
-from twotower.kernels.softmax_tiles import TILE_QUERIES, TILE_SCORES
+from training.kernels.candidates import FrozenCatalogue, Pool
+from training.kernels.softmax_tiles import TILE_QUERIES, TILE_SCORES
+from training.kernels.trained_softmax import Own
+from training.losses.candidates import Proposal, propose
+from training.losses.frozen_loss import frozen_set_loss
+from training.losses.trained_loss import Answers
+from training.recipes.config import StageConfig
 
 MB = 1e6
 FLOAT, LONG = 4, 8  # bytes

@@ -20,21 +20,21 @@ import msgspec
 import numpy as np
 import torch
 
-from benchmarks.peers.corpus import Corpus, prepared, run_twotower
-from benchmarks.peers.counters import Mixture, nearest_neighbours
-from benchmarks.peers.job import PeerConfig, PeerJob, hstu_baskets, sasrec_baskets, sasrec_sequences
-from benchmarks.peers.ranker import load_peer, train_peer
-from benchmarks.peers.rows import beauty_rows, journey_rows
-from benchmarks.peers.store import RANKING_CODE, code, kept_rankings, key_of, made_on
 from benchmarks.report import DIRECTORY, Row, write_report
-from training.data import Data, read_data
-from training.evaluate import Model, PersonalFrequency, Popularity, Query, Ranker, leave_one_out, next_basket, rank
-from training.judge import sample
-from training.metrics import Rankings
-from training.recipes import RECIPES
-from training.snapshots import take_snapshots
-from twotower.bundle import Bundle, load_bundle
-from twotower.catalogue import embed_catalogue
+from benchmarks.training_rivals.corpus import Corpus, prepared, run_twotower
+from benchmarks.training_rivals.counters import Mixture, nearest_neighbours
+from benchmarks.training_rivals.job import PeerConfig, PeerJob, hstu_baskets, sasrec_baskets, sasrec_sequences
+from benchmarks.training_rivals.kept_parts import RANKING_CODE, code, kept_rankings, key_of, made_on
+from benchmarks.training_rivals.ranker import load_peer, train_peer
+from benchmarks.training_rivals.rows import beauty_rows, journey_rows
+from training.data.popularity_snapshots import take_snapshots
+from training.data.read import Data, read_data
+from training.evaluation.judge import sample
+from training.evaluation.metrics import Rankings
+from training.evaluation.rankers import Model, PersonalFrequency, Popularity, Query, Ranker, leave_one_out, next_basket, rank
+from training.recipes.recipes import RECIPES
+from twotower.artefacts.bundle import Bundle, load_bundle
+from twotower.model.catalogue import embed_catalogue
 from twotower.progress import say, step
 
 OUT = DIRECTORY / "quality"
@@ -109,7 +109,7 @@ def complete_journey(bundle_path: Path | None, peers: Peers) -> list[Row]:
     }
     rankings = {"ours": our_rankings(part, bundle)}
     for name, make in rankers.items():
-        rankings[name] = ranked(part, name, key_of(str(HALF_LIFE_DAYS), code("benchmarks/peers/counters.py")), make)
+        rankings[name] = ranked(part, name, key_of(str(HALF_LIFE_DAYS), code("benchmarks/training_rivals/counters.py")), make)
     if peers.wanted:
         for config in (sasrec_baskets(), hstu_baskets()):
             job = peers.job(config, training_s(bundle))
@@ -198,7 +198,9 @@ def our_rankings(part: Part, bundle: Bundle) -> Rankings:
 def peer_rankings(part: Part, job: PeerJob) -> Rankings:
     """What a peer makes of every query; it is trained unless it has been."""
     asked = msgspec.json.encode(job).decode()
-    made_by = code("benchmarks/peers/fit.py", "benchmarks/peers/export.py", "benchmarks/peers/requirements.txt")
+    made_by = code(
+        "benchmarks/training_rivals/fit.py", "benchmarks/training_rivals/export.py", "benchmarks/training_rivals/requirements.txt"
+    )
     key = key_of(part.corpus.fingerprint, asked, made_by)
     directory = OUT / "peers" / f"{part.corpus.name}-{job.config.model}-{key}"
     if directory.exists():

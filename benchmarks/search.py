@@ -21,12 +21,12 @@ import torch
 
 from benchmarks.report import Row, write_report
 from embedder_cache.build import sample_queries
-from embedder_cache.indexing import make_index, recall
-from twotower.bundle import load_towers
-from twotower.features import Floats
+from embedder_cache.checks.index_choice import make_index, recall
+from twotower.artefacts.bundle import load_towers
+from twotower.artefacts.release import VECTORS, read_pointer, release_path, verify_release
+from twotower.data.features import Floats
 from twotower.index.kinds import IndexInfo, Kind, open_index, write_index
 from twotower.index.search import Index
-from twotower.release import VECTORS, read_pointer, release_path, verify_release
 
 faiss: Any = faiss_module
 

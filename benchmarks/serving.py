@@ -21,18 +21,18 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from benchmarks.demo import OUT as DEMO
-from benchmarks.peers.corpus import Corpus, run_twotower
-from benchmarks.peers.environment import peer_python
 from benchmarks.report import Row, merged, read_rows, write_report
-from benchmarks.servers.direct import Appended, Visited
-from benchmarks.servers.generator import Measured, Open
-from benchmarks.servers.load import LIMIT_MS, SPARE, Load, Probe, capacity, loading, quantile
-from benchmarks.servers.process import CORES, SERVER_CORES, pinned, running, threads
-from benchmarks.servers.swaps import NUM_SWAPS, SERVER_SETTINGS, Swapped, measure_swaps, two_releases
+from benchmarks.serving_load.capacity import LIMIT_MS, SPARE, Load, Probe, capacity, loading, quantile
+from benchmarks.serving_load.generator import Measured, Open
+from benchmarks.serving_load.server_process import CORES, SERVER_CORES, pinned, running, threads
+from benchmarks.serving_load.swaps import NUM_SWAPS, SERVER_SETTINGS, Swapped, measure_swaps, two_releases
+from benchmarks.serving_rivals.in_process import Appended, Visited
+from benchmarks.training_rivals.corpus import Corpus, run_twotower
+from benchmarks.training_rivals.environment import peer_python
 from loadtests.traffic import write_histories
 
 NUM_HISTORIES = 200  # households, each replayed as many users
-LITSERVE, LITSERVE_VENV = Path(__file__).parent / "servers" / "litserve.txt", Path("build/peers/litserve")
+LITSERVE, LITSERVE_VENV = Path(__file__).parent / "serving_rivals" / "litserve.txt", Path("build/peers/litserve")
 FRAMEWORK_CONNECTIONS = 4
 OVERLOAD, OVERLOAD_S = 10, 8.0  # times the capacity, for so long
 TIMEOUT_MS, PATIENCE_MS = 90, 100.0  # told to the server, and what the client waits: the difference is for the way
@@ -97,7 +97,7 @@ def prepare(demo: Path, directory: Path) -> Material:
 
 def framework(material: Material) -> list[Row]:
     """The real server with an engine that has its answer ready."""
-    with ours(material, "benchmarks.servers.null_engine") as load:
+    with ours(material, "benchmarks.serving_rivals.null_engine") as load:
         probe = load.probe("inline", FRAMEWORK_CONNECTIONS, 0.0)
     return [
         Row(metric="framework_cpu_ms", value=probe.cpu_ms, unit="ms/request", better="lower", must=0.20, goal=0.13),
@@ -126,9 +126,9 @@ def compare(material: Material) -> list[Row]:
     with ours(material) as load:
         mine = capacities(load)
     engine = direct(Visited, "visits", material.store, material.histories, str(mine.visits.connections))
-    with competitor(material, sys.executable, "plain_fastapi") as load:
+    with competitor(material, sys.executable, "fastapi_server") as load:
         fastapi = capacities(load)
-    with competitor(material, peer_python(LITSERVE_VENV, requirements=LITSERVE), "batching_litserve") as load:
+    with competitor(material, peer_python(LITSERVE_VENV, requirements=LITSERVE), "litserve") as load:
         litserve = capacities(load)
     return compared({"ours": mine, "fastapi": fastapi, "litserve": litserve}, engine.requests_per_s)
 
@@ -237,7 +237,14 @@ def competitor(material: Material, python: str | Path, module: str) -> Iterator[
     log = material.directory / f"{module}.log"
 
     def command(port: int) -> list[str | Path]:
-        return [python, "-m", f"benchmarks.servers.{module}", material.store, str(port), material.directory / f"{module}.db"]
+        return [
+            python,
+            "-m",
+            f"benchmarks.serving_rivals.{module}",
+            material.store,
+            str(port),
+            material.directory / f"{module}.db",
+        ]
 
     with running(command, log) as server, loading(server, material.histories) as load:
         yield load
@@ -249,8 +256,8 @@ def capacities(load: Load) -> Capacities:
 
 
 def direct(answer: type[Struct], *arguments: str | Path) -> Struct:
-    """What `benchmarks.servers.direct` measures, on the core that servers get."""
-    command = [sys.executable, "-m", "benchmarks.servers.direct", *arguments]
+    """What `benchmarks.serving_rivals.in_process` measures, on the core that servers get."""
+    command = [sys.executable, "-m", "benchmarks.serving_rivals.in_process", *arguments]
     with pinned(SERVER_CORES):
         finished = subprocess.run(command, env=os.environ | threads(1), stdout=subprocess.PIPE, check=True)
     return msgspec.json.decode(finished.stdout, type=answer)

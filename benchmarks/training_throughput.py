@@ -36,25 +36,25 @@ import msgspec
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.peers.corpus import Corpus, best_sellers, prepared
-from benchmarks.peers.environment import peer_python, without_constraints
-from benchmarks.peers.export import sessions, sessions_table, shuffle_baskets
-from benchmarks.peers.flops import DenseWork, training_flops
-from benchmarks.peers.job import JOB, SESSIONS, PeerConfig, PeerJob, Round
 from benchmarks.quality import JOURNEY
 from benchmarks.report import DIRECTORY, Row, write_report
-from training.batches import BatchSampler, TrainBatch
-from training.budget import CONTEXT_TABLE_ROWS, size_model
-from training.config import StageConfig, TrainConfig
-from training.data import Data, read_data
-from training.loop import StepReport, prepare_training, train
-from training.objective import Objective, SampledItems
-from twotower.catalogue import encode_items, fit_item_spec, stream_items
-from twotower.features import EncodedRows
-from twotower.manifest import staging
+from benchmarks.training_rivals.corpus import Corpus, best_sellers, prepared
+from benchmarks.training_rivals.environment import peer_python, without_constraints
+from benchmarks.training_rivals.export import sessions, sessions_table, shuffle_baskets
+from benchmarks.training_rivals.flops import DenseWork, training_flops
+from benchmarks.training_rivals.job import JOB, SESSIONS, PeerConfig, PeerJob, Round
+from training.data.batches import BatchSampler, TrainBatch
+from training.data.read import Data, read_data
+from training.losses.objective import Objective, SampledItems
+from training.recipes.budget import CONTEXT_TABLE_ROWS, size_model
+from training.recipes.config import StageConfig, TrainConfig
+from training.run.loop import StepReport, prepare_training, train
+from twotower.artefacts.manifest import staging
+from twotower.data.features import EncodedRows
+from twotower.data.schema import load_schema
+from twotower.data.window import WINDOW
+from twotower.model.catalogue import encode_items, fit_item_spec, stream_items
 from twotower.progress import step
-from twotower.schema import load_schema
-from twotower.window import WINDOW
 
 NUM_LAYERS, NUM_HEADS, NUM_WINDOWS, DROPOUT = 2, 4, 16, 0.1
 EMBEDDER_SHARE = 0.05  # 2 % of so small a model is too little for the features
@@ -257,7 +257,7 @@ def peer(data: Data, setting: Setting) -> Iterator[Callable[[int], Round]]:
         (directory / JOB).write_bytes(msgspec.json.encode(job))
         full = [s for s in sessions(data.log, data.train_until_ms, WINDOW) if s.stop - s.start == WINDOW + 1]
         pq.write_table(sessions_table(data.log, shuffle_baskets(data.log, seed=0), full), directory / SESSIONS)
-        command = [str(python), "-W", "ignore", "-m", "benchmarks.peers.pace", str(directory)]
+        command = [str(python), "-W", "ignore", "-m", "benchmarks.training_rivals.pace", str(directory)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
             assert child.stdin is not None
             assert child.stdout is not None

@@ -18,8 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from embedder_cache.engine import Embedded, Engine, embed_here, item_vectors, still_to_embed
-from embedder_cache.gates import (
+from embedder_cache.catalogue.intake import Intake, take_in
+from embedder_cache.catalogue.popularity import popularity_from_bundle, popularity_from_events
+from embedder_cache.catalogue.signals import announced
+from embedder_cache.checks.gates import (
     Gate,
     Limits,
     check_gates,
@@ -31,24 +33,22 @@ from embedder_cache.gates import (
     size_gate,
     unchanged_gate,
 )
-from embedder_cache.holdout import ask_both, holdout_gates
-from embedder_cache.indexing import Asked, make_index
-from embedder_cache.intake import Intake, take_in
-from embedder_cache.popularity import popularity_from_bundle, popularity_from_events
+from embedder_cache.checks.holdout import ask_both, holdout_gates
+from embedder_cache.checks.index_choice import Asked, make_index
+from embedder_cache.embedding.interrupted_run import Note, Work, work_directory
+from embedder_cache.embedding.local_engine import Embedded, Engine, embed_here, item_vectors, still_to_embed
+from embedder_cache.embedding.unchanged_items import Kept, kept_embeddings
 from embedder_cache.publish import publishing
-from embedder_cache.resume import Note, Work, work_directory
-from embedder_cache.reuse import Kept, kept_embeddings
-from embedder_cache.signals import announced
-from twotower.bundle import TOWER_FILES, Bundle, Towers
-from twotower.catalogue import in_parallel
-from twotower.delta import Changes
-from twotower.features import DAY_MS, Floats, Ints
-from twotower.golden import GoldenQuery, golden_request
-from twotower.manifest import seal
+from twotower.artefacts.bundle import TOWER_FILES, Bundle, Towers
+from twotower.artefacts.item_changes import Changes
+from twotower.artefacts.manifest import seal
+from twotower.artefacts.release import CONTENT, GATES, GOLDEN, INFO, ITEMS, KIND, REJECTED, VECTORS, Address, ReleaseInfo
+from twotower.artefacts.signature import Signer
+from twotower.data.features import DAY_MS, Floats, Ints
+from twotower.model.catalogue import in_parallel
+from twotower.model.golden import GoldenQuery, golden_request
+from twotower.model.scoring import answer
 from twotower.progress import say, step
-from twotower.release import CONTENT, GATES, GOLDEN, INFO, ITEMS, KIND, REJECTED, VECTORS, Address, ReleaseInfo
-from twotower.scoring import answer
-from twotower.signature import Signer
 
 GOLDEN_LENGTHS = (0, 1, 2, 7, 30, 200)
 GOLDEN_RESULTS = 10

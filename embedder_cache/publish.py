@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from twotower.cache import fetch
+from twotower.artefacts.cache import fetch
+from twotower.artefacts.manifest import MANIFEST, Manifest, parse_manifest, staging, sync
+from twotower.artefacts.release import GATES, KIND, Address, Seen, mend_current, newest, open_store, verify, write_pointer
+from twotower.artefacts.signature import SIGNATURE, Signer, Verifier
+from twotower.artefacts.store import RELEASES, Store
 from twotower.errors import ArtefactError, EnvironmentProblem, StoreError
-from twotower.manifest import MANIFEST, Manifest, parse_manifest, staging, sync
 from twotower.progress import say
-from twotower.release import GATES, KIND, Address, Seen, mend_current, newest, open_store, verify, write_pointer
-from twotower.signature import SIGNATURE, Signer, Verifier
-from twotower.store import RELEASES, Store
 
 PUBLISHER_LOCK = ".publisher.lock"
 

@@ -11,30 +11,30 @@ import starlette.routing
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
-from service.admin import Admin
-from service.delta import ItemChanges
-from service.engine import Engine, Limits
-from service.errors import ApiError
-from service.follow import Follower, show
-from service.front import Front
-from service.history import HistoryStore
-from service.index import LoadedRelease
-from service.item_routes import ItemRoutes
-from service.keys import KeyRing
-from service.logs import RequestLog
-from service.metrics import Metrics
-from service.openapi import document
-from service.remote import RemoteEngine, setup_of
-from service.route_table import Route, RouteTable
-from service.routes import Routes
-from service.service import Service
+from service.api.errors import ApiError
+from service.engine.remote import RemoteEngine, setup_of
+from service.engine.thread import Engine, Limits
+from service.histories.history import HistoryStore
+from service.http.front import Front
+from service.http.keys import KeyRing
+from service.http.messages import refuse
+from service.http.openapi import document
+from service.http.route_table import Route, RouteTable
+from service.release.changes import ItemChanges
+from service.release.loaded import LoadedRelease
+from service.release.source import pinned_releases, source_of
+from service.rollout.follow import Follower, show
+from service.rollout.shadow import compare_forever
+from service.rollout.variants import Plan, Variants, load_plan
+from service.routes.admin import Admin
+from service.routes.context import Service
+from service.routes.items import ItemRoutes
+from service.routes.recommend import Routes
 from service.settings import Settings
-from service.shadow import compare_forever
-from service.source import pinned_releases, source_of
-from service.tracing import open_traces
-from service.variants import Plan, Variants, load_plan
-from service.wire import refuse
-from twotower.delta import DeltaStore
+from service.telemetry.logs import RequestLog
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import open_traces
+from twotower.artefacts.item_changes import DeltaStore
 
 VERSION = "1"
 # FastAPI's own: `None` for a handler leaves them to it.

@@ -11,15 +11,15 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from service.supervisor import Promise, supervise
+from service.process.supervisor import Promise, supervise
+from twotower.artefacts.sqlite_file import sqlite_path
 from twotower.errors import EnvironmentProblem
-from twotower.sqlite_file import sqlite_path
 
 if TYPE_CHECKING:
-    from service.history import HistoryStore
-    from service.metrics import Metrics
+    from service.histories.history import HistoryStore
     from service.settings import Settings
-    from twotower.delta import DeltaStore
+    from service.telemetry.metrics import Metrics
+    from twotower.artefacts.item_changes import DeltaStore
 
 
 def main(argv: list[str]) -> int:
@@ -86,12 +86,12 @@ def work(settings: "Settings", listener: socket.socket, index: int = 0, promise:
     from prometheus_client import CollectorRegistry
 
     from service.app import build_app
-    from service.engine import TURN_S
-    from service.logs import LineWriter, log_settings, log_to
-    from service.metrics import Metrics
-    from service.protocol import protocol
-    from service.server import Server
-    from service.source import first_release, source_of
+    from service.engine.thread import TURN_S
+    from service.http.protocol import protocol
+    from service.process.server import Server
+    from service.release.source import first_release, source_of
+    from service.telemetry.logs import LineWriter, log_settings, log_to
+    from service.telemetry.metrics import Metrics
 
     listeners = [listener]
     if settings.admin_port is not None:
@@ -153,7 +153,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def open_history(settings: "Settings", metrics: "Metrics") -> "HistoryStore":
     """The store that the URL names, the last users remembered; EnvironmentProblem for a URL or a place that cannot be used."""
-    from service.remembered import RememberedHistories
+    from service.histories.remembered import RememberedHistories
 
     histories = RememberedHistories(
         open_history_store(settings, metrics), settings.history_cache_mb * 2**20, metrics.history_rollbacks.inc
@@ -165,11 +165,11 @@ def open_history(settings: "Settings", metrics: "Metrics") -> "HistoryStore":
 def open_history_store(settings: "Settings", metrics: "Metrics") -> "HistoryStore":
     """The store that the URL names."""
     if path := sqlite_path(settings.history):
-        from service.sqlite_history import SqliteHistory
+        from service.histories.sqlite_history import SqliteHistory
 
         return SqliteHistory(path)
     if settings.history.startswith(("redis://", "rediss://")):
-        from service.redis_history import RedisHistory
+        from service.histories.redis_history import RedisHistory
 
         try:
             redis = RedisHistory(settings.history, settings.redis_timeout_s, settings.redis_ttl_days)
@@ -185,7 +185,7 @@ def open_history_store(settings: "Settings", metrics: "Metrics") -> "HistoryStor
 
 def open_delta(settings: "Settings") -> "DeltaStore | None":
     """Where item changes live; None without a place for them. EnvironmentProblem for one that cannot be used."""
-    from twotower.delta import DeltaStore
+    from twotower.artefacts.item_changes import DeltaStore
 
     if settings.delta is None:
         history = sqlite_path(settings.history)

@@ -9,7 +9,7 @@ from typing import get_args
 import msgspec
 import tomli_w
 
-from service.keys import Key, Scope
+from service.http.keys import Key, Scope
 from twotower.errors import DataError
 
 

@@ -16,15 +16,15 @@ import torch
 
 import tests.interpreter  # noqa: F401 - before whatever imports kernels: they are interpreted from here on
 from embedder_cache.build import build_release
-from twotower.bundle import load_bundle, save_bundle
-from twotower.catalogue import fit_item_spec, read_item_ids
-from twotower.features import FeatureSpec, FieldSpec
+from twotower.artefacts.bundle import load_bundle, save_bundle
+from twotower.artefacts.release import open_store
+from twotower.artefacts.store import Store
+from twotower.data.features import FeatureSpec, FieldSpec
+from twotower.data.schema import load_schema
+from twotower.model.catalogue import fit_item_spec, read_item_ids
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.kinds import build_embedder
-from twotower.release import open_store
-from twotower.schema import load_schema
-from twotower.store import Store
 from twotower.synthetic import write_shop
 
 torch.set_num_threads(1)  # several processes share the cores; waiting threads would spin
@@ -34,7 +34,7 @@ torch.set_num_threads(1)  # several processes share the cores; waiting threads w
 def searches_timed_by_the_cpu() -> Iterator[None]:
     """A release is refused whose index answers slowly: that the machine was busy with other tests shall not count."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("embedder_cache.indexing.time", SimpleNamespace(perf_counter=time.thread_time))
+        patch.setattr("embedder_cache.checks.index_choice.time", SimpleNamespace(perf_counter=time.thread_time))
         yield
 
 

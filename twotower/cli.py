@@ -22,14 +22,18 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "prepare": Command("training.prepare_command:main", "write events, items and schema of a public data set"),
-    "schema": Command("training.schema_command:main", "`schema infer`: write a first schema.toml for your files"),
-    "validate": Command("training.validate_command:main", "report what is wrong with events and items, and what it costs"),
-    "train": Command("training.command:main", "events and items -> bundle"),
-    "evaluate": Command("training.evaluate_command:main", "measure a bundle, or the counters it must beat"),
-    "report": Command("training.report_command:main", "one HTML page about a run: is it worth shipping, and its curves"),
-    "embed": Command("embedder_cache.command:main", "bundle and items -> release, published in a store"),
-    "releases": Command("embedder_cache.releases_command:main", "list, verify, activate or roll back the releases of a store"),
+    "prepare": Command("training.commands.prepare_command:main", "write events, items and schema of a public data set"),
+    "schema": Command("training.commands.schema_command:main", "`schema infer`: write a first schema.toml for your files"),
+    "validate": Command(
+        "training.commands.validate_command:main", "report what is wrong with events and items, and what it costs"
+    ),
+    "train": Command("training.commands.train_command:main", "events and items -> bundle"),
+    "evaluate": Command("training.commands.evaluate_command:main", "measure a bundle, or the counters it must beat"),
+    "report": Command("training.commands.report_command:main", "one HTML page about a run: is it worth shipping, and its curves"),
+    "embed": Command("embedder_cache.commands.embed_command:main", "bundle and items -> release, published in a store"),
+    "releases": Command(
+        "embedder_cache.commands.releases_command:main", "list, verify, activate or roll back the releases of a store"
+    ),
     "serve": Command("service.command:main", "answer /v1/recommend from a store's current release"),
     "keys": Command("service.keys_command:main", "`keys new`: make an API key for the server"),
     "demo": Command("twotower.demo:main", "all of the above on real purchases, in minutes"),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twotower.schema import EventColumns, ItemColumns, Schema, Split, dump_schema
+from twotower.data.schema import EventColumns, ItemColumns, Schema, Split, dump_schema
 
 Groups = npt.NDArray[np.int64]
 

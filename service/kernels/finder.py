@@ -12,8 +12,8 @@ import torch
 from service.kernels.catalogue import MAX_WIDTH, bitmap
 from service.kernels.certified import coded_catalogue_of
 from service.kernels.topk import top_k
+from twotower.data.features import Floats, Ints
 from twotower.errors import ReleaseMismatch
-from twotower.features import Floats, Ints
 from twotower.index.kinds import EXACT
 from twotower.index.scan import Mask
 from twotower.index.search import Index

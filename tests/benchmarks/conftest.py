@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from training.data import Data, read_data
-from twotower.schema import load_schema
+from training.data.read import Data, read_data
+from twotower.data.schema import load_schema
 
 
 @pytest.fixture(scope="session")

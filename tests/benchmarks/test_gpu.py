@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from benchmarks.contests.contest import Contest, Result, hold
 from benchmarks.gpu import cells, lead_ratio, main, rows_of
+from benchmarks.kernel_races.race import Contest, Result, hold
 
 
 def contest(answer: float) -> Contest:

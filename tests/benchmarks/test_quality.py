@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from benchmarks import quality
-from benchmarks.peers.corpus import Corpus
-from benchmarks.peers.job import ITEM_ROWS, ITEM_VECTORS, QUERY_VECTORS, PeerJob
 from benchmarks.quality import Peers
 from benchmarks.report import Row
-from training.data import Data
-from training.evaluate import Query
-from twotower.bundle import Bundle, load_bundle
+from benchmarks.training_rivals.corpus import Corpus
+from benchmarks.training_rivals.job import ITEM_ROWS, ITEM_VECTORS, QUERY_VECTORS, PeerJob
+from training.data.read import Data
+from training.evaluation.rankers import Query
+from twotower.artefacts.bundle import Bundle, load_bundle
 
 NO_PEERS = Peers(wanted=False, minutes=None)
 
@@ -50,7 +50,7 @@ def peer(tiny_shop: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest
         return 90.0
 
     peer = Peer()
-    monkeypatch.setattr("twotower.ranking.BOOTSTRAP_DRAWS", 20)
+    monkeypatch.setattr("twotower.metrics.ranking.BOOTSTRAP_DRAWS", 20)
     monkeypatch.setattr(quality, "OUT", tmp_path)
     monkeypatch.setattr(quality, "prepared", prepared)
     monkeypatch.setattr(quality, "trained", trained)

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import search
 from benchmarks.search import measure, rows_of, synthetic
-from twotower.features import Floats
+from twotower.data.features import Floats
 from twotower.index.scan import Float32Rows, Scan
 from twotower.index.search import Index
 

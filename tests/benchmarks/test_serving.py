@@ -2,10 +2,10 @@
 
 from benchmarks import serving
 from benchmarks.report import Row
-from benchmarks.servers.generator import Measured
-from benchmarks.servers.load import Probe
-from benchmarks.servers.swaps import Swapped
 from benchmarks.serving import Capacities, compared, overloaded, swapped
+from benchmarks.serving_load.capacity import Probe
+from benchmarks.serving_load.generator import Measured
+from benchmarks.serving_load.swaps import Swapped
 
 
 def probe(requests_per_s: float, p99_ms: float = 40.0) -> Probe:

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import training_throughput
-from benchmarks.peers.corpus import Corpus
-from benchmarks.peers.job import Round
+from benchmarks.training_rivals.corpus import Corpus
+from benchmarks.training_rivals.job import Round
 from benchmarks.training_throughput import Pair, Setting, gemm_gflops, measure, our_config, rows_of, their_config
-from training.data import Data
+from training.data.read import Data
 
 
 def spent(seconds: float, events: int, positions: int = 10, flops: float = 5e9) -> Round:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from embedder_cache.build import build_release
-from twotower.bundle import load_bundle
+from twotower.artefacts.bundle import load_bundle
 
 
 @pytest.fixture(scope="session")

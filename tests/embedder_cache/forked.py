@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from embedder_cache import build
-from twotower.bundle import load_bundle
+from twotower.artefacts.bundle import load_bundle
+from twotower.artefacts.manifest import seal
 from twotower.cli import main
-from twotower.manifest import seal
 from twotower.progress import Step
 
 

@@ -13,10 +13,10 @@ import pytest
 from embedder_cache.build import build_release
 from embedder_cache.publish import make_store, only_publisher
 from tests.embedder_cache.forked import build_and_die
-from twotower.bundle import load_bundle, read_table
+from twotower.artefacts.bundle import load_bundle, read_table
+from twotower.artefacts.release import GATES, ITEMS, VECTORS, list_releases, read_info, read_pointer, release_path, verify_release
 from twotower.errors import DataError, EnvironmentProblem, StoreError
 from twotower.index.kinds import Kind
-from twotower.release import GATES, ITEMS, VECTORS, list_releases, read_info, read_pointer, release_path, verify_release
 
 
 def test_vectors_and_items_are_of_one_catalogue(tiny_store: Path, tiny_shop: Path) -> None:

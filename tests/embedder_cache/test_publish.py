@@ -9,11 +9,10 @@ import pytest
 from embedder_cache.build import build_release
 from embedder_cache.publish import publishing
 from tests.embedder_cache.forked import Run
-from twotower.bundle import load_bundle
-from twotower.cache import local_copy
-from twotower.errors import IntegrityError, StoreError
-from twotower.manifest import MANIFEST, seal
-from twotower.release import (
+from twotower.artefacts.bundle import load_bundle
+from twotower.artefacts.cache import local_copy
+from twotower.artefacts.manifest import MANIFEST, seal
+from twotower.artefacts.release import (
     VECTORS,
     activate,
     list_releases,
@@ -27,8 +26,9 @@ from twotower.release import (
     verify_release,
     write_pointer,
 )
-from twotower.signature import SIGNATURE, Signer, load_signer, make_keys
-from twotower.store import LocalStore, Store
+from twotower.artefacts.signature import SIGNATURE, Signer, load_signer, make_keys
+from twotower.artefacts.store import LocalStore, Store
+from twotower.errors import IntegrityError, StoreError
 
 Publish = Callable[[int], str]
 Start = Callable[[Store, Path], Run]

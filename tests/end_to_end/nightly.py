@@ -16,9 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import embedder_cache.command  # so that forks of a command find it imported, as the next two
-import embedder_cache.drift_command  # noqa: F401
-import service.index  # noqa: F401
+import service.release.loaded  # noqa: F401
 from embedder_cache import build
 from tests.end_to_end.crashes import Recorder
 from twotower.cli import main

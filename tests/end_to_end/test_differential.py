@@ -26,26 +26,26 @@ import pytest
 import torch
 
 from embedder_cache.build import build_release
-from service.history import StoredEvent
-from service.index import load_release
-from service.remembered import RememberedHistories
+from service.histories.history import StoredEvent
+from service.histories.remembered import RememberedHistories
+from service.histories.sqlite_history import SqliteHistory
+from service.release.loaded import load_release
 from service.settings import Settings
-from service.sqlite_history import SqliteHistory
 from tests.service.conftest import Client
-from training.budget import CONTEXT_TABLE_ROWS
-from training.complete_journey import SCHEMA, events_table, items_table, package_data, unit_prices
-from training.evaluate import QUERIES_PER_BATCH, Model, Query, next_basket, statistics_before
-from training.eventlog import EventLog, read_event_log
-from training.snapshots import PopularitySnapshots
-from twotower.bundle import load_bundle, save_bundle
-from twotower.catalogue import embed_rows, encode_items, fit_item_spec, read_item_ids, stream_items
-from twotower.features import EncodedRows, Floats, Ints
+from training.corpora.complete_journey import SCHEMA, events_table, items_table, package_data, unit_prices
+from training.data.event_log import EventLog, read_event_log
+from training.data.popularity_snapshots import PopularitySnapshots
+from training.evaluation.rankers import QUERIES_PER_BATCH, Model, Query, next_basket, statistics_before
+from training.recipes.budget import CONTEXT_TABLE_ROWS
+from twotower.artefacts.bundle import load_bundle, save_bundle
+from twotower.data.features import EncodedRows, Floats, Ints
+from twotower.data.popularity import decayed_counts, log_popularity
+from twotower.data.schema import utc_ms
+from twotower.data.window import PAGE, WINDOW, anchor
+from twotower.model.catalogue import embed_rows, encode_items, fit_item_spec, read_item_ids, stream_items
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.kinds import build_embedder
-from twotower.popularity import decayed_counts, log_popularity
-from twotower.schema import utc_ms
-from twotower.window import PAGE, WINDOW, anchor
 
 FROM, UNTIL = datetime(2017, 3, 8, tzinfo=UTC), datetime(2017, 4, 5, tzinfo=UTC)
 SAMPLED = 1300  # household ids are 1 to 2,500; not every household buys anything within four weeks

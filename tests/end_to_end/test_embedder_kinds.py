@@ -10,15 +10,15 @@ import pytest
 
 from embedder_cache.build import build_release
 from tests.training.conftest import TINY
-from training.run import run
-from twotower.bundle import Bundle, load_bundle
-from twotower.catalogue import embed_rows, encode_items, stream_items
+from training.run.run import run
+from twotower.artefacts.bundle import Bundle, load_bundle
+from twotower.artefacts.release import release_path
+from twotower.data.features import Floats
+from twotower.data.schema import load_schema
 from twotower.errors import EnvironmentProblem
-from twotower.features import Floats
+from twotower.model.catalogue import embed_rows, encode_items, stream_items
 from twotower.model.embedder import MlpEmbedder
 from twotower.model.kinds import KINDS, TRUST_VARIABLE
-from twotower.release import release_path
-from twotower.schema import load_schema
 
 
 class Mine(MlpEmbedder):

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from tests.end_to_end.conftest import Nights
-from training.budget import CONTEXT_TABLE_ROWS
-from training.data import read_data
-from training.evaluate import Model, next_basket, statistics_before
-from training.snapshots import PopularitySnapshots
-from twotower.bundle import load_bundle
-from twotower.catalogue import embed_rows, encode_items, stream_items
+from training.data.popularity_snapshots import PopularitySnapshots
+from training.data.read import read_data
+from training.evaluation.rankers import Model, next_basket, statistics_before
+from training.recipes.budget import CONTEXT_TABLE_ROWS
+from twotower.artefacts.bundle import load_bundle
+from twotower.model.catalogue import embed_rows, encode_items, stream_items
 
 
 def twotower(*arguments: object) -> subprocess.CompletedProcess[str]:

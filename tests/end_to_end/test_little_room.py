@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import Ended, Nights
-from twotower.release import list_releases, newest, read_pointer, release_path, verify_release
+from twotower.artefacts.release import list_releases, newest, read_pointer, release_path, verify_release
 
 MIB = 1 << 20
 

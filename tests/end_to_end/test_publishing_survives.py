@@ -12,7 +12,7 @@ import pytest
 
 from tests.end_to_end.conftest import Nights
 from tests.service.conftest import Following
-from twotower.release import list_releases, newest, read_pointer, release_path, verify_release
+from twotower.artefacts.release import list_releases, newest, read_pointer, release_path, verify_release
 
 
 def check(store: Path) -> None:

@@ -18,27 +18,27 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from embedder_cache.build import build_release
+from service.api.schemas import RecommendRequest
 from service.app import build_app
-from service.delta import ItemChanges
-from service.engine import Engine, Limits
-from service.follow import Follower
-from service.history import HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
-from service.index import LoadedRelease, load_release, open_release
-from service.metrics import Metrics
-from service.ranker import Asked, recommend_many
-from service.recommender import Ranking
-from service.schemas import RecommendRequest
-from service.service import Service
+from service.engine.thread import Engine, Limits
+from service.histories.history import HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
+from service.model.user_states import Keeping
+from service.ranking.recommend import Asked, recommend_many
+from service.ranking.rules import Ranking
+from service.release.changes import ItemChanges
+from service.release.loaded import LoadedRelease, load_release, open_release
+from service.release.source import Source, pinned_releases
+from service.rollout.follow import Follower
+from service.rollout.variants import Plan, Variants
+from service.routes.context import Service
 from service.settings import Settings
-from service.source import Source, pinned_releases
-from service.user_state import Keeping
-from service.variants import Plan, Variants
+from service.telemetry.metrics import Metrics
 from tests.service.redis_server import RedisServer
-from twotower.bundle import load_bundle
-from twotower.delta import DeltaStore
-from twotower.release import release_path
-from twotower.signature import Verifier
-from twotower.store import LocalStore
+from twotower.artefacts.bundle import load_bundle
+from twotower.artefacts.item_changes import DeltaStore
+from twotower.artefacts.release import release_path
+from twotower.artefacts.signature import Verifier
+from twotower.artefacts.store import LocalStore
 
 T = TypeVar("T")
 NOW_MS = 1_746_057_600_000  # 2025-05-01, the day after the tiny shop's log ends

@@ -6,10 +6,10 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from service.app import build_app
-from service.history import UserHistory
-from service.index import LoadedRelease
-from service.metrics import Metrics
+from service.histories.history import UserHistory
+from service.release.loaded import LoadedRelease
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.service.conftest import Client, MemoryHistory
 
 

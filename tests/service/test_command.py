@@ -17,13 +17,13 @@ from prometheus_client import CollectorRegistry
 
 from embedder_cache.build import build_release
 from service.command import main, open_delta, open_history
-from service.metrics import Metrics
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.service.conftest import TwoReleases
-from twotower.bundle import load_bundle
+from twotower.artefacts.bundle import load_bundle
+from twotower.artefacts.release import VECTORS, open_store, release_path, roll_back
+from twotower.artefacts.signature import load_signer, make_keys
 from twotower.errors import DataError, EnvironmentProblem, IntegrityError, StoreError
-from twotower.release import VECTORS, open_store, release_path, roll_back
-from twotower.signature import load_signer, make_keys
 
 RUN = "import sys; from service.command import main; sys.exit(main(sys.argv[1:]))"
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.keys import KeyRing
+from service.http.keys import KeyRing
 from service.keys_command import main
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 from twotower.errors import DataError
 
 

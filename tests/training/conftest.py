@@ -6,14 +6,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from training.batches import BatchSampler
-from training.budget import CONTEXT_TABLE_ROWS, size_model
-from training.config import StageConfig, TrainConfig
-from training.data import Data, read_data
-from twotower.catalogue import encode_items, fit_item_spec, stream_items
-from twotower.features import EncodedRows
+from training.data.batches import BatchSampler
+from training.data.read import Data, read_data
+from training.recipes.budget import CONTEXT_TABLE_ROWS, size_model
+from training.recipes.config import StageConfig, TrainConfig
+from twotower.data.features import EncodedRows
+from twotower.data.schema import load_schema
+from twotower.model.catalogue import encode_items, fit_item_spec, stream_items
 from twotower.model.config import ModelConfig
-from twotower.schema import load_schema
 
 TINY = TrainConfig(
     metric="next-basket NDCG@10",

@@ -14,10 +14,10 @@ import msgspec
 import torch
 
 from tests.training.conftest import read_shop
-from training.checkpoint import RunDirectory, identify
-from training.config import TrainConfig
-from training.distributed import joined, launched_world
-from training.loop import StepReport, prepare_training, resumed, train
+from training.recipes.config import TrainConfig
+from training.run.checkpoint import RunDirectory, identify
+from training.run.distributed import joined, launched_world
+from training.run.loop import StepReport, prepare_training, resumed, train
 
 
 class Errand(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import faiss as faiss_module
 import numpy as np
 
+from twotower.data.features import Floats, Ints
 from twotower.errors import ReleaseMismatch
-from twotower.features import Floats, Ints
 from twotower.index.distance import Lengthened, layout, lengthened_queries
 from twotower.index.scan import Mask
 

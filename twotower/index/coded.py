@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from twotower.data.features import Floats
 from twotower.errors import ReleaseMismatch
-from twotower.features import Floats
 from twotower.index.scan import max_norm
 
 Code = Literal["float16", "int8"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from twotower.features import Floats, Ints
+from twotower.data.features import Floats, Ints
 
 _ROWS_AT_ONCE = 65_536
 

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from twotower.features import Floats
+from twotower.data.features import Floats
 from twotower.index.coded import read_codes, write_codes
 from twotower.index.principal import transposed
 from twotower.index.scan import Float32Rows, Rows, Scan

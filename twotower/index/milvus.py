@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from twotower.data.features import Floats, Ints
 from twotower.errors import EnvironmentProblem, ReleaseMismatch
-from twotower.features import Floats, Ints
 from twotower.index.distance import Lengthened, lengthened_queries
 from twotower.index.scan import Mask
 

@@ -9,7 +9,7 @@ N: items, V: vector width, A: axes, W: A + 1, B: rows of a block, Q: queries
 import numpy as np
 import numpy.typing as npt
 
-from twotower.features import Floats
+from twotower.data.features import Floats
 from twotower.index.scan import Float32Rows
 
 _LEFT = 0.02  # of the variance: the rest hardly tells rows apart

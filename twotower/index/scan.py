@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from twotower.features import Floats, Ints
+from twotower.data.features import Floats, Ints
 
 Mask = npt.NDArray[np.bool_]
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from twotower.features import Floats, Ints
+from twotower.data.features import Floats, Ints
 from twotower.index.scan import Float32Rows, Mask, Scan, exact_scores
 
 # Where so few rows are allowed, they alone are copied and scanned, whatever the kind.

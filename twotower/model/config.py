@@ -2,14 +2,14 @@
 
 import msgspec
 
-from twotower.features import (
+from twotower.data.features import (
     EVENT_ORDER_WIDTH,
     EVENT_TIME_WIDTH,
     REQUEST_ORDER_WIDTH,
     REQUEST_TIME_WIDTH,
     FeatureSpec,
 )
-from twotower.window import PAGE, WINDOW
+from twotower.data.window import PAGE, WINDOW
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):

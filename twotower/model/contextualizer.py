@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from twotower.data.item_statistics import NUM_ACTIVITY_FEATURES, NUM_REPEAT_FEATURES
+from twotower.data.own_items import OwnItems, OwnVectors
+from twotower.data.window import HistoryBatch
 from twotower.kernels.gather_pool import gather_pool
 from twotower.kernels.packed_attention import Packing, packed_attention
 from twotower.kernels.rms_norm import add_rms_norm, rms_norm
@@ -18,9 +21,6 @@ from twotower.kernels.rotary import rotate
 from twotower.kernels.swiglu import swiglu
 from twotower.model.config import ModelConfig
 from twotower.model.own_attention import OwnAttention
-from twotower.own import OwnItems, OwnVectors
-from twotower.repeat import NUM_ACTIVITY_FEATURES, NUM_REPEAT_FEATURES
-from twotower.window import HistoryBatch
 
 ROPE_BASE = 10_000.0
 MIN_GROUPED = 16  # histories; fewer are not worth a second pass

@@ -16,7 +16,7 @@ from twotower.model.config import ModelConfig
 Embedder: TypeAlias = nn.Module
 """Any module made from a ModelConfig that maps (slots_NS, weights_NS, dense_NF) to vectors [N, D], each row for itself.
 
-`twotower.model.kinds` builds them by name; `training.embedder_check` holds a user's own to it.
+`twotower.model.kinds` builds them by name; `training.recipes.embedder_check` holds a user's own to it.
 """
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from twotower.data.item_statistics import NUM_REPEAT_FEATURES
+from twotower.data.own_items import OwnItems, OwnVectors
 from twotower.kernels.rms_norm import rms_norm
 from twotower.model.config import ModelConfig
-from twotower.own import OwnItems, OwnVectors
-from twotower.repeat import NUM_REPEAT_FEATURES
 
 
 class OwnAttention(nn.Module):

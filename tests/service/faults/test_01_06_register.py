@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from service.history import HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
-from service.redis_history import RedisHistory
-from service.remembered import RememberedHistories
-from service.sqlite_history import SqliteHistory
+from service.histories.history import HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
+from service.histories.redis_history import RedisHistory
+from service.histories.remembered import RememberedHistories
+from service.histories.sqlite_history import SqliteHistory
 from tests.service.faults.proxy import FaultProxy
 
 USERS = ("ann", "bob", "cid")

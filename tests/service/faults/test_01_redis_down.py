@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from service.redis_history import RedisHistory
-from service.remembered import RememberedHistories
+from service.histories.redis_history import RedisHistory
+from service.histories.remembered import RememberedHistories
 from tests.service.conftest import Client
 from tests.service.redis_server import RedisServer
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.redis_history import RedisHistory
+from service.histories.redis_history import RedisHistory
 from tests.service.conftest import Client
 from tests.service.faults.proxy import FaultProxy
 from tests.service.redis_server import RedisServer

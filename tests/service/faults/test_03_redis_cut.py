@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import pytest
 
-from service.history import HistoryUnavailable, StoredEvent, UserHistory
-from service.redis_history import RedisHistory
-from service.remembered import RememberedHistories
+from service.histories.history import HistoryUnavailable, StoredEvent, UserHistory
+from service.histories.redis_history import RedisHistory
+from service.histories.remembered import RememberedHistories
 from tests.service.conftest import Client
 from tests.service.faults.proxy import FaultProxy
 from tests.service.redis_server import RedisServer

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from service.history import StoredEvent, UserHistory
-from service.redis_history import RedisHistory
+from service.histories.history import StoredEvent, UserHistory
+from service.histories.redis_history import RedisHistory
 from tests.service.conftest import Client
 from tests.service.faults.proxy import FaultProxy
 from tests.service.redis_server import RedisServer

@@ -4,9 +4,9 @@ import asyncio
 import shutil
 from collections.abc import Callable
 
-from service.history import StoredEvent, UserHistory
-from service.redis_history import RedisHistory
-from service.remembered import RememberedHistories
+from service.histories.history import StoredEvent, UserHistory
+from service.histories.redis_history import RedisHistory
+from service.histories.remembered import RememberedHistories
 from tests.service.conftest import Client
 from tests.service.redis_server import RedisServer
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from service.redis_history import RedisHistory, _keys
-from service.remembered import RememberedHistories
+from service.histories.redis_history import RedisHistory, _keys
+from service.histories.remembered import RememberedHistories
 from tests.service.conftest import Client
 from tests.service.redis_server import RedisServer
 

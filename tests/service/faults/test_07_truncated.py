@@ -7,7 +7,7 @@ import pytest
 
 from tests.service.conftest import Following, TwoReleases
 from tests.service.faults.following import check_refused
-from twotower.release import release_path, write_pointer
+from twotower.artefacts.release import release_path, write_pointer
 
 
 @pytest.mark.faults

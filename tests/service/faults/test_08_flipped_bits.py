@@ -8,10 +8,10 @@ import pytest
 
 from tests.service.conftest import Following, TwoReleases
 from tests.service.faults.following import check_refused
-from tests.service.test_index import directory, no_parser, reseal
-from twotower.manifest import MANIFEST
-from twotower.release import VECTORS, release_path, write_pointer
-from twotower.signature import SIGNATURE, load_signer, make_keys
+from tests.service.release.test_loaded import directory, no_parser, reseal
+from twotower.artefacts.manifest import MANIFEST
+from twotower.artefacts.release import VECTORS, release_path, write_pointer
+from twotower.artefacts.signature import SIGNATURE, load_signer, make_keys
 
 Follow = Callable[..., Following]
 
@@ -35,7 +35,7 @@ def test_a_flipped_bit_is_found_before_anything_is_parsed(
 ) -> None:
     server = follow(two.store, two.first)
     for parser in ("load_towers", "read_table", "open_index", "np.load"):
-        monkeypatch.setattr(f"service.index.{parser}", no_parser)
+        monkeypatch.setattr(f"service.release.loaded.{parser}", no_parser)
     flip_all(server, two, 60)
     assert server.answer()[0] == two.first
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tests.service.conftest import Following, TwoReleases
 from tests.service.faults.following import check_refused
-from twotower.manifest import MANIFEST
-from twotower.release import VECTORS, release_path, write_pointer
+from twotower.artefacts.manifest import MANIFEST
+from twotower.artefacts.release import VECTORS, release_path, write_pointer
 
 Follow = Callable[..., Following]
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from service.memory import needed_bytes
+from service.release.memory import needed_bytes
 from tests.service.conftest import Following, TwoReleases
-from twotower.release import release_path, verify_release
+from twotower.artefacts.release import release_path, verify_release
 
 Follow = Callable[..., Following]
 
@@ -43,7 +43,7 @@ def test_an_allocation_that_fails_halfway_leaves_the_release_before(
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr("service.index.norms_of", fail)
+        patched.setattr("service.release.loaded.norms_of", fail)
         assert server.look() == "unavailable"
     assert server.answer()[0] == two.first
     assert server.look() == "swapped"

@@ -10,8 +10,8 @@ import pytest
 from embedder_cache.build import build_release
 from tests.service.conftest import Following, TwoReleases
 from tests.service.faults.following import check_refused
-from tests.service.test_index import CRAFTED, CRAFTED_INDEXES, reseal
-from twotower.bundle import load_bundle
+from tests.service.release.test_loaded import CRAFTED, CRAFTED_INDEXES, reseal
+from twotower.artefacts.bundle import load_bundle
 
 Craft = Callable[[Path], None]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from service import ranker
-from service.recommender import Prepared, prepare
+from service.ranking import recommend as ranker
+from service.ranking.rules import Prepared, prepare
 from tests.service.conftest import Client
 
 

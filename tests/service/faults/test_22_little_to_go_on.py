@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.index import LoadedRelease
+from service.release.loaded import LoadedRelease
 from tests.service.conftest import Client
 
 EVENT = {"event_type": "view", "timestamp": 1_746_000_000_000}

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.logs import JsonHandler, LineWriter, RequestLog
-from service.trail import Trail
+from service.telemetry.logs import JsonHandler, LineWriter, RequestLog
+from service.telemetry.trail import Trail
 from tests.service.conftest import Client
 
 ODD = [

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from service import routes
-from service.redis_history import RedisHistory
-from service.remembered import RememberedHistories
+from service.histories.redis_history import RedisHistory
+from service.histories.remembered import RememberedHistories
+from service.routes import recommend as routes
 from tests.service.conftest import Client
 
 DAY_MS = 86_400_000

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import httpx
 import pytest
 
-from service.history import UserHistory
-from service.reader import Reader
+from service.histories.history import UserHistory
+from service.model.incremental import Reader
 from tests.service.conftest import Client, MemoryHistory
 
 

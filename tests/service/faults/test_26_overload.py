@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from service.engine import Batched, Engine, Limits
-from service.errors import ApiError
+from service.api.errors import ApiError
+from service.engine.thread import Batched, Engine, Limits
 
 SECONDS, EACH_S, FACTOR = 2.0, 0.01, 10
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from tests.service.conftest import Following, TwoReleases
-from twotower.delta import DeltaStore
-from twotower.release import VECTORS, open_store, read_pointer, release_path, roll_back, rollbacks, write_pointer
+from twotower.artefacts.item_changes import DeltaStore
+from twotower.artefacts.release import VECTORS, open_store, read_pointer, release_path, roll_back, rollbacks, write_pointer
 
 WHICH = st.sampled_from([0, 1])
 
@@ -98,7 +98,7 @@ class Pointers(RuleBasedStateMachine):
 
 @pytest.mark.faults
 def test_the_last_good_pointer_wins_in_any_order(published_two: TwoReleases, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.follow.WARM_LENGTHS", (0,))
+    monkeypatch.setattr("service.rollout.follow.WARM_LENGTHS", (0,))
     machine = type("Machine", (Pointers,), {"published": published_two})
     run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=20, deadline=None))
 

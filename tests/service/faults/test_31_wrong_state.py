@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.history import UserHistory
-from service.index import LoadedRelease
-from service.ranker import Asked, recommend_many
-from service.recommender import Ranking
-from service.schemas import RecommendRequest
-from service.user_state import Keeping, UserState
+from service.api.schemas import RecommendRequest
+from service.histories.history import UserHistory
+from service.model.user_states import Keeping, UserState
+from service.ranking.recommend import Asked, recommend_many
+from service.ranking.rules import Ranking
+from service.release.loaded import LoadedRelease
 
 NOW_MS = 1_746_057_600_000
 

@@ -10,8 +10,8 @@ import torch
 from service.kernels.finder import DeviceFinder, on_device
 from service.kernels.topk import top_k_reference, top_k_triton
 from tests.interpreter import checked
+from twotower.data.features import Floats
 from twotower.errors import ReleaseMismatch
-from twotower.features import Floats
 from twotower.index.kinds import IndexInfo, Kind, open_index, write_index
 from twotower.index.search import Index
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twotower.features import Floats
+from twotower.data.features import Floats
 from twotower.index import scan
 from twotower.index.kinds import IndexInfo, open_index
 from twotower.index.principal import PrincipalRows, principal_axes, transposed

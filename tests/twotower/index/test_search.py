@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from twotower.features import Floats, Ints
+from twotower.data.features import Floats, Ints
 from twotower.index.kinds import EXACT, KINDS, IndexInfo, Kind, open_index, write_index
 from twotower.index.scan import Mask
 from twotower.index.search import Index

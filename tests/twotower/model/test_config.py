@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from twotower.features import FeatureSpec
+from twotower.data.features import FeatureSpec
 from twotower.model.config import ModelConfig
 
 EMPTY = FeatureSpec(fields=())

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twotower.bundle import Towers, load_bundle
-from twotower.features import EncodedRows
+from twotower.artefacts.bundle import Towers, load_bundle
+from twotower.data.features import EncodedRows
+from twotower.data.window import History, HistoryBatch, collate
 from twotower.model.contextualizer import length_groups
-from twotower.window import History, HistoryBatch, collate
 
 
 def batch_of(towers: Towers, *lengths: int) -> HistoryBatch:

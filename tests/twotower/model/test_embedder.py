@@ -2,7 +2,7 @@
 
 import torch
 
-from twotower.features import FeatureSpec, FieldSpec
+from twotower.data.features import FeatureSpec, FieldSpec
 from twotower.model.config import ModelConfig
 from twotower.model.embedder import MlpEmbedder
 

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 import torch
 
+from twotower.data.features import FeatureSpec, FieldSpec
 from twotower.errors import EnvironmentProblem
-from twotower.features import FeatureSpec, FieldSpec
 from twotower.model.config import ModelConfig
 from twotower.model.embedder import MlpEmbedder
 from twotower.model.kinds import KINDS, TRUST_VARIABLE, build_embedder, embedder_class, require_trust

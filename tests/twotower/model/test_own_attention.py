@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from twotower.bundle import load_bundle
-from twotower.features import DAY_MS
+from twotower.artefacts.bundle import load_bundle
+from twotower.data.features import DAY_MS
+from twotower.data.item_statistics import ItemStatistics, item_statistics
+from twotower.data.own_items import OwnItems, OwnVectors, join_statistics, own_items
 from twotower.model.own_attention import dots_of_pairs, segment_softmax
-from twotower.own import OwnItems, OwnVectors, join_statistics, own_items
-from twotower.repeat import ItemStatistics, item_statistics
 
 USERS: tuple[list[int], ...] = ([3, 3, 5], [], [7, 1, 1, 1])
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from twotower.features import FeatureSpec, FieldSpec
+from twotower.data.features import FeatureSpec, FieldSpec
 from twotower.model.config import ModelConfig
 from twotower.model.tab_transformer import TabTransformer
 

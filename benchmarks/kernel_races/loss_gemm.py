@@ -1,0 +1,68 @@
+"""The loss of stage 2 on one processor thread over the time that its two matrix products alone would take.
+
+Two million candidates, each with a popularity, for a thousand queries: part of a step, as all blocks of queries are alike.
+Both times are the least of several turns in CPU time, taken alternately and equally long, so that what else runs touches both:
+square products are multiplied until they are as much work as the two.
+
+Q: queries, K: candidates, D: item width, T: days
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.report import Row
+from training.kernels.candidates import Certain, FrozenCatalogue, Shard
+from training.losses.log_partition import log_partition
+
+WIDTH, NUM_DAYS, TURNS = 128, 8, 3
+GEMM_SIZE = 1024
+MUST = 1.3
+
+
+def rows(num_queries: int = 1024, num_candidates: int = 2_000_000) -> list[Row]:
+    """For `benchmarks/kernels.py`."""
+    loss = loss_of(num_queries, num_candidates)
+    left, right, out = (torch.randn(GEMM_SIZE, GEMM_SIZE) for _ in range(3))
+    num_products = round(2 * num_queries * num_candidates * WIDTH / GEMM_SIZE**3)
+
+    def products() -> None:
+        for _ in range(num_products):
+            torch.mm(left, right, out=out)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    turns = [(cpu_seconds(loss), cpu_seconds(products)) for _ in range(TURNS)]
+    torch.set_num_threads(threads)
+    loss_s, products_s = (min(times) for times in zip(*turns, strict=True))
+    return [
+        Row(metric="loss_s", value=loss_s, unit="s", better="lower"),
+        Row(metric="loss_products_s", value=products_s, unit="s, by the GEMM rate", better="lower"),
+        Row(metric="loss_gemm_ratio", value=loss_s / products_s, unit="", better="lower", must=MUST),
+    ]
+
+
+def loss_of(num_queries: int, num_candidates: int) -> Callable[[], None]:
+    """Log partitions and their gradient, of random vectors; every query has one certain item."""
+    generator = torch.Generator().manual_seed(0)
+    vectors_KD = torch.empty(num_candidates, WIDTH).normal_(generator=generator)
+    catalogue = FrozenCatalogue(vectors_KD, torch.empty(1, NUM_DAYS, num_candidates).normal_(generator=generator))
+    query_QV = torch.empty(num_queries, WIDTH + 1).normal_(std=2 / math.sqrt(WIDTH), generator=generator).requires_grad_()
+    certain = Certain(torch.arange(num_queries), torch.arange(num_queries))
+    day_Q = torch.arange(num_queries) % NUM_DAYS
+
+    def loss() -> None:
+        parts = [Shard(0, num_candidates)]
+        total = log_partition(query_QV, torch.zeros(num_queries), certain, day_Q, catalogue, parts).sum()
+        torch.autograd.grad(total, query_QV)
+
+    return loss
+
+
+def cpu_seconds(run: Callable[[], object]) -> float:
+    """Of this process."""
+    started = time.process_time()
+    run()
+    return time.process_time() - started

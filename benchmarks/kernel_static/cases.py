@@ -1,0 +1,128 @@
+"""What is compiled for every target: calls of the launchers, with arguments of the shapes and types that are served and trained.
+
+What is compiled depends on types, on whether a size is 1 or a multiple of 16, and on what the host makes of sizes; so sizes are
+real where the host decides by them, and small elsewhere. Tensors are zeros, which take no memory until they are written.
+
+N: items, D: width, P: popularity dimensions, Q: queries, K: candidates, T: events, E: head width
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from service.kernels.catalogue import Catalogue
+from service.kernels.topk import top_k_triton
+from training.kernels.candidates import Certain, FrozenCatalogue, Pool, Shard, aligned
+from training.kernels.frozen_softmax import sampled_softmax_triton
+from training.kernels.trained_softmax import Own, Scored, WeightedLogPartitionTriton
+from twotower.kernels.gather_pool import gather_pool_triton
+from twotower.kernels.packed_attention import Packing, packed_attention_triton
+from twotower.kernels.paged_decode import paged_decode_triton
+from twotower.kernels.rms_norm import add_rms_norm_triton, rms_norm_triton
+from twotower.kernels.rotary import rotate_triton
+from twotower.kernels.swiglu import swiglu_triton
+
+CPU = torch.device("cpu")
+NUM_ITEMS = 1_000_448  # a million, padded to whole tiles
+BRAIN, HALF = torch.bfloat16, torch.float16
+
+
+def top_k(num_queries: int, tail: int, *, coded: bool = False, filtered: bool = False) -> object:
+    """The search of a million rows 128 wide, and `tail` columns beside them."""
+    rows_PV = torch.zeros(NUM_ITEMS, 128 + tail, dtype=HALF)
+    codes_PV, numbers_P = torch.zeros(rows_PV.shape, dtype=torch.int8), torch.zeros(NUM_ITEMS)
+    catalogue = Catalogue(rows_PV, rows_PV, None, None, num_rows=1_000_000, head=128, max_norm=1.0, group=32)
+    if coded:
+        catalogue = replace(catalogue, codes_PV=codes_PV, scale_P=numbers_P, residual_P=numbers_P)
+    allowed_W = torch.zeros(NUM_ITEMS // 32, dtype=torch.int32) if filtered else None
+    excluded_QX = torch.zeros(num_queries, 256, dtype=torch.int32) if filtered else None
+    return top_k_triton(torch.zeros(num_queries, 128 + tail), catalogue, 100, allowed_W, excluded_QX)
+
+
+def frozen_loss(dtype: torch.dtype, num_popularity: int = 2, *, pooled: bool = False) -> object:
+    """Stage 2: queries of 64 windows of 64 events, over the whole catalogue or a pool; no number of items is round."""
+    num_queries, num_items, days = 4096, 8191, 128
+    catalogue = FrozenCatalogue(torch.zeros(num_items, 128, dtype=dtype), aligned(torch.zeros(num_popularity, days, num_items)))
+    query_QV, query_M = torch.zeros(num_queries, 128 + num_popularity), torch.arange(num_queries)
+    certain = Certain(query_M, query_M)
+    day_Q = torch.zeros(num_queries, dtype=torch.int64)
+    part = Pool(torch.arange(4095), torch.zeros(4095)) if pooled else Shard(0, num_items)
+    return sampled_softmax_triton(query_QV, torch.zeros(num_queries), certain, day_Q, catalogue, [part])
+
+
+def joint_loss(dtype: torch.dtype) -> object:
+    """Stage 1, forward and backward."""
+    num_queries, num_candidates, windows, days = 4096, 8191, 64, 128
+    query_QV = torch.zeros(num_queries, 130, requires_grad=True)
+    vectors_CD = torch.zeros(num_candidates, 128, dtype=dtype, requires_grad=True)
+    window_Q = torch.arange(num_queries) // (num_queries // windows)
+    bias_BC = torch.zeros(windows, num_candidates)
+    popularity_TCP, day_Q = torch.zeros(days, num_candidates, 2), torch.zeros(num_queries, dtype=torch.int64)
+    scored = Scored(vectors_CD.detach(), popularity_TCP, day_Q, bias_BC, window_Q)
+    query_M = torch.arange(num_queries)
+    own = Own(query_M, query_M, torch.zeros(num_queries))
+    total = WeightedLogPartitionTriton.apply(query_QV, vectors_CD, own.repeat_M, own, torch.ones(num_queries), scored)  # type: ignore[no-untyped-call]
+    total.backward()
+    return total
+
+
+def tables(width: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines."""
+    return torch.zeros(320, width // 2), torch.zeros(320, width // 2)
+
+
+def attention(width: int, num_heads: int, num_kv_heads: int) -> object:
+    """Histories of 256 events."""
+    packing = Packing.whole([256] * 4, CPU)
+    q_THE, k_TGE, v_TGE = (torch.zeros(1024, heads, width, dtype=BRAIN) for heads in (num_heads, num_kv_heads, num_kv_heads))
+    return packed_attention_triton(q_THE, k_TGE, v_TGE, *tables(width), packing)
+
+
+def decode(width: int, num_heads: int, num_kv_heads: int) -> object:
+    """Pages of 32 events, 8 of each history."""
+    k_NGCE, v_NGCE = (torch.zeros(64, num_kv_heads, 32, width, dtype=BRAIN) for _ in range(2))
+    pages_BM, lengths_B = torch.zeros(8, 8, dtype=torch.int32), torch.ones(8, dtype=torch.int32)
+    return paged_decode_triton(torch.zeros(8, num_heads, width, dtype=BRAIN), k_NGCE, v_NGCE, pages_BM, lengths_B, *tables(width))
+
+
+def norm(width: int, *, added: bool) -> object:
+    """Of the model's rows."""
+    x_TD, weight_D = torch.zeros(1024, width, dtype=BRAIN), torch.zeros(width)
+    return add_rms_norm_triton(x_TD, x_TD.clone(), weight_D) if added else rms_norm_triton(x_TD, weight_D)
+
+
+def pool(width: int, num_fields: int) -> object:
+    """Two slots of each field."""
+    slots_NS = torch.zeros(1024, 2 * num_fields, dtype=torch.int32)
+    return gather_pool_triton(torch.zeros(4096, width), slots_NS, torch.zeros(slots_NS.shape), [2] * num_fields)
+
+
+CASES: dict[str, Callable[[], object]] = {
+    "top-k 128, 1 query": partial(top_k, 1, 0),
+    "top-k 128+2, 1 query, filtered": partial(top_k, 1, 16, filtered=True),
+    "top-k 128+2, 64 queries, filtered": partial(top_k, 64, 16, filtered=True),
+    "top-k int8 128, 1 query": partial(top_k, 1, 0, coded=True),
+    "top-k int8 128+2, 1 query, filtered": partial(top_k, 1, 16, coded=True, filtered=True),
+    "top-k int8 128+2, 64 queries, filtered": partial(top_k, 64, 16, coded=True, filtered=True),
+    "loss bf16 128": partial(frozen_loss, BRAIN, 0),
+    "loss bf16 128+2": partial(frozen_loss, BRAIN),
+    "loss bf16 128+2, pool": partial(frozen_loss, BRAIN, pooled=True),
+    "loss fp32 128+2": partial(frozen_loss, torch.float32),
+    "joint loss bf16 128+2": partial(joint_loss, BRAIN),
+    "joint loss fp32 128+2": partial(joint_loss, torch.float32),
+    "attention 64, 8 heads": partial(attention, 64, 8, 8),
+    "attention 32, 8 heads share 2": partial(attention, 32, 8, 2),
+    "attention 128, 8 heads share 2": partial(attention, 128, 8, 2),
+    "decode 64, 8 heads": partial(decode, 64, 8, 8),
+    "decode 64, 8 heads share 2": partial(decode, 64, 8, 2),
+    "norm 256": partial(norm, 256, added=False),
+    "added norm 512": partial(norm, 512, added=True),
+    "rotation 64": lambda: rotate_triton(
+        torch.zeros(1024, 8, 64, dtype=BRAIN), *tables(64), torch.zeros(1024, dtype=torch.int64)
+    ),
+    "gated unit 1376": lambda: swiglu_triton(torch.zeros(1024, 2752, dtype=BRAIN)),
+    "bag 32, 20 fields": partial(pool, 32, 20),
+}

@@ -1,0 +1,193 @@
+"""The model and the engine called in this process, without HTTP: what serving is held against.
+
+`python -m benchmarks.serving_rivals.in_process append|visits STORE HISTORIES [CONNECTIONS]` prints one line of JSON. It is a
+process of its own, so that it can be kept on the core that servers get.
+
+N: items
+"""
+
+import asyncio
+import gc
+import itertools
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from benchmarks.serving_load.generator import NUM_QUESTIONS, WARM_S
+from loadtests.traffic import MOMENT_MS, Json, Replay, read_histories
+from service.api.schemas import Event, RecommendRequest
+from service.engine.thread import Batched, Engine, Limits
+from service.histories.history import StoredEvent, UserHistory
+from service.model.user_states import Keeping
+from service.ranking.recommend import Asked, Scored, cost_of, recommend_many, score
+from service.ranking.rules import prepare
+from service.ranking.user_request import item_statistics_of, model_history, to_stored
+from service.release.loaded import LoadedRelease, load_release
+from twotower.data.features import Floats
+from twotower.data.window import PAGE, WINDOW
+from twotower.model.scoring import Request, answer
+
+NUM_USERS = 24
+ROUNDS = 5
+TOP = 10
+SECONDS, NUM_VISITS = 6.0, 2000
+REMEMBERED_BYTES = 2**30  # of users: all that there are
+
+
+class Appended(msgspec.Struct, frozen=True, kw_only=True):
+    """One more event against everything anew; processor time of the model in milliseconds, medians."""
+
+    offline_ms: float  # by the code of the offline evaluation
+    cold_ms: float  # by the served path, of a user never met
+    append_ms: float
+    page_ms: float  # mean over 64 events in a row, the one that moves the anchor among them
+    max_error: float  # of any item's score, against the offline evaluation
+    id_mismatches: int  # users whose top 10 differ
+
+
+class Visited(msgspec.Struct, frozen=True, kw_only=True):
+    """Questions per second of the engine alone."""
+
+    requests_per_s: float
+
+
+def model_work(release: LoadedRelease, user_id: str, history: UserHistory, now_ms: int) -> Callable[[], Scored]:
+    """The model's part of a request as it is served, to be run; what is remembered of a user makes that user's next one short."""
+    asked = Asked(RecommendRequest(user_id=user_id), history, now_ms)
+    one = prepare(release, asked.request, asked.stored, asked.now_ms)
+    return lambda: score(release, [asked.key], [one], Keeping(REMEMBERED_BYTES))[0]
+
+
+def measure_append(release: LoadedRelease, histories: Sequence[Sequence[StoredEvent]]) -> Appended:
+    """A 256-event history with its last event new, against the same history of a user never met; household by household."""
+    offline_ms, cold_ms, append_ms, page_ms, errors, mismatches = [], [], [], [], list[float](), 0
+    for household, events in enumerate(histories):
+        before = UserHistory().extended(events[: WINDOW - 1])
+        history = before.extended([events[WINDOW - 1]])
+        for number in range(ROUNDS):
+            user_id = f"{household}-{number}"
+            offline_N, ms = offline(release, history)
+            offline_ms.append(ms)
+            cold_ms.append(served(release, f"{user_id}-cold", history)[1])
+            served(release, user_id, before)
+            scored, ms = served(release, user_id, history)
+            append_ms.append(ms)
+        appended_N = dense(release, scored)
+        errors.append(float(np.abs(appended_N - offline_N).max()))
+        mismatches += top(appended_N) != top(offline_N)
+        for event in events[WINDOW : WINDOW + PAGE]:
+            history = history.extended([event])
+            page_ms.append(served(release, user_id, history)[1])
+    return Appended(
+        offline_ms=float(np.median(offline_ms)),
+        cold_ms=float(np.median(cold_ms)),
+        append_ms=float(np.median(append_ms)),
+        page_ms=float(np.mean(page_ms)),
+        max_error=max(errors),
+        id_mismatches=mismatches,
+    )
+
+
+def served(release: LoadedRelease, user_id: str, history: UserHistory) -> tuple[Scored, float]:
+    """What the served path says a second after a history's last event, and the milliseconds of processor time it took."""
+    work = model_work(release, user_id, history, history.events[-1].time_ms + MOMENT_MS)
+    started = time.thread_time()
+    return work(), 1000 * (time.thread_time() - started)
+
+
+def offline(release: LoadedRelease, history: UserHistory) -> tuple[Floats, float]:
+    """Scores [N] as the offline evaluation computes them, and the milliseconds of the model's part."""
+    own = {release.rows[item_id]: item for item_id, item in history.items.items()}
+    now_ms = history.events[-1].time_ms + MOMENT_MS
+    request = Request(model_history(release, history.window), item_statistics_of(own), now_ms)
+    started = time.thread_time()
+    queries = answer(release.towers.contextualizer, release.towers.config.model, release.vectors_NV, [request])
+    ms = 1000 * (time.thread_time() - started)
+    return queries.dense_scores(release.vectors_NV)[0].numpy(), ms
+
+
+def dense(release: LoadedRelease, scored: Scored) -> Floats:
+    """Scores of the whole catalogue, [N]."""
+    scores_N = (release.vectors_NV @ torch.from_numpy(scored.query_V)).numpy()
+    scores_N[scored.own_rows_M] = scored.own_scores_M
+    return scores_N
+
+
+def top(scores_N: Floats) -> list[int]:
+    """Rows of the best items, best first."""
+    order: list[int] = np.argsort(-scores_N, kind="stable")[:TOP].tolist()
+    return order
+
+
+def stored(events: Sequence[Json], user_id: str) -> list[StoredEvent]:
+    """Events as the history store keeps them."""
+    return [to_stored(msgspec.convert(event, Event), user_id) for event in events]
+
+
+def visit(replay: Replay) -> list[Asked]:
+    """The questions of one visit, each with the user's history in hand."""
+    history = UserHistory().extended(stored(replay.first_events()["events"], replay.user_id))
+    result = [asked_now(replay, history)]
+    while len(result) < NUM_QUESTIONS:
+        history = history.extended(stored(replay.next_event()["events"], replay.user_id))
+        result.append(asked_now(replay, history))
+    return result
+
+
+def asked_now(replay: Replay, history: UserHistory) -> Asked:
+    """The question a second after the last event."""
+    body = replay.question()
+    return Asked(msgspec.convert(body, RecommendRequest), history, body["timestamp"])
+
+
+async def measure_visits(release: LoadedRelease, visits: Sequence[list[Asked]], connections: int) -> Visited:
+    """Visits as the generator makes them, each question given straight to the engine, until the time or the visits are over."""
+    engine, waiting, num_asked = Engine(torch.get_num_threads(), Limits(max_wait_s=math.inf)), iter(visits), 0
+    batched = Batched(partial(recommend_many, keeping=Keeping(REMEMBERED_BYTES)), release)
+    now = time.monotonic
+    started = now() + WARM_S
+    stop = started + SECONDS
+
+    async def visit_on() -> None:
+        nonlocal num_asked
+        for asked in itertools.chain.from_iterable(waiting):
+            await engine.submit_to(batched, asked, cost_of(release, asked, ()), math.inf)
+            num_asked += started <= now() <= stop
+            if now() > stop:
+                return
+
+    engine.start()
+    await asyncio.gather(*(visit_on() for _ in range(connections)))
+    engine.close()
+    return Visited(requests_per_s=num_asked / (min(now(), stop) - started))
+
+
+def main() -> None:
+    """Measure one thing."""
+    what, store, histories, *rest = sys.argv[1:]
+    release = load_release(Path(store))
+    measured: Appended | Visited
+    if what == "append":
+        torch.set_num_threads(1)
+        known = [
+            [event for event in stored(history.events, history.user_id) if event.item_id in release.rows]
+            for history in read_histories(Path(histories))
+        ]
+        measured = measure_append(release, [events for events in known if len(events) >= WINDOW + PAGE][:NUM_USERS])
+    else:
+        replayed = itertools.islice(itertools.cycle(read_histories(Path(histories))), NUM_VISITS)
+        visits = [visit(Replay.start(history, str(number))) for number, history in enumerate(replayed)]
+        gc.freeze()  # a million objects that stay: going through them again and again is no part of an engine
+        measured = asyncio.run(measure_visits(release, visits, int(rest[0])))
+    sys.stdout.buffer.write(msgspec.json.encode(measured) + b"\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What a peer is asked to do: the contract between this project's process and the one in the peers' environment.
+
+A job is a directory. Written by us: job.json, sessions.parquet (session, item, time_ms), validation.parquet and
+queries.parquet (items, times_ms, now_ms, answers). Written by the peer: vectors.npy and rows.npy of the items it knows,
+queries.npy, and report.json.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+JOB, SESSIONS, VALIDATION, QUERIES = "job.json", "sessions.parquet", "validation.parquet", "queries.parquet"
+ITEM_ROWS, ITEM_VECTORS, QUERY_VECTORS, REPORT = "rows.npy", "vectors.npy", "queries.npy", "report.json"
+
+
+class PeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of rectools' models, trained by its own code. `loss` and the rest are rectools' words and defaults unless said."""
+
+    model: Literal["sasrec", "hstu"]
+    width: int
+    num_layers: int = 2
+    num_heads: int
+    length: int  # of the sessions it reads
+    batch: int
+    loss: Literal["softmax", "sampled_softmax"]
+    num_negatives: int = 1  # of the sampled softmax: drawn uniformly for every position
+    temperature: float = 1.0
+    dropout: float = 0.2
+    learning_rate: float = 1e-3
+    patience: int = 10  # epochs without a better validation NDCG@10 before it stops short of its time
+
+
+class PeerJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A config, and how long on how many cores."""
+
+    config: PeerConfig
+    minutes: float
+    threads: int
+    seed: int = 0
+
+
+class PeerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How it went. `validation` holds NDCG@10 after every epoch; the best epoch's weights answered."""
+
+    parameters: int
+    epochs: int
+    steps: int
+    train_s: float
+    validation: tuple[float, ...]
+    versions: dict[str, str]
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """Some training steps on the clock."""
+
+    steps: int
+    seconds: float
+    events: int  # read, padding left out
+    positions: int  # that were scored
+    answers: int  # right ones, of all positions
+    scores: int  # pairs of a position and a candidate
+    flops: float  # that the model needs (`benchmarks.training_rivals.flops`)
+
+
+def read_job(directory: Path) -> PeerJob:
+    """The job of a directory."""
+    return msgspec.json.decode((directory / JOB).read_bytes(), type=PeerJob)
+
+
+NUM_NEGATIVES = 64  # of every position; 256, eSASRec's number, costs three to five times the time a step on a CPU
+
+
+def sasrec_baskets() -> PeerConfig:
+    """SASRec for tens of thousands of items: the sampled softmax of eSASRec's recipe, with fewer negatives and more steps."""
+    return PeerConfig(
+        model="sasrec",
+        width=128,
+        num_heads=4,
+        length=200,
+        batch=32,
+        loss="sampled_softmax",
+        num_negatives=NUM_NEGATIVES,
+    )
+
+
+def hstu_baskets() -> PeerConfig:
+    """HSTU with time and position bias and cosine scores at temperature 0.05, as its authors train it."""
+    return PeerConfig(
+        model="hstu",
+        width=128,
+        num_heads=4,
+        length=200,
+        batch=32,
+        loss="sampled_softmax",
+        num_negatives=NUM_NEGATIVES,
+        temperature=0.05,
+    )
+
+
+def sasrec_sequences() -> PeerConfig:
+    """SASRec for short sequences, 64 wide. The exact softmax over the catalogue would get a third of the epochs."""
+    return PeerConfig(
+        model="sasrec",
+        width=64,
+        num_heads=1,
+        length=50,
+        batch=128,
+        loss="sampled_softmax",
+        num_negatives=NUM_NEGATIVES,
+    )

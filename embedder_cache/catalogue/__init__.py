@@ -1,0 +1,1 @@
+"""Items, changes, popularity and signals as the nightly job reads them."""

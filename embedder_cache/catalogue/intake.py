@@ -1,0 +1,116 @@
+"""The catalogue as the nightly job finds it: which of its rows can be embedded, and why the others cannot.
+
+R: rows of the file, N: items, the rows that can be embedded, B: rows of a batch
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedder_cache.catalogue.content_hash import content_hashes
+from embedder_cache.catalogue.item_changes import Overlay, overlay, stream_changed
+from twotower.artefacts.item_changes import Changes
+from twotower.data.faults import Mask, find_faults, is_text
+from twotower.data.features import FeatureSpec, Hashes, Ints
+from twotower.data.schema import ItemColumns
+from twotower.errors import DataError
+from twotower.model.catalogue import as_items, in_parallel
+
+Lines = tuple[Ints, pa.Array, str, str]  # rows of a batch, their ids, column, reason
+
+REJECTED = pa.schema([("row", pa.int64()), ("item_id", pa.string()), ("column", pa.string()), ("reason", pa.string())])
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What one reading of the file found."""
+
+    item_ids: pa.Array  # [N], in the order of the file; then those put
+    content_N: Hashes  # of everything the embedder reads of an item
+    places: tuple[slice, ...]  # of each batch of the file among all N, those without an accepted row left out
+    accepted_R: Mask
+    rejected: pa.Table  # `REJECTED`: one line for each row left out, but for those replaced or deleted
+    changes: Overlay
+
+
+def take_in(path: Path, columns: ItemColumns, spec: FeatureSpec, delta: Changes = Changes()) -> Intake:  # noqa: B008  # frozen
+    """Read the catalogue once, changed by `delta`, and sort out what cannot be embedded.
+
+    That is a row without an id or with one met before, with text that is not UTF-8, with an infinite number, or with a
+    vector of another length or with holes. What is missing, NaN among the numbers too, is no fault. DataError when no row
+    is left, or when a column is not of its kind at all.
+    """
+
+    def sort_out(part: tuple[pa.Table, Mask]) -> tuple[pa.Array, Hashes, Mask, list[Lines]]:
+        batch, sound_B = part
+        lines = []
+        for column, reason, faulty_B in find_faults(batch, columns, spec):
+            lines.append(_lines(batch.column(columns.item_id), faulty_B & sound_B, column, reason))
+            sound_B = sound_B & ~faulty_B
+        items = as_items(batch if sound_B.all() else batch.filter(pa.array(sound_B)), columns)
+        return items.column(0).combine_chunks(), content_hashes(items), sound_B, lines
+
+    changes = overlay(path, columns, delta)
+    item_ids, contents, sound, faults = zip(*in_parallel(sort_out, stream_changed(path, columns, changes)), strict=True)
+    ids, content_N, accepted_R = pa.chunked_array(item_ids).combine_chunks(), np.concatenate(contents), np.concatenate(sound)
+    starts = np.cumsum([0, *map(len, sound)])
+    rejected = [_table(start + rows, *what) for start, lines in zip(starts, faults, strict=False) for rows, *what in lines]
+    again_N = occurred_before(ids)
+    if again_N.any():
+        rows = np.flatnonzero(accepted_R)[again_N]
+        rejected.append(_table(rows, ids.filter(pa.array(again_N)), columns.item_id, "an item of this id came before"))
+        accepted_R[rows] = False
+        ids, content_N = ids.filter(pa.array(~again_N)), content_N[~again_N]
+    rejected += [pa.table([[None], [i], [column], [why]], schema=REJECTED) for i, column, why in changes.unusable]
+    lines = pa.concat_tables([REJECTED.empty_table(), *rejected]).sort_by("row")
+    if not len(ids):
+        reasons = ", ".join(pc.unique(lines.column("reason")).to_pylist())
+        raise DataError(f"{path}: none of its {len(accepted_R):,} items can be embedded ({reasons})")
+    ends = np.cumsum(accepted_R)[starts[1:] - 1].tolist()
+    places = tuple(slice(begin, end) for begin, end in pairwise([0, *ends]) if begin < end)
+    return Intake(ids, content_N, places, accepted_R, lines, changes)
+
+
+def sound_items(path: Path, columns: ItemColumns, intake: Intake) -> Iterator[tuple[pa.Table, slice]]:
+    """Tables of the accepted rows, each with its place among all N; DataError when the file is not what it was."""
+    row = done = 0
+    for batch, _ in stream_changed(path, columns, intake.changes):
+        accepted_B = intake.accepted_R[row : row + len(batch)]
+        row += len(batch)
+        if row > len(intake.accepted_R):
+            break
+        items = as_items(batch.filter(pa.array(accepted_B)), columns)
+        place = slice(done, done + len(items))
+        if not items.column(0).combine_chunks().equals(intake.item_ids[place]):
+            break
+        done += len(items)
+        if len(items):
+            yield items, place
+    if row != len(intake.accepted_R) or done != len(intake.item_ids):
+        raise DataError(f"{path} changed while it was read. Run the job again.")
+
+
+def occurred_before(item_ids: pa.Array) -> Mask:
+    """Which ids stand further up already, [N]."""
+    if pc.count_distinct(item_ids).as_py() == len(item_ids):
+        return np.zeros(len(item_ids), bool)
+    codes_N = item_ids.dictionary_encode().indices.to_numpy()
+    again_N = np.ones(len(item_ids), bool)
+    again_N[np.unique(codes_N, return_index=True)[1]] = False
+    return again_N
+
+
+def _lines(ids: pa.ChunkedArray, faulty_B: Mask, column: str, reason: str) -> Lines:
+    faulty = ids.filter(pa.array(faulty_B))
+    values = (faulty.cast(pa.large_binary()) if is_text(ids.type) else faulty).to_pylist()
+    texts = [v.decode(errors="replace") if isinstance(v, bytes) else None if v is None else str(v) for v in values]
+    return np.flatnonzero(faulty_B), pa.array(texts, pa.string()), column, reason
+
+
+def _table(rows: Ints, item_ids: pa.Array, column: str, reason: str) -> pa.Table:
+    return pa.table([pa.array(rows), item_ids, [column] * len(rows), [reason] * len(rows)], schema=REJECTED)

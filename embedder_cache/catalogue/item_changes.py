@@ -1,0 +1,70 @@
+"""The catalogue's file with the changes that the server was told of since: rows put after the file's own, and the others' mask.
+
+B: rows of a batch
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from twotower.artefacts.item_changes import Changes
+from twotower.data.events import open_parquet, require_columns
+from twotower.data.faults import Mask, is_text
+from twotower.data.raw_items import item_table
+from twotower.data.schema import ItemColumns
+from twotower.model.catalogue import BATCH_ITEMS, stream_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """Changes as rows of the file."""
+
+    sequence: int  # the last one's
+    put: pa.Table  # the columns of the file, ids as strings
+    replaced: pa.Array  # ids whose rows in the file do not count, as bytes
+    unusable: tuple[tuple[str, str, str], ...]  # id, column and reason of items put that do not fit the file's types
+
+    @property
+    def num_deleted(self) -> int:
+        """Items taken out."""
+        return len(self.replaced) - len(self.put)
+
+
+def overlay(path: Path, columns: ItemColumns, delta: Changes) -> Overlay:
+    """The changes under the columns that the file has now. An item put that does not fit leaves the file's own as it is."""
+    known = open_parquet(path, "items").schema
+    require_columns(known, [columns.item_id, *columns.features], path)
+    schema = pa.schema([(name, _plain(known.field(name).type)) for name in columns.features])
+    described = [(item_id, features) for item_id, features in delta.items.items() if features is not None]
+    table, unusable = item_table([features for _, features in described], schema)
+    put = [item_id for place, (item_id, _) in enumerate(described) if place not in unusable]
+    deleted = [item_id for item_id, features in delta.items.items() if features is None]
+    return Overlay(
+        delta.sequence,
+        table.add_column(0, columns.item_id, pa.array(put, pa.string())),
+        pa.array([item_id.encode() for item_id in put + deleted], pa.large_binary()),
+        tuple((described[place][0], error.name, str(error)) for place, error in unusable.items()),
+    )
+
+
+def stream_changed(path: Path, columns: ItemColumns, changes: Overlay) -> Iterator[tuple[pa.Table, Mask]]:
+    """Rows of the file as they stand there, then those put; beside them which have not been replaced or deleted, [B]."""
+    for batch in stream_rows(path, columns):
+        replaced = np.zeros(len(batch), bool)
+        if len(changes.replaced):
+            column = batch.column(columns.item_id)
+            texts = column if is_text(column.type) else column.cast(pa.string())
+            replaced = pc.is_in(texts.cast(pa.large_binary()), changes.replaced).to_numpy()
+        yield batch, ~replaced
+    for start in range(0, len(changes.put), BATCH_ITEMS):
+        put = changes.put.slice(start, BATCH_ITEMS)
+        yield put, np.ones(len(put), bool)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type as `stream_rows` yields it."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind

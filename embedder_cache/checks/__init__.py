@@ -1,0 +1,1 @@
+"""What a new release must pass before it is published."""

@@ -1,0 +1,219 @@
+"""What a release must be before it is served. Every number goes into gates.json beside the limit it was held to.
+
+N: items, V: vector width, D: its embedding columns, Q: requests
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from embedder_cache.checks.index_choice import IndexReport
+from embedder_cache.checks.probe import rows_of
+from twotower.artefacts.bundle import Bundle, read_table
+from twotower.artefacts.release import GATES, GOLDEN, ITEMS
+from twotower.data.features import Ints
+from twotower.errors import ArtefactError, DataError
+from twotower.model.catalogue import BATCH_ITEMS
+from twotower.model.golden import GoldenQuery, golden_request
+from twotower.model.scoring import answer
+from twotower.progress import say
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an operator may set, as TOML. Each is a share, but for the last two."""
+
+    item_count_change: float = 0.10  # at most, of the items of the release that is served now
+    rejected: float = 0.01  # at most, of the rows of the catalogue, those that cannot be embedded
+    recent_coverage: float = 0.95  # at least, of recent events, the items of the catalogue
+    golden_overlap: float = 0.10  # at least, of the answers of the release that is served now, among those of the new one
+    holdout: float = 0.98  # at least, of the served release's recall and NDCG on real requests, less what may be chance
+    overlap20: float = 0.10  # at least, of the served release's top 20 of real requests, among the new one's
+    overlap20_same_bundle: float = 0.80  # at least, where both were made from one bundle
+    coverage20: float = 0.50  # at least, of the served release's
+    recall100: float = 0.95  # at least, of the exact top 100 of real requests, what the index finds
+    recall100_drop: float = 0.01  # at most, below what the served release's index found
+    search_p99_rise: float = 0.20  # at most, of what was measured of the served release
+    search_p99_ms: float = 5.0  # never refused below: machines are noisy
+    max_bytes: int | None = None  # of the release on disk; no limit
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            if name in ("search_p99_ms", "max_bytes"):
+                if (size := getattr(self, name)) is not None and not size > 0:
+                    raise ValueError(f"{name} is {size}: give a number above 0")
+            elif not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a share from 0 to 1")
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
+    """One number and its limit; without a limit it is only measured, for the releases to come."""
+
+    name: str
+    value: float
+    at_least: float | None = None
+    at_most: float | None = None
+    base: float | None = None  # what the limit was made of: the same number of the served release, or of popularity
+    noise: float | None = None  # how far the limit was moved, because as much may be chance
+    unit: Literal["share", "ms", "bytes"] = "share"
+
+    @property
+    def passed(self) -> bool:
+        """Whether the number keeps within its limit; NaN never does."""
+        low = -math.inf if self.at_least is None else self.at_least
+        high = math.inf if self.at_most is None else self.at_most
+        return low <= self.value <= high
+
+    def __str__(self) -> str:
+        limit = f"at least {self._put(self.at_least)}" if self.at_least is not None else f"at most {self._put(self.at_most)}"
+        base = "" if self.base is None else f" (compared with {self._put(self.base)})"
+        return f"{self.name.replace('_', ' ')} is {self._put(self.value)}, must be {limit}{base}"
+
+    def _put(self, number: float | None) -> str:
+        if self.unit == "share":
+            return f"{number:.1%}"
+        return f"{number:,.{1 if self.unit == 'ms' else 0}f} {self.unit}"
+
+
+def load_limits(path: Path | None) -> Limits:
+    """Limits of a TOML file, or the defaults without one; DataError names the offending key."""
+    if path is None:
+        return Limits()
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=Limits)
+    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def refuse_nonsense(vectors_NV: npt.NDArray[np.float32], width: int, golden: Sequence[GoldenQuery]) -> None:
+    """DataError for a release that could not answer at all; nothing forces it. The first `width` columns are the embedding."""
+    not_finite = int((~np.isfinite(vectors_NV)).any(1).sum())
+    zero = int((~vectors_NV[:, :width].any(1)).sum())
+    if not_finite or zero:
+        raise DataError(f"not published: {not_finite} item vectors are not finite and {zero} are zero. Train the bundle again.")
+    if not all(np.isfinite(query.top_scores).all() for query in golden):
+        raise DataError("not published: the contextualizer's scores are not finite. Train the bundle again.")
+
+
+def check_gates(
+    bundle: Bundle,
+    item_ids: pa.Array,
+    vectors_NV: npt.NDArray[np.float32],
+    recent_coverage: float | None,
+    served: Path | None,
+    limits: Limits,
+) -> list[Gate]:
+    """The new release against its limits and, where there is one, against the release `served` now.
+
+    `recent_coverage` is None without events. A served release that cannot be read compares with nothing, and that is said.
+    """
+    gates = []
+    if recent_coverage is not None:
+        gates.append(Gate(name="recent_coverage", value=recent_coverage, at_least=limits.recent_coverage))
+    if served is not None:
+        try:
+            num_served = len(read_table(served / ITEMS))
+            promised = msgspec.json.decode((served / GOLDEN).read_bytes(), type=list[GoldenQuery])
+        except (ArtefactError, OSError, msgspec.DecodeError, pa.ArrowInvalid) as error:
+            say(f"  the release served now cannot be read, so nothing is compared with it: {error}")
+            return gates
+        change = abs(len(item_ids) / num_served - 1)
+        overlap = golden_overlap(bundle, item_ids, vectors_NV, promised)
+        gates.append(Gate(name="item_count_change", value=change, at_most=limits.item_count_change))
+        gates.append(Gate(name="golden_overlap", value=overlap, at_least=limits.golden_overlap))
+    return gates
+
+
+def golden_overlap(
+    bundle: Bundle, item_ids: pa.Array, vectors_NV: npt.NDArray[np.float32], promised: Sequence[GoldenQuery]
+) -> float:
+    """Mean share of the promised answers that the new release gives too, each as many deep; items that are gone do not count."""
+    model, vectors = bundle.towers.config.model, torch.from_numpy(vectors_NV)
+    shares = []
+    for query in promised:
+        known = rows_of(pa.array(query.item_ids, item_ids.type), item_ids)
+        here = known >= 0
+        request = golden_request(model, known[here], np.array(query.times_ms, np.int64)[here], query.now_ms)
+        scores_N = answer(bundle.towers.contextualizer, model, vectors, [request]).dense_scores(vectors)[0]
+        wanted = rows_of(pa.array(query.top_item_ids, item_ids.type), item_ids)
+        wanted = wanted[wanted >= 0]
+        if len(wanted):
+            top = scores_N.topk(min(len(query.top_item_ids), len(vectors))).indices.numpy()
+            shares.append(np.isin(wanted, top).mean())
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def index_gates(index: IndexReport, served: Path | None, limits: Limits) -> list[Gate]:
+    """What the index finds and how fast, beside what was measured of the release `served` now."""
+    measured = {} if served is None else last_measured(served)
+    recall, p99_ms = measured.get("recall100"), measured.get("search_p99_ms")
+    least = limits.recall100 if recall is None else max(limits.recall100, recall - limits.recall100_drop)
+    most = None if p99_ms is None else max(limits.search_p99_ms, (1 + limits.search_p99_rise) * p99_ms)
+    return [
+        Gate(name="recall100", value=index.recall, at_least=least, base=recall),
+        Gate(name="search_p99_ms", value=index.search_p99_ms, at_most=most, base=p99_ms, unit="ms"),
+    ]
+
+
+def last_measured(served: Path) -> dict[str, float]:
+    """Numbers of a release's gates.json by name; none when it cannot be read."""
+    try:
+        rows = msgspec.json.decode((served / GATES).read_bytes(), type=_Report).gates
+    except (OSError, msgspec.DecodeError):
+        return {}
+    return {gate.name: gate.value for gate in rows}
+
+
+class _Report(msgspec.Struct):
+    gates: list[Gate]
+
+
+def rejected_gate(num_rejected: int, num_rows: int, limits: Limits) -> Gate:
+    """Rows of the catalogue that are left out because they cannot be embedded."""
+    return Gate(name="rejected", value=num_rejected / num_rows, at_most=limits.rejected)
+
+
+def size_gate(directory: Path, limits: Limits) -> Gate:
+    """Bytes of all files of a release."""
+    num_bytes = sum(file.stat().st_size for file in directory.iterdir())
+    return Gate(name="bytes", value=num_bytes, at_most=limits.max_bytes, unit="bytes")
+
+
+def unchanged_gate(
+    vectors_NV: npt.NDArray[np.float32],
+    old_vectors_NV: npt.NDArray[np.float32],
+    width: int,
+    old_rows_N: Ints,
+) -> Gate:
+    """Of the items that have not changed, those whose first `width` columns are, bit for bit, their row of the old vectors.
+
+    `old_rows_N` is -1 where an item is new or has changed. For one vector space only; all of no items is all.
+    """
+    rows, same = np.flatnonzero(old_rows_N >= 0), 0
+    for begin in range(0, len(rows), BATCH_ITEMS):
+        part = rows[begin : begin + BATCH_ITEMS]
+        new_ND, old_ND = vectors_NV[part, :width], old_vectors_NV[old_rows_N[part], :width]
+        same += int((new_ND.view(np.uint32) == old_ND.view(np.uint32)).all(1).sum())
+    return Gate(name="unchanged_bit_equal", value=same / len(rows) if len(rows) else 1.0, at_least=1.0)
+
+
+def require(gates: Sequence[Gate], forced: str | None) -> None:
+    """DataError when a gate is not passed, unless the operator gave a reason to publish all the same."""
+    failed = [str(gate) for gate in gates if not gate.passed]
+    if failed and forced is None:
+        raise DataError(
+            f"not published: {'; '.join(failed)}. Look at the catalogue, or publish all the same with --force --reason WHY."
+        )
+
+
+def report(gates: Sequence[Gate], forced: str | None, num_items: int, index: IndexReport) -> bytes:
+    """gates.json."""
+    rows = [{**msgspec.to_builtins(gate), "passed": gate.passed} for gate in gates]
+    content = {"passed": all(gate.passed for gate in gates), "forced": forced, "items": num_items, "index": index, "gates": rows}
+    return msgspec.json.format(msgspec.json.encode(content))

@@ -1,0 +1,109 @@
+"""Whether real requests get as good answers from the new release as from the one that is served, and better than popularity.
+
+N: items, V: vector width, Q: requests
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from embedder_cache.checks.gates import Gate, Limits
+from embedder_cache.checks.probe import (
+    PERIOD_DAYS,
+    Answers,
+    Probe,
+    ServedRelease,
+    ask,
+    ask_popularity,
+    overlap,
+    read_probe,
+    read_served,
+)
+from twotower.artefacts.bundle import Bundle
+from twotower.data.features import DAY_MS
+from twotower.data.schema import utc_ms
+from twotower.errors import ArtefactError, EnvironmentProblem
+from twotower.metrics.ranking import Array, user_bootstrap
+from twotower.progress import say
+
+HOLDOUT = ("holdout_recall10", "holdout_ndcg10")
+
+
+@dataclass(frozen=True, slots=True)
+class Heldout:
+    """Real requests and what the new release and the one `served` answer to them."""
+
+    probe: Probe
+    new: Answers
+    served: ServedRelease | None
+    old: Answers | None
+
+
+def ask_both(
+    events: Path,
+    until_ms: int,
+    bundle: Bundle,
+    item_ids: pa.Array,
+    vectors_NV: npt.NDArray[np.float32],
+    served: Path | None,
+) -> Heldout | None:
+    """Requests of the log's last week, which ends with the last event at `until_ms`; None without any, and that is said."""
+    comparable = _comparable(served)
+    others = [] if comparable is None else [comparable.towers]
+    probe = read_probe(events, item_ids, until_ms, bundle.towers, *others)
+    if not len(probe):
+        say("  no user of the last week bought what the catalogue holds, so no answers are compared")
+        return None
+    split = bundle.towers.schema.split
+    if split is not None and utc_ms(split.validation_from) > until_ms - PERIOD_DAYS * DAY_MS:
+        say("  WARNING: the bundle was trained on events of the last week, so its hold-out numbers flatter it")
+    new = ask(probe, bundle.towers, item_ids, torch.from_numpy(vectors_NV))
+    if comparable is None:
+        return Heldout(probe, new, None, None)
+    old = ask(probe, comparable.towers, comparable.item_ids, comparable.vectors_NV)
+    return Heldout(probe, new, comparable, old)
+
+
+def holdout_gates(asked: Heldout, bundle: Bundle, item_ids: pa.Array, limits: Limits) -> list[Gate]:
+    """The new release against popularity and, where there is one, the release served now."""
+    gates = []
+    for name, ours, popular in zip(HOLDOUT, _graded(asked.new), ask_popularity(asked.probe, bundle.towers.config), strict=True):
+        gates.append(no_worse(f"{name}_over_popularity", ours, popular, 1.0))
+    if asked.served is None or asked.old is None:
+        return gates
+    for name, ours, theirs in zip(HOLDOUT, _graded(asked.new), _graded(asked.old), strict=True):
+        gates.append(no_worse(name, ours, theirs, limits.holdout))
+    least = limits.overlap20_same_bundle if asked.served.info.bundle_id == bundle.manifest.id else limits.overlap20
+    shared = overlap(asked.new, item_ids, asked.old, asked.served.item_ids)
+    gates.append(Gate(name="overlap20", value=shared, at_least=least))
+    kept = limits.coverage20 * asked.old.coverage
+    gates.append(Gate(name="coverage20", value=asked.new.coverage, at_least=kept, base=asked.old.coverage))
+    return gates
+
+
+def _graded(answers: Answers) -> tuple[Array, Array]:
+    return answers.recall10_Q, answers.ndcg10_Q
+
+
+def _comparable(served: Path | None) -> ServedRelease | None:
+    try:
+        return None if served is None else read_served(served)
+    except (ArtefactError, EnvironmentProblem, OSError, ValueError, pa.ArrowInvalid) as error:
+        say(f"  the release served now cannot be read, so real requests are compared with popularity alone: {error}")
+        return None
+
+
+def no_worse(name: str, ours_Q: Array, theirs_Q: Array, share: float) -> Gate:
+    """That our mean is at least `share` of theirs, refused only when the requests say so beyond chance.
+
+    The limit lies below `share` of theirs by as much as the upper end of the 95 % interval of the paired difference lies above
+    its mean, the requests resampled: so one release in 40 that is exactly `share` as good is refused.
+    """
+    missing_Q = ours_Q - share * theirs_Q
+    _, high = user_bootstrap(missing_Q, np.arange(len(missing_Q)))
+    noise, base = high - float(missing_Q.mean()), float(theirs_Q.mean())
+    return Gate(name=name, value=float(ours_Q.mean()), at_least=share * base - noise, base=base, noise=noise)

@@ -1,0 +1,55 @@
+"""`twotower releases drift`: two releases compared, as a line, as JSON, as a page."""
+
+import argparse
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+
+from embedder_cache.drift.drift import compare, summary
+from embedder_cache.drift.retrain import load_rules, sentence, urgent_first
+from twotower.artefacts.bundle import Bundle, load_bundle
+from twotower.artefacts.cache import fetch
+from twotower.artefacts.release import open_store, read_pointer, verify_release
+from twotower.artefacts.store import Store
+from twotower.errors import ArtefactError, EnvironmentProblem, StoreError
+
+
+def report(args: argparse.Namespace) -> int:
+    """Compare and tell; without names the current release with the one before it. Both are verified first."""
+    rules, bundle = load_rules(args.rules), None if args.bundle is None else load_bundle(args.bundle)
+    store = open_store(args.store)
+    pointer = read_pointer(store)
+    older, newer = args.older or pointer.previous, args.newer or pointer.release
+    if older is None:
+        raise StoreError(f"{pointer.release} is the only release that was ever current: name another with --from")
+    drift = compare(verified(store, older), verified(store, newer), bundle, rules)
+    if args.page is not None:
+        from embedder_cache.drift.page import render
+
+        try:
+            args.page.write_text(render(drift), encoding="utf-8")
+        except OSError as error:
+            raise EnvironmentProblem(f"cannot write {args.page}: {error.strerror or error}. Choose another --page.") from error
+    if args.json:
+        print(msgspec.json.format(msgspec.json.encode(drift)).decode())
+    else:
+        print(f"{older} -> {newer}: {summary(drift)}")
+        for finding in urgent_first(drift.advice):
+            print(f"  retrain {finding.retrain}: {sentence(finding)}")
+    return 0
+
+
+def line(store: Store, older: str, newer: str, bundle: Bundle) -> str:
+    """What a night changed, in a line; golden queries stand for the users, which takes half a second."""
+    try:
+        return summary(compare(verified(store, older), verified(store, newer), bundle, num_histories=0))
+    except (ArtefactError, EnvironmentProblem, OSError, msgspec.DecodeError, pa.ArrowInvalid) as error:
+        return f"{older}, which it replaces, cannot be read, so nothing is compared with it: {error}"
+
+
+def verified(store: Store, release: str) -> Path:
+    """Directory of a release of which every hash is true."""
+    path = fetch(store, release)
+    verify_release(path)
+    return path

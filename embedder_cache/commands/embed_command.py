@@ -1,0 +1,106 @@
+"""`twotower embed`: bundle and items -> a published release."""
+
+import argparse
+from pathlib import Path
+
+ENGINES = ("local", "ray")
+EPILOG = (
+    "Run it every night from cron or a Kubernetes CronJob; it is safe to kill and to run again. Exit status 0: published, or "
+    "nothing had changed; 2: refused or wrong input, and what was served stays. Watch the age of --metrics; go back with "
+    "`twotower releases rollback`."
+)
+KINDS = ("flat", "flat16", "int8", "ivfpq", "hnsw", "milvus")  # of twotower.index, which is slow to import
+
+
+def main(argv: list[str]) -> int:
+    """Embed the catalogue, build the index, verify, and point the store at the new release."""
+    parser = argparse.ArgumentParser(prog="twotower embed", description=main.__doc__, epilog=EPILOG)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--items", type=Path, required=True)
+    parser.add_argument("--store", required=True, help="directory of releases, made when missing; or s3://BUCKET/PREFIX")
+    parser.add_argument("--events", type=Path, help="refresh item popularity from these; else it is as of training")
+    parser.add_argument("--signals", type=Path, help="what is announced for items; without it, nothing is")
+    parser.add_argument("--delta", metavar="URL", help="fold in what a server's /v1/items was told: sqlite:///FILE")
+    parser.add_argument("--index", choices=("auto", *KINDS), default="auto", help="how items are found; see docs/operating.md")
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="local", help="embed in this process, or on a Ray cluster (RAY_ADDRESS)"
+    )
+    parser.add_argument("--gates", type=Path, metavar="TOML", help="limits a release must keep; see docs/operating.md")
+    parser.add_argument("--force", action="store_true", help="publish although a limit is broken; needs --reason")
+    parser.add_argument("--reason", help="why, for the release's gates.json")
+    parser.add_argument("--sign", metavar="PEM", help="sign the release with this key (TWOTOWER_SIGNING_KEY)")
+    parser.add_argument("--keep", type=int, metavar="N", help="then remove all but the newest N, as `releases gc` does")
+    parser.add_argument("--metrics", type=Path, metavar="FILE", help="write FILE for Prometheus' textfile collector: NAME.prom")
+    parser.add_argument("--json", action="store_true", help="what was done, as JSON on stdout")
+    args = parser.parse_args(argv)
+    if args.force != bool(args.reason):
+        parser.error("--force and --reason go together")
+    if args.keep is not None and args.keep < 1:
+        parser.error("--keep must be 1 or more")
+
+    import json
+    import os
+    import time
+
+    from embedder_cache.build import build_release
+    from embedder_cache.checks.gates import load_limits
+    from embedder_cache.commands import drift_command
+    from embedder_cache.commands.prometheus_file import write_metrics
+    from embedder_cache.embedding.local_engine import engine_named
+    from twotower.artefacts.bundle import load_bundle
+    from twotower.artefacts.item_changes import Changes, read_delta
+    from twotower.artefacts.release import open_store
+    from twotower.artefacts.retention import collect
+    from twotower.artefacts.signature import load_signer
+    from twotower.artefacts.store import GRACE_MINUTES
+    from twotower.progress import say
+
+    store, key = open_store(args.store), args.sign or os.environ.get("TWOTOWER_SIGNING_KEY")
+    signer = load_signer(Path(key)) if key else None
+    delta = read_delta(args.delta) if args.delta else Changes()
+    engine, limits, bundle = engine_named(args.engine), load_limits(args.gates), load_bundle(args.bundle)
+    started = time.monotonic()
+    published = build_release(
+        bundle,
+        args.items,
+        store,
+        args.events,
+        signals=args.signals,
+        limits=limits,
+        forced=args.reason,
+        signer=signer,
+        index=args.index,
+        engine=engine,
+        delta=delta,
+    )
+    seconds = time.monotonic() - started
+    if args.metrics:
+        write_metrics(args.metrics, published, seconds)
+    if published.changed:
+        say(f"published {published.release} in {store}: {published}")
+        if published.replaced:
+            say(f"  {drift_command.line(store, published.replaced, published.release, bundle)}")
+    else:
+        say(f"nothing changed: {published.release} is published already")
+    if args.delta:
+        say(f"  {published.num_put:,} items that were put and {published.num_deleted:,} that were deleted are folded in")
+    if published.num_rejected:
+        say(f"  WARNING: {published.num_rejected:,} rows of {args.items} could not be embedded and are left out")
+    if args.keep:
+        removed, kept = collect(store, args.keep, GRACE_MINUTES)
+        say(f"{removed} old releases removed, {kept} kept")
+    if args.json:
+        print(
+            json.dumps(
+                {
+                    "release": published.release,
+                    "items": published.num_items,
+                    "embedded": published.num_embedded,
+                    "gone": published.num_gone,
+                    "rejected": published.num_rejected,
+                    "embed_seconds": published.embed_s,
+                    "seconds": seconds,
+                }
+            )
+        )
+    return 0

@@ -1,0 +1,144 @@
+"""`twotower releases`: list, verify, compare, activate, roll back and remove what a store holds; make keys to sign it with."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twotower.artefacts.store import GRACE_MINUTES, RELEASES
+
+if TYPE_CHECKING:
+    from twotower.artefacts.signature import Verifier
+
+
+def main(argv: list[str]) -> int:
+    """Look after a release store. Nothing is ever overwritten: a rollback is a new pointer to an older release."""
+    parser = argparse.ArgumentParser(prog="twotower releases", description=main.__doc__)
+    actions = parser.add_subparsers(dest="action", required=True)
+    for action, what in (
+        ("list", "releases, oldest first, the current one marked"),
+        ("verify", "hash every file of a release (default: the current one)"),
+        ("activate", "point at a release after verifying it"),
+        ("rollback", "point at the release that was current before; each further time one step further back"),
+        ("drift", "what changed between two releases, and whether to train again"),
+        ("gc", "remove old releases and damaged ones; the current one and the one to roll back to stay"),
+        ("keygen", "make a pair of ed25519 keys: one for `embed --sign`, one for `--verify-key`"),
+    ):
+        sub = actions.add_parser(action, help=what, description=what)
+        if action == "keygen":
+            sub.add_argument("--out", type=Path, required=True, help="directory for signing.pem and verify.pem")
+            continue
+        sub.add_argument("--store", required=True, help="directory, or s3://BUCKET/PREFIX")
+        if action in ("verify", "activate"):
+            sub.add_argument("release", nargs="?" if action == "verify" else None)
+        if action in ("verify", "activate", "rollback"):
+            sub.add_argument("--verify-key", metavar="PEM", help="refuse what is not signed by it (TWOTOWER_VERIFY_KEY)")
+        if action == "gc":
+            sub.add_argument("--keep", type=int, default=7, help="how many of the newest releases stay (default: %(default)s)")
+            what = (
+                "what was written or current within so many minutes stays too: a server may be loading it (default: %(default)s)"
+            )
+            sub.add_argument("--grace-minutes", type=float, default=GRACE_MINUTES, help=what)
+        if action == "drift":
+            sub.add_argument("--from", dest="older", metavar="RELEASE", help="default: what a rollback would go to")
+            sub.add_argument("--to", dest="newer", metavar="RELEASE", help="default: the current one")
+            sub.add_argument("--bundle", type=Path, help="the bundle that made the newer one: what happened since it was trained")
+            sub.add_argument("--rules", type=Path, metavar="TOML", help="when to train again; see docs/operating.md")
+            sub.add_argument("--page", type=Path, metavar="FILE.html", help="write the report as a page that needs no network")
+            sub.add_argument("--json", action="store_true", help="the report as JSON on stdout")
+    args = parser.parse_args(argv)
+    known = {
+        "list": _list,
+        "verify": _verify,
+        "activate": _activate,
+        "rollback": _rollback,
+        "gc": _gc,
+        "drift": _drift,
+        "keygen": _keygen,
+    }
+    return known[args.action](args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    import msgspec
+
+    from twotower.artefacts.release import INFO, ReleaseInfo, current_release, open_store
+    from twotower.errors import StoreError
+
+    store = open_store(args.store)
+    releases = store.releases()
+    if not releases:
+        raise StoreError(f"{store} holds no releases: publish one with `twotower embed`")
+    current = current_release(store)
+    for release in releases:
+        mark = "*" if release == current else " "
+        try:
+            info = msgspec.json.decode(store.read(f"{RELEASES}/{release}/{INFO}") or b"", type=ReleaseInfo)
+        except msgspec.DecodeError as error:
+            print(f"{mark} {release}  damaged: {INFO}: {error}")
+        else:
+            print(f"{mark} {release}  {info.num_items:>10,} items  {info.bundle_id}  space {info.vector_space_id}")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from twotower.artefacts.release import open_store, read_pointer, verify
+
+    store = open_store(args.store)
+    release = args.release or read_pointer(store).release
+    manifest = verify(store, release, _verifier(args))
+    print(f"{release}: {len(manifest.files)} files, {sum(f.size for f in manifest.files.values()):,} bytes, all true")
+    return 0
+
+
+def _activate(args: argparse.Namespace) -> int:
+    from twotower.artefacts.release import activate, open_store
+
+    pointer = activate(open_store(args.store), args.release, _verifier(args))
+    print(f"{pointer.release} is current (pointer {pointer.sequence})")
+    return 0
+
+
+def _rollback(args: argparse.Namespace) -> int:
+    from twotower.artefacts.release import open_store, roll_back
+
+    pointer = roll_back(open_store(args.store), _verifier(args))
+    print(f"{pointer.release} is current again (pointer {pointer.sequence})")
+    return 0
+
+
+def _gc(args: argparse.Namespace) -> int:
+    from twotower.artefacts.release import open_store, read_pointer
+    from twotower.artefacts.retention import collect
+    from twotower.errors import StoreError
+
+    if args.keep < 1:
+        raise StoreError(f"--keep {args.keep} would keep no release: give 1 or more")
+    store = open_store(args.store)
+    read_pointer(store)  # without one, nobody knows what is served
+    removed, kept = collect(store, args.keep, args.grace_minutes)
+    print(f"{removed} releases removed, {kept} kept")
+    return 0
+
+
+def _drift(args: argparse.Namespace) -> int:
+    from embedder_cache.commands.drift_command import report
+
+    return report(args)
+
+
+def _keygen(args: argparse.Namespace) -> int:
+    from twotower.artefacts.signature import make_keys
+
+    private, public = make_keys(args.out)
+    print(f"{private} signs (`twotower embed --sign`): it belongs where releases are made, and nowhere else")
+    print(f"{public} verifies (`--verify-key`, TWOTOWER_VERIFY_KEY)")
+    return 0
+
+
+def _verifier(args: argparse.Namespace) -> "Verifier | None":
+    import os
+
+    from twotower.artefacts.signature import load_verifier
+
+    path = args.verify_key or os.environ.get("TWOTOWER_VERIFY_KEY")
+    return load_verifier(Path(path)) if path else None

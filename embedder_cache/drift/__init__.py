@@ -1,0 +1,1 @@
+"""What changed between two releases, and whether it is time to train again."""

@@ -1,0 +1,1 @@
+"""Items to vectors: only what changed, here or on a cluster, resumed when interrupted."""

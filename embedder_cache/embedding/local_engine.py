@@ -1,0 +1,84 @@
+"""Every item's embedding, wherever it comes from: the release before, a run that was stopped, or the embedder.
+
+N: items, n: items of a batch, M: those of them that need embedding, D: embedding width
+"""
+
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from embedder_cache.catalogue.intake import Intake, sound_items
+from embedder_cache.embedding.unchanged_items import Kept
+from twotower.artefacts.bundle import Bundle
+from twotower.data.faults import Mask
+from twotower.data.features import Floats
+from twotower.errors import EnvironmentProblem
+from twotower.model.catalogue import embed_table, in_parallel
+
+Embedded: TypeAlias = Iterator[tuple[pa.Table, slice, Floats]]
+"""Batches of the catalogue in the order of the file: items, their place among all N, and vectors."""
+
+Engine: TypeAlias = Callable[[Bundle, Path, Intake, Mask], Embedded]
+"""What embeds the items of `todo_N`: yields every batch of `sound_items`, with vectors [M, D] of those in it to embed.
+
+The items of one batch are embedded together, by one thread: the results of engines are bit-equal.
+"""
+
+
+def engine_named(name: str) -> Engine:
+    """The engine behind the name that `--engine` takes; EnvironmentProblem when what it needs is not installed."""
+    if name == "local":
+        return embed_here
+    if find_spec("ray") is None:
+        raise EnvironmentProblem("--engine ray needs Ray, which is not installed: pip install 'twotower[ray]', on every node")
+    from embedder_cache.embedding.ray_engine import embed_on_ray
+
+    return embed_on_ray
+
+
+def embed_here(bundle: Bundle, items: Path, intake: Intake, todo_N: Mask) -> Embedded:
+    """In this process, on as many threads as torch has."""
+
+    def embedded(part: tuple[pa.Table, slice]) -> tuple[pa.Table, slice, Floats]:
+        table, place = part
+        return table, place, embed_some(bundle, table, todo_N[place])
+
+    return in_parallel(embedded, sound_items(items, bundle.towers.schema.items, intake))
+
+
+def embed_some(bundle: Bundle, table: pa.Table, todo_n: Mask) -> Floats:
+    """Vectors [M, D] of some items of a batch."""
+    towers, model = bundle.towers, bundle.towers.config.model
+    if not todo_n.any():
+        return np.zeros((0, model.width), np.float32)
+    return embed_table(table.filter(pa.array(todo_n)), towers.embedder, model.item_spec, model.table_rows)
+
+
+def item_vectors(engine: Engine, bundle: Bundle, items: Path, intake: Intake, kept: Kept, found: dict[int, Floats]) -> Embedded:
+    """Batches with the vectors [n, D] of all their items: `found` of a stopped run, else kept or embedded by the engine."""
+    width = bundle.towers.config.model.width
+    for table, place, embedded_MD in engine(bundle, items, intake, still_to_embed(intake, kept, found)):
+        if place.start in found:
+            yield table, place, found[place.start]
+            continue
+        kept_n = kept.rows_N[place]
+        fresh_n = kept_n < 0
+        vectors_nD = np.empty((len(table), width), np.float32)
+        if not fresh_n.all():
+            vectors_nD[~fresh_n] = kept.vectors[kept_n[~fresh_n], :width]
+        vectors_nD[fresh_n] = embedded_MD
+        yield table, place, vectors_nD
+
+
+def still_to_embed(intake: Intake, kept: Kept, found: dict[int, Floats]) -> npt.NDArray[np.bool_]:
+    """Which items neither the release before nor a stopped run has embedded, [N]."""
+    todo_N: npt.NDArray[np.bool_] = kept.rows_N < 0
+    for place in intake.places:
+        if place.start in found:
+            todo_N[place] = False
+    return todo_N

@@ -1,0 +1,218 @@
+"""`--engine ray`: the catalogue embedded by a Ray cluster, row group by row group, batch for batch as in one process.
+
+N: items, M: items of a batch that need embedding, D: embedding width
+"""
+
+import logging
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, redirect_stdout
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import ray
+import torch
+
+from embedder_cache.catalogue.content_hash import content_hashes
+from embedder_cache.catalogue.intake import Intake, sound_items
+from embedder_cache.embedding.local_engine import Embedded, embed_here, embed_some
+from twotower import errors
+from twotower.artefacts.bundle import Bundle, load_bundle
+from twotower.data.events import open_parquet, stream_batches
+from twotower.data.faults import Mask
+from twotower.data.features import Hashes
+from twotower.errors import DataError, EnvironmentProblem, IntegrityError, TwoTowerError
+from twotower.model.catalogue import BATCH_ITEMS, as_items, embed_table
+from twotower.model.kinds import TRUST_VARIABLE
+
+OBJECT_STORE_BYTES = 2**29  # of a cluster started here: results wait in it for the process that writes them
+BLOCK_BYTES = 2**24  # results travel a few batches at a time
+_OTHER = "{items} is not the same on every node, or it changed while it was read. Run the job again."
+# A batch's vectors are one value, so that no batch is cut in two on its way.
+RESULT = pa.schema(
+    [("content", pa.large_binary()), ("vectors", pa.large_binary()), ("error", pa.string()), ("message", pa.string())]
+)
+
+
+def embed_on_ray(bundle: Bundle, items: Path, intake: Intake, todo_N: Mask) -> Embedded:
+    """On the cluster that RAY_ADDRESS names, else on this machine's cores, one process each.
+
+    The workers read bundle and items under the same paths. This process reads the items too, and holds every result against
+    what it read: DataError when a worker saw another file.
+    """
+    width = bundle.towers.config.model.width
+    groups = row_groups(items, intake, todo_N)
+    if not groups:  # on most nights of a small catalogue: no cluster is started for that
+        yield from embed_here(bundle, items, intake, todo_N)
+        return
+    with cluster(), closing(_results(bundle, items.resolve(), groups)) as results:
+        num_in_file = np.count_nonzero(intake.accepted_R[: len(intake.accepted_R) - len(intake.changes.put)])
+        for table, place in sound_items(items, bundle.towers.schema.items, intake):
+            todo_n = todo_N[place]
+            vectors_MD = np.zeros((0, width), np.float32)
+            if place.start >= num_in_file:  # items that a server was told of: few, and in no row group
+                vectors_MD = embed_some(bundle, table, todo_n)
+            elif todo_n.any():
+                content, vectors = next(results, (b"", b""))
+                if content != intake.content_N[place][todo_n].tobytes():
+                    raise DataError(_OTHER.format(items=items))
+                vectors_MD = np.frombuffer(vectors, np.float32).reshape(-1, width)
+            yield table, place, vectors_MD
+        if next(results, None) is not None:
+            raise DataError(_OTHER.format(items=items))
+
+
+def row_groups(items: Path, intake: Intake, todo_N: Mask) -> list[dict[str, object]]:
+    """The units of work: row groups with anything to embed, and which of their rows, as packed bits."""
+    todo_R = np.zeros(len(intake.accepted_R), bool)
+    todo_R[intake.accepted_R] = todo_N
+    groups: list[dict[str, object]] = []
+    start = 0
+    for number, fragment in enumerate(open_parquet(items, "items").get_fragments()):
+        for group in fragment.row_groups:
+            todo_B = todo_R[start : start + group.num_rows]
+            start += group.num_rows
+            if todo_B.any():
+                groups.append({"file": number, "group": group.id, "todo": np.packbits(todo_B).tobytes()})
+    return groups
+
+
+class Worker:
+    """One process of the cluster: it loads the embedder once and embeds row groups, one thread each."""
+
+    def __init__(self, bundle: Path, bundle_id: str, items: Path, users_own: str | None) -> None:
+        torch.set_num_threads(1)
+        if users_own is not None:  # the operator trusts it, wherever it runs
+            os.environ[TRUST_VARIABLE] = users_own
+        self.path, self.bundle_id, self.items = bundle, bundle_id, items
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        """The job's bundle; IntegrityError when another lies there."""
+        bundle = load_bundle(self.path)
+        if bundle.manifest.id != self.bundle_id:
+            raise IntegrityError(
+                f"{self.path} holds {bundle.manifest.id}, not {self.bundle_id}. Give every node the same bundle."
+            )
+        return bundle
+
+    @cached_property
+    def dataset(self) -> ds.Dataset:
+        """The catalogue."""
+        return open_parquet(self.items, "items")
+
+    def __call__(self, groups: pa.Table) -> Iterator[pa.Table]:
+        """A row of RESULT per batch with anything to embed; what the reader can put right is told in one."""
+        try:
+            for group in groups.to_pylist():
+                for content_M, vectors in self.embed(**group):
+                    yield _row(content_M.tobytes(), vectors, None, None)
+        except TwoTowerError as error:
+            yield _row(None, None, type(error).__name__, f"{error} (on the node {socket.gethostname()})")
+
+    def embed(self, file: int, group: int, todo: bytes) -> Iterator[tuple[Hashes, bytes]]:
+        """What the items of each batch of a row group say, and their vectors."""
+        towers, model = self.bundle.towers, self.bundle.towers.config.model
+        columns = towers.schema.items
+        fragments = list(self.dataset.get_fragments())
+        if file >= len(fragments) or group >= fragments[file].num_row_groups:
+            raise DataError(_OTHER.format(items=self.items))
+        part = fragments[file].subset(row_group_ids=[group])
+        rows = ds.FileSystemDataset([part], self.dataset.schema, self.dataset.format, self.dataset.filesystem)
+        todo_B = np.unpackbits(np.frombuffer(todo, np.uint8)).astype(bool)
+        start = 0
+        for batch in stream_batches(rows, [columns.item_id, *columns.features], BATCH_ITEMS, self.items):
+            todo_n = todo_B[start : start + len(batch)]
+            start += len(batch)
+            if todo_n.any():
+                table = as_items(pa.Table.from_batches([batch]).filter(pa.array(todo_n)), columns)
+                vectors_MD = embed_table(table, towers.embedder, model.item_spec, model.table_rows)
+                yield content_hashes(table), vectors_MD.tobytes()
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Connected to the cluster that RAY_ADDRESS names, or to one on this machine that ends with the block.
+
+    EnvironmentProblem when it cannot be reached, is of another version, or does not start.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what runs here is nobody else's business
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _require_answer(address)
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as directory:
+        own = {"object_store_memory": OBJECT_STORE_BYTES, "_temp_dir": directory, "include_dashboard": False}
+        try:
+            with _mute():
+                ray.init(address or "local", **quiet, **({} if address else own))
+        except (ConnectionError, RuntimeError) as error:
+            raise EnvironmentProblem(
+                f"Ray cannot be used (RAY_ADDRESS is {address or 'not set'}): {error}. Are Ray's version, and its token where "
+                f"RAY_AUTH_MODE asks for one, the cluster's?"
+            ) from error
+        try:
+            with redirect_stdout(sys.stderr):  # Ray prints there what it says of a dead worker, and stdout belongs to results
+                yield
+        finally:
+            ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """EnvironmentProblem when nobody listens at host:port; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({error.strerror or error}). Start it, or unset the variable: "
+            f"then one is started here."
+        ) from error
+
+
+@contextmanager
+def _mute() -> Iterator[None]:
+    """Nothing reaches stderr: libraries in C++ write there whatever their logging is set to."""
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def _results(bundle: Bundle, items: Path, groups: list[dict[str, object]]) -> Generator[tuple[bytes, bytes]]:
+    """Content hashes and vectors of each batch, in the order of the file."""
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.target_max_block_size = BLOCK_BYTES
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # here, because getting the context resets it
+    num_workers = max(1, min(len(groups), int(ray.cluster_resources().get("CPU", 1))))
+    work = ray.data.from_items(groups, override_num_blocks=len(groups)).map_batches(
+        Worker,
+        fn_constructor_args=(bundle.path.resolve(), bundle.manifest.id, items, os.environ.get(TRUST_VARIABLE)),
+        batch_format="pyarrow",
+        batch_size=None,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_workers),
+        num_cpus=1,
+    )
+    for result in work.iter_rows():
+        if result["error"] is not None:
+            raise vars(errors)[result["error"]](result["message"])
+        yield result["content"], result["vectors"]
+
+
+def _row(*values: bytes | str | None) -> pa.Table:
+    return pa.table([[value] for value in values], schema=RESULT)

@@ -1,0 +1,368 @@
+"""Requests and responses: the types the server decodes with are the types its OpenAPI document is made from.
+
+Unknown fields are refused: a misspelt `exclude_sen` must not silently change an answer.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from twotower.data.events import EARLIEST_MS, LATEST_MS, MAX_ID_BYTES
+
+EARLIEST = datetime.fromtimestamp(EARLIEST_MS / 1000, UTC)
+LATEST = datetime.fromtimestamp(LATEST_MS / 1000, UTC)
+MAX_RESULTS = 500
+MAX_EVENTS = 1024
+MAX_LISTED_IDS = 10_000
+MAX_PROMOTIONS = 10  # each is one more search
+MAX_EXPLAINED = 20
+MAX_FILTER_CHARACTERS = 1000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_EXACT = 2**53  # larger integers do not survive JSON clients that read doubles
+
+
+def milliseconds(moment: datetime) -> int:
+    """Epoch milliseconds, exact."""
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES, description="Any text of 1 to 128 UTF-8 bytes without NUL")]
+Ids = Annotated[list[Id], Meta(max_length=MAX_LISTED_IDS)]
+EpochMs = Annotated[int, Meta(ge=milliseconds(EARLIEST), le=milliseconds(LATEST), description="Epoch milliseconds")]
+Timestamp = Annotated[datetime, Meta(tz=True, description="RFC 3339")] | EpochMs
+Text = Annotated[str, Meta(max_length=4096)]
+Whole = Annotated[int, Meta(ge=-_EXACT, le=_EXACT)]
+Property = Annotated[str, Meta(max_length=1024)] | Whole | float | bool | None
+Properties = Annotated[dict[Annotated[str, Meta(max_length=128)], Property], Meta(max_length=64)]
+Feature = Text | Whole | float | bool | Annotated[list[Text | Whole | float | None], Meta(max_length=4096)] | None
+NumResults = Annotated[int, Meta(ge=1, le=MAX_RESULTS)]
+FilterText = Annotated[
+    str, Meta(max_length=MAX_FILTER_CHARACTERS, description="For example: price < 5 and department in ('tea', 'coffee')")
+]
+HistoryMode = Literal["append", "replace", "stored"]
+
+
+def to_ms(timestamp: datetime | int) -> int:
+    """A Timestamp in epoch milliseconds."""
+    return timestamp if isinstance(timestamp, int) else milliseconds(timestamp)
+
+
+def check_id(value: str) -> None:
+    """ValueError for an id that is empty, too long in bytes, or holds NUL, which C tools would cut it at."""
+    if not value or len(value.encode()) > MAX_ID_BYTES:
+        raise ValueError(f"an id has 1 to {MAX_ID_BYTES} UTF-8 bytes")
+    if "\0" in value:
+        raise ValueError("an id must not hold a NUL character")
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every request body checks once its types are right; a ValueError here starts with the field's name."""
+
+    def __post_init__(self) -> None:
+        check_texts(self)
+
+
+class _Named(NamedTuple):
+    """The fields of a type that its types alone do not check."""
+
+    ids: tuple[str, ...]
+    id_lists: tuple[str, ...]
+    moments: tuple[str, ...]
+
+
+@cache
+def _named(kind: type[msgspec.Struct]) -> _Named:
+    names = kind.__struct_fields__
+    return _Named(
+        tuple(n for n in names if n.endswith(("_id", "_type"))),
+        tuple(n for n in names if n.endswith(("_ids", "_types"))),
+        tuple(n for n in names if n.endswith("timestamp")),
+    )
+
+
+def check_texts(value: msgspec.Struct) -> None:
+    """ValueError that starts with the name of the field whose id or moment cannot be used."""
+    named = _named(type(value))
+    for name in named.ids:
+        _check_ids(name, (getattr(value, name),))
+    for name in named.id_lists:
+        _check_ids(name, getattr(value, name) or ())
+    for name in named.moments:
+        if not _is_plausible(getattr(value, name)):
+            raise ValueError(f"{name}: lies outside 1980 to 2100")
+
+
+def _check_ids(name: str, ids: Sequence[str | None]) -> None:
+    for one in ids:
+        if one is not None:
+            try:
+                check_id(one)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+
+
+def _is_plausible(moment: "datetime | int | None") -> bool:
+    return not isinstance(moment, datetime) or EARLIEST <= moment <= LATEST  # a number is checked by its type
+
+
+# Checked by whoever decodes it (`check_texts`), not when made: a call for each of fifty events would be a request's largest cost.
+# Nothing in it can refer back to it, so that the garbage collector need not look.
+class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """Something a user did. `properties` may hold the event features that the schema names."""
+
+    event_type: Id
+    timestamp: Timestamp
+    user_id: Id | None = None  # required by /events; inline events belong to the request's user
+    item_id: Id | None = None
+    event_id: Id | None = None
+    session_id: Id | None = None
+    value: float | None = None
+    properties: Properties = {}
+    recommendation_id: Id | None = None
+    position: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+
+    @property
+    def time_ms(self) -> int:
+        """When it happened."""
+        return to_ms(self.timestamp)
+
+
+class AboutUser(Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of whom a request speaks, known by stored history, inline events or both, and at which moment."""
+
+    user_id: Id | None = None
+    session_id: Id | None = None  # carried for the caller's own bookkeeping: it does not change the answer
+    events: Annotated[list[Event], Meta(max_length=MAX_EVENTS)] = []
+    history_mode: HistoryMode = "append"  # inline events: after the stored ones, instead of them, or none
+    target_event_type: Id | None = None
+    timestamp: Timestamp | None = None
+    strict: bool = False  # rather 503 than an answer without the stored history
+    timeout_ms: Annotated[int, Meta(ge=1, le=60_000)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for index, event in enumerate(self.events):
+            try:
+                check_texts(event)
+            except ValueError as error:
+                raise ValueError(f"events[{index}].{error}") from None
+        self.check_meaning()
+
+    def check_meaning(self) -> None:
+        """ValueError for fields that contradict each other."""
+        if self.events and self.history_mode == "stored":
+            raise ValueError("history_mode: `stored` reads no inline events; leave `events` out or choose append or replace")
+        for index, event in enumerate(self.events):
+            if event.user_id is not None and event.user_id != self.user_id:
+                raise ValueError(f"events[{index}].user_id: inline events belong to the request's user_id")
+
+
+class Promotion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Items that get a place whatever their score: the best of those that match, at one place or in a share of all places."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    filter: FilterText
+    position: Annotated[int, Meta(ge=1, le=MAX_RESULTS, description="1 is the first place, over all pages")] | None = None
+    percent: Annotated[float, Meta(gt=0, le=100, description="Of the first n, for every n, at least this many")] | None = None
+
+
+class RecommendRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What comes next for a user."""
+
+    num_results: NumResults = 10
+    filter: FilterText | None = None
+    exclude_item_ids: Ids = []
+    exclude_seen: bool = False
+    exclude_event_types: Annotated[list[Id], Meta(max_length=64)] = []
+    candidate_item_ids: Ids | None = None
+    promotions: Annotated[list[Promotion], Meta(max_length=MAX_PROMOTIONS)] = []
+    diversity: Annotated[float, Meta(ge=0, le=1, description="0 ranks by score alone, 1 by unlikeness alone")] = 0.0
+    include_metadata: Annotated[list[Text], Meta(max_length=64)] = []
+    explain: bool = False
+    page_token: Annotated[str, Meta(max_length=8192, description="`next_page_token` of the page before")] | None = None
+    validate_only: bool = False
+
+    def check_meaning(self) -> None:
+        """ValueError for fields that contradict each other."""
+        super().check_meaning()
+        if self.explain and self.num_results > MAX_EXPLAINED:
+            raise ValueError(f"explain: at most {MAX_EXPLAINED} items are explained; ask for fewer in num_results")
+        if self.promotions:
+            check_promotions(self.promotions)
+
+
+def check_promotions(promotions: Sequence[Promotion]) -> None:
+    """ValueError for promotions that no ranking could satisfy together."""
+    taken: dict[int, str] = {}
+    for index, promotion in enumerate(promotions):
+        if (promotion.position is None) == (promotion.percent is None):
+            raise ValueError(f"promotions[{index}].position: give either position or percent")
+        if promotion.position in taken:
+            other = taken[promotion.position]
+            raise ValueError(f"promotions[{index}].position: {other!r} has position {promotion.position} already")
+        if promotion.position is not None:
+            taken[promotion.position] = promotion.name
+    if (total := round(sum(p.percent or 0 for p in promotions), 6)) > 100:
+        raise ValueError(f"promotions: their percents add up to {total:g}, more than there are places")
+
+
+class PlainRecommendRequest(RecommendRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """RecommendRequest as decoded from a body that `is_plain`: its ids need no second look."""
+
+    def __post_init__(self) -> None:
+        for event in self.events:
+            if type(event.timestamp) is not int and not _is_plausible(event.timestamp):
+                super().__post_init__()  # says which
+        if not _is_plausible(self.timestamp):
+            super().__post_init__()
+        self.check_meaning()
+
+
+def is_plain(body: bytes) -> bool:
+    """Whether no text of a JSON body can hold NUL or have more bytes than characters: it is ASCII without escapes."""
+    return body.isascii() and b"\\u" not in body
+
+
+class Reason(msgspec.Struct, frozen=True, kw_only=True):
+    """A past item that speaks for a recommended one, which may be that item itself."""
+
+    text: str
+    item_id: str
+    last: int  # of its events, in epoch milliseconds
+    effect: float | None  # natural log of how many times more likely it makes the item; null where that was not computed
+
+
+class Recommended(msgspec.Struct, frozen=True, kw_only=True):
+    """One item of an answer."""
+
+    item_id: str
+    score: float
+    source: Literal["model", "promotion", "fallback"] = "model"
+    promotion: str | None = None  # name of the promotion that gave it its place
+    metadata: dict[str, Any] | None = None
+    reasons: list[Reason] | None = None
+
+
+class RecommendResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer, best item first. Every field is always there."""
+
+    recommendation_id: str
+    items: list[Recommended]
+    release: str
+    variant: str = "default"
+    events_used: int
+    events_ignored: int
+    missing_item_ids: list[str]
+    history_seq: int | None  # number of stored events the answer knew of; null when none were asked for or could be read
+    degraded: list[str]
+    next_page_token: str | None = None
+    took_ms: float
+
+
+class SimilarRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Items like one of the catalogue, or like one described by its raw features; one of the two is required.
+
+    With a user, the most similar items are ranked by what comes next for that user.
+    """
+
+    item_id: Id | None = None
+    item: Annotated[dict[str, Feature], Meta(max_length=256)] | None = None
+    num_results: NumResults = 10
+    filter: FilterText | None = None
+    exclude_item_ids: Ids = []
+    include_metadata: Annotated[list[Text], Meta(max_length=64)] = []
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.item_id is None) == (self.item is None):
+            raise ValueError("item_id: give either item_id or item")
+
+
+class SimilarResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """Most similar first, the score being the cosine of the item vectors; with a user, likeliest first by the model's score."""
+
+    items: list[Recommended]
+    release: str
+    degraded: list[str]
+    took_ms: float
+
+
+class EventsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Events to store; each is judged by itself."""
+
+    events: Annotated[list[Event], Meta(max_length=MAX_EVENTS)]
+
+
+class EventsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """EventsRequest as decoded: events stay raw, so that one bad event does not refuse the others."""
+
+    events: Annotated[list[msgspec.Raw], Meta(max_length=MAX_EVENTS)]
+
+
+class Rejected(msgspec.Struct, frozen=True, kw_only=True):
+    """An event, item or id that was not stored, by its place in the request."""
+
+    index: int
+    reason: str
+
+
+class EventsResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """`accepted` events are stored; `duplicates` were stored before under the same event_id."""
+
+    accepted: int
+    duplicates: int
+    rejected: list[Rejected]
+
+
+class UserEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored event; `timestamp` in epoch milliseconds."""
+
+    event_type: str
+    timestamp: int
+    item_id: str | None
+    event_id: str | None
+    session_id: str | None
+    value: float | None
+    properties: dict[str, Any]
+    recommendation_id: str | None
+    position: int | None
+
+
+class UserItem(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of a user's whole history with one item; times in epoch milliseconds."""
+
+    item_id: str
+    count: int
+    first: int
+    last: int
+    event_types: list[str]
+
+
+class UserResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is stored about a user: the last events, oldest first, and the items of all events."""
+
+    user_id: str
+    num_events: int
+    history_seq: int
+    events: list[UserEvent]
+    items: list[UserItem]
+
+
+class DeletedResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """A user of whom nothing is stored any more."""
+
+    user_id: str
+    deleted_events: int
+
+
+class HealthResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """State of the process; where there is an admin port, the details are told on it alone."""
+
+    status: Literal["ok"]
+    release: str | None = None
+    heartbeat_age_s: float | None = None

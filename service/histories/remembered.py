@@ -1,0 +1,135 @@
+"""Histories of the users last seen, kept in memory in front of a store: a read brings only what was appended since."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from service.histories.history import KEPT_EVENTS, HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
+
+# Estimates of what Python objects weigh.
+_EVENT_BYTES = 220  # beside its text
+_ITEM_BYTES = 180
+_USER_BYTES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    history: UserHistory
+    num_bytes: int
+
+
+@dataclass(slots=True, weakref_slot=True)
+class _Turn:
+    """Reads of one user take turns; `began` is when the one began that `outcome` is of."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    began: int = -1
+    outcome: UserHistory | HistoryUnavailable = field(default_factory=UserHistory)
+
+
+class RememberedHistories:
+    """A HistoryStore in front of `store` that remembers up to about `max_bytes` of histories, the last seen.
+
+    `on_rollback` is called when a user's history does not go on from the one remembered: the store lost or restored it, or
+    another server deleted it. What the store says is what counts.
+    """
+
+    def __init__(self, store: HistoryStore, max_bytes: int, on_rollback: Callable[[], None]) -> None:
+        self._store, self._max_bytes, self._on_rollback = store, max_bytes, on_rollback
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
+        self._ticks = count()
+        self.num_bytes = 0
+
+    async def append(self, events: Sequence[StoredEvent]) -> list[bool]:
+        """As the store does."""
+        return await self._store.append(events)
+
+    async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
+        """As the store does. Of reads of one user that wait, one asks for all: any read that begins after they were called."""
+        turn = self._turns.get(user_id)
+        if turn is None:
+            turn = self._turns[user_id] = _Turn()
+        asked = next(self._ticks)
+        async with turn.lock:
+            # One that began earlier may have missed an append that was acknowledged before this call.
+            if turn.began < asked:
+                began = next(self._ticks)
+                try:
+                    turn.outcome = await self._read(user_id, known)
+                except HistoryUnavailable as error:
+                    turn.outcome = error
+                turn.began = began
+            outcome = turn.outcome
+        if isinstance(outcome, HistoryUnavailable):
+            raise HistoryUnavailable(str(outcome), outcome.reason) from outcome
+        return known if known is not None and _version(known) == _version(outcome) else outcome
+
+    async def delete(self, user_id: str) -> int:
+        """As the store does; what was remembered goes too, whatever the store says."""
+        self._forget(user_id)
+        return await self._store.delete(user_id)
+
+    async def close(self) -> None:
+        """Close the store."""
+        await self._store.close()
+
+    async def _read(self, user_id: str, known: UserHistory | None) -> UserHistory:
+        held = self._held.get(user_id)
+        found = await self._store.read(user_id, held.history if held else known)
+        if held and found is held.history:
+            if user_id in self._held:  # else forgotten meanwhile
+                self._held.move_to_end(user_id)
+            return found
+        if held and _went_back(held.history, found):
+            self._on_rollback()
+        self._forget(user_id)
+        if found.num_events:  # the unknown would only push out the known
+            self._remember(user_id, _Held(found, _weigh(found, held)))
+        return found
+
+    def _remember(self, user_id: str, held: _Held) -> None:
+        self._held[user_id] = held
+        self.num_bytes += held.num_bytes
+        while self.num_bytes > self._max_bytes:
+            self._forget(next(iter(self._held)))
+
+    def _forget(self, user_id: str) -> None:
+        if held := self._held.pop(user_id, None):
+            self.num_bytes -= held.num_bytes
+
+
+def _version(history: UserHistory) -> tuple[str, int, str]:
+    return history.epoch, history.num_events, history.tag
+
+
+def _went_back(before: UserHistory, found: UserHistory) -> bool:
+    """Whether `found` is no continuation of `before`; one that grew past all that is kept is taken at its word."""
+    grown = found.num_events - before.num_events
+    return not _continues(before, found) and not (found.epoch == before.epoch and grown >= KEPT_EVENTS)
+
+
+def _continues(before: UserHistory, found: UserHistory) -> bool:
+    """Whether a store made `found` by extending `before`: then their events are the same objects."""
+    grown = found.num_events - before.num_events
+    return bool(before.events) and 0 <= grown < len(found.events) and found.events[-1 - grown] is before.events[-1]
+
+
+def _weigh(history: UserHistory, held: _Held | None) -> int:
+    """Estimated bytes of a history; of one that goes on from the one held, only the difference is looked at."""
+    num_bytes, added, gone, num_items = _USER_BYTES, history.events, history.events[:0], len(history.items)
+    if held and _continues(held.history, history):
+        before, grown = held.history, history.num_events - held.history.num_events
+        num_bytes, added = held.num_bytes, history.events[len(history.events) - grown :]
+        gone = before.events[: len(before.events) + grown - len(history.events)]
+        num_items -= len(before.items)
+    return num_bytes + sum(map(_event_bytes, added)) - sum(map(_event_bytes, gone)) + num_items * _ITEM_BYTES
+
+
+def _event_bytes(event: StoredEvent) -> int:
+    return _EVENT_BYTES + 2 * len(msgspec.msgpack.encode(event))

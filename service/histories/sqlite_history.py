@@ -1,0 +1,176 @@
+"""Histories in one SQLite file: the default, for one server on one machine.
+
+Calls run on two threads of the store's own, one that writes and one that reads: WAL lets readers pass a writer that waits
+for the disk.
+"""
+
+import asyncio
+import secrets
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from service.histories.history import (
+    KEPT_EVENT_IDS,
+    KEPT_EVENTS,
+    KEPT_ITEMS,
+    HistoryUnavailable,
+    OwnItem,
+    Reason,
+    StoredEvent,
+    UserHistory,
+    shared,
+)
+from twotower.artefacts.sqlite_file import connect, make_tables
+
+T = TypeVar("T")
+
+VERSION = 2
+WHAT, OPTION = "histories", "--history"
+_TABLES = """
+CREATE TABLE users (user_id TEXT PRIMARY KEY, epoch TEXT NOT NULL, num_events INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE events (
+    user_id TEXT, seq INTEGER, tag TEXT NOT NULL, payload BLOB NOT NULL, PRIMARY KEY (user_id, seq)
+) WITHOUT ROWID;
+CREATE TABLE event_ids (user_id TEXT, event_id TEXT, seq INTEGER NOT NULL, PRIMARY KEY (user_id, event_id)) WITHOUT ROWID;
+CREATE INDEX event_ids_by_age ON event_ids (user_id, seq);
+CREATE TABLE items (
+    user_id TEXT, item_id TEXT, count INTEGER NOT NULL, first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL,
+    week REAL NOT NULL, month REAL NOT NULL, quarter REAL NOT NULL, event_types BLOB NOT NULL, met INTEGER NOT NULL,
+    PRIMARY KEY (user_id, item_id)
+) WITHOUT ROWID;
+CREATE INDEX items_by_age ON items (user_id, last_ms, item_id);
+"""
+_ITEM = "count, first_ms, last_ms, week, month, quarter, event_types"
+_REASONS: dict[str, Reason] = {"SQLITE_FULL": "full", "SQLITE_READONLY": "read_only", "SQLITE_BUSY": "timeout"}
+_event = msgspec.json.Decoder(StoredEvent)
+_types = msgspec.json.Decoder(frozenset[str])
+
+
+class SqliteHistory:
+    """A HistoryStore in the file at `path`, which is made when missing; EnvironmentProblem when it cannot be."""
+
+    def __init__(self, path: Path) -> None:
+        self._writing = ThreadPoolExecutor(1, "history-write")
+        self._reading = ThreadPoolExecutor(1, "history-read")
+        self._writer = connect(path, WHAT, OPTION)
+        make_tables(self._writer, path, WHAT, OPTION, _TABLES, VERSION)
+        self._reader = connect(path, WHAT, OPTION)
+
+    async def append(self, events: Sequence[StoredEvent]) -> list[bool]:
+        """One transaction, on the disk when this returns."""
+        return await self._call(self._writing, lambda: append(self._writer, events))
+
+    async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
+        """One consistent snapshot."""
+        return await self._call(self._reading, lambda: read(self._reader, user_id, known))
+
+    async def delete(self, user_id: str) -> int:
+        """One transaction, on the disk when this returns."""
+        return await self._call(self._writing, lambda: delete(self._writer, user_id))
+
+    async def close(self) -> None:
+        """Wait for calls under way, then close the file."""
+        for pool, connection in ((self._writing, self._writer), (self._reading, self._reader)):
+            pool.shutdown()
+            connection.close()
+
+    async def _call(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, work)
+        except (sqlite3.Error, msgspec.DecodeError) as error:
+            reason = _REASONS.get(getattr(error, "sqlite_errorname", ""), "damaged")
+            raise HistoryUnavailable(f"the history file cannot be used: {error}", reason) from error
+
+
+def append(connection: sqlite3.Connection, events: Sequence[StoredEvent]) -> list[bool]:
+    """Store events in one transaction; which of them were new."""
+    tag = secrets.token_hex(8)
+    with connection:  # commits, or rolls back on an error
+        connection.execute("BEGIN IMMEDIATE")
+        heads = {user: head(connection, user) for user in {e.user_id for e in events}}
+        counts = {user: count for user, (_, count) in heads.items()}
+        stored = [_append_one(connection, event, counts, tag) for event in events]
+        for user, (epoch, _) in heads.items():
+            _trim(connection, user, epoch or tag, counts[user])
+    return stored
+
+
+def head(connection: sqlite3.Connection, user_id: str) -> tuple[str, int]:
+    """Epoch and n of a user."""
+    row = connection.execute("SELECT epoch, num_events FROM users WHERE user_id = ?", (user_id,)).fetchone()
+    return (row[0], row[1]) if row else ("", 0)
+
+
+def _append_one(connection: sqlite3.Connection, event: StoredEvent, counts: dict[str, int], tag: str) -> bool:
+    user, seq = event.user_id, counts[event.user_id] + 1
+    if event.event_id is not None:
+        sql = "INSERT OR IGNORE INTO event_ids VALUES (?, ?, ?)"
+        if not connection.execute(sql, (user, event.event_id, seq)).rowcount:
+            return False
+    connection.execute("INSERT INTO events VALUES (?, ?, ?, ?)", (user, seq, tag, msgspec.json.encode(event)))
+    if event.item_id is not None:
+        _count_item(connection, event, event.item_id, seq)
+    counts[user] = seq
+    return True
+
+
+def _count_item(connection: sqlite3.Connection, event: StoredEvent, item_id: str, seq: int) -> None:
+    sql = f"SELECT {_ITEM}, met FROM items WHERE user_id = ? AND item_id = ?"  # noqa: S608 - a constant of this file
+    row = connection.execute(sql, (event.user_id, item_id)).fetchone()
+    own, met = OwnItem.after(_own_item(row[:-1]) if row else None, event), row[-1] if row else seq
+    values = (own.count, own.first_ms, own.last_ms, *own.decayed, msgspec.json.encode(sorted(own.event_types)), met)
+    connection.execute("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (event.user_id, item_id, *values))
+    if row is None:
+        connection.execute(
+            "DELETE FROM items WHERE user_id = ?1 AND item_id IN"
+            " (SELECT item_id FROM items WHERE user_id = ?1 ORDER BY last_ms DESC, item_id DESC LIMIT -1 OFFSET ?2)",
+            (event.user_id, KEPT_ITEMS),
+        )
+
+
+def _own_item(row: tuple[int, int, int, float, float, float, bytes]) -> OwnItem:
+    count, first_ms, last_ms, week, month, quarter, types = row
+    return OwnItem(count, first_ms, last_ms, (week, month, quarter), shared(_types.decode(types)))
+
+
+def _trim(connection: sqlite3.Connection, user_id: str, epoch: str, num_events: int) -> None:
+    """Write epoch and n, and cut what a user may not keep."""
+    connection.execute("INSERT OR REPLACE INTO users VALUES (?, ?, ?)", (user_id, epoch, num_events))
+    connection.execute("DELETE FROM events WHERE user_id = ? AND seq <= ?", (user_id, num_events - KEPT_EVENTS))
+    connection.execute("DELETE FROM event_ids WHERE user_id = ? AND seq <= ?", (user_id, num_events - KEPT_EVENT_IDS))
+
+
+def read(connection: sqlite3.Connection, user_id: str, known: UserHistory | None = None) -> UserHistory:
+    """A user's history as of one moment."""
+    with connection:
+        connection.execute("BEGIN")
+        epoch, count = head(connection, user_id)
+        first = known.num_events if known is not None and known.epoch == epoch else 0
+        sql = "SELECT seq, tag, payload FROM events WHERE user_id = ? AND seq >= ? ORDER BY seq"
+        rows = connection.execute(sql, (user_id, first)).fetchall()
+        if known is not None and first and rows and rows[0][:2] == (first, known.tag):
+            new = [_event.decode(payload) for _, _, payload in rows[1:]]
+            return known.extended(new, rows[-1][1]) if new else known
+        if first:
+            rows = connection.execute(sql, (user_id, 0)).fetchall()
+        sql = f"SELECT item_id, {_ITEM} FROM items WHERE user_id = ? ORDER BY met"  # noqa: S608 - a constant of this file
+        items = {item: _own_item(row) for item, *row in connection.execute(sql, (user_id,))}
+    if known is not None and known.num_events == count == 0:
+        return known
+    tag = rows[-1][1] if rows else ""
+    return UserHistory(tuple(_event.decode(payload) for _, _, payload in rows), count, items, epoch, tag)
+
+
+def delete(connection: sqlite3.Connection, user_id: str) -> int:
+    """Forget a user."""
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        _, count = head(connection, user_id)
+        for table in ("users", "events", "event_ids", "items"):
+            connection.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))  # noqa: S608 - names of this file
+    return count

@@ -1,0 +1,140 @@
+"""Bytes in, bytes out: bodies with limits, errors in one shape, request ids. No business here."""
+
+import asyncio
+import os
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive
+
+from service.api.errors import ApiError, ErrorBody, ErrorDetail
+from service.api.schemas import check_id
+from service.settings import Settings
+
+T = TypeVar("T")
+Headers = Mapping[bytes, bytes]  # names in lower case; of one that is sent twice the last
+
+INTERNAL_ERROR = "the server failed; the request id finds the reason in its log"
+JSON = b"application/json"
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
+_PATH = re.compile(r" - at `\$\.?(.*?)`$")
+_QUOTED_FIELD = re.compile(r"field `(.+?)`")
+_OWN_FIELD = re.compile(r"^([a-z_\[\].0-9]+): ")
+_encoder = msgspec.json.Encoder()
+encode = _encoder.encode
+
+
+def reply(body: msgspec.Struct, status: int = 200) -> Response:
+    """A JSON answer."""
+    return Response(encode(body), status, media_type="application/json")
+
+
+async def read_json(request: Request, decoder: msgspec.json.Decoder[T], settings: Settings) -> T:
+    """The body, decoded; ApiError says what is wrong and where."""
+    return decode(await read_body(request.receive, dict(request.scope["headers"]), settings), decoder)
+
+
+async def read_body(receive: Receive, headers: Headers, settings: Settings) -> bytes:
+    """The body, never more than the limit of it in memory; ApiError for one too large, too slow or not plain JSON."""
+    check_media_type(headers)
+    if declared_length(headers) > settings.max_body_bytes:
+        raise _too_large(settings)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise TimeoutError
+                body += message.get("body", b"")
+                if len(body) > settings.max_body_bytes:
+                    raise _too_large(settings)
+                if not message.get("more_body", False):
+                    return bytes(body)
+    except TimeoutError:
+        raise ApiError("slow_body", f"the body did not arrive within {settings.body_timeout_s:g} s") from None
+
+
+def declared_length(headers: Headers) -> int:
+    """Content-Length; 0 where there is none, for a body may also come in chunks."""
+    value = headers.get(b"content-length", b"")
+    return int(value) if value.isdigit() and len(value) < 19 else 0
+
+
+def _too_large(settings: Settings) -> ApiError:
+    return ApiError("body_too_large", f"a body has at most {settings.max_body_bytes:,} bytes; send several")
+
+
+def check_media_type(headers: Headers) -> None:
+    """ApiError unless the body is uncompressed JSON: a small compressed body could unpack to any size."""
+    kind = headers.get(b"content-type", b"")
+    if kind != JSON and kind.partition(b";")[0].strip().lower() != JSON:
+        raise ApiError("unsupported_media_type", "send the body as Content-Type: application/json")
+    if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+        raise ApiError("unsupported_media_type", "send the body uncompressed, without Content-Encoding")
+
+
+def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T]) -> T:
+    """The decoded value; ApiError malformed_json, or invalid_request with the path of the field."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        message, field = explain(str(error))
+        raise ApiError("invalid_request", message, field) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ApiError("malformed_json", f"the body is not JSON: {error}") from error
+
+
+def explain(message: str) -> tuple[str, str | None]:
+    """A validation message without its path, and the field it speaks of as `events[3].item_id`."""
+    found = _PATH.search(message)
+    path, text = (found[1], message[: found.start()]) if found else ("", message)
+    named = _QUOTED_FIELD.search(text) or _OWN_FIELD.match(text)
+    return text, ".".join(part for part in (path, named[1] if named else "") if part) or None
+
+
+def path_id(request: Request, name: str) -> str:
+    """An id that is the last part of the path; ApiError for one that cannot be."""
+    value: str = request.path_params[name]
+    try:
+        check_id(value)
+    except ValueError as error:
+        raise ApiError("invalid_request", str(error), name) from error
+    return value
+
+
+def refuse(request: Request, error: Exception) -> Response:
+    """Any error of a route as the client sees it."""
+    if isinstance(error, HTTPException):  # the front has matched method and path, so that Starlette finds nothing to refuse
+        error = ApiError("not_found", f"there is no {request.url.path}; see /docs")
+    status, headers, body = refusal(error, request.scope.get("state", {}).get("request_id", ""))
+    return Response(body, status, headers)
+
+
+def refusal(error: Exception, request_id: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body for an error. What we did not foresee is a bug: its text stays in our log."""
+    if not isinstance(error, ApiError):
+        error = ApiError("internal", INTERNAL_ERROR)
+    headers = {"content-type": "application/json"}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    detail = ErrorDetail(code=error.code, message=error.message, request_id=request_id, field=error.field)
+    return error.status, headers, encode(ErrorBody(detail))
+
+
+def request_id_of(headers: Headers) -> str:
+    """The caller's X-Request-ID when it is harmless in a log, else a fresh one."""
+    given = headers.get(b"x-request-id", b"")
+    return given.decode() if _REQUEST_ID.fullmatch(given) else fresh_id()
+
+
+def fresh_id() -> str:
+    """32 random hexadecimal digits."""
+    return os.urandom(16).hex()

@@ -1,0 +1,52 @@
+"""The OpenAPI document, made from the types that the server decodes and encodes with."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from service.api.errors import STATUS, ErrorBody
+from service.http.route_table import Route
+
+_REFERENCE = "#/components/schemas/{name}"
+
+
+def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
+    """OpenAPI 3.1 for every route; aliases are left to the README."""
+    types = [t for r in routes for t in (r.takes, r.gives) if t is not None]
+    _, components = msgspec.json.schema_components([*dict.fromkeys(types), ErrorBody], ref_template=_REFERENCE)
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(route.paths[0].replace(":path", ""), {})[route.method.lower()] = operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "twotower", "version": version, "description": "Predicts what a person does next."},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def operation(route: Route) -> dict[str, Any]:
+    """One method of one path."""
+    success: dict[str, Any] = {"description": (route.gives.__doc__ if route.gives else "") or "Success"}
+    if route.gives:
+        success["content"] = _json(route.gives)
+    refusals = {
+        str(status): {"description": ", ".join(c for c in STATUS if STATUS[c] == status), "content": _json(ErrorBody)}
+        for status in STATUS.values()
+    }
+    result: dict[str, Any] = {
+        "operationId": f"{route.method.lower()}_{route.paths[0].strip('/').replace('/', '_').partition('{')[0] or 'root'}",
+        "summary": (route.takes or route.gives or Route).__doc__ if route.gives else "",
+        "responses": {str(route.status): success, **refusals},
+    }
+    if route.takes:
+        result["requestBody"] = {"required": True, "content": _json(route.takes)}
+    if named := re.search(r"{(\w+)", route.paths[0]):
+        result["parameters"] = [{"name": named[1], "in": "path", "required": True, "schema": {"type": "string"}}]
+    return result
+
+
+def _json(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": _REFERENCE.format(name=kind.__name__)}}}

@@ -1,0 +1,90 @@
+"""What events are besides their items and times: types and features, turned into vectors.
+
+The model adds up what each feature says. What it looks up in its table is kept, for most events are of few kinds; numbers, of
+which no two may be the same, are multiplied anew.
+
+T: events, D: model width
+"""
+
+import math
+from collections.abc import Iterable, Sequence, Set
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from service.histories.history import StoredEvent
+from service.model.incremental import Reader
+from twotower.artefacts.bundle import Towers
+from twotower.data.features import EncodedRows, Floats, encode_rows, encode_wanted, piecewise_linear
+from twotower.data.schema import EVENT_TYPE
+
+KEPT = 4096  # vectors: half a kB each
+
+
+class Contexts:
+    """Vectors of event contexts of one release, some kept. Not thread-safe: the engine's thread alone asks it."""
+
+    def __init__(self, towers: Towers, reader: Reader) -> None:
+        self._model, self._reader = towers.config.model, reader
+        spec = self._model.context_spec
+        self._features = [field.name for field in spec.hashed if field.name != EVENT_TYPE]
+        self._numbers = [field for field in spec.fields if field not in spec.hashed]
+        self._places: dict[tuple[str | None, ...], int] = {}
+        self._kept_KD = np.empty((KEPT, self._model.width), np.float32)
+        self._wanted: dict[str | None, Floats] = {}
+
+    def of(self, events: Sequence[StoredEvent]) -> Floats:
+        """What each event adds to its item, [T, D]."""
+        keys = [(e.event_type, *[_text(e.properties.get(name)) for name in self._features]) for e in events]
+        missing = {key for key in keys if key not in self._places}
+        if missing:
+            self._keep(missing, keys)
+        vectors_TD = self._kept_KD.take([self._places[key] for key in keys], 0)
+        values = [np.array([_number(e.properties.get(field.name)) for e in events]) for field in self._numbers]
+        parts = [piecewise_linear(values_T, field.edges) for values_T, field in zip(values, self._numbers, strict=True)]
+        dense_TF = np.concatenate(parts, 1) if parts else np.zeros((len(events), 0), np.float32)
+        return vectors_TD + self._reader.embed_numbers(dense_TF)
+
+    def _keep(self, missing: Set[tuple[str | None, ...]], wanted: Sequence[tuple[str | None, ...]]) -> None:
+        """Make the vectors that are missing; when there is no room, all are forgotten but those wanted, however many."""
+        if len(self._places) + len(missing) > KEPT:
+            self._places, missing = {}, set(wanted)
+            self._kept_KD = np.empty((max(KEPT, len(missing)), self._model.width), np.float32)
+        columns = dict(zip((EVENT_TYPE, *self._features), map(_texts, zip(*missing, strict=True)), strict=True))
+        encoded = encode_rows(columns, self._model.context_spec, self._model.context_table_rows)
+        start = len(self._places)
+        self._kept_KD[start : start + len(missing)] = self._reader.embed_slots(encoded.slots_NS, encoded.weights_NS)
+        self._places.update(zip(missing, range(start, start + len(missing)), strict=True))
+
+    def wanted(self, event_type: str | None) -> Floats:
+        """What a wanted event type adds to the hidden state, [D]."""
+        if event_type not in self._wanted:
+            slots, weights = encode_wanted([event_type], self._model.context_spec, self._model.context_table_rows)
+            if len(self._wanted) == KEPT:
+                self._wanted.clear()
+            (self._wanted[event_type],) = self._reader.embed_slots(slots, weights)
+        return self._wanted[event_type]
+
+
+def event_context(towers: Towers, events: Sequence[StoredEvent]) -> EncodedRows:
+    """Event types and the event features of the schema, taken from `properties` by name."""
+    config = towers.config.model
+    columns = {EVENT_TYPE: _texts([e.event_type for e in events])}
+    for name, kind in towers.schema.events.features.items():
+        values = [e.properties.get(name) for e in events]
+        columns[name] = pa.array(map(_number, values), pa.float64()) if kind == "numeric" else _texts(map(_text, values))
+    return encode_rows(columns, config.context_spec, config.context_table_rows)
+
+
+def _texts(values: Iterable[str | None]) -> pa.Array:
+    return pa.array(values, pa.string())
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _number(value: Any) -> float:
+    """Text where a number belongs is a missing number: stored events outlive schemas and cannot be refused any more."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

@@ -1,0 +1,1 @@
+"""One server process, and several that share a port."""

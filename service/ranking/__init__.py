@@ -1,0 +1,1 @@
+"""What is answered: rules, scores, diversity, promotions, pages, explanations. Runs on the engine's thread."""

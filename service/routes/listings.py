@@ -1,0 +1,60 @@
+"""What the server lists: a user's history, and the releases of its store."""
+
+from pathlib import Path
+
+from service.api import releases as release_schemas
+from service.api import schemas
+from service.histories.history import UserHistory
+from twotower.artefacts.release import list_releases, read_info, read_pointer, read_release_manifest, release_path
+from twotower.errors import ArtefactError, StoreError
+
+
+def describe(user_id: str, history: UserHistory) -> schemas.UserResponse:
+    """A user's history as the client sees it."""
+    events = [
+        schemas.UserEvent(
+            event_type=e.event_type,
+            timestamp=e.time_ms,
+            item_id=e.item_id,
+            event_id=e.event_id,
+            session_id=e.session_id,
+            value=e.value,
+            properties=e.properties,
+            recommendation_id=e.recommendation_id,
+            position=e.position,
+        )
+        for e in history.events
+    ]
+    items = [
+        schemas.UserItem(item_id=i, count=own.count, first=own.first_ms, last=own.last_ms, event_types=sorted(own.event_types))
+        for i, own in sorted(history.items.items())
+    ]
+    return schemas.UserResponse(
+        user_id=user_id, num_events=history.num_events, history_seq=history.seq, events=events, items=items
+    )
+
+
+def release_entries(store: Path) -> list[release_schemas.ReleaseEntry]:
+    """The releases of the store, or of the server's own copy of it; one that cannot be read is listed with its problem."""
+    try:
+        current = read_pointer(store).release
+    except StoreError:
+        current = ""
+    entries = []
+    for release in list_releases(store):
+        path = release_path(store, release)
+        try:
+            read_release_manifest(path)
+            info = read_info(path)
+            entry = release_schemas.ReleaseEntry(
+                id=release,
+                current=release == current,
+                bundle=info.bundle_id,
+                vector_space_id=info.vector_space_id,
+                items=info.num_items,
+            )
+        except ArtefactError:
+            # The message names a path of ours; the caller needs to know only that it is not usable.
+            entry = release_schemas.ReleaseEntry(id=release, current=release == current, problem="it cannot be read")
+        entries.append(entry)
+    return entries

@@ -1,0 +1,335 @@
+import asyncio
+import math
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+
+from service.api.errors import ApiError
+from service.api.schemas import Event, RecommendRequest
+from service.engine.frames import Forget, Message, Setup
+from service.engine.remote import ENDED, RemoteEngine
+from service.engine.thread import Batched, Limits
+from service.histories.history import UserHistory
+from service.model.user_states import Keeping, Key
+from service.ranking.recommend import Asked, cost_of, forget_users, recommend_many
+from service.ranking.rules import Ranking
+from service.release.loaded import LoadedRelease, load_release
+from tests.service.conftest import NOW_MS, TwoReleases, recommend
+from tests.service.faults.processes import children, load, serving, status_of, until
+from twotower.artefacts.release import open_store, roll_back
+from twotower.errors import IntegrityError, StoreError
+
+T = TypeVar("T")
+RECOMMEND = partial(recommend_many, keeping=Keeping(0))  # as a server has it; what it keeps is not used here
+LIMITS = Limits(max_queued=8, max_wait_s=0.5)
+
+
+def setup_of(store: Path) -> Setup:
+    return Setup(str(store), None, 1, 32, 4096, 1 << 26, 0.0)
+
+
+class Remote:
+    """An engine's process and the release it answers from."""
+
+    def __init__(self, store: Path) -> None:
+        self.release, self.engine = load_release(store), RemoteEngine(setup_of(store), LIMITS)
+        self.batches: list[tuple[int, int]] = []
+        self.engine.on_batch = lambda requests, cost: self.batches.append((requests, cost))
+        self.engine.start()
+        self._runner = asyncio.Runner()
+        self.run(lambda: self.engine.load(self.release))
+        self.pid = self.engine._process.pid
+
+    def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        async def wait() -> T:
+            async with asyncio.timeout(20):
+                return await work()
+
+        return self._runner.run(wait())
+
+    def ask(self, asked: Asked, deadline_s: float = math.inf) -> "asyncio.Task[Ranking]":
+        cost = cost_of(self.release, asked, ())
+        return asyncio.create_task(self.engine.submit_to(Batched(RECOMMEND, self.release), asked, cost, deadline_s))
+
+    def forget(self, key: Key) -> Any:
+        return self.engine.submit_to(Batched(forget_users, self.release), key, 0, math.inf)
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def close(self) -> None:
+        self.run(self._close)
+        self._runner.close()
+
+    async def _close(self) -> None:
+        self.engine.close()
+
+
+@pytest.fixture(scope="module")
+def remote(tiny_store: Path) -> Iterator[Remote]:
+    remote = Remote(tiny_store)
+    yield remote
+    remote.close()
+
+
+@pytest.fixture
+def stopped(remote: Remote) -> Iterator[Remote]:
+    """Its process stands still until the test lets it go on."""
+    remote.signal(signal.SIGSTOP)
+    yield remote
+    remote.signal(signal.SIGCONT)
+
+
+def asked(user_id: str, stored: UserHistory = UserHistory(), **body: Any) -> Asked:  # noqa: B008  # frozen
+    return Asked(RecommendRequest(user_id=user_id, **body), stored, NOW_MS)
+
+
+def codes(outcomes: Sequence[Any]) -> list[str]:
+    return [outcome.code if isinstance(outcome, ApiError) else type(outcome).__name__ for outcome in outcomes]
+
+
+async def turn() -> None:
+    """Long enough for one frame to go there and another to come back."""
+    await asyncio.sleep(0.05)
+
+
+def test_its_answers_are_those_of_the_thread(remote: Remote, histories: dict[str, UserHistory]) -> None:
+    users = sorted(histories)[:20]
+    shapes: list[dict[str, Any]] = [
+        {},
+        {"filter": "price < 5", "num_results": 30},
+        {"exclude_seen": True, "include_metadata": ["title", "price"]},
+        {"explain": True, "num_results": 3},
+        {"events": [Event(event_type="purchase", timestamp=NOW_MS - 1, item_id="item-7")]},
+    ]
+    requests = [asked(user, histories[user], **shapes[n % len(shapes)]) for n, user in enumerate(users)]
+
+    async def ask() -> list[Ranking]:
+        return [await remote.ask(one) for one in requests]
+
+    ours = [recommend(remote.release, one.request, one.stored, one.now_ms) for one in requests]
+    cold, warm = remote.run(ask), remote.run(ask)
+    for mine, once, again in zip(ours, cold, warm, strict=True):
+        assert once == mine
+        assert [item.item_id for item in again.items] == [item.item_id for item in mine.items]
+        assert [item.score for item in again.items] == pytest.approx([item.score for item in mine.items], abs=1e-4)
+
+
+def test_what_is_asked_in_one_turn_of_the_loop_leaves_as_one_frame_and_is_answered_together(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote.batches.clear()
+    frames: list[int] = []
+    write = remote.engine._link._write
+
+    def noted(messages: list[Message]) -> None:
+        frames.append(len(messages))
+        write(messages)
+
+    monkeypatch.setattr(remote.engine._link, "_write", noted)
+
+    async def ask() -> None:
+        await asyncio.gather(*(remote.ask(asked(f"turn-{n}")) for n in range(6)))
+        await turn()
+
+    remote.run(ask)
+    assert frames == [6]
+    assert sum(requests for requests, _ in remote.batches) == 6
+    assert len(remote.batches) <= 2
+
+
+def test_what_it_keeps_of_users_is_known_here(remote: Remote, histories: dict[str, UserHistory]) -> None:
+    user = max(histories, key=lambda u: len(histories[u].window))
+    one, key = asked(user, histories[user]), ("user", user)
+
+    async def ask() -> list[tuple[bool, int, int]]:
+        seen = []
+        forget, ask = partial(remote.forget, key), partial(remote.ask, one)
+        for call in (forget, ask, ask, forget):
+            hits, cost = remote.engine.keeping.hits, cost_of(remote.release, one, ())
+            await call()
+            await turn()
+            seen.append((key in remote.release.users, cost, remote.engine.keeping.hits - hits))
+        return seen
+
+    full, little = 32 + len(one.stored.window), 32
+    before = remote.release.users.num_bytes
+    assert remote.run(ask)[1:] == [(True, full, 0), (True, little, 1), (False, little, 0)]
+    assert remote.release.users.num_bytes <= before
+
+
+def test_who_is_late_is_told_so(remote: Remote) -> None:
+    async def ask() -> list[Any]:
+        calls = [remote.ask(asked("late"), time.monotonic() + s) for s in (-1, 10)]
+        return list(await asyncio.gather(*calls, return_exceptions=True))
+
+    assert codes(remote.run(ask)) == ["deadline_exceeded", "Ranking"]
+
+
+def test_its_time_goes_on_while_the_process_stands_still(stopped: Remote) -> None:
+    async def ask() -> list[Any]:
+        call = stopped.ask(asked("late"), time.monotonic() + 0.2)
+        await asyncio.sleep(0.3)
+        stopped.signal(signal.SIGCONT)
+        return list(await asyncio.gather(call, return_exceptions=True))
+
+    assert codes(stopped.run(ask)) == ["deadline_exceeded"]
+
+
+def test_who_is_cancelled_is_not_worked_for(stopped: Remote) -> None:
+    stopped.batches.clear()
+
+    async def ask() -> None:
+        calls = [stopped.ask(asked(f"cancelled-{n}")) for n in range(3)]
+        await turn()
+        calls[1].cancel()
+        await asyncio.wait([calls[1]])
+        assert stopped.engine.queued_cost == 64
+        stopped.signal(signal.SIGCONT)
+        await asyncio.gather(calls[0], calls[2])
+        await turn()
+
+    stopped.run(ask)
+    assert sum(requests for requests, _ in stopped.batches) == 2
+    assert stopped.engine.queued_cost == 0
+
+
+def test_more_than_may_wait_are_refused_at_once(stopped: Remote) -> None:
+    async def ask() -> list[Any]:
+        calls = [stopped.ask(asked(f"many-{n}")) for n in range(LIMITS.max_queued + 2)]
+        await asyncio.sleep(0)
+        refused = [call.done() for call in calls]
+        stopped.signal(signal.SIGCONT)
+        return [refused, codes(await asyncio.gather(*calls, return_exceptions=True))]
+
+    refused, outcomes = stopped.run(ask)
+    assert refused == [False] * LIMITS.max_queued + [True] * 2
+    assert outcomes == ["Ranking"] * LIMITS.max_queued + ["overloaded"] * 2
+
+
+def test_how_long_others_wait_is_foreseen_by_the_pace_that_it_reports(stopped: Remote) -> None:
+    engine = stopped.engine
+
+    async def ask() -> None:
+        assert engine.pace[0] > 0
+        call = stopped.ask(asked("first"))
+        await asyncio.sleep(0)
+        assert engine.wait_s == pytest.approx(32 * sum(engine.pace))
+        assert not engine.is_full(math.inf, 32)
+        assert engine.is_full(time.monotonic() + engine.wait_s / 2, 32)
+        with engine.place_for(10**9, math.inf), pytest.raises(ApiError, match="try again"), engine.place_for(1, math.inf):
+            pass
+        await asyncio.sleep(LIMITS.max_wait_s + 0.1)
+        assert engine.is_full(math.inf), "the first has waited for too long"
+        stopped.signal(signal.SIGCONT)
+        await call
+
+    stopped.run(ask)
+
+
+def test_it_is_in_trouble_when_it_stands_still(stopped: Remote) -> None:
+    async def wait() -> None:
+        await asyncio.sleep(0.8)
+        assert "has not moved for" in str(stopped.engine.trouble(0.7))
+        stopped.signal(signal.SIGCONT)
+        await asyncio.sleep(0.4)
+        assert stopped.engine.trouble(0.7) is None
+
+    stopped.run(wait)
+
+
+def test_a_signal_that_ends_its_server_does_not_end_it_first(remote: Remote) -> None:
+    async def ask() -> Ranking:
+        remote.signal(signal.SIGTERM)
+        remote.signal(signal.SIGINT)
+        return await remote.ask(asked("ann"))
+
+    assert len(remote.run(ask).items) == 10
+
+
+def test_a_release_is_held_there_as_long_as_it_is_here(remote: Remote) -> None:
+    async def ask() -> None:
+        again = replace(remote.release)  # as the follower keeps the one before
+        await remote.engine.load(again)
+        call = remote.engine.submit_to(Batched(RECOMMEND, again), asked("ann"), 32, math.inf)
+        numbers = set(remote.engine._releases.values())
+        assert len(numbers) == 2
+        assert len((await call).items) == 10
+        del again, call
+        await turn()
+        assert len(remote.engine._releases) == 1
+        (gone,) = numbers - set(remote.engine._releases.values())
+        with pytest.raises(RuntimeError, match=f"KeyError: {gone}"):
+            await remote.engine._call(Forget(999_999, gone, ("user", "ann")), 999_999)
+
+    remote.run(ask)
+
+
+def test_a_release_that_the_process_cannot_load_is_refused_with_its_reason(remote: Remote) -> None:
+    unknown = replace(remote.release, id="release-000000000000")
+    with pytest.raises((IntegrityError, StoreError)):
+        remote.run(lambda: remote.engine.load(unknown))
+    assert len(remote.run(lambda: remote.ask(asked("ann"))).items) == 10
+
+
+def test_a_process_that_ends_before_it_answers_is_not_waited_for(tiny_store: Path, release: LoadedRelease) -> None:
+    engine = RemoteEngine(setup_of(tiny_store), LIMITS)
+
+    async def run() -> None:
+        engine.start()
+        assert engine.trouble(10) is None
+        engine._process.kill()
+        for _ in range(2):
+            with pytest.raises(ApiError, match=ENDED) as refused:
+                await engine.load(release)
+            assert refused.value.status == 503
+        assert engine.trouble(10) == ENDED
+        engine.close()
+
+    asyncio.run(run())
+
+
+def test_a_server_answers_by_its_process_swaps_releases_with_it_and_ends_when_it_is_killed(
+    two: TwoReleases, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        with serving(two.store, tmp_path / "h.db", "--engine", "process", poll_s=0.1) as server:
+            (pid,) = children(server.process.pid)
+            async with load(server.address, timeout_ms=4000) as clients, httpx.AsyncClient(base_url=server.address) as http:
+                event = {"user_id": "ann", "item_id": "item-300", "event_type": "view", "timestamp": 10**12}
+                assert (await http.post("/v1/events", json={"events": [event]})).status_code == 202
+                scored = await http.post("/v1/score", json={"user_id": "ann", "candidate_item_ids": ["item-300"]})
+                assert scored.json()["events_used"] == 1
+                answers = [(await http.post("/v1/recommend", json={"user_id": "ann"})).json() for _ in range(2)]
+                assert [answer["events_used"] for answer in answers] == [1, 1]
+                assert (await http.delete("/v1/users/ann")).json()["deleted_events"] == 1
+                assert (await http.put("/v1/items", json={"items": [{"item_id": "new"}]})).status_code == 501
+
+                roll_back(open_store(two.store), None)
+                while answers[-1]["release"] == two.second:
+                    answers.append((await http.post("/v1/recommend", json={})).json())
+                    await asyncio.sleep(0.02)
+                new = {item["item_id"] for item in answers[-1]["items"]}
+                assert len(new) == 10
+                assert all(new.isdisjoint(item["item_id"] for item in answer["items"]) for answer in answers[:-1])
+                await asyncio.sleep(0.5)
+                assert set(clients.seen) == {200}
+                metrics = (await http.get("/metrics")).text
+                assert 'twotower_user_cache_total{outcome="hits"} 0.0' not in metrics
+
+                os.kill(pid, signal.SIGKILL)
+                await asyncio.to_thread(until, lambda: status_of(server.address + "/readyz") != 200, 1.0)
+                assert await asyncio.to_thread(server.process.wait, 8) == 1
+            assert clients.seen[503] > 0
+            assert set(clients.seen) <= {200, 503, 0}  # 0: nobody listens any more
+            assert clients.slowest_s < 4
+
+    asyncio.run(run())

@@ -1,0 +1,73 @@
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from service.histories.history import HistoryUnavailable, StoredEvent
+from service.histories.sqlite_history import SqliteHistory, append
+from twotower.errors import EnvironmentProblem, FormatError
+
+
+def event(user: str = "ann", key: str | None = None) -> StoredEvent:
+    return StoredEvent(user_id=user, event_type="view", time_ms=1, item_id="shoe", event_id=key)
+
+
+def test_what_was_appended_is_read_by_the_next_process(tmp_path: Path) -> None:
+    async def write() -> None:
+        store = SqliteHistory(tmp_path / "h.db")
+        await store.append([event()])
+        await store.close()
+
+    async def read() -> int:
+        store = SqliteHistory(tmp_path / "h.db")
+        history = await store.read("ann")
+        await store.close()
+        return history.num_events
+
+    asyncio.run(write())
+    assert asyncio.run(read()) == 1
+
+
+def test_an_acknowledged_batch_is_synced_to_the_disk(tmp_path: Path) -> None:
+    store = SqliteHistory(tmp_path / "h.db")
+    assert store._writer.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    assert store._writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    asyncio.run(store.close())
+
+
+def test_a_batch_that_fails_half_way_stores_nothing(tmp_path: Path) -> None:
+    store = SqliteHistory(tmp_path / "h.db")
+    store._writer.execute(
+        "CREATE TRIGGER stop BEFORE INSERT ON events WHEN NEW.user_id = 'bob' BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+    )
+    with pytest.raises(sqlite3.IntegrityError):
+        append(store._writer, [event("ann"), event("bob")])
+
+    async def check() -> None:
+        with pytest.raises(HistoryUnavailable, match="disk full"):
+            await store.append([event("ann", key="1"), event("bob")])
+        assert (await store.read("ann")).num_events == 0
+        assert await store.append([event("ann", key="1")]) == [True]
+        await store.close()
+
+    asyncio.run(check())
+
+
+def test_a_directory_that_does_not_exist_is_refused_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match=r"cannot keep histories in .*Choose a writable file with --history"):
+        SqliteHistory(tmp_path / "nowhere" / "h.db")
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "h.db").write_bytes(b"not a database, but long enough to look into" * 100)
+    with pytest.raises(EnvironmentProblem, match="file is not a database"):
+        SqliteHistory(tmp_path / "h.db")
+
+
+def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "h.db")
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(FormatError, match="version 99"):
+        SqliteHistory(tmp_path / "h.db")

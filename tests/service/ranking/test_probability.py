@@ -1,0 +1,73 @@
+"""A softmax over a small catalogue, against one computed from the scores of every item."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.api.schemas import RecommendRequest
+from service.histories.history import UserHistory
+from service.ranking import probability
+from service.ranking.probability import log_normalisers, log_probabilities
+from service.ranking.user_request import ask_model, read_user
+from service.release.loaded import LoadedRelease, best
+from service.settings import Settings
+from tests.service.conftest import NOW_MS, Client, MemoryHistory
+from twotower.artefacts.item_changes import DeltaStore
+from twotower.model.scoring import Queries
+
+Histories = dict[str, UserHistory]
+
+
+def queries_of(release: LoadedRelease, histories: list[UserHistory]) -> Queries:
+    return ask_model(release, [read_user(release, RecommendRequest(), history, NOW_MS).request for history in histories])
+
+
+@pytest.mark.parametrize("scored_at_once", [400, 7])
+def test_probabilities_of_the_whole_catalogue_add_up_to_one(
+    release: LoadedRelease, histories: Histories, scored_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probability, "_SCORED_AT_ONCE", scored_at_once)
+    queries = queries_of(release, [UserHistory(), *list(histories.values())[:4]])
+    log_p_QN = log_probabilities(release, queries, np.arange(len(release)))
+    np.testing.assert_allclose(np.exp(log_p_QN).sum(1), 1, atol=1e-6)
+    scores_QN = queries.dense_scores(release.vectors_NV).double().numpy()
+    np.testing.assert_allclose(log_p_QN, scores_QN - np.logaddexp.reduce(scores_QN, 1, keepdims=True), atol=1e-5)
+
+
+def test_some_rows_have_the_probabilities_they_have_among_all(release: LoadedRelease, histories: Histories) -> None:
+    queries = queries_of(release, list(histories.values())[:3])
+    everything = log_probabilities(release, queries, np.arange(len(release)))
+    rows = np.array([0, 3, 17, 399])
+    np.testing.assert_allclose(log_probabilities(release, queries, rows), everything[:, rows], atol=1e-5)
+
+
+@pytest.fixture
+def changing(settings: Settings, release: LoadedRelease, tmp_path: Path) -> Iterator[Client]:
+    with Client(settings, release, MemoryHistory(), DeltaStore(tmp_path / "delta.db")) as client:
+        yield client
+
+
+def test_items_put_count_and_items_deleted_do_not(changing: Client) -> None:
+    def answer(*item_ids: str) -> dict[str, float]:
+        response = changing.post("/v1/score", {"candidate_item_ids": item_ids, "timestamp": NOW_MS, "events": [bought]})
+        assert response.status_code == 200, response.text
+        return {i["item_id"]: i["log_probability"] for i in response.json()["items"]}
+
+    bought = {"event_type": "purchase", "item_id": "new", "timestamp": NOW_MS - 1000}
+    everything = [f"item-{i}" for i in range(400)]
+    changing.put_items({"item_id": "new", "title": "fresh bread"}, {"item_id": "item-1", "title": "old bread"})
+    changing.delete_items("item-2", "item-3")
+    scored = answer("new", *everything)
+    assert len(scored) == 399
+    assert sum(np.exp(list(scored.values()))) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_release_without_own_items_needs_none(release: LoadedRelease) -> None:
+    queries = queries_of(release, [UserHistory()])
+    (total,) = log_normalisers(release, queries)
+    _, scores = best(release, queries, len(release), None)
+    assert total == pytest.approx(np.logaddexp.reduce(scores.astype(float)), abs=1e-5)
+    assert log_normalisers(release, replace(queries, vectors_QV=queries.vectors_QV.repeat(3, 1)))[1] == pytest.approx(total)

@@ -1,0 +1,124 @@
+"""Operators move the pointer over HTTP; the server follows it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from service.release.loaded import open_release
+from service.settings import Settings
+from tests.service.conftest import Client, MemoryHistory, TwoReleases
+from twotower.artefacts.release import VECTORS, read_pointer, release_path
+
+Shop = Callable[..., Client]
+
+
+@pytest.fixture
+def shop(two: TwoReleases) -> Iterator[Shop]:
+    """Starts servers of a store with two releases."""
+    started: list[Client] = []
+
+    def start(release: str, variants: Path | None = None) -> Client:
+        settings = Settings(store=two.store, torch_threads=1, poll_s=3600, variants=variants)
+        client = Client(settings, open_release(release_path(two.store, release)), MemoryHistory())
+        started.append(client.__enter__())
+        return client
+
+    yield start
+    for client in started:
+        client.__exit__(None, None, None)
+
+
+def test_a_refresh_follows_the_pointer(shop: Shop, two: TwoReleases) -> None:
+    client = shop(two.first)
+    assert client.recommend()["release"] == two.first
+    assert client.post("/v1/admin/refresh", {}).json() == {"outcome": "swapped", "serving": two.second}
+    assert client.recommend()["release"] == two.second
+    assert client.post("/v1/admin/refresh", {}).json() == {"outcome": "unchanged", "serving": two.second}
+
+
+def test_a_rollback_moves_the_pointer_for_all_servers(shop: Shop, two: TwoReleases) -> None:
+    client = shop(two.second)
+    moved = client.post("/v1/admin/rollback", {})
+    assert (moved.status_code, moved.json()) == (200, {"sequence": 3, "release": two.first, "previous": None})
+    assert read_pointer(two.store).release == two.first
+    client.post("/v1/admin/refresh", {})
+    assert client.recommend()["release"] == two.first
+    refused = client.post("/v1/admin/rollback", {})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+    assert str(two.store) not in refused.text
+
+
+def test_a_web_page_cannot_roll_back_unasked(shop: Shop, two: TwoReleases) -> None:
+    assert shop(two.second).request("POST", "/v1/admin/rollback").status_code == 415
+    assert read_pointer(two.store).sequence == 2
+
+
+def test_an_activation_names_the_pointer_that_it_wrote(shop: Shop, two: TwoReleases) -> None:
+    client = shop(two.second)
+    moved = client.post("/v1/admin/activate", {"release": two.first})
+    assert moved.json() == {"sequence": 3, "release": two.first, "previous": two.second}
+
+
+@pytest.mark.parametrize("release", ["release-000000000000", "../store", "current"])
+def test_a_release_that_the_store_does_not_hold_cannot_be_activated(shop: Shop, two: TwoReleases, release: str) -> None:
+    refused = shop(two.first).post("/v1/admin/activate", {"release": release})
+    assert (refused.status_code, refused.json()["error"]["field"]) == (404, "release")
+    assert read_pointer(two.store).sequence == 2
+
+
+def test_a_damaged_release_cannot_be_activated(shop: Shop, two: TwoReleases) -> None:
+    client = shop(two.second)
+    (release_path(two.store, two.first) / VECTORS).write_bytes(b"rotten")
+    refused = client.post("/v1/admin/activate", {"release": two.first})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+    assert str(two.store) not in refused.text
+    assert read_pointer(two.store).release == two.second
+
+
+def test_the_list_of_releases_says_what_became_of_each(shop: Shop, two: TwoReleases) -> None:
+    client = shop(two.first)
+    listed = client.get("/v1/releases").json()
+    assert (listed["serving"], listed["previous"], listed["canary"], listed["quarantined"]) == (two.first, None, None, {})
+    assert [(entry["id"], entry["current"]) for entry in listed["releases"]] == [(two.first, False), (two.second, True)]
+    vectors = release_path(two.store, two.second) / VECTORS
+    content = vectors.read_bytes()
+    vectors.write_bytes(b"rotten")
+    assert client.post("/v1/admin/refresh", {}).json() == {"outcome": "refused", "serving": two.first}
+    assert client.get("/v1/releases").json()["quarantined"] == {two.second: "integrity"}
+    vectors.write_bytes(content)
+    client.post("/v1/admin/activate", {"release": two.second})
+    client.post("/v1/admin/refresh", {})
+    listed = client.get("/v1/releases").json()
+    assert (listed["serving"], listed["previous"], listed["quarantined"]) == (two.second, two.first, {})
+
+
+def test_variants_answer_under_their_names(shop: Shop, two: TwoReleases, tmp_path: Path) -> None:
+    plan = tmp_path / "variants.toml"
+    plan.write_text(
+        f"""
+        [[arms]]
+        name = "new"
+        percent = 50
+        [[arms]]
+        name = "old"
+        percent = 50
+        release = "{two.first}"
+        """
+    )
+    client = shop(two.second, plan)
+    answers = [client.recommend(user_id=str(number)) for number in range(40)]
+    assert {(a["variant"], a["release"]) for a in answers} == {("new", two.second), ("old", two.first)}
+    again = [client.recommend(user_id=str(number)) for number in range(40)]
+    assert [a["variant"] for a in answers] == [a["variant"] for a in again]
+    assert 'twotower_variant_requests_total{outcome="answered",variant="old"}' in client.get("/metrics").text
+
+
+def test_a_new_release_on_trial_answers_some_users_as_the_canary(shop: Shop, two: TwoReleases, tmp_path: Path) -> None:
+    plan = tmp_path / "variants.toml"
+    plan.write_text("[canary]\npercent = 50\nseconds = 3600\n")
+    client = shop(two.first, plan)
+    assert client.post("/v1/admin/refresh", {}).json() == {"outcome": "trial", "serving": two.first}
+    assert client.get("/v1/releases").json()["canary"] == two.second
+    answers = [client.recommend(user_id=str(number)) for number in range(40)]
+    assert {(a["variant"], a["release"]) for a in answers} == {("default", two.first), ("canary", two.second)}

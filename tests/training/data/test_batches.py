@@ -1,0 +1,92 @@
+"""What a training batch may know, and what it must ask."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from tests.training.conftest import Shop
+from training.data.batches import BatchSampler, stream_batches
+
+
+def test_no_answer_lies_in_the_held_out_months(shop: Shop) -> None:
+    sampler, rng = shop.sampler(), np.random.default_rng(0)
+    for _ in range(20):
+        assert (sampler.sample(rng).now_ms_Q < shop.data.train_until_ms).all()
+
+
+def test_a_query_stands_before_its_answers_and_knows_only_the_past(shop: Shop) -> None:
+    """Own items are those of baskets before the query, and the window ends before its moment."""
+    batch = shop.sampler().sample(np.random.default_rng(4))
+    log = shop.data.log
+    lengths = batch.histories.lengths_B.tolist()
+    for q in range(len(batch.window_Q)):
+        window, position = int(batch.window_Q[q]), int(batch.position_Q[q])
+        assert -1 <= position < lengths[window]
+        own = set(batch.own.rows_M[batch.own.request_M == q].tolist())
+        read = set(batch.histories.item_rows_BL[window, : position + 1].tolist())
+        assert read <= own
+        answers = set(batch.answer_rows_A[batch.answer_query_A == q].tolist())
+        at_that_time = np.flatnonzero(log.times_ms_E == batch.now_ms_Q[q])
+        assert answers <= set(log.item_rows_E[at_that_time].tolist())
+
+
+def test_baskets_are_shuffled_afresh_and_never_split(shop: Shop) -> None:
+    sampler = shop.sampler()
+    first, second = (sampler.sample(np.random.default_rng(s)) for s in (9, 9))
+    assert first.histories.item_rows_BL.tolist() == second.histories.item_rows_BL.tolist(), "a seed repeats"
+    rng, orders = np.random.default_rng(9), set()
+    for _ in range(60):
+        batch = sampler.sample(rng)
+        same_time = batch.histories.time_BL6[:, 1:, 1] == 1
+        rows = batch.histories.item_rows_BL
+        ascending = (rows[:, 1:] > rows[:, :-1])[same_time]
+        orders.add(bool(ascending.float().mean() > 0.6) or bool(ascending.float().mean() < 0.4))
+    assert orders == {False}, "inside a basket the next row is larger about half of the time"
+
+
+def test_weights_sum_to_one_and_large_baskets_do_not_drown_small_ones(shop: Shop) -> None:
+    batch = shop.sampler().sample(np.random.default_rng(2))
+    np.testing.assert_allclose(batch.answer_weights_A.sum(), 1.0, rtol=1e-5)
+    sizes = np.bincount(batch.answer_query_A.numpy())
+    per_query = np.bincount(batch.answer_query_A.numpy(), batch.answer_weights_A.numpy())
+    np.testing.assert_allclose(per_query / per_query[0], (sizes / sizes[0]) ** 0.5, rtol=1e-4)
+
+
+def test_a_stream_repeats_with_its_seed(shop: Shop) -> None:
+    first, second = (stream_batches(shop.sampler(), seed=5) for _ in range(2))
+    for _ in range(3):
+        assert next(first).now_ms_Q.tolist() == next(second).now_ms_Q.tolist()
+
+
+def test_new_users_are_asked_about_too(shop: Shop) -> None:
+    sampler, rng = shop.sampler(), np.random.default_rng(0)
+    assert any((sampler.sample(rng).position_Q == -1).any() for _ in range(20))
+
+
+def test_every_boundary_is_asked_about_equally_often(shop: Shop) -> None:
+    """Long users and short ones, old boundaries and the newest."""
+    config = msgspec.structs.replace(shop.config, max_queries=10_000, batch_windows=16)
+    sampler, rng = BatchSampler(shop.data.log, shop.data.train_until_ms, shop.model, config), np.random.default_rng(1)
+    log, draws = shop.data.log, 400
+    counts_E = np.zeros(len(log.item_rows_E))
+    for _ in range(draws):
+        batch = sampler.sample(rng)
+        users_Q = batch.users_B[batch.window_Q.numpy()]
+        for user, now_ms in zip(users_Q.tolist(), batch.now_ms_Q.tolist(), strict=True):
+            start, stop = log.span(user)
+            counts_E[start + np.searchsorted(log.times_ms_E[start:stop], now_ms)] += 1
+    num_boundaries = [len(sampler.bounds(u)) - 1 for u in range(log.num_users)]
+    per_user = np.array([counts_E[slice(*log.span(u))].sum() for u in range(log.num_users)]) / np.maximum(num_boundaries, 1)
+    long, short = np.argsort(num_boundaries)[-10:], np.argsort(num_boundaries)[:10]
+    assert per_user[long].mean() / per_user[short].mean() == pytest.approx(1, abs=0.15)
+    newest = np.array([counts_E[sampler.bounds(u)[-2]] for u in long])
+    assert newest.mean() / per_user[long].mean() == pytest.approx(1, abs=0.2)
+
+
+def test_a_last_basket_larger_than_the_window_is_drawn_too(shop: Shop) -> None:
+    """It counts as one basket of a window, so its user is neither left out nor drawn without end."""
+    model = msgspec.structs.replace(shop.model, window=2, page=1)
+    sampler = BatchSampler(shop.data.log, shop.data.train_until_ms, model, shop.config)
+    assert any(np.diff(sampler.bounds(u))[-1:].max(initial=0) > model.window for u in range(shop.data.log.num_users))
+    assert np.isfinite(sampler.share_U).all()
+    assert len(sampler.sample(np.random.default_rng(0)).window_Q)

@@ -1,0 +1,40 @@
+"""Every recipe is a whole config and says what it was chosen by."""
+
+import msgspec
+import pytest
+
+from training.recipes.recipes import RECIPES, from_budget, mup
+from twotower.data.window import WINDOW
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_recipe_names_its_metric_and_freezes_the_embedder_last(name: str) -> None:
+    config = RECIPES[name]()
+    assert config.metric
+    assert RECIPES[name].__doc__
+    assert config.stages[0].train_embedder
+    assert not config.stages[-1].train_embedder or len(config.stages) == 1
+    last = config.stages[-1]
+    if not last.train_embedder:
+        assert last.num_negatives is None or last.num_negatives >= 200_000, "as many as SCIENCE finds useful"
+
+
+def test_a_budget_buys_the_published_model_and_data() -> None:
+    config = from_budget(flops=1e15)
+    assert config.minutes is None, "the budget ends the run, not the clock"
+    steps = sum(stage.max_steps or 0 for stage in config.stages)
+    assert steps * config.batch_windows * WINDOW == pytest.approx(2.39e8, rel=0.01)
+    assert config.embedder_share == 0.02
+    assert (config.learning_rate, config.warmup) == (2e-3, 0.05)
+    assert config.stages[-1].num_negatives == 200_000
+
+
+def test_a_larger_budget_buys_a_larger_model_and_more_negatives() -> None:
+    small, large = from_budget(1e15), from_budget(1e18)
+    assert large.width * large.num_layers > small.width * small.num_layers
+    assert large.stages[-1].num_negatives == 1_000_000
+
+
+def test_mup_is_the_same_run_parametrised_otherwise() -> None:
+    assert msgspec.structs.replace(mup(3e15), mup_base_width=None) == from_budget(3e15)
+    assert mup(3e15).mup_base_width == 128

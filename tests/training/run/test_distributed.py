@@ -1,0 +1,140 @@
+"""Two processes compute what one would: the same losses, and an end when one of them dies."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from tests.training.conftest import Shop
+from tests.training.train_tiny import Errand, read_losses, start
+from training.data.batches import TrainBatch
+from training.losses.objective import FrozenItems
+from training.recipes.config import TrainConfig
+from training.run.checkpoint import newest_checkpoint
+from training.run.distributed import ALONE, World, launched_world, pick, shard_batch
+from training.run.loop import TrainInputs, TrainState, embed_catalogue_once, prepare_training, sample_items, train
+
+ROOT = Path(__file__).parents[3]
+RANKS = [World(rank, size=2) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def config(shop: Shop) -> TrainConfig:
+    """Without dropout, which each rank draws for itself."""
+    return msgspec.structs.replace(shop.config, dropout=0.0, checkpoint_minutes=0.0)
+
+
+@pytest.fixture(scope="module")
+def prepared(shop: Shop, config: TrainConfig) -> tuple[TrainInputs, TrainState]:
+    return prepare_training(config, shop.model, shop.items, shop.sampler(), shop.data.snapshots)
+
+
+@pytest.fixture
+def batch(prepared: tuple[TrainInputs, TrainState]) -> TrainBatch:
+    return prepared[0].sampler.sample(np.random.default_rng(1))
+
+
+@pytest.fixture(scope="module")
+def losses_alone(prepared: tuple[TrainInputs, TrainState], shop: Shop, config: TrainConfig) -> list[float]:
+    inputs, state = prepare_training(config, shop.model, shop.items, shop.sampler(), shop.data.snapshots)
+    return train(inputs, state).losses
+
+
+def test_without_torchrun_a_process_is_alone() -> None:
+    assert launched_world() == ALONE
+
+
+def test_the_ranks_hold_every_window_query_own_item_and_answer_once(batch: TrainBatch) -> None:
+    parts = [shard_batch(batch, world) for world in RANKS]
+    assert [len(part.users_B) for part in parts] == [2, 1]
+    assert sum(len(part.window_Q) for part in parts) == len(batch.window_Q)
+    assert sum(len(part.own.rows_M) for part in parts) == len(batch.own.rows_M)
+    assert sum(part.answer_weights_A.sum().item() for part in parts) == pytest.approx(1)
+    second = parts[1]
+    assert second.users_B.tolist() == [batch.users_B[1]]
+    assert set(second.window_Q.tolist()) == {0}
+    assert second.now_ms_Q.tolist() == batch.now_ms_Q[batch.window_Q.numpy() == 1].tolist()
+    first_query = int(torch.nonzero(batch.window_Q == 1)[0])
+    wanted = batch.answer_rows_A[batch.answer_query_A == first_query]
+    assert second.answer_rows_A[second.answer_query_A == 0].tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("stage", ["sampled", "exact"])
+def test_the_ranks_losses_add_up_to_the_loss(
+    prepared: tuple[TrainInputs, TrainState], batch: TrainBatch, stage: Literal["sampled", "exact"]
+) -> None:
+    inputs, state = prepared
+    scored = sample_items(inputs, state, batch) if stage == "sampled" else FrozenItems(embed_catalogue_once(inputs, state), None)
+    whole = state.objective(batch, scored)
+    parts = [state.objective(shard_batch(batch, world), scored) for world in RANKS]
+    torch.testing.assert_close(parts[0] + parts[1], whole)
+
+
+@pytest.mark.parametrize("stage", ["sampled", "exact"])
+def test_a_rank_without_queries_takes_part_with_a_loss_of_zero(
+    prepared: tuple[TrainInputs, TrainState], batch: TrainBatch, stage: Literal["sampled", "exact"]
+) -> None:
+    """Every weight that the others train gets a gradient there too, or they would wait for it."""
+    inputs, state = prepared
+    scored = sample_items(inputs, state, batch) if stage == "sampled" else FrozenItems(embed_catalogue_once(inputs, state), None)
+    part = shard_batch(batch, RANKS[1])
+    counts = {"B": len(part.users_B), "Q": len(part.window_Q), "M": len(part.own.rows_M), "A": len(part.answer_rows_A)}
+    silent = pick(part, {letter: torch.full((count,), letter == "B") for letter, count in counts.items()})
+    assert len(silent.window_Q) == 0
+    state.objective.zero_grad(set_to_none=True)
+    loss = state.objective(silent, scored)
+    loss.backward()
+    assert loss.item() == 0
+    trained = state.objective if stage == "sampled" else state.objective.contextualizer
+    assert all(p.grad is not None and not p.grad.any() for p in trained.parameters())
+
+
+def test_two_ddp_processes_of_torchrun_train_as_one(
+    tiny_shop: Path, config: TrainConfig, losses_alone: list[float], tmp_path: Path
+) -> None:
+    errand = Errand(shop=str(tiny_shop), run=str(tmp_path / "run"), losses=str(tmp_path / "losses"), config=config)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
+    command = [sys.executable, *launch, "-m", "tests.training.train_tiny", msgspec.json.encode(errand).decode()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    steps, losses = zip(*read_losses(tmp_path / "losses"), strict=True)
+    assert steps == tuple(range(1, 11)), "only rank 0 writes"
+    assert losses == pytest.approx(losses_alone, abs=1e-5)
+
+
+def test_two_fsdp_processes_end_when_one_dies_and_resume_to_train_as_one(
+    tiny_shop: Path, config: TrainConfig, losses_alone: list[float], tmp_path: Path
+) -> None:
+    sharded = msgspec.structs.replace(config, sharding="fsdp")
+    errand = Errand(shop=str(tiny_shop), run=str(tmp_path / "run"), losses=str(tmp_path / "losses"), config=sharded)
+    deadly = msgspec.structs.replace(errand, dies_in="training.run.loop:learning_rate", dies_at=3, dying_rank=1)
+    survivor, victim = exit_codes(deadly)
+    assert victim == -signal.SIGKILL
+    assert survivor == 1, "it ends with an error, though nobody told it to"
+    newest = newest_checkpoint(tmp_path / "run")
+    assert newest is not None
+    assert newest.name == "step-000000003"
+    assert exit_codes(errand) == [0, 0]
+    steps, losses = zip(*read_losses(tmp_path / "losses"), strict=True)
+    assert steps == tuple(range(1, 11))
+    assert losses == pytest.approx(losses_alone, abs=1e-5)
+
+
+def exit_codes(errand: Errand) -> list[int | None]:
+    """Of two ranks, started as torchrun starts them."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test", "CUDA_VISIBLE_DEVICES": ""}
+    ranks = [start(errand, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", **place) for rank in range(2)]
+    for rank in ranks:
+        rank.join()
+    return [rank.exitcode for rank in ranks]

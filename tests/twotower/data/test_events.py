@@ -1,0 +1,91 @@
+"""The event log is streamed, and bad columns are refused by name."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from twotower.data.events import stream_events
+from twotower.data.schema import EventColumns
+from twotower.errors import DataError
+
+COLUMNS = EventColumns()
+MOMENT = datetime(2024, 5, 1, tzinfo=UTC)
+
+
+def write(tmp_path: Path, **changes: object) -> Path:
+    columns: dict[str, object] = {"user_id": ["u"], "item_id": ["i"], "timestamp": [MOMENT], "event_type": ["view"]}
+    columns |= changes
+    path = tmp_path / "events.parquet"
+    pq.write_table(pa.table({k: v for k, v in columns.items() if v is not None}), path)
+    return path
+
+
+def test_ids_become_strings_and_times_milliseconds(tmp_path: Path) -> None:
+    (batch,) = stream_events(write(tmp_path, user_id=[7]), COLUMNS)
+    assert batch.user_ids.to_pylist() == ["7"]
+    assert batch.times_ms_E.tolist() == [int(MOMENT.timestamp() * 1000)]
+
+
+def test_a_directory_of_files_is_one_log(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, user_id=[name])
+    batches = list(stream_events(tmp_path, COLUMNS))
+    assert sorted(u for b in batches for u in b.user_ids.to_pylist()) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"item_id": None}, "no column 'item_id'"),
+        ({"timestamp": [1_714_521_600]}, "seconds"),
+        ({"timestamp": [1_714_521_600_000_000]}, "micro"),
+        ({"timestamp": ["yesterday"]}, "milliseconds"),
+        ({"timestamp": pa.array([None], pa.timestamp("ms"))}, "no time"),
+        ({"user_id": [1.5]}, "floats"),
+        ({"timestamp": pa.array([1], pa.duration("ms"))}, "duration"),
+        ({"event_type": pa.array([["view"]])}, "'event_type'"),
+        ({"item_id": ["x" * 10_000]}, "10000 bytes"),
+        ({"user_id": pa.array([["a"]])}, "ids are"),
+    ],
+)
+def test_a_bad_column_is_refused_by_name(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        list(stream_events(write(tmp_path, **changes), COLUMNS))
+
+
+def test_an_event_from_the_future_is_left_out_and_counted(tmp_path: Path) -> None:
+    two = {"user_id": ["u", "u"], "item_id": ["i", "i"], "event_type": ["view", "view"]}
+    (batch,) = stream_events(write(tmp_path, **two, timestamp=[MOMENT, datetime(2096, 1, 1, tzinfo=UTC)]), COLUMNS)
+    assert (len(batch), batch.num_future) == (1, 1)
+    assert len(batch.user_ids) == 1
+
+
+def test_files_that_disagree_or_are_damaged_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, user_id=[1] if name == "a" else ["b7"])
+    with pytest.raises(DataError, match="one schema"):
+        list(stream_events(tmp_path, COLUMNS))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no Parquet files"):
+        list(stream_events(tmp_path / "empty", COLUMNS))
+
+
+def test_an_empty_log_is_refused(tmp_path: Path) -> None:
+    empty = {name: pa.array([], pa.string()) for name in ("user_id", "item_id", "event_type")}
+    path = write(tmp_path, **empty, timestamp=pa.array([], pa.timestamp("ms")))
+    with pytest.raises(DataError, match="no events"):
+        list(stream_events(path, COLUMNS))
+
+
+def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "events.parquet"
+    path.write_text("user,item\n")
+    with pytest.raises(DataError, match="Parquet"):
+        list(stream_events(path, COLUMNS))
+    with pytest.raises(DataError, match="does not exist"):
+        list(stream_events(tmp_path / "nowhere", COLUMNS))

@@ -1,0 +1,1 @@
+"""The commands `prepare`, `schema`, `validate`, `train`, `evaluate` and `report`."""

@@ -1,0 +1,157 @@
+"""`twotower evaluate`: a bundle under one of the protocols, with the counters beside it."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Results = dict[str, dict[str, float]]
+
+
+def main(argv: list[str]) -> int:
+    """Rank the full catalogue for every held-out query. Seen items stay candidates, except under leave-one-out."""
+    parser = argparse.ArgumentParser(prog="twotower evaluate", description=main.__doc__)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--events", type=Path, required=True)
+    parser.add_argument("--items", type=Path, required=True)
+    parser.add_argument("--signals", type=Path, help="needed when the bundle was trained with signals")
+    protocols = ["next-basket", "next-event", "leave-one-out", "cold-start"]
+    parser.add_argument("--protocol", choices=protocols, default="next-basket")
+    parser.add_argument("--json", action="store_true", help="every metric as JSON on stdout")
+    args = parser.parse_args(argv)
+
+    from training.data.read import read_data
+    from training.evaluation.cold_start import compare_cold, plant_again, planted_items
+    from training.evaluation.judge import compare_with_counters
+    from training.evaluation.metrics import BATCH_LOCAL_WARNING, candidate_set
+    from training.evaluation.rankers import PROTOCOLS
+    from twotower.artefacts.bundle import load_bundle
+    from twotower.errors import DataError
+
+    bundle = load_bundle(args.bundle)
+    towers, config = bundle.towers, bundle.towers.config
+    data = read_data(
+        args.events,
+        args.items,
+        towers.schema,
+        config.popularity_half_lives_days,
+        config.model.context_table_rows,
+        config.model.context_spec,
+        args.signals,
+    )
+    if args.protocol == "cold-start":
+        planted = plant_again(data, planted_items(args.bundle, bundle.metrics), config.popularity_half_lives_days)
+        report_cold_start(compare_cold(planted, towers, args.items), args.json)
+        return 0
+    queries = PROTOCOLS[args.protocol](data.log, data.test_from_ms, data.end_ms)
+    if not queries:
+        raise DataError("nothing to judge: no event lies at or after the split's test_from")
+    candidates = candidate_set(len(data.item_ids), seen_masked=queries[0].mask_seen)
+    result = compare_with_counters(data, towers, args.items, queries, args.protocol)
+    if args.json:
+        told = {"protocol": args.protocol, "candidates": candidates, "batch_local": BATCH_LOCAL_WARNING, "rankers": result}
+        print(json.dumps(told, indent=2, allow_nan=False))
+    else:
+        print_tables(f"{args.protocol}, test part: {candidates}", result)
+    return 0
+
+
+def print_tables(title: str, result: Results) -> None:
+    """Three tables: the headline with what the model gains, recall by kind of answer, and the rest."""
+    from rich.console import Console
+
+    from training.evaluation.metrics import BATCH_LOCAL_WARNING
+
+    console = Console()
+    for table in (headline_table(title, result), slice_table(result), other_table(result)):
+        console.print(table)
+    if (low := result["model"].get("over popularity: unseen_recall@10.low")) is not None:
+        ratio, high = (result["model"][f"over popularity: unseen_recall@10{end}"] for end in ("", ".high"))
+        console.print(f"unseen R@10, model over popularity: {ratio:.2f}x, 95 % interval {low:.2f} to {high:.2f}", highlight=False)
+    console.print("unseen: new items ranked among those the user never had", highlight=False)
+    console.print("differences: 95 % intervals, paired, users resampled whole; losses and entropy in nats", highlight=False)
+    console.print(f"batch-local: candidates are the answers of 64 queries; {BATCH_LOCAL_WARNING}", highlight=False)
+
+
+def report_cold_start(result: Results, as_json: bool) -> None:
+    """What was hidden from training beside what was not, and the cold recalls' intervals of the model minus the others."""
+    from rich.console import Console
+
+    from training.evaluation.cold_start import SHOWN
+
+    if as_json:
+        told = {"protocol": "cold-start", "candidates": "full catalogue", "rankers": result}
+        print(json.dumps(told, indent=2, allow_nan=False))
+        return
+    others = [ranker for ranker in result if ranker != "model"]
+    columns = [*result, *(f"model - {ranker}" for ranker in others)]
+    table = new_table("cold-start, test part: full catalogue", "", [column.replace("_", " ") for column in columns])
+    for name, label in SHOWN.items():
+        gains = (gain_cell(result["model"], ranker, name) for ranker in others)
+        table.add_row(label, *(figure(metrics, name) for metrics in result.values()), *gains)
+    Console().print(table)
+
+
+def headline_table(title: str, result: Results) -> "Table":
+    """Every ranker's headline metrics, and for each counter the 95 % interval of the model minus it."""
+    from training.evaluation.metrics import HEADLINE
+
+    table = new_table(title, "ranker", list(HEADLINE.values()))
+    for ranker, metrics in result.items():
+        table.add_row(ranker.replace("_", " "), *(figure(metrics, name) for name in HEADLINE))
+    for ranker in result:
+        if ranker != "model":
+            cells = (gain_cell(result["model"], ranker, name) for name in HEADLINE)
+            table.add_row(f"model - {ranker.replace('_', ' ')}", *cells)
+    return table
+
+
+def gain_cell(model: dict[str, float], ranker: str, name: str) -> str:
+    """The interval of the model minus a counter: green where the model is better, red where it is worse."""
+    from training.evaluation.metrics import gain
+
+    if (found := gain(model, ranker, name)) is None:
+        return "-"
+    style = {"better": "green", "worse": "red", "undecided": "default"}[found.says]
+    return f"[{style}]{found.low:+.4f}\n{found.high:+.4f}[/{style}]"
+
+
+def slice_table(result: Results) -> "Table":
+    """Recall@10 of every ranker, and the model's loss, for each kind of answer."""
+    from training.evaluation.metrics import SLICES
+
+    table = new_table("R@10 by kind of answer", "", ["answers", *(r.replace("_", " ") for r in result), "set loss, model"])
+    for template, label in SLICES.items():
+        count = result["model"][template.format("answers")]
+        recalls = (figure(metrics, template.format("recall@10")) for metrics in result.values())
+        table.add_row(label, f"{count:,.0f}", *recalls, figure(result["model"], template.format("set_loss")))
+    return table
+
+
+def other_table(result: Results) -> "Table":
+    """What is shown of the whole list: how wide it is, how sure, and what training code would have said."""
+    from training.evaluation.metrics import BESIDE
+
+    table = new_table("beside them", "", [name.replace("_", " ") for name in result])
+    for name, label in BESIDE.items():
+        table.add_row(label, *(figure(metrics, name) for metrics in result.values()))
+    return table
+
+
+def new_table(title: str, first: str, columns: list[str]) -> "Table":
+    """A table of figures."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column(first)
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
+
+
+def figure(metrics: dict[str, float], name: str) -> str:
+    """Four digits, or a dash for what cannot be said of this ranker."""
+    return f"{metrics[name]:.4f}" if name in metrics else "-"

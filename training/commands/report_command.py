@@ -1,0 +1,39 @@
+"""`twotower report`: one HTML page about a run."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+PAGE = "report.html"
+
+
+def main(argv: list[str]) -> int:
+    """Write RUN/report.html, one file that needs no network, and open it."""
+    parser = argparse.ArgumentParser(prog="twotower report", description=main.__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="directory BUNDLE.run that `twotower train` leaves, or the bundle")
+    parser.add_argument("--no-open", action="store_true", help="only write it")
+    args = parser.parse_args(argv)
+
+    from training.report.page import render
+    from training.report.run_record import read_run
+    from twotower.errors import EnvironmentProblem
+
+    run = read_run(args.run)
+    path = run.directory / PAGE
+    try:
+        run.directory.mkdir(exist_ok=True)
+        path.write_text(render(run), encoding="utf-8")
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
+    print(path)
+    if not args.no_open and can_show():
+        import webbrowser
+
+        webbrowser.open(path.resolve().as_uri())
+    return 0
+
+
+def can_show() -> bool:
+    """Whether a browser with a window can be expected: the text browsers that Python would start else take the terminal."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -1,0 +1,69 @@
+"""`twotower train RECIPE`: events, items and schema -> model bundle."""
+
+import argparse
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from training.recipes.config import TrainConfig
+
+CHANGES = ("embedder", "plant_cold", "prefetch", "precision", "sharding", "seed")  # options that stand for a field of the config
+
+
+def main(argv: list[str]) -> int:
+    """Train a recipe and write the bundle."""
+    from training.recipes.recipes import RECIPES
+
+    parser = argparse.ArgumentParser(prog="twotower train", description=main.__doc__)
+    parser.add_argument("recipe", choices=sorted(RECIPES))
+    parser.add_argument("--events", type=Path, required=True, help="Parquet file, or a directory of them")
+    parser.add_argument("--items", type=Path, required=True, help="Parquet file, or a directory of them")
+    parser.add_argument("--schema", type=Path, required=True, help="schema.toml")
+    parser.add_argument("--signals", type=Path, help="Parquet file, or a directory of them; needed when the schema names signals")
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write; must not exist")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="what the run leaves while it goes on (default: BUNDLE.run)")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory, if there is one")
+    parser.add_argument("--minutes", type=float, help="time for training, instead of the recipe's own")
+    parser.add_argument("--flops", type=float, help="compute to spend, for the recipes that plan by it: from_budget, mup")
+    parser.add_argument("--seed", type=int, help="of all that is random, instead of the recipe's own")
+    parser.add_argument("--embedder", metavar="KIND", help="mlp, tab_transformer, bag, or your own as module:Class")
+    parser.add_argument("--plant-cold", type=float, metavar="SHARE", help="hide a share of the items: the protocol cold-start")
+    parser.add_argument("--prefetch", type=int, metavar="BATCHES", help="draw so many ahead in a thread; for GPUs")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of the arithmetic; bf16 needs a GPU")
+    parser.add_argument("--sharding", choices=("ddp", "fsdp"), help="under torchrun: whole weights everywhere, or a part of each")
+    args = parser.parse_args(argv)
+
+    from training.run.run import run
+    from twotower.data.schema import load_schema
+    from twotower.progress import say
+
+    config = configure(args)
+    run(config, args.events, args.items, load_schema(args.schema), args.out, args.run, args.resume, args.signals)
+    say(f"bundle written to {args.out}")
+    signals = f" --signals {args.signals}" if args.signals else ""
+    say(f"next: twotower embed --bundle {args.out} --items {args.items} --events {args.events}{signals} --store STORE")
+    return 0
+
+
+def configure(args: argparse.Namespace) -> "TrainConfig":
+    """The recipe's config with what the command line changes; ValueError or EnvironmentProblem before any data is read."""
+    from msgspec.structs import replace
+
+    from training.recipes.compute_optimal import plan_lines
+    from training.recipes.recipes import RECIPES
+    from twotower.model.kinds import embedder_class
+    from twotower.progress import say
+
+    recipe = RECIPES[args.recipe]
+    takes = inspect.signature(recipe).parameters
+    given = {name: value for name in ("minutes", "flops") if (value := getattr(args, name)) is not None}
+    if unknown := [name for name in given if name not in takes]:
+        raise ValueError(f"the recipe {args.recipe} takes no --{unknown[0]}; it takes {', '.join(f'--{name}' for name in takes)}")
+    config = recipe(**given)
+    for line in plan_lines(args.flops) if args.flops is not None else []:
+        say(f"  {line}")
+    changes = {name: value for name in CHANGES if (value := getattr(args, name)) is not None}
+    config = replace(config, **changes)
+    embedder_class(config.embedder)
+    return config

@@ -1,0 +1,1 @@
+"""Event logs read into memory, and batches drawn from them."""

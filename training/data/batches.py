@@ -1,0 +1,191 @@
+"""Windows of histories with every basket boundary in them as a query.
+
+A query stands after the last event of one basket; its answer is the set of items of the next. Items that share a time
+are shuffled freshly whenever they are drawn: their order in the log means nothing and must teach nothing.
+
+B: windows, Q: queries, M: own items of all queries, A: answers (items of the next baskets)
+"""
+
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.data.draws import Draw, step_rng
+from training.data.event_log import EventLog, basket_starts
+from training.recipes.config import TrainConfig
+from twotower.data.features import Ints, encode_wanted, request_time_features
+from twotower.data.item_statistics import grouped_statistics
+from twotower.data.own_items import OwnItems, own_items
+from twotower.data.window import History, HistoryBatch, anchor, collate
+from twotower.model.config import ModelConfig
+
+WANTED_SHARE = 0.5  # of queries that name the event type they ask for
+
+
+@dataclass(frozen=True, slots=True)
+class TrainBatch:
+    """Everything one step reads, as tensors."""
+
+    users_B: Ints
+    histories: HistoryBatch
+    window_Q: Tensor
+    position_Q: Tensor  # last event the query has seen; -1 for an empty history
+    request_Q7: Tensor
+    wanted_QS: Tensor
+    wanted_weights_QS: Tensor
+    now_ms_Q: Ints
+    own: OwnItems
+    answer_rows_A: Tensor
+    answer_query_A: Tensor
+    answer_weights_A: Tensor
+
+
+class _Queries(NamedTuple):
+    """Boundaries between two baskets, one row each; event indices are places in the log."""
+
+    window_Q: Ints
+    position_Q: Ints
+    start_Q: Ints  # first event of the user
+    now_Q: Ints  # first event of the next basket
+    stop_Q: Ints  # end of the next basket
+
+    def take(self, index: Ints) -> "_Queries":
+        """The queries at `index`."""
+        return _Queries(*(column[index] for column in self))
+
+
+class BatchSampler:
+    """Draws windows such that boundaries are asked about equally often, whoever's they are.
+
+    Of K baskets a window holds W. Its end is uniform over 0 .. K + W, moved up to W and down to K: windows are full, old
+    and new boundaries as likely as those between (up to twice). Users are drawn in proportion to K / W.
+    """
+
+    def __init__(self, log: EventLog, train_until_ms: int, model: ModelConfig, config: TrainConfig) -> None:
+        self.log, self.model, self.config = log, model, config
+        starts, offsets = [], [0]
+        for user in range(log.num_users):
+            start, stop = log.span(user)
+            times = log.times_ms_E[start:stop]
+            times = times[: np.searchsorted(times, train_until_ms)]
+            starts.append(np.append(start + basket_starts(times), start + len(times)))
+            offsets.append(offsets[-1] + len(starts[-1]))
+        self.bound_K = np.concatenate(starts)  # every user's basket starts and, last, the end of the training events
+        self.offset_U1 = np.array(offsets)
+        baskets_U = np.diff(self.offset_U1) - 1
+        if not baskets_U.any():
+            raise ValueError("no training events: the split's validation_from lies before every event")
+        width_U = np.array([self.baskets_of_window(self.bounds(user)) for user in range(log.num_users)])
+        num_windows_U = np.divide(baskets_U, width_U, out=np.zeros(log.num_users), where=baskets_U > 0)
+        self.share_U = num_windows_U / num_windows_U.sum()
+
+    def bounds(self, user: int) -> Ints:
+        """Places in the log of the user's training baskets' starts, and the end of the last."""
+        return self.bound_K[self.offset_U1[user] : self.offset_U1[user + 1]]
+
+    def baskets_of_window(self, bounds: Ints) -> int:
+        """How many of the newest baskets fill a window of mean length: at least one, if there is one, however large it is."""
+        mean_length = self.model.window - self.model.page // 2
+        num_baskets = len(bounds) - 1
+        return max(num_baskets - int(np.searchsorted(bounds, max(bounds[-1] - mean_length, bounds[0]))), min(num_baskets, 1))
+
+    def sample(self, rng: np.random.Generator) -> TrainBatch:
+        """One batch."""
+        users = rng.choice(self.log.num_users, self.config.batch_windows, p=self.share_U)
+        histories: list[History] = []
+        parts: list[_Queries] = []
+        for window, user in enumerate(users):
+            bounds = self.bounds(user)
+            num_baskets, width = len(bounds) - 1, self.baskets_of_window(bounds)
+            end = min(max(int(rng.integers(num_baskets + width + 1)), width), num_baskets)
+            start, stop = int(bounds[0]), int(bounds[end])
+            first = start + anchor(stop - start, self.model.window, self.model.page)
+            shuffle = np.lexsort((rng.random(stop - first), self.log.times_ms_E[first:stop]))
+            histories.append(self.log.history(first, stop, shuffle))
+            parts.append(self._queries(window, bounds, first, end))
+        queries = _Queries(*map(np.concatenate, zip(*parts, strict=True)))
+        if len(queries.now_Q) > self.config.max_queries:
+            queries = queries.take(np.sort(rng.choice(len(queries.now_Q), self.config.max_queries, replace=False)))
+        return self._batch(rng, users, histories, queries) if len(queries.now_Q) else self.sample(rng)
+
+    def _queries(self, window: int, bounds: Ints, first: int, end: int) -> _Queries:
+        """Queries of one window: after every basket that lies in it, and before the first when the window starts there.
+
+        The last one reads a context exactly as it is served; those inside a window that starts late read a shorter one.
+        """
+        last = min(end, len(bounds) - 2)
+        begin = int(np.searchsorted(bounds, first, "left" if first == bounds[0] else "right"))
+        now_Q, stop_Q = bounds[begin : last + 1], bounds[begin + 1 : last + 2]
+        same = np.ones(len(now_Q), np.int64)
+        return _Queries(same * window, now_Q - first - 1, same * bounds[0], now_Q, stop_Q)
+
+    def _batch(self, rng: np.random.Generator, users_B: Ints, histories: list[History], queries: _Queries) -> TrainBatch:
+        log = self.log
+        now_ms_Q = log.times_ms_E[queries.now_Q]
+        last_ms_Q = log.times_ms_E[np.maximum(queries.now_Q - 1, queries.start_Q)]
+        owner_E, event_E = ranges(queries.start_Q, queries.now_Q)
+        request_M, statistics = grouped_statistics(owner_E, log.item_rows_E[event_E], log.times_ms_E[event_E])
+        own = own_items(request_M, statistics, now_ms_Q)
+        names, answer_query_A, answer_rows_A = self._answers(rng, queries)
+        wanted = encode_wanted(names, self.model.context_spec, self.model.context_table_rows)
+        weight_A = np.bincount(answer_query_A, minlength=len(now_ms_Q))[answer_query_A] ** -0.5
+        return TrainBatch(
+            users_B=users_B,
+            histories=collate(histories),
+            window_Q=torch.from_numpy(queries.window_Q),
+            position_Q=torch.from_numpy(queries.position_Q),
+            request_Q7=torch.from_numpy(request_time_features(now_ms_Q, last_ms_Q)),
+            wanted_QS=torch.from_numpy(wanted[0]),
+            wanted_weights_QS=torch.from_numpy(wanted[1]),
+            now_ms_Q=now_ms_Q,
+            own=own,
+            answer_rows_A=torch.from_numpy(answer_rows_A),
+            answer_query_A=torch.from_numpy(answer_query_A),
+            answer_weights_A=torch.from_numpy((weight_A / weight_A.sum()).astype(np.float32)),
+        )
+
+    def _answers(self, rng: np.random.Generator, queries: _Queries) -> tuple[list[str | None], Ints, Ints]:
+        """The items of each next basket; half the time only those of one of its event types, which the query then names."""
+        named_Q = rng.random(len(queries.now_Q)) < WANTED_SHARE
+        wanted_Q = self.log.types_E[rng.integers(queries.now_Q, queries.stop_Q)]
+        query_A, event_A = ranges(queries.now_Q, queries.stop_Q)
+        counted = ~named_Q[query_A] | (self.log.types_E[event_A] == wanted_Q[query_A])
+        keys = np.unique(query_A[counted] << 32 | self.log.item_rows_E[event_A[counted]])
+        names = [self.log.event_types[w] if n else None for n, w in zip(named_Q.tolist(), wanted_Q.tolist(), strict=True)]
+        return names, keys >> 32, keys & 0xFFFFFFFF
+
+
+def ranges(start_Q: Ints, stop_Q: Ints) -> tuple[Ints, Ints]:
+    """All places of several ranges, one after the other: whose they are, and the places."""
+    sizes = stop_Q - start_Q
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    return owner, np.arange(sizes.sum()) + np.repeat(start_Q - np.cumsum(sizes) + sizes, sizes)
+
+
+def stream_batches(sampler: BatchSampler, seed: int, first_step: int = 0, prefetch: int = 0) -> Generator[TrainBatch]:
+    """The batches of steps first_step, first_step + 1, ... without end; up to `prefetch` of them drawn ahead by a thread.
+
+    A batch depends on its step alone, so neither where the stream starts nor who draws it changes what is drawn. Close
+    the stream to end the thread.
+    """
+
+    def draw(step: int) -> TrainBatch:
+        return sampler.sample(step_rng(seed, Draw.BATCH, step))
+
+    if not prefetch:
+        yield from map(draw, count(first_step))
+    thread = ThreadPoolExecutor(1, "batches")
+    try:
+        ahead = deque(thread.submit(draw, first_step + i) for i in range(prefetch))
+        for step in count(first_step + prefetch):
+            ahead.append(thread.submit(draw, step))
+            yield ahead.popleft().result()
+    finally:
+        thread.shutdown(cancel_futures=True)

@@ -1,0 +1,254 @@
+"""The event log as per-user sequences on disk: streamed in two passes, read through memory maps, never held whole.
+
+U: users, E: events, S: hash slots of an event's context, F: its dense features
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from twotower.data.events import EventBatch, stream_events
+from twotower.data.features import (
+    EncodedRows,
+    FeatureSpec,
+    FieldSpec,
+    Ints,
+    encode_rows,
+    fingerprint,
+    hash_slots,
+    quantile_edges,
+    to_floats,
+)
+from twotower.data.schema import EVENT_TYPE, Schema, utc_ms
+from twotower.data.window import History
+from twotower.errors import DataError
+
+READS = 2  # passes over the log
+SORT_EVENTS = 1_000_000  # events sorted at a time
+SAMPLE_EVENTS = 200_000  # training rows that bins are fitted on
+
+
+@dataclass(frozen=True, slots=True)
+class LogReport:
+    """What was read, and what of it cannot be used."""
+
+    num_events: int
+    num_used: int
+    num_users: int
+    unknown_items: int
+    unknown_item_examples: tuple[str, ...]
+    without_item: int
+    without_user: int
+    in_future: int
+
+    def lines(self) -> list[str]:
+        """For the terminal: one line, and one more per thing left out."""
+        lines = [f"{self.num_events:,} events of {self.num_users:,} users, {self.num_used:,} used"]
+        if self.unknown_items:
+            names = ", ".join(self.unknown_item_examples)
+            lines.append(f"{self.unknown_items:,} events left out: their items are not in the catalogue (such as {names})")
+        if self.without_item:
+            lines.append(f"{self.without_item:,} events left out: no item id")
+        if self.without_user:
+            lines.append(f"{self.without_user:,} events left out: no user id")
+        if self.in_future:
+            lines.append(f"{self.in_future:,} events left out: they lie more than a day in the future")
+        return lines
+
+
+@dataclass(frozen=True, slots=True)
+class EventLog:
+    """Events of user u are rows [offsets[u], offsets[u + 1]), oldest first.
+
+    Events that share a time (a basket) stand in the order of their ids' hashes, whatever order the file had.
+    """
+
+    user_ids: list[str]
+    offsets_U1: Ints
+    item_rows_E: npt.NDArray[np.int32]
+    times_ms_E: Ints
+    types_E: npt.NDArray[np.int16]
+    event_types: list[str]
+    context: EncodedRows
+    context_spec: FeatureSpec
+    report: LogReport
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return len(self.user_ids)
+
+    def span(self, user: int) -> tuple[int, int]:
+        """First row and end of a user's events."""
+        return int(self.offsets_U1[user]), int(self.offsets_U1[user + 1])
+
+    def history(self, start: int, stop: int, order: Ints | None = None) -> History:
+        """Rows [start, stop), which belong to one user, optionally in another `order` within."""
+        index = np.arange(start, stop) if order is None else start + order
+        return History(self.item_rows_E[index].astype(np.int64), self.times_ms_E[index], self.context.take(index))
+
+
+def read_event_log(
+    path: Path,
+    schema: Schema,
+    item_ids: pa.Array,
+    context_rows: int,
+    context_spec: FeatureSpec | None = None,
+    on_events: Callable[[int], None] = lambda _: None,
+) -> EventLog:
+    """Stream the log twice: count, and fit the context's spec unless one is given; then place every event.
+
+    The maps' files vanish when the process ends.
+    """
+    counts, fitted, types, report = _first_pass(path, schema, item_ids, on_events)
+    spec = context_spec or fitted
+    user_ids = sorted(counts)
+    offsets_U1 = np.concatenate([[0], np.cumsum([counts[u] for u in user_ids])]).astype(np.int64)
+    log = _allocate(user_ids, offsets_U1, types, spec, report)
+    free = offsets_U1[:-1].copy()
+    row_of_user = pa.array(user_ids)
+    row_of_type = pa.array(types)
+    for batch in stream_events(path, schema.events, tuple(schema.events.features)):
+        _place(batch, log, item_ids, row_of_user, row_of_type, free, context_rows)
+        on_events(len(batch))
+    _sort(log, fingerprint("order inside a basket", item_ids))
+    return log
+
+
+def _first_pass(
+    path: Path, schema: Schema, item_ids: pa.Array, on_events: Callable[[int], None]
+) -> tuple[Counter[str], FeatureSpec, list[str], LogReport]:
+    """Events per user, the context's spec fitted on training rows, the event types, and the report."""
+    train_until = utc_ms(schema.split.validation_from) if schema.split else np.iinfo(np.int64).max
+    users: Counter[str] = Counter()
+    types: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
+    samples = {name: _Sample() for name, kind in schema.events.features.items() if kind == "numeric"}
+    total = without_item = without_user = in_future = 0
+    for batch in stream_events(path, schema.events, tuple(schema.events.features)):
+        total += len(batch) + batch.num_future
+        in_future += batch.num_future
+        no_item, no_user = pc.equal(batch.item_ids, ""), pc.equal(batch.user_ids, "")
+        without_item += pc.sum(no_item).as_py()
+        without_user += pc.sum(no_user).as_py()
+        known = pc.is_in(batch.item_ids, item_ids)
+        _count(unknown, batch.item_ids.filter(pc.and_not(pc.invert(known), no_item)))
+        _count(users, batch.user_ids.filter(pc.and_not(known, no_user)))
+        _count(types, batch.event_types)
+        training = batch.times_ms_E < train_until
+        for name, sample in samples.items():
+            sample.add(batch.times_ms_E[training], to_floats(batch.features[name], name)[training])
+        on_events(len(batch))
+    if not users:
+        raise DataError(f"{path}: none of the {total:,} events is of an item in the catalogue; do both files use the same ids?")
+    if len(types) > np.iinfo(np.int16).max:
+        raise DataError(f"{path}: {len(types):,} event types; is {schema.events.event_type!r} the right column for event_type?")
+    fields = [FieldSpec(name=EVENT_TYPE, kind="categorical")]
+    for name, kind in schema.events.features.items():
+        edges = quantile_edges(samples[name].values) if kind == "numeric" else ()
+        fields.append(FieldSpec(name=name, kind=kind, edges=edges))
+    examples = tuple(name for name, _ in unknown.most_common(3))
+    report = LogReport(total, users.total(), len(users), unknown.total(), examples, without_item, without_user, in_future)
+    return users, FeatureSpec(fields=tuple(fields)), sorted(types), report
+
+
+class _Sample:
+    """The rows whose times and values hash lowest: a bounded sample that the order of the file cannot change."""
+
+    def __init__(self) -> None:
+        self.keys = np.zeros(0, np.int64)
+        self.values = np.zeros(0, np.float64)
+
+    def add(self, times_ms: Ints, values: npt.NDArray[np.float64]) -> None:
+        """Consider more rows."""
+        prints = hash_slots(times_ms.astype(np.uint64), 1, 2**31 - 1)[0][:, 0].astype(np.uint64) ^ values.view(np.uint64)
+        keys = hash_slots(prints, 1, 2**31 - 1)[0][:, 0].astype(np.int64)
+        keys, values = np.concatenate([self.keys, keys]), np.concatenate([self.values, values])
+        kept = np.lexsort((values, keys))[:SAMPLE_EVENTS]
+        self.keys, self.values = keys[kept], values[kept]
+
+
+def _count(counter: Counter[str], values: pa.Array) -> None:
+    counts = pc.value_counts(values)
+    counter.update(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
+
+
+def _allocate(user_ids: list[str], offsets_U1: Ints, types: list[str], spec: FeatureSpec, report: LogReport) -> EventLog:
+    """An empty log of the right size, in memory maps whose files vanish when the process ends."""
+    num_events, num_slots = int(offsets_U1[-1]), sum(spec.slot_counts)
+    return EventLog(
+        user_ids=user_ids,
+        offsets_U1=offsets_U1,
+        item_rows_E=_map(np.int32, (num_events,)),
+        times_ms_E=_map(np.int64, (num_events,)),
+        types_E=_map(np.int16, (num_events,)),
+        event_types=types,
+        context=EncodedRows(
+            _map(np.int32, (num_events, num_slots)),
+            _map(np.float32, (num_events, num_slots)),
+            _map(np.float32, (num_events, spec.dense_width)),
+        ),
+        context_spec=spec,
+        report=report,
+    )
+
+
+def _map(dtype: type, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    if not np.prod(shape):
+        return np.zeros(shape, dtype)
+    with tempfile.TemporaryFile(prefix="twotower-") as file:
+        # A plain array over the map: slicing a memmap costs ten times as much.
+        return np.memmap(file, dtype, "w+", shape=shape).view(np.ndarray)
+
+
+def _place(
+    batch: EventBatch, log: EventLog, item_ids: pa.Array, users: pa.Array, types: pa.Array, free: Ints, context_rows: int
+) -> None:
+    """Write the usable rows of a batch behind what their users already have."""
+    item_rows = pc.index_in(batch.item_ids, item_ids)
+    user_rows = pc.index_in(batch.user_ids, users)
+    usable = pc.and_(item_rows.is_valid(), user_rows.is_valid()).to_numpy(zero_copy_only=False)
+    user_E = user_rows.fill_null(0).to_numpy(zero_copy_only=False)[usable].astype(np.int64)
+    order = np.argsort(user_E, kind="stable")
+    starts = np.flatnonzero(np.diff(user_E[order], prepend=-1))
+    lengths = np.diff(starts, append=len(order))
+    first = free[user_E[order[starts]]]
+    where = np.empty(len(order), np.int64)
+    where[order] = np.repeat(first - starts, lengths) + np.arange(len(order))
+    free[user_E[order[starts]]] += lengths
+    log.item_rows_E[where] = item_rows.fill_null(0).to_numpy(zero_copy_only=False)[usable]
+    log.times_ms_E[where] = batch.times_ms_E[usable]
+    log.types_E[where] = pc.index_in(batch.event_types, types).to_numpy(zero_copy_only=False)[usable]
+    encoded = encode_rows({EVENT_TYPE: batch.event_types, **batch.features}, log.context_spec, context_rows).take(usable)
+    log.context.slots_NS[where] = encoded.slots_NS
+    log.context.weights_NS[where] = encoded.weights_NS
+    log.context.dense_NF[where] = encoded.dense_NF
+
+
+def _sort(log: EventLog, prints_N: npt.NDArray[np.uint64]) -> None:
+    """Order every user's events by time and, within one time, by the hash of the item's id."""
+    user = 0
+    while user < log.num_users:
+        stop_user = int(np.searchsorted(log.offsets_U1, log.offsets_U1[user] + SORT_EVENTS, "right")) - 1
+        stop_user = max(stop_user, user + 1)
+        start, stop = int(log.offsets_U1[user]), int(log.offsets_U1[stop_user])
+        owner = np.repeat(np.arange(user, stop_user), np.diff(log.offsets_U1[user : stop_user + 1]))
+        order = np.lexsort((prints_N[log.item_rows_E[start:stop]], log.times_ms_E[start:stop], owner))
+        context = log.context
+        arrays: list[npt.NDArray[Any]] = [log.item_rows_E, log.times_ms_E, log.types_E]
+        for array in (*arrays, context.slots_NS, context.weights_NS, context.dense_NF):
+            array[start:stop] = array[start:stop][order]
+        user = stop_user
+
+
+def basket_starts(times_ms: Ints) -> Ints:
+    """First index of each run of equal times: events of one user that happen together."""
+    return np.flatnonzero(np.diff(times_ms, prepend=times_ms[0] - 1)) if len(times_ms) else np.zeros(0, np.int64)

@@ -1,0 +1,1 @@
+"""Metrics, protocols and the counters that a model must beat."""

@@ -1,0 +1,270 @@
+"""The protocols, and the rankers they judge: one code path for the model and for the counters beside it.
+
+Q: queries, N: items, V: vector width, D: model width, P: popularity dimensions
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.data.event_log import EventLog, basket_starts
+from training.data.popularity_snapshots import PopularitySnapshots
+from training.evaluation.metrics import Array, Flags, Rankings, batch_local, likelihood
+from training.recipes.config import ProtocolName
+from twotower.data.features import Ints
+from twotower.data.item_statistics import ItemStatistics, item_statistics
+from twotower.data.own_items import OwnVectors, join_statistics, own_items
+from twotower.data.window import anchor, collate
+from twotower.metrics.ranking import tied_ranks
+from twotower.model.config import ModelConfig
+from twotower.model.contextualizer import Contextualizer
+from twotower.model.scoring import Request, finish
+
+WINDOWS_PER_BATCH = 16
+QUERIES_PER_BATCH = 64
+MASKED = -1e9  # finite, so that the entropy stays a number
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """After `seen` events of `user`, at `now_ms`: what comes next?"""
+
+    user: int
+    seen: int
+    now_ms: int
+    answers: Ints
+    mask_seen: bool = False  # leave-one-out only: seen items are not candidates
+
+
+def next_basket(log: EventLog, from_ms: int, until_ms: int) -> list[Query]:
+    """One query per basket in [from, until): everything strictly before it is known, its items are the answer."""
+    return list(_baskets(log, from_ms, until_ms))
+
+
+def next_event(log: EventLog, from_ms: int, until_ms: int) -> list[Query]:
+    """One query per item of a basket in [from, until): everything strictly before its time is known, the item is the answer."""
+    return [
+        Query(q.user, q.seen, q.now_ms, q.answers[i : i + 1])
+        for q in _baskets(log, from_ms, until_ms)
+        for i in range(len(q.answers))
+    ]
+
+
+def leave_one_out(log: EventLog, from_ms: int, until_ms: int) -> list[Query]:
+    """Every user's last event in [from, until), if there is one; what happened strictly before it is known and masked."""
+    queries = []
+    for user in range(log.num_users):
+        start, stop = log.span(user)
+        times = log.times_ms_E[start:stop]
+        low, high = np.searchsorted(times, (from_ms, until_ms)).tolist()
+        if low < high:
+            seen = int(np.searchsorted(times, times[high - 1]))
+            answers = log.item_rows_E[start + high - 1 : start + high].astype(np.int64)
+            queries.append(Query(user, seen, int(times[high - 1]), answers, mask_seen=True))
+    return queries
+
+
+PROTOCOLS: dict[ProtocolName, Callable[[EventLog, int, int], list[Query]]] = {
+    "next-basket": next_basket,
+    "next-event": next_event,
+    "leave-one-out": leave_one_out,
+}
+
+
+def _baskets(log: EventLog, from_ms: int, until_ms: int) -> Iterator[Query]:
+    for user in range(log.num_users):
+        start, stop = log.span(user)
+        times = log.times_ms_E[start:stop]
+        bounds = np.append(basket_starts(times), len(times))
+        first, last = np.searchsorted(times[bounds[:-1]], (from_ms, until_ms))
+        for basket in range(int(first), int(last)):
+            seen, end = int(bounds[basket]), int(bounds[basket + 1])
+            yield Query(user, seen, int(times[seen]), np.unique(log.item_rows_E[start + seen : start + end]).astype(np.int64))
+
+
+class Ranker(Protocol):
+    """Scores the whole catalogue for a batch of queries of consecutive users."""
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether a softmax over the scores is the predicted distribution."""
+
+    def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
+        """Write the scores into `out_QN`: one matrix for all batches, or the heap fragments by gigabytes."""
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """Log of the decayed global counts, refreshed nightly."""
+
+    snapshots: PopularitySnapshots
+    has_probabilities: bool = True
+
+    def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:  # noqa: ARG002
+        """The same for every user."""
+        for row, query in enumerate(queries):
+            out_QN[row] = torch.from_numpy(self.snapshots.day(query.now_ms)[:, 0])
+
+
+@dataclass(frozen=True)
+class PersonalFrequency:
+    """How often the user had the item; ties, and what is left to fill, by global popularity."""
+
+    snapshots: PopularitySnapshots
+    has_probabilities: bool = False
+
+    def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
+        """Counts, plus a popularity below one."""
+        for row_N, query, own in zip(out_QN.numpy(), queries, statistics, strict=True):
+            np.exp(self.snapshots.day(query.now_ms)[:, 0], out=row_N)
+            row_N[own.item_rows_M] += own.count_M
+
+
+@dataclass(frozen=True)
+class Model:
+    """The two towers, each history cut by the anchored window exactly as the service cuts it."""
+
+    contextualizer: Contextualizer
+    config: ModelConfig
+    vectors_ND: Tensor
+    log: EventLog
+    snapshots: PopularitySnapshots
+    has_probabilities: bool = True
+
+    @torch.inference_mode()
+    def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
+        """One forward pass serves every query that shares its user and its anchor: attention is causal."""
+        config = self.config
+        windows = [list(g) for _, g in groupby(range(len(queries)), lambda i: self._window(queries[i]))]
+        hidden: list[Tensor] = []
+        for begin in range(0, len(windows), WINDOWS_PER_BATCH):
+            hidden.append(self._hidden(queries, windows[begin : begin + WINDOWS_PER_BATCH]))
+        requests = [self._request(q, s) for q, s in zip(queries, statistics, strict=True)]
+        now = np.array([q.now_ms for q in queries])
+        own = own_items(*join_statistics(statistics), now)
+        own_popularity_MP = self.snapshots.of_items(now[own.request_M.numpy()], own.rows_M.numpy())
+        vectors = OwnVectors.of(self.vectors_ND, own.rows_M, torch.from_numpy(own_popularity_MP))
+        answered = finish(self.contextualizer, config, torch.cat(hidden), requests, own, vectors)
+        torch.matmul(answered.vectors_QV[:, : config.width], self.vectors_ND.T, out=out_QN)
+        # A night's refresh changes the popularity dimensions alone, so each query meets its own day's.
+        for row_N, query, weights_P in zip(out_QN, queries, answered.vectors_QV[:, config.width :].tolist(), strict=True):
+            for p, weight in enumerate(weights_P):
+                row_N.add_(torch.from_numpy(self.snapshots.day(query.now_ms)[:, p]), alpha=weight)
+        out_QN.index_put_((own.request_M, own.rows_M), answered.repeat_M, accumulate=True)
+
+    def _window(self, query: Query) -> tuple[int, int]:
+        return query.user, anchor(query.seen, self.config.window, self.config.page)
+
+    def _hidden(self, queries: Sequence[Query], windows: Sequence[list[int]]) -> Tensor:
+        histories = []
+        for members in windows:
+            user, first = self._window(queries[members[0]])
+            start = self.log.span(user)[0]
+            histories.append(self.log.history(start + first, start + max(queries[i].seen for i in members)))
+        batch = collate(histories)
+        hidden_BLD = self.contextualizer(self.vectors_ND[batch.item_rows_BL], batch)
+        window = [b for b, members in enumerate(windows) for _ in members]
+        position = [max(queries[i].seen - self._window(queries[i])[1] - 1, 0) for members in windows for i in members]
+        picked: Tensor = hidden_BLD[window, position]
+        return picked
+
+    def _request(self, query: Query, statistics: ItemStatistics) -> Request:
+        start = self.log.span(query.user)[0]
+        last = start + query.seen
+        return Request(self.log.history(max(last - 1, start), last), statistics, query.now_ms)
+
+
+@torch.inference_mode()
+def rank(
+    rankers: Mapping[str, Ranker],
+    log: EventLog,
+    queries: Sequence[Query],
+    train_count_N: Ints,
+    on_queries: Callable[[int], None] = lambda _: None,
+) -> dict[str, Rankings]:
+    """Rank the whole catalogue for every query, by each ranker; they share what is known of each query's user."""
+    parts: dict[str, list[_Ranked]] = {name: [] for name in rankers}
+    own: list[Flags] = []
+    scores_QN = torch.empty(QUERIES_PER_BATCH, len(train_count_N))
+    for begin in range(0, len(queries), QUERIES_PER_BATCH):
+        batch = queries[begin : begin + QUERIES_PER_BATCH]
+        statistics = [statistics_before(log, q) for q in batch]
+        own.extend(np.isin(q.answers, s.item_rows_M) for q, s in zip(batch, statistics, strict=True))
+        for name, ranker in rankers.items():
+            parts[name].append(_rank_batch(ranker, batch, statistics, scores_QN[: len(batch)]))
+        on_queries(len(batch))
+    sizes = [len(q.answers) for q in queries]
+    rows = np.concatenate([q.answers for q in queries])
+    return {
+        name: Rankings(
+            user_Q=np.array([q.user for q in queries]),
+            answer_query_A=np.repeat(np.arange(len(queries)), sizes),
+            rank_A=np.concatenate([r.rank_A for r in ranked]),
+            unseen_rank_A=np.concatenate([r.unseen_rank_A for r in ranked]),
+            local_rank_A=np.concatenate([r.local_rank_A for r in ranked]),
+            nll_A=np.concatenate([r.nll_A for r in ranked]),
+            local_nll_A=np.concatenate([r.local_nll_A for r in ranked]),
+            entropy_Q=np.concatenate([r.entropy_Q for r in ranked]),
+            own_A=np.concatenate(own),
+            train_count_A=train_count_N[rows],
+            top10_QK=np.concatenate([r.top10_QK for r in ranked]),
+        )
+        for name, ranked in parts.items()
+    }
+
+
+class _Ranked(NamedTuple):
+    """One ranker's part of `Rankings`, of one batch."""
+
+    rank_A: Array
+    unseen_rank_A: Array
+    local_rank_A: Array
+    nll_A: Array
+    local_nll_A: Array
+    entropy_Q: Array
+    top10_QK: Ints
+
+
+def _rank_batch(ranker: Ranker, queries: Sequence[Query], statistics: Sequence[ItemStatistics], scores_QN: Tensor) -> _Ranked:
+    """Query by query: one row of scores stays in the cache, and no second matrix of them is ever made."""
+    ranker.score(queries, statistics, scores_QN)
+    if not math.isfinite(scores_QN.sum().item()):
+        raise ValueError("the ranker's scores are not finite: the model is broken, train it again")
+    ranks, nll, entropies, refused = [], [], [], []
+    for scores_N, query, own in zip(scores_QN.numpy(), queries, statistics, strict=True):
+        if query.mask_seen:
+            scores_N[own.item_rows_M] = MASKED
+        ranks.append(tied_ranks(scores_N, query.answers, own.item_rows_M))
+        log_partition, entropy = likelihood(scores_N) if ranker.has_probabilities else (np.nan, np.nan)
+        nll.append(log_partition - scores_N[query.answers].astype(np.float64))
+        refused.append(np.isin(query.answers, own.item_rows_M) & query.mask_seen)
+        entropies.append(entropy)
+    overall, unseen = (np.concatenate(r) for r in zip(*ranks, strict=True))
+    # A few hundred columns of the matrix that is there: the only second array, and a small one.
+    local_rank_A, local_nll_A = batch_local(scores_QN.numpy(), [q.answers for q in queries], ranker.has_probabilities)
+    # An answer that may not be given has no likelihood.
+    nll_A, local_nll_A = (np.where(np.concatenate(refused), np.nan, each) for each in (np.concatenate(nll), local_nll_A))
+    return _Ranked(overall, unseen, local_rank_A, nll_A, local_nll_A, np.array(entropies), top_rows(scores_QN))
+
+
+def top_rows(scores_QN: Tensor, k: int = 10) -> Ints:
+    """The k best rows of each query."""
+    return torch.topk(scores_QN, min(k, scores_QN.shape[1])).indices.numpy()
+
+
+def statistics_before(log: EventLog, query: Query) -> ItemStatistics:
+    """Statistics of everything the query may know."""
+    start = log.span(query.user)[0]
+    stop = start + query.seen
+    return item_statistics(log.item_rows_E[start:stop].astype(np.int64), log.times_ms_E[start:stop])
+
+
+def train_counts(log: EventLog, until_ms: int, num_items: int) -> Ints:
+    """Events of each item before `until_ms`, [N]."""
+    return np.bincount(log.item_rows_E[log.times_ms_E < until_ms], minlength=num_items)

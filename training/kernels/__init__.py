@@ -1,0 +1,1 @@
+"""Triton kernels of the losses, each beside its torch reference."""

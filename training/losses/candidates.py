@@ -1,0 +1,138 @@
+"""Which items a step scores, and what that choice does to the softmax.
+
+Stage 1 cannot afford to embed a whole catalogue per step. It scores the union of the batch's own items, its answers and
+`num_uniform` uniform draws, each once. An item that is in the set with probability pi stands for 1/pi items of its kind,
+so its exponential weighs 1/pi (Horvitz and Thompson 1952); uncorrected, popular items would be punished for being drawn.
+
+Stage 2 reads cached vectors and can score the whole catalogue, or a pool drawn from it: every item falls into the pool
+with a probability of its own, by itself (Poisson sampling), so no item is drawn twice and 1/pi is exact.
+
+N: items, C: candidates
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from training.data.batches import BatchSampler, TrainBatch
+from training.recipes.config import Negatives, StageConfig
+from twotower.data.features import Floats, Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Sorted distinct rows, and what is added to their scores: -log of the probability to be among them, if corrected."""
+
+    rows_C: Ints
+    log_weight_C: Floats
+
+    def column_of(self, rows: Tensor) -> Tensor:
+        """Places of catalogue rows in the set; a row that is not in it gets some other place (padding is never read)."""
+        return torch.from_numpy(np.searchsorted(self.rows_C, rows.numpy()).clip(max=len(self.rows_C) - 1))
+
+
+def owner_share(sampler: BatchSampler, num_items: int) -> npt.NDArray[np.float64]:
+    """Probability [N] that a randomly drawn window holds the item among its history, own items and answers.
+
+    An item first had in basket b is there when the window ends at b or later: see `BatchSampler` for how ends are drawn.
+    """
+    share_N = np.zeros(num_items)
+    for user in np.flatnonzero(sampler.share_U).tolist():
+        bounds = sampler.bounds(user)
+        rows, first = np.unique(sampler.log.item_rows_E[bounds[0] : bounds[-1]], return_index=True)
+        basket = np.searchsorted(bounds, bounds[0] + first, "right") - 1
+        width = sampler.baskets_of_window(bounds)
+        share_N[rows] += sampler.share_U[user] * np.where(basket <= width, 1.0, 1 - basket / (len(bounds) + width))
+    return np.minimum(share_N, 1.0)
+
+
+def certain_items(batch: TrainBatch, drawn: Candidates) -> Tensor:
+    """Which candidates each window [B, C] brought itself: for its queries they are there for certain, whatever was drawn.
+
+    All of a window's own, not only what a query may know: an item bought later is a candidate of earlier queries too.
+    """
+    lengths_B = batch.histories.lengths_B
+    certain_BC = torch.zeros(len(lengths_B), len(drawn.rows_C), dtype=torch.bool)
+    window, place = torch.nonzero(torch.arange(batch.histories.item_rows_BL.shape[1]) < lengths_B[:, None], as_tuple=True)
+    certain_BC[window, drawn.column_of(batch.histories.item_rows_BL[window, place])] = True
+    certain_BC[batch.window_Q[batch.own.request_M], drawn.column_of(batch.own.rows_M)] = True
+    certain_BC[batch.window_Q[batch.answer_query_A], drawn.column_of(batch.answer_rows_A)] = True
+    return certain_BC
+
+
+def draw_candidates(
+    rng: np.random.Generator, batch: TrainBatch, owner_share_N: npt.NDArray[np.float64], num_uniform: int, num_windows: int
+) -> Candidates:
+    """The candidate set of a batch. The probability is that of a query's view: drawn, or brought by another window."""
+    num_items = len(owner_share_N)
+    drawn = rng.choice(num_items, min(num_uniform, num_items), replace=False, shuffle=False)
+    histories = batch.histories
+    real_BL = np.arange(histories.item_rows_BL.shape[1]) < histories.lengths_B.numpy()[:, None]
+    mine = [batch.own.rows_M.numpy(), batch.answer_rows_A.numpy(), histories.item_rows_BL.numpy()[real_BL]]
+    chosen_N = np.zeros(num_items, bool)
+    for rows in (drawn, *mine):
+        chosen_N[rows] = True
+    rows_C = np.flatnonzero(chosen_N)
+    stays_out = (1 - min(num_uniform / num_items, 1.0)) * (1 - owner_share_N[rows_C]) ** (num_windows - 1)
+    return Candidates(rows_C, (-np.log(1 - stays_out)).astype(np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """How a pool is drawn: every item's probability to be in it, and its log weight there."""
+
+    inclusion_N: npt.NDArray[np.float64]
+    log_weight_N: Floats
+
+    def draw(self, rng: np.random.Generator) -> Candidates:
+        """A pool; its size is the sum of the probabilities, give or take that sum's root."""
+        rows_C = np.flatnonzero(rng.random(len(self.inclusion_N)) < self.inclusion_N)
+        return Candidates(rows_C, self.log_weight_N[rows_C])
+
+
+def propose(stage: StageConfig, owner_share_N: npt.NDArray[np.float64]) -> Proposal | None:
+    """How a stage with a frozen embedder draws its negatives; None where it scores the whole catalogue."""
+    if stage.num_negatives is None or stage.num_negatives >= len(owner_share_N):
+        return None
+    return PROPOSALS[stage.negatives](owner_share_N, stage.num_negatives)
+
+
+def uniform(owner_share_N: npt.NDArray[np.float64], size: int) -> Proposal:
+    """Every item alike, corrected by one constant: the pool's sum estimates the catalogue's without bias."""
+    inclusion_N = np.full(len(owner_share_N), size / len(owner_share_N))
+    return Proposal(inclusion_N, -np.log(inclusion_N).astype(np.float32))
+
+
+def popular(owner_share_N: npt.NDArray[np.float64], size: int) -> Proposal:
+    """Half in proportion to popularity, half uniform, corrected by logQ: without bias too.
+
+    The uniform half bounds every weight by twice the uniform pool's (a defensive mixture: Hesterberg 1995).
+    """
+    inclusion_N = inclusion_probabilities(owner_share_N / owner_share_N.sum() + 1 / len(owner_share_N), size)
+    return Proposal(inclusion_N, -np.log(inclusion_N).astype(np.float32))
+
+
+def popular_uncorrected(owner_share_N: npt.NDArray[np.float64], size: int) -> Proposal:
+    """The same pool without logQ: the softmax of another catalogue, in which popular items are many. To compare with."""
+    return Proposal(popular(owner_share_N, size).inclusion_N, np.zeros(len(owner_share_N), np.float32))
+
+
+PROPOSALS: dict[Negatives, Callable[[npt.NDArray[np.float64], int], Proposal]] = {
+    "uniform": uniform,
+    "popular": popular,
+    "popular_uncorrected": popular_uncorrected,
+}
+
+
+def inclusion_probabilities(sizes_N: npt.NDArray[np.float64], expected: int) -> npt.NDArray[np.float64]:
+    """Probabilities in proportion to positive `sizes_N`, none above 1, that add up to `expected` (< N)."""
+    descending = np.sort(sizes_N)[::-1]
+    rest = np.cumsum(descending[::-1])[::-1]  # of all but the `certain` largest, were these drawn for certain
+    scale = (expected - np.arange(expected)) / rest[:expected]
+    certain = int(np.argmax(scale * descending[:expected] <= 1))
+    inclusion_N: npt.NDArray[np.float64] = np.minimum(scale[certain] * sizes_N, 1.0)
+    return inclusion_N

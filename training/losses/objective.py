@@ -1,0 +1,134 @@
+"""What is differentiated: both towers as one module whose forward pass is the loss of a batch.
+
+D: vector width, N: items, C: candidates, Q: queries, P: popularity dimensions, M: own items of all queries
+"""
+
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.data.batches import TrainBatch
+from training.data.popularity_snapshots import PopularitySnapshots
+from training.kernels.candidates import FrozenCatalogue, Part, Pool, Shard, aligned
+from training.kernels.trained_softmax import Own, Scored
+from training.losses.candidates import Candidates, certain_items
+from training.losses.frozen_loss import frozen_set_loss
+from training.losses.trained_loss import Answers, joint_set_loss
+from twotower.data.features import EncodedRows
+from twotower.data.own_items import OwnVectors
+from twotower.model.catalogue import tensors
+from twotower.model.config import ModelConfig
+from twotower.model.contextualizer import Contextualizer
+from twotower.model.embedder import Embedder
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class SampledItems:
+    """Candidates of a step with their features, to be embedded with gradients."""
+
+    drawn: Candidates
+    features: EncodedRows
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenItems:
+    """Fixed vectors of the whole catalogue, and the pool a step scores instead of all of it, if it draws one."""
+
+    vectors_ND: Tensor
+    drawn: Candidates | None
+
+
+class Objective(nn.Module):
+    """Both towers. Calling it is the whole of what a step differentiates, so that a wrapper can shard it.
+
+    What is looked up by numpy is looked up where batches are drawn, on the CPU; the rest follows the weights.
+    """
+
+    popularity_PTN: Tensor
+
+    def __init__(self, embedder: Embedder, contextualizer: Contextualizer, snapshots: PopularitySnapshots) -> None:
+        super().__init__()
+        self.embedder = embedder
+        self.contextualizer = contextualizer
+        self.snapshots = snapshots
+        self.register_buffer("popularity_PTN", torch.from_numpy(snapshots.table_TNP).movedim(2, 0), persistent=False)
+
+    def forward(self, batch: TrainBatch, scored: SampledItems | FrozenItems) -> Tensor:
+        """The set loss in nats, over sampled items or over fixed vectors."""
+        return self._frozen(batch, scored) if isinstance(scored, FrozenItems) else self._sampled(batch, scored)
+
+    def _sampled(self, batch: TrainBatch, sampled: SampledItems) -> Tensor:
+        """Corrected for how the candidates were drawn."""
+        drawn, device = sampled.drawn, self.popularity_PTN.device
+        days, day_Q = np.unique(self.snapshots.index(batch.now_ms_Q), return_inverse=True)
+        popularity_TCP = torch.from_numpy(self.snapshots.table_TNP[days[:, None], drawn.rows_C]).to(device)
+        bias_BC = torch.where(certain_items(batch, drawn), 0.0, torch.from_numpy(drawn.log_weight_C)).to(device)
+        own_column_M = drawn.column_of(batch.own.rows_M).to(device)
+        read_column_BL = drawn.column_of(batch.histories.item_rows_BL).to(device)
+        answer_column_A = drawn.column_of(batch.answer_rows_A).to(device)
+        vectors_CD = self.embedder(*on(device, tensors(sampled.features))).float()
+        batch = on(device, batch)
+        own, scored = batch.own, Scored(vectors_CD, popularity_TCP, torch.from_numpy(day_Q).to(device), bias_BC, batch.window_Q)
+        popularity_MP = popularity_TCP[scored.day_Q[own.request_M], own_column_M]
+        vectors = OwnVectors(vectors_CD, own_column_M, popularity_MP)
+        query_QV, repeat_M = self._queries(batch, vectors_CD[read_column_BL], vectors)
+        answers = Answers(batch.answer_query_A, answer_column_A, batch.answer_weights_A)
+        return joint_set_loss(query_QV, scored, Own(own.request_M, own_column_M, repeat_M), answers)
+
+    def _frozen(self, batch: TrainBatch, items: FrozenItems) -> Tensor:
+        """Over the whole catalogue exactly, or estimated from a pool."""
+        vectors_ND, drawn, device = items.vectors_ND, items.drawn, self.popularity_PTN.device
+        day_Q = torch.from_numpy(self.snapshots.index(batch.now_ms_Q)).to(device)
+        batch = on(device, batch)
+        own = batch.own
+        popularity_MP = self.popularity_PTN[:, day_Q[own.request_M], own.rows_M].T
+        vectors = OwnVectors.of(vectors_ND, own.rows_M, popularity_MP)
+        query_QV, repeat_M = self._queries(batch, vectors_ND[batch.histories.item_rows_BL], vectors)
+        if device.type == "cuda":
+            self.popularity_PTN = aligned(self.popularity_PTN)  # once: then it is
+        part: Part = Shard(0, len(vectors_ND))
+        if drawn is not None:
+            part = Pool(torch.from_numpy(drawn.rows_C).to(device), torch.from_numpy(drawn.log_weight_C).to(device))
+        return frozen_set_loss(
+            query_QV,
+            Own(own.request_M, own.rows_M, repeat_M),
+            Answers(batch.answer_query_A, batch.answer_rows_A, batch.answer_weights_A),
+            day_Q,
+            FrozenCatalogue(vectors_ND, self.popularity_PTN),
+            [part],
+        )
+
+    def _queries(self, batch: TrainBatch, read_BLD: Tensor, vectors: OwnVectors) -> tuple[Tensor, Tensor]:
+        """Query vectors [Q, V] and repeat scores [M], from the vectors of the events read and of the own items.
+
+        Under autocast, what sums over items or events stays in single precision: vectors, residual stream and scores.
+        """
+        hidden_BLD = self.contextualizer(read_BLD, batch.histories)
+        hidden_QD = hidden_BLD[batch.window_Q, batch.position_Q.clamp(min=0)]
+        query_input = self.contextualizer.query_input(
+            hidden_QD, batch.position_Q < 0, batch.request_Q7, batch.wanted_QS, batch.wanted_weights_QS, batch.own, vectors
+        )
+        repeat_M = self.contextualizer.repeat_scores(query_input, batch.own, vectors)
+        return self.contextualizer.queries(query_input).float(), repeat_M.float()
+
+
+def on(device: torch.device, value: Value) -> Value:
+    """The same with every tensor on `device`, those of dataclasses and tuples too."""
+    if isinstance(value, Tensor):
+        return value.to(device)  # type: ignore[return-value]
+    if isinstance(value, tuple):
+        return tuple(on(device, part) for part in value)  # type: ignore[return-value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: on(device, getattr(value, field.name)) for field in fields(value)})
+    return value
+
+
+def hide_ids(rows: EncodedRows, model: ModelConfig, share: float, rng: np.random.Generator) -> None:
+    """Silence the id's hashes for a share of the rows, in place, so that an unseen item can stand on its content."""
+    hidden = rng.random(len(rows)) < share
+    rows.weights_NS[hidden, : model.item_spec.num_id_hashes] = 0.0

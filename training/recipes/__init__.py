@@ -1,0 +1,1 @@
+"""Configurations: published optima, budgets, and the recipes that a user names."""

@@ -1,0 +1,1 @@
+"""The HTML page about a run: its charts, its curves, its verdict."""

@@ -1,0 +1,1 @@
+"""One training run: the loop over both stages, checkpoints, the journal, several processes."""

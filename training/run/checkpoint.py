@@ -1,0 +1,202 @@
+"""A run's checkpoint: weights, optimizer and place in the run, whole or absent, so that a killed run ends as if it had not been.
+
+N: items
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+import xxhash
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training.data.batches import BatchSampler
+from training.losses.objective import Objective
+from training.recipes.config import TrainConfig
+from training.run.distributed import World, agreed, laid_out_like, whole
+from twotower.artefacts.manifest import move_into_place, seal, staging, verify_directory
+from twotower.data.features import EncodedRows
+from twotower.data.signals import Signals
+from twotower.errors import ArtefactError, EnvironmentProblem, FormatError
+from twotower.model.config import ModelConfig
+
+KIND, STEP = "checkpoint", "step-"
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+
+
+class CheckpointMismatch(ArtefactError):
+    """The checkpoint is of another run: continuing it would give a model that no config and no data describe."""
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """What must not change between a run and its continuation."""
+
+    num_items: int
+    data: str  # hash of every array that training reads
+    config: TrainConfig
+    model: ModelConfig
+
+
+class Position(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a run has come."""
+
+    step: int
+    stage: int  # 0-based
+    stage_step: int
+    elapsed_s: float
+    losses: list[float]  # the last ones, in nats
+
+
+class _State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    identity: Identity
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Where a run leaves its checkpoint, and the batch it failed on. `item_ids` [N] give the rows their names."""
+
+    path: Path
+    identity: Identity
+    item_ids: pa.Array
+
+    @property
+    def checkpoints(self) -> Path:
+        """Holds step-N/ for the newest N, and for a moment the one before."""
+        return checkpoints_of(self.path)
+
+
+def identify(
+    config: TrainConfig, model: ModelConfig, items: EncodedRows, sampler: BatchSampler, signals: Signals | None = None
+) -> Identity:
+    """The identity of a run; reads all its arrays once."""
+    log = sampler.log
+    arrays: list[npt.NDArray[Any]] = [sampler.offset_U1, sampler.bound_K, log.item_rows_E, log.times_ms_E, log.types_E]
+    for rows in (log.context, items):
+        arrays += [rows.slots_NS, rows.weights_NS, rows.dense_NF]
+    if signals is not None:
+        arrays += [signals.item_rows_R, signals.from_ms_R, signals.until_ms_R, signals.values_RS]
+    hashed = xxhash.xxh3_128("\n".join(log.event_types).encode())
+    for array in arrays:
+        hashed.update(f"{array.dtype}{array.shape}".encode())
+        hashed.update(array.data if array.size else b"")
+    return Identity(num_items=len(items), data=hashed.hexdigest(), config=config, model=model)
+
+
+def checkpoints_of(run: Path) -> Path:
+    """Where a run's checkpoints lie."""
+    return run / KIND
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The complete checkpoint of the highest step."""
+    return max(checkpoints_of(run).glob(f"{STEP}*"), default=None)
+
+
+def refuse_unfinished(run: Path) -> None:
+    """EnvironmentProblem when an earlier run was not finished there."""
+    if (found := newest_checkpoint(run)) is not None:
+        raise EnvironmentProblem(f"{found} is the checkpoint of an unfinished run: continue it with --resume, or delete {run}")
+
+
+def save_checkpoint(
+    run: RunDirectory, position: Position, objective: Objective, optimizer: torch.optim.Optimizer, world: World
+) -> None:
+    """Write the checkpoint, then forget the one before. Every rank must call; rank 0 writes."""
+    weights = gathered(objective.state_dict().items(), world)
+    moments = gathered(named_moments(objective, optimizer), world)
+    if not world.leads:
+        return
+    with staging(run.checkpoints) as staged:
+        save_file(weights, staged / WEIGHTS)
+        save_file(moments, staged / OPTIMIZER)
+        (staged / STATE).write_bytes(msgspec.json.encode(_State(identity=run.identity, position=position)))
+        seal(staged, KIND, parent=None)
+        place = run.checkpoints / f"{STEP}{position.step:09d}"
+        move_into_place(staged, place)
+    for other in (*run.checkpoints.glob(f"{STEP}*"), *run.checkpoints.glob(".staging-*")):
+        if other != place:
+            forget(other)
+
+
+def gathered(tensors: Iterable[tuple[str, Tensor]], world: World) -> dict[str, Tensor]:
+    """On rank 0 every tensor, whole and on the CPU; nothing elsewhere. One at a time: they may not fit a GPU together."""
+    kept = {}
+    for name, tensor in tensors:
+        full = whole(tensor)
+        if world.leads:
+            kept[name] = full.detach().cpu().contiguous()
+    return kept
+
+
+def named_moments(objective: Objective, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """What the optimizer remembers of each weight, as (weight.slot, tensor)."""
+    for name, parameter in objective.named_parameters():
+        for slot, tensor in optimizer.state[parameter].items():
+            yield f"{name}.{slot}", tensor
+
+
+def load_checkpoint(run: RunDirectory, objective: Objective, optimizer: torch.optim.Optimizer, world: World) -> Position | None:
+    """Put the newest checkpoint into both, in place, and return where it stands; None when there is none.
+
+    Every rank reads the directory. CheckpointMismatch when the run is another, IntegrityError when a file is damaged.
+    """
+    path = newest_checkpoint(run.path)
+    step = 0 if path is None else int(path.name.removeprefix(STEP))
+    if step != (first := agreed(step, world)):
+        raise EnvironmentProblem(
+            f"rank {world.rank} finds the checkpoint of step {step} in {run.path}, rank 0 that of step {first:.0f}: "
+            f"put --run on a file system that all ranks share"
+        )
+    if path is None:
+        return None
+    verify_directory(path, KIND)
+    try:
+        state = msgspec.json.decode((path / STATE).read_bytes(), type=_State)
+    except msgspec.DecodeError as error:
+        raise FormatError(f"{path / STATE}: {error}. Finish the run with the version it was begun with.") from error
+    if differences := compare(state.identity, run.identity):
+        raise CheckpointMismatch(
+            f"{path} is of another run: {'; '.join(differences)}. Resume with what it was begun with, or train anew by "
+            f"another --run or after deleting {run.path}."
+        )
+    weights = load_file(path / WEIGHTS)
+    objective.load_state_dict({name: laid_out_like(weights[name], tensor) for name, tensor in objective.state_dict().items()})
+    parameters = dict(objective.named_parameters())
+    for key, tensor in load_file(path / OPTIMIZER).items():
+        name, _, slot = key.rpartition(".")
+        optimizer.state[parameters[name]][slot] = laid_out_like(tensor, parameters[name])
+    return state.position
+
+
+def compare(was: Identity, now: Identity) -> list[str]:
+    """What differs, in words."""
+    differences = [
+        f"{name} was {getattr(was.config, name)}, now it is {getattr(now.config, name)}"
+        for name in TrainConfig.__struct_fields__
+        if getattr(was.config, name) != getattr(now.config, name)
+    ]
+    if was.num_items != now.num_items:
+        differences.append(f"its catalogue has {was.num_items:,} items, this one {now.num_items:,}")
+    elif was.data != now.data:
+        differences.append("its events, items or signals are others")
+    elif was.model != now.model and not differences:
+        differences.append("this version of the program builds another model")
+    return differences
+
+
+def forget_checkpoints(run: Path) -> None:
+    """A finished run needs none."""
+    forget(checkpoints_of(run))
+
+
+def forget(path: Path) -> None:
+    """Remove a directory; what cannot be removed is in nobody's way."""
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,137 @@
+"""One run over several processes: each takes its own windows of the global batch, and the sum of their losses is the loss.
+
+`torchrun` starts the processes and tells each its rank. Every rank draws the same batch and the same candidates; answer
+weights stay those of the global batch, so the ranks' losses add up to what one process would compute.
+
+B: windows, Q: queries, M: own items of all queries, A: answers
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from training.data.batches import TrainBatch
+from training.losses.objective import Objective
+
+Record = TypeVar("Record", bound=Any)
+
+TIMEOUT = timedelta(minutes=10)  # a rank that waits longer for another ends with an error
+CPU = torch.device("cpu")
+ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # set by torchrun
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Which of how many processes this is, and where it computes."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = CPU
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that prints, evaluates and writes."""
+        return self.rank == 0
+
+
+ALONE = World()
+
+
+def launched_world() -> World:
+    """The place torchrun gave this process; without torchrun, it is alone."""
+    rank, size, local = (int(os.environ[n]) for n in ENVIRONMENT) if dist.is_torchelastic_launched() else (0, 1, 0)
+    return World(rank, size, torch.device("cuda", local) if torch.cuda.is_available() else CPU)
+
+
+@contextmanager
+def joined(world: World) -> Iterator[None]:
+    """Connect the ranks, by gloo between CPUs and nccl between GPUs, and part from them all at once at the end."""
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    if world.size == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if world.device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def shard_weights(objective: Objective, sharding: Literal["ddp", "fsdp"], world: World) -> None:
+    """Under FSDP2, leave each rank its part of every weight, in place. To be called before the optimizer is made."""
+    if world.size > 1 and sharding == "fsdp":
+        # As one unit: histories are grouped by length, so blocks run a different number of times on each rank, and units
+        # that are gathered at every call would wait for each other.
+        fully_shard(objective, mesh=init_device_mesh(world.device.type, (world.size,)))
+
+
+def share_gradients(objective: Objective, sharding: Literal["ddp", "fsdp"], world: World) -> nn.Module:
+    """What a step calls: backward leaves the ranks' *mean* gradient. To be called anew when other weights are frozen."""
+    if world.size > 1 and sharding == "ddp":
+        return DistributedDataParallel(objective, broadcast_buffers=False)
+    return objective
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor of which each rank holds a part; every rank must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def laid_out_like(tensor: Tensor, pattern: Tensor) -> Tensor:
+    """A whole tensor as `pattern` is: on its device, and sharded where it is."""
+    if isinstance(pattern, DTensor) and tensor.ndim:
+        return distribute_tensor(tensor.to(pattern.device), pattern.device_mesh, pattern.placements)
+    return tensor.to(pattern.device)
+
+
+def summed(value: Tensor, world: World) -> float:
+    """The sum of every rank's value."""
+    if world.size > 1:
+        dist.all_reduce(value)
+    return value.item()
+
+
+def agreed(value: float, world: World) -> float:
+    """Rank 0's value, so that all ranks decide alike."""
+    return summed(torch.tensor(value if world.leads else 0.0, dtype=torch.float64, device=world.device), world)
+
+
+def shard_batch(batch: TrainBatch, world: World) -> TrainBatch:
+    """The windows rank, rank + size, ... with their queries, if they have any; weights still sum to 1 over all ranks."""
+    if world.size == 1:
+        return batch
+    mine_B = torch.arange(len(batch.users_B)) % world.size == world.rank
+    mine_Q = mine_B[batch.window_Q]
+    mine = {"B": mine_B, "Q": mine_Q, "M": mine_Q[batch.own.request_M], "A": mine_Q[batch.answer_query_A]}
+    part: TrainBatch = pick(batch, mine)
+    place_Q = torch.cumsum(mine_Q, 0) - 1
+    return replace(
+        part,
+        window_Q=part.window_Q // world.size,
+        own=replace(part.own, request_M=place_Q[part.own.request_M]),
+        answer_query_A=place_Q[part.answer_query_A],
+    )
+
+
+def pick(record: Record, mine: dict[str, Tensor]) -> Record:
+    """The rows of a dataclass of tensors and arrays that are `mine`, told by the first letter of each one's shape."""
+    parts = {}
+    for name in (f.name for f in fields(record)):
+        value, rows = getattr(record, name), mine.get(name.rpartition("_")[2][0])
+        if rows is None:
+            parts[name] = pick(value, mine)
+        else:
+            parts[name] = value[rows] if isinstance(value, Tensor) else value[rows.numpy()]
+    return replace(record, **parts)

@@ -1,0 +1,293 @@
+"""Train both towers: stage 1 jointly on sampled candidates, stage 2 the contextualizer alone against cached item vectors.
+
+D: vector width, N: items, C: candidates, Q: queries
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from training.data.batches import BatchSampler, TrainBatch, stream_batches
+from training.data.draws import Draw, seed_dropout, step_rng
+from training.data.popularity_snapshots import PopularitySnapshots
+from training.losses.candidates import Proposal, draw_candidates, owner_share, propose
+from training.losses.objective import FrozenItems, Objective, SampledItems, hide_ids
+from training.recipes.config import TrainConfig
+from training.run.checkpoint import Position, RunDirectory, load_checkpoint, save_checkpoint
+from training.run.distributed import ALONE, World, agreed, shard_batch, shard_weights, share_gradients, summed, whole
+from training.run.diverged import TrainingDiverged, keep_step
+from training.run.mup import Scale, mup_groups, mup_scales, start_mup
+from twotower.data.features import EncodedRows
+from twotower.errors import EnvironmentProblem
+from twotower.model.catalogue import embed_rows
+from twotower.model.config import ModelConfig
+from twotower.model.contextualizer import Contextualizer
+from twotower.model.kinds import build_embedder
+
+ADAM_BETAS = (0.9, 0.98)
+SMOOTHED_STEPS = 50  # whose mean loss is shown
+
+
+@dataclass
+class TrainState:
+    """Everything that changes while training."""
+
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    stage: int = 0  # 0-based
+    stage_step: int = 0
+    elapsed_s: float = 0.0
+    saved_s: float = 0.0  # elapsed_s of the last checkpoint
+    losses: list[float] = field(default_factory=list)  # of a resumed run: the last ones before, and all since
+
+    @property
+    def smoothed_loss(self) -> float:
+        """In nats."""
+        return float(np.mean(self.losses[-SMOOTHED_STEPS:]))
+
+
+@dataclass(frozen=True)
+class TrainInputs:
+    """Everything that does not. Without a run directory nothing is written: no checkpoints, no step that diverged."""
+
+    config: TrainConfig
+    model: ModelConfig
+    items: EncodedRows
+    sampler: BatchSampler
+    owner_share_N: npt.NDArray[np.float64]
+    run: RunDirectory | None
+    world: World
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What a stage scores whose embedder stands still: every item's vector, or pools of them."""
+
+    vectors_ND: Tensor
+    proposal: Proposal | None
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a progress display may show."""
+
+    stage: int
+    step: int
+    progress: float  # of the whole run
+    loss: float  # smoothed, nats
+    step_loss: float
+    gradient_norm: float  # before clipping
+    learning_rate: float
+    elapsed_s: float  # of training, attempts that were killed included
+    events_per_s: float
+
+
+def prepare_training(
+    config: TrainConfig,
+    model: ModelConfig,
+    items: EncodedRows,
+    sampler: BatchSampler,
+    snapshots: PopularitySnapshots,
+    run: RunDirectory | None = None,
+    world: World = ALONE,
+) -> tuple[TrainInputs, TrainState]:
+    """Seeded towers on the world's device, and their optimizer."""
+    if config.precision == "bf16" and world.device.type == "cpu":
+        raise EnvironmentProblem("bf16 is slower than fp32 on a CPU: train on a GPU, or with the precision fp32")
+    if config.batch_windows < world.size:
+        raise EnvironmentProblem(f"{world.size} processes cannot share {config.batch_windows} windows a batch: start fewer")
+    torch.manual_seed(config.seed)
+    objective = Objective(build_embedder(model), Contextualizer(model, config.dropout), snapshots).to(world.device)
+    scales = mup_scales(config, model)
+    start_mup(objective, scales)
+    shard_weights(objective, config.sharding, world)
+    inputs = TrainInputs(config, model, items, sampler, owner_share(sampler, len(items)), run, world)
+    return inputs, TrainState(objective, make_optimizer(config, objective, scales))
+
+
+def resumed(inputs: TrainInputs, state: TrainState) -> TrainState:
+    """A fresh state brought to the run directory's newest checkpoint, or as it is when there is none."""
+    assert inputs.run is not None
+    if (position := load_checkpoint(inputs.run, state.objective, state.optimizer, inputs.world)) is None:
+        return state
+    return TrainState(
+        state.objective,
+        state.optimizer,
+        step=position.step,
+        stage=position.stage,
+        stage_step=position.stage_step,
+        elapsed_s=position.elapsed_s,
+        saved_s=position.elapsed_s,
+        losses=list(position.losses),
+    )
+
+
+def make_optimizer(config: TrainConfig, objective: Objective, scales: Mapping[str, Scale]) -> torch.optim.Optimizer:
+    """AdamW. Only the matrices of the contextualizer decay: hash tables, norms and biases are touched too unevenly."""
+    decays: list[nn.Parameter] = []
+    keeps = list(objective.embedder.parameters())
+    for name, parameter in objective.contextualizer.named_parameters():
+        (decays if parameter.ndim == 2 and "table" not in name else keeps).append(parameter)
+    groups = [{"params": decays, "weight_decay": config.weight_decay}, {"params": keeps, "weight_decay": 0.0}]
+    return torch.optim.AdamW(mup_groups(groups, objective, scales), betas=ADAM_BETAS, fused=True)
+
+
+def train(inputs: TrainInputs, state: TrainState, on_step: Callable[[StepReport], None] = lambda _: None) -> TrainState:
+    """Run every stage of the config that is not done yet; the learning rate follows one cosine over all of them."""
+    begun = time.monotonic() - state.elapsed_s
+    config = inputs.config
+    with closing(stream_batches(inputs.sampler, config.seed, state.step, config.prefetch)) as batches:
+        while state.stage < len(config.stages):
+            run_stage(inputs, state, batches, begun, on_step)
+            state.stage, state.stage_step = state.stage + 1, 0
+    for name, parameter in state.objective.eval().named_parameters():
+        if not torch.isfinite(whole(parameter)).all():
+            raise TrainingDiverged(f"{name} has weights that are not finite after step {state.step}")
+    return state
+
+
+def run_stage(
+    inputs: TrainInputs, state: TrainState, batches: Iterator[TrainBatch], begun: float, on_step: Callable[[StepReport], None]
+) -> None:
+    """Train until the stage is over. `begun` is the run's start on the monotonic clock."""
+    config, world, stage = inputs.config, inputs.world, inputs.config.stages[state.stage]
+    state.objective.train()
+    state.objective.embedder.train(stage.train_embedder).requires_grad_(stage.train_embedder)
+    frozen = None if stage.train_embedder else Frozen(embed_catalogue_once(inputs, state), propose(stage, inputs.owner_share_N))
+    forward = share_gradients(state.objective, config.sharding, world)
+    end, events, started = stage_starts(config)[state.stage + 1], 0, time.monotonic()
+    while (done := progress(config, state)) < end:
+        batch = next(batches)
+        rate = learning_rate(done, len(batch.window_Q), config)
+        loss, gradient_norm = train_step(inputs, state, forward, batch, frozen, rate)
+        state.step, state.stage_step = state.step + 1, state.stage_step + 1
+        state.elapsed_s = agreed(time.monotonic() - begun, world)
+        state.losses.append(loss)
+        events += int(batch.histories.lengths_B.sum())
+        on_step(
+            StepReport(
+                stage=state.stage + 1,
+                step=state.step,
+                progress=progress(config, state),
+                loss=state.smoothed_loss,
+                step_loss=loss,
+                gradient_norm=gradient_norm,
+                learning_rate=rate,
+                elapsed_s=state.elapsed_s,
+                events_per_s=events / (time.monotonic() - started),
+            )
+        )
+        keep_checkpoint(inputs, state)
+
+
+def stage_starts(config: TrainConfig) -> list[float]:
+    """Where in the run each stage begins; last, where the run ends."""
+    return [sum(stage.share for stage in config.stages[:n]) for n in range(len(config.stages) + 1)]
+
+
+def progress(config: TrainConfig, state: TrainState) -> float:
+    """How much of the run is done: by the clock alone in a run with minutes, by the steps alone in one without."""
+    start, stage = stage_starts(config)[state.stage], config.stages[state.stage]
+    if config.minutes is not None:
+        return max(start, state.elapsed_s / (60 * config.minutes))
+    assert stage.max_steps is not None
+    return start + stage.share * (state.stage_step / stage.max_steps)
+
+
+def learning_rate(progress: float, num_queries: int, config: TrainConfig) -> float:
+    """2e-3 sqrt(B / 512) (SCIENCE), linear warm-up, cosine to zero."""
+    peak = config.learning_rate * math.sqrt(num_queries / 512)
+    warm = min(1.0, progress / config.warmup) if config.warmup else 1.0
+    return peak * max(warm, 1e-3) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def train_step(
+    inputs: TrainInputs, state: TrainState, forward: nn.Module, batch: TrainBatch, frozen: Frozen | None, rate: float
+) -> tuple[float, float]:
+    """One optimizer step on the global batch; returns its loss in nats and the gradient's norm before clipping."""
+    config, world = inputs.config, inputs.world
+    seed_dropout(config.seed, state.step, world.rank)
+    scored = sample_items(inputs, state, batch) if frozen is None else draw_pool(inputs, state, frozen)
+    with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        rank_loss: Tensor = forward(shard_batch(batch, world), scored)
+    state.optimizer.zero_grad(set_to_none=True)
+    (rank_loss * world.size).backward()  # type: ignore[no-untyped-call]  # the ranks' gradients are averaged
+    loss = summed(rank_loss.detach(), world)
+    trained = [p for g in state.optimizer.param_groups for p in g["params"] if p.grad is not None]
+    gradient_norm = whole(nn.utils.clip_grad_norm_(trained, config.gradient_clip)).item()
+    if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
+        raise diverged(inputs, state, batch, scored, f"the loss is {loss} and the gradient's norm {gradient_norm}", rate)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate * group["rate_scale"]
+    state.optimizer.step()
+    return loss, gradient_norm
+
+
+def sample_items(inputs: TrainInputs, state: TrainState, batch: TrainBatch) -> SampledItems:
+    """The candidates of a step that trains the embedder."""
+    config = inputs.config
+    num_items = len(inputs.items)
+    num_uniform = config.stages[state.stage].num_negatives or num_items  # a small catalogue can be embedded at every step
+    rng = step_rng(config.seed, Draw.CANDIDATES, state.step)
+    drawn = draw_candidates(rng, batch, inputs.owner_share_N, num_uniform, config.batch_windows)
+    features = inputs.items.take(drawn.rows_C)
+    hide_ids(features, inputs.model, config.id_dropout, rng)
+    return SampledItems(drawn, features)
+
+
+def draw_pool(inputs: TrainInputs, state: TrainState, frozen: Frozen) -> FrozenItems:
+    """What a step scores that leaves the embedder as it is."""
+    rng = step_rng(inputs.config.seed, Draw.CANDIDATES, state.step)
+    return FrozenItems(frozen.vectors_ND, frozen.proposal.draw(rng) if frozen.proposal else None)
+
+
+def diverged(
+    inputs: TrainInputs, state: TrainState, batch: TrainBatch, scored: SampledItems | FrozenItems, what: str, rate: float
+) -> TrainingDiverged:
+    """The error that ends the run, and what the step read beside it."""
+    kept = ""
+    if inputs.run is not None and inputs.world.leads:
+        drawn = scored.drawn if isinstance(scored, FrozenItems) else scored
+        path = keep_step(inputs.run, state.step, batch, drawn, inputs.sampler.log.user_ids)
+        kept = f" What the step read is in {path}; the .json beside it names its users, its items and what was not finite."
+    return TrainingDiverged(
+        f"{what} at step {state.step} (learning rate {rate:.2e}): look for wild values with `twotower validate`, and lower "
+        f"the recipe's learning_rate.{kept}"
+    )
+
+
+def keep_checkpoint(inputs: TrainInputs, state: TrainState) -> None:
+    """Write a checkpoint when it is time for one."""
+    if inputs.run is None or state.elapsed_s - state.saved_s < 60 * inputs.config.checkpoint_minutes:
+        return
+    position = Position(
+        step=state.step,
+        stage=state.stage,
+        stage_step=state.stage_step,
+        elapsed_s=state.elapsed_s,
+        losses=state.losses[-SMOOTHED_STEPS:],
+    )
+    save_checkpoint(inputs.run, position, state.objective, state.optimizer, inputs.world)
+    state.saved_s = state.elapsed_s
+
+
+def whole_objective(inputs: TrainInputs, state: TrainState) -> Objective:
+    """The towers unsharded and on the CPU; every rank must ask."""
+    if inputs.world.device.type == "cpu" and (inputs.world.size == 1 or inputs.config.sharding == "ddp"):
+        return state.objective
+    copy = Objective(build_embedder(inputs.model), Contextualizer(inputs.model), state.objective.snapshots)
+    copy.load_state_dict({name: whole(tensor).cpu() for name, tensor in state.objective.state_dict().items()})
+    return copy.train(state.objective.training)
+
+
+def embed_catalogue_once(inputs: TrainInputs, state: TrainState) -> Tensor:
+    """Vectors [N, D] of every item by the embedder as it stands, where the loss will read them."""
+    return embed_rows(whole_objective(inputs, state).embedder, inputs.items).clone().to(inputs.world.device)

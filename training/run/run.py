@@ -1,0 +1,169 @@
+"""One training run, read top to bottom: data -> spec -> sizes -> both stages -> metrics -> bundle."""
+
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import torch
+
+from training.data.batches import BatchSampler
+from training.data.read import Data, read_data
+from training.evaluation.cold_start import PLANTED, plant
+from training.evaluation.judge import judge
+from training.evaluation.metrics import candidate_set
+from training.evaluation.rankers import Model
+from training.recipes.budget import CONTEXT_TABLE_ROWS, ParameterCount, count_parameters, size_model
+from training.recipes.compute_optimal import data_notice
+from training.recipes.config import TrainConfig
+from training.run.checkpoint import RunDirectory, forget_checkpoints, identify, refuse_unfinished
+from training.run.distributed import joined, launched_world
+from training.run.journal import RUN_SUFFIX, RunJournal
+from training.run.loop import StepReport, prepare_training, resumed, train, whole_objective
+from training.run.watch import Watch
+from twotower.artefacts.bundle import save_bundle
+from twotower.artefacts.manifest import refuse_existing, staging
+from twotower.data.features import EncodedRows
+from twotower.data.schema import Schema
+from twotower.model.catalogue import embed_rows, encode_items, fit_item_spec, stream_items
+from twotower.progress import CONSOLE, say, step
+from twotower.provenance import commit, environment
+
+
+def run(
+    config: TrainConfig,
+    events: Path,
+    items: Path,
+    schema: Schema,
+    out: Path,
+    directory: Path | None = None,
+    resume: bool = False,
+    signals: Path | None = None,
+) -> dict[str, Any]:
+    """Train by `config`, write the bundle to `out`, and return what its metrics.json holds.
+
+    What a run leaves while it goes on lies in `directory`, by default OUT.run; `resume` goes on from the checkpoint there.
+    Under torchrun every rank calls this: rank 0 prints, evaluates and writes, the others return nothing.
+    """
+    world = launched_world()
+    CONSOLE.quiet = not world.leads
+    directory = directory or out.with_name(f"{out.name}{RUN_SUFFIX}")
+    refuse_existing(out)
+    if not resume:
+        refuse_unfinished(directory)
+    for place in (out.parent, directory):
+        with staging(place):
+            pass  # a place that cannot be written to is found now, not after the training
+    data = read_data(events, items, schema, config.half_lives_days, CONTEXT_TABLE_ROWS, signals=signals)
+    hidden: list[str] = []
+    if config.plant_cold:
+        planted = plant(data, config.plant_cold, config.half_lives_days, config.seed)
+        data, hidden = planted.data, planted.item_ids
+    spec = fit_item_spec(items, schema.items)
+    num_signals = data.signals.num_signals if data.signals else 0
+    model = size_model(config, spec, data.log.context_spec, num_signals, schema.events.clock)
+    with step("encode items", total=len(data.item_ids), unit="items") as work:
+        parts = []
+        for table in stream_items(items, schema.items):
+            parts.append(encode_items(table, spec, model.table_rows))
+            work.advance(len(table))
+        encoded = EncodedRows.concatenate(parts)
+    parameters = count_parameters(model)
+    say(
+        f"  {parameters.embedder:,} embedder + {parameters.contextualizer:,} contextualizer parameters: "
+        f"the embedder is {parameters.share:.2%}"
+    )
+    for line in data_notice(sum(parameters), int(data.train_count_N.sum())):
+        say(f"  {line}")
+    sampler = BatchSampler(data.log, data.train_until_ms, model, config)
+    described = {
+        "parameters": parameter_table(parameters),
+        "data": data_table(data),
+        "candidates": candidate_set(len(data.item_ids), seen_masked=config.protocol == "leave-one-out"),
+        **({PLANTED: hidden} if hidden else {}),
+    }
+    watch = Watch(config, model, encoded, data, RunJournal(directory) if world.leads else None)
+    files = RunDirectory(directory, identify(config, model, encoded, sampler, data.signals), data.item_ids)
+    with joined(world):
+        inputs, state = prepare_training(config, model, encoded, sampler, data.snapshots, files, world)
+        if resume:
+            state = resumed(inputs, state)
+            say(f"  going on after step {state.step}" if state.step else f"  no checkpoint in {directory}: from the beginning")
+        watch.begin(state, {**provenance(config), **described, "bundle": str(out.resolve())})
+        with step("train", total=100.0) as work:
+
+            def show(report: StepReport) -> None:
+                work.advance(100 * report.progress - work.done)
+                work.say(f"stage {report.stage}, step {report.step}, loss {report.loss:.3f}, {report.events_per_s:,.0f} events/s")
+                watch.step(report, lambda: whole_objective(inputs, state))
+
+            state = train(inputs, state, show)
+        towers = whole_objective(inputs, state)
+    if not world.leads:
+        return {}
+    watch.evaluate(towers, state.step, len(config.stages))
+    vectors_ND = embed_rows(towers.embedder, encoded).clone()
+    ranker = Model(towers.contextualizer, model, vectors_ND, data.log, data.snapshots)
+    quality = judge(data, ranker, config.protocol, config.seed)
+    metrics = {
+        "recipe_metric": config.metric,
+        **described,
+        "training": {"seconds": state.elapsed_s, "steps": state.step, "final_loss": state.smoothed_loss},
+        "protocol": config.protocol,
+        "quality": quality,
+    }
+    save_bundle(
+        out,
+        towers.embedder,
+        towers.contextualizer,
+        model,
+        config.half_lives_days,
+        schema,
+        popularity_table(data),
+        metrics,
+        provenance(config),
+    )
+    forget_checkpoints(directory)
+    return metrics
+
+
+def popularity_table(data: Data) -> pa.Table:
+    """item_id, and log popularity and signals as of the end of training, for bundles embedded without an event log."""
+    values_NP = data.snapshots.at(np.array([data.train_until_ms]))[0]
+    return pa.table({"item_id": data.item_ids, "log_popularity": pa.array(values_NP.tolist(), pa.list_(pa.float32()))})
+
+
+def data_table(data: Data) -> dict[str, int]:
+    """For metrics.json."""
+    return {
+        "events": data.log.report.num_events,
+        "events_used": data.log.report.num_used,
+        "events_of_unknown_items": data.log.report.unknown_items,
+        "users": data.log.report.num_users,
+        "items": len(data.item_ids),
+    }
+
+
+def parameter_table(parameters: ParameterCount) -> dict[str, float]:
+    """For metrics.json."""
+    return {
+        "embedder": parameters.embedder,
+        "contextualizer": parameters.contextualizer,
+        "embedder_share": parameters.share,
+    }
+
+
+def provenance(config: TrainConfig) -> Mapping[str, Any]:
+    """Where a bundle comes from: the whole config, versions, cores, commit and date."""
+    return {
+        "config": msgspec.to_builtins(config),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        **environment(),
+        "threads": torch.get_num_threads(),
+        "command": sys.argv[1:],
+    }

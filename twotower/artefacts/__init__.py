@@ -1,0 +1,1 @@
+"""Bundles and releases: directories with a manifest, written atomically, in directories or buckets."""

@@ -1,0 +1,59 @@
+"""Releases of a store that is elsewhere, verified and kept on this machine."""
+
+from pathlib import Path
+
+from twotower.artefacts.release import Pointer, is_sound, newest, read_pointer, record, require, verify_release
+from twotower.artefacts.retention import collect
+from twotower.artefacts.signature import Verifier
+from twotower.artefacts.store import GRACE_MINUTES, RELEASES, LocalStore, Store
+from twotower.errors import StoreError
+
+
+def fetch(store: Store, release: str, signed_by: Verifier | None = None) -> Path:
+    """Directory of a release on this machine; what must be downloaded is verified first and is there for the next time.
+
+    StoreError, IntegrityError, FormatError or ReleaseMismatch when it is not to be had.
+    """
+    require(store, release)
+    path = store.local / RELEASES / release
+    if isinstance(store, LocalStore) or is_sound(path, signed_by):
+        return path
+    with store.reread(release, signed_by) as directory:
+        verify_release(directory, signed_by)
+        cache = LocalStore(store.local)
+        with cache.exclusive():
+            if not is_sound(path, signed_by):  # else another process was faster
+                cache.add(directory, release)
+    collect(cache, keep=2, grace_minutes=GRACE_MINUTES)
+    return path
+
+
+def local_copy(store: Store, signed_by: Verifier | None = None) -> Path:
+    """A directory store that holds the current release and its pointer: the store itself, or its cache brought up to date.
+
+    StoreError also when the pointer went back: a lower sequence number than one seen before is never followed.
+    """
+    if isinstance(store, LocalStore):
+        return store.local
+    keep(store, read_pointer(store), signed_by)
+    return store.local
+
+
+def keep(store: Store, pointer: Pointer, signed_by: Verifier | None = None) -> Path:
+    """Directory of the release that a store's pointer names; of a store that is elsewhere the pointer is kept here too.
+
+    See `fetch` and `local_copy` for what they raise.
+    """
+    if isinstance(store, LocalStore):
+        return fetch(store, pointer.release)
+    cache = LocalStore(store.local)
+    if (seen := newest(cache).sequence) > pointer.sequence:
+        raise StoreError(
+            f"{store} is at pointer {pointer.sequence}, but was at {seen}: something older was put in its place. "
+            f"If that is meant, delete {cache} and start again."
+        )
+    path = fetch(store, pointer.release, signed_by)
+    with cache.exclusive():
+        if newest(cache).sequence < pointer.sequence:
+            record(cache, pointer)
+    return path

@@ -1,0 +1,276 @@
+"""The release: what the service loads. Towers, vectors, index and item table made together, named by a pointer.
+
+A store holds releases and pointers (store.py draws it). The pointer with the highest sequence number says what is served.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from twotower.artefacts.bundle import TOWER_FILES, read_config
+from twotower.artefacts.manifest import MANIFEST, UNREADABLE, Manifest, read_manifest, verify_directory
+from twotower.artefacts.signature import Verifier
+from twotower.artefacts.store import RELEASES, LocalStore, Store
+from twotower.errors import ArtefactError, EnvironmentProblem, ReleaseMismatch, StoreError
+from twotower.index.kinds import FILES as INDEX_FILES
+from twotower.index.kinds import IndexInfo
+
+KIND = "release"
+VECTORS, ITEMS = "vectors.npy", "items.arrow"
+CONTENT, REJECTED = "content.npy", "rejected.parquet"  # a hash per item; the rows left out, where there were any
+GOLDEN, GATES, INFO = "golden.json", "gates.json", "release.json"
+FILES = (*TOWER_FILES, VECTORS, ITEMS, CONTENT, GOLDEN, GATES, INFO)  # and those of the index's kind
+POINTER, POINTERS = "CURRENT", "pointers"
+MAX_ROLLBACKS = 16  # in a row
+_POINTER_NAME = re.compile(r"\d{12}\.json")
+Address = str | Path | Store
+
+
+class ReleaseInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """release.json: what the parts must agree on."""
+
+    bundle_id: str
+    vector_space_id: str
+    num_items: int
+    vector_width: int  # embedding and popularity dimensions
+    popularity_as_of_ms: int | None
+    index: IndexInfo = IndexInfo()
+    delta_sequence: int = 0  # the last change of twotower.delta that it holds
+
+
+class Pointer(msgspec.Struct, frozen=True, kw_only=True):
+    """The release to serve. A rollback is a new pointer with a higher sequence number."""
+
+    sequence: int
+    release: str
+    previous: str | None  # what a rollback goes to
+    earlier: tuple[str, ...] = ()  # what rollbacks after that one go to, nearest first
+    reason: str
+    written_at: datetime
+
+
+class Seen(NamedTuple):
+    """The pointers as a writer found them when it began. What it writes is refused when another was faster."""
+
+    sequence: int  # the highest; 0 before any
+    pointer: Pointer | None  # the newest that can be read
+
+
+def open_store(address: Address) -> Store:
+    """The store that an address names: s3://BUCKET/PREFIX, or a directory. A store is its own address."""
+    if isinstance(address, str) and address.startswith("s3://"):
+        try:
+            from twotower.artefacts.object_store import connect
+        except ModuleNotFoundError as error:
+            raise EnvironmentProblem(f"{address} needs the package {error.name!r}: pip install 'twotower[s3]'") from error
+        return connect(address)
+    return LocalStore(Path(address)) if isinstance(address, str | Path) else address
+
+
+def list_releases(store: Address) -> list[str]:
+    """Ids of the releases in a store, oldest first."""
+    return list(open_store(store).releases())
+
+
+def release_path(store: Path, release: str) -> Path:
+    """Directory of a release in a directory store; StoreError when there is none of that id."""
+    require(LocalStore(store), release)
+    return store / RELEASES / release
+
+
+def require(store: Store, release: str) -> None:
+    """StoreError when the store has no release of that id."""
+    if release not in (known := store.releases()):
+        has = ", ".join(known) or "none"
+        raise StoreError(f"{store} has no release {release!r} (it has: {has}). See `twotower releases list --store {store}`.")
+
+
+def newest(store: Address) -> Seen:
+    """The newest pointer: of the numbered ones and of CURRENT, so that either may be lost or damaged."""
+    store = open_store(store)
+    current, sequences = _decode(store.read(POINTER)), _sequences(store)
+    pointer = max(filter(None, (current, next(pointers(store), None))), key=lambda pointer: pointer.sequence, default=None)
+    return Seen(max(pointer.sequence if pointer else 0, *sequences[-1:], 0), pointer)
+
+
+def read_pointer(store: Address) -> Pointer:
+    """The current pointer; StoreError when nothing has been published."""
+    store = open_store(store)
+    sequence, pointer = newest(store)
+    if pointer is not None and pointer.sequence == sequence:
+        return pointer
+    if sequence or store.read(POINTER) is not None:
+        raise StoreError(f"the newest pointer of {store} cannot be read: `twotower releases activate` the release to serve")
+    raise StoreError(f"{store} has no current release: publish one with `twotower embed --bundle B --items I --store {store}`")
+
+
+def current_release(store: Address) -> str | None:
+    """Id of the current release; None when nothing was ever published."""
+    pointer = newest(store).pointer
+    return pointer.release if pointer else None
+
+
+def write_pointer(
+    store: Address, release: str, reason: str, seen: Seen | None = None, back: tuple[str, ...] | None = None
+) -> Pointer:
+    """Name `release` as current, under the number that follows what was `seen`; by default, what is there now.
+
+    `back` is where rollbacks go from then on: by default to what was current, and on from there. StoreError when another
+    pointer was written since, when the store does not hold the release, and when it cannot be written.
+    """
+    store = open_store(store)
+    seen = seen or newest(store)
+    back = _back(seen.pointer, release) if back is None else back
+    pointer = Pointer(
+        sequence=seen.sequence + 1,
+        release=release,
+        previous=back[0] if back else None,
+        earlier=back[1:MAX_ROLLBACKS],
+        reason=reason,
+        written_at=datetime.now(UTC),
+    )
+    with store.exclusive():
+        require(store, release)
+        if newest(store).sequence != seen.sequence or not record(store, pointer):
+            raise StoreError(
+                f"another run or operator published meanwhile: {store} has a newer pointer than when this began, so {release} is "
+                f"not current. See `twotower releases list --store {store}`; run this again if it is still right."
+            )
+    # Without a lock a `gc` elsewhere may have been faster; its part is in ObjectStore.retire.
+    if release not in store.releases():
+        if pointer.previous:
+            write_pointer(store, pointer.previous, f"{release} was removed meanwhile", Seen(pointer.sequence, pointer))
+        raise StoreError(f"{release} was removed from {store} meanwhile, so it is not current")
+    return pointer
+
+
+def record(store: Store, pointer: Pointer) -> bool:
+    """Write a pointer under its own number, then as CURRENT; False when that number is taken."""
+    content = msgspec.json.encode(pointer)
+    if not store.create(_key(pointer.sequence), content):
+        return False
+    store.replace(POINTER, content)
+    return True
+
+
+def mend_current(store: Store) -> None:
+    """Write CURRENT again where a run ended, however it did, between the newest pointer's own file and this one."""
+    with store.exclusive():
+        pointer = newest(store).pointer
+        if pointer is not None and _decode(store.read(POINTER)) != pointer:
+            store.replace(POINTER, msgspec.json.encode(pointer))
+
+
+def pointers(store: Store) -> Iterator[Pointer]:
+    """The numbered pointers that can be read, newest first."""
+    return filter(None, (_decode(store.read(_key(sequence))) for sequence in reversed(_sequences(store))))
+
+
+def rollbacks(pointer: Pointer) -> tuple[str, ...]:
+    """Where rollbacks go, one after the other."""
+    return (pointer.previous, *pointer.earlier) if pointer.previous else ()
+
+
+def verify_release(path: Path, signed_by: Verifier | None = None) -> tuple[Manifest, ReleaseInfo]:
+    """Signed (where that is asked for), every hash true, every part present, all of one vector space.
+
+    IntegrityError, FormatError or ReleaseMismatch else.
+    """
+    manifest = verify_directory(path, KIND, signed_by)
+    require_files(path, manifest, FILES)
+    info = read_info(path)
+    require_files(path, manifest, INDEX_FILES[info.index.kind])
+    if manifest.parent != info.bundle_id:  # the only line of a manifest that its id does not follow from
+        raise ReleaseMismatch(
+            f"{path}: {MANIFEST} says that it was made with {manifest.parent}, {INFO} with {info.bundle_id}. "
+            f"Publish it again with `twotower embed`."
+        )
+    config = read_config(path)
+    if config.vector_space_id != info.vector_space_id:
+        raise ReleaseMismatch(
+            f"{path}: vectors are of space {info.vector_space_id}, the towers of {config.vector_space_id}. "
+            f"Publish it again with `twotower embed`."
+        )
+    if config.model.width + config.model.num_popularity != info.vector_width:
+        raise ReleaseMismatch(f"{path}: vectors are {info.vector_width} wide, the towers say otherwise. Publish it again.")
+    return manifest, info
+
+
+def require_files(path: Path, manifest: Manifest, names: Sequence[str]) -> None:
+    """ReleaseMismatch unless the manifest lists all of them."""
+    if missing := set(names) - set(manifest.files):
+        raise ReleaseMismatch(f"{path} lacks {', '.join(sorted(missing))}. Publish it again with `twotower embed`.")
+
+
+def read_info(path: Path) -> ReleaseInfo:
+    """release.json of a release directory whose manifest has been read."""
+    try:
+        return msgspec.json.decode((path / INFO).read_bytes(), type=ReleaseInfo)
+    except (FileNotFoundError, *UNREADABLE) as error:
+        raise ReleaseMismatch(f"{path / INFO}: {error}. Publish it again with `twotower embed`.") from error
+
+
+def read_release_manifest(path: Path) -> Manifest:
+    """The manifest of a release, its files not yet hashed."""
+    return read_manifest(path, KIND)
+
+
+def is_sound(path: Path, signed_by: Verifier | None = None) -> bool:
+    """Whether a release directory verifies."""
+    try:
+        verify_release(path, signed_by)
+    except ArtefactError:
+        return False
+    return True
+
+
+def verify(store: Store, release: str, signed_by: Verifier | None) -> Manifest:
+    """The manifest of a release of which all has been read again and found true; StoreError or ArtefactError else."""
+    require(store, release)
+    with store.reread(release, signed_by) as path:
+        return verify_release(path, signed_by)[0]
+
+
+def activate(store: Store, release: str, signed_by: Verifier | None) -> Pointer:
+    """Point at a release after verifying it."""
+    seen = newest(store)
+    verify(store, release, signed_by)
+    return write_pointer(store, release, "activated by hand", seen)
+
+
+def roll_back(store: Store, signed_by: Verifier | None) -> Pointer:
+    """Point at the release before the current one, after verifying it; each further time one step further back."""
+    seen, current = newest(store), read_pointer(store)
+    known = store.releases()
+    back = [release for release in rollbacks(current) if release in known]
+    if not back:
+        raise StoreError(f"nothing that was current before {current.release} is in {store}: there is nothing to roll back to")
+    verify(store, back[0], signed_by)
+    return write_pointer(store, back[0], f"rolled back from {current.release}", seen, tuple(back[1:]))
+
+
+def _back(pointer: Pointer | None, release: str) -> tuple[str, ...]:
+    """Where rollbacks go once `release` has followed a pointer."""
+    if pointer is None:
+        return ()
+    return rollbacks(pointer) if pointer.release == release else (pointer.release, *rollbacks(pointer))
+
+
+def _key(sequence: int) -> str:
+    return f"{POINTERS}/{sequence:012}.json"
+
+
+def _sequences(store: Store) -> list[int]:
+    return [int(name[:12]) for name in store.names(POINTERS) if _POINTER_NAME.fullmatch(name)]
+
+
+def _decode(content: bytes | None) -> Pointer | None:
+    """None for what is missing or damaged."""
+    try:
+        return None if content is None else msgspec.json.decode(content, type=Pointer)
+    except UNREADABLE:
+        return None

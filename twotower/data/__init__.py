@@ -1,0 +1,1 @@
+"""Events and items: schema, features, windows, statistics."""

@@ -1,0 +1,43 @@
+"""Recent popularity and its trend, from decayed purchase counts. It is appended to every item vector, so it costs one more
+dimension of the index and is refreshed nightly without re-encoding anything.
+
+N: items, P: half-lives, E: events
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from twotower.data.features import DAY_MS, Floats, Ints
+
+SMOOTHING = 0.1  # pseudo-events per item: an item never bought keeps a finite log popularity
+SHRINKAGE = 3.0  # pseudo-events per item that a trend must speak against
+
+Counts = npt.NDArray[np.float64]
+
+
+def decayed_counts(
+    item_rows_E: Ints, times_ms_E: Ints, as_of_ms: int, half_lives_days: tuple[float, ...], num_items: int
+) -> Counts:
+    """Counts [P, N] in which an event of age a weighs 2^-(a / half-life); events after `as_of_ms` must not be given."""
+    age_days = (as_of_ms - times_ms_E) / DAY_MS
+    return np.stack([np.bincount(item_rows_E, 0.5 ** (age_days / h), num_items) for h in half_lives_days])
+
+
+def fade(counts_PN: Counts, elapsed_ms: int, half_lives_days: tuple[float, ...]) -> Counts:
+    """The same counts as seen `elapsed_ms` later."""
+    weights: Counts = 0.5 ** (elapsed_ms / DAY_MS / np.array(half_lives_days))[:, None]
+    return counts_PN * weights
+
+
+def log_popularity(counts_PN: Counts) -> Floats:
+    """log of each item's smoothed share under the first half-life; of its trend against that under every other, [N, P].
+
+    A trend is how many times as often an item is bought as its share says, shrunk to 1 where few events tell.
+    """
+    smoothed_N = counts_PN[0] + SMOOTHING
+    share_N = smoothed_N / smoothed_N.sum()
+    others_PN = counts_PN[1:]
+    expected_PN = share_N * others_PN.sum(1, keepdims=True)
+    trends_PN = (others_PN + SHRINKAGE) / (expected_PN + SHRINKAGE)
+    values: Floats = np.log(np.concatenate([share_N[None], trends_PN])).T.astype(np.float32)
+    return values

@@ -1,0 +1,80 @@
+"""The anchored window: the model's input as a pure function of (history, n). Training and serving both call this.
+
+A hard window over the last 256 events would move every position with every event. This one moves its start only every
+64 events, so that positions, and with them a key/value cache, stay valid in between.
+
+B: histories in a batch, L: events of the longest, S: hash slots of an event's context, F: its dense features
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twotower.data.features import EVENT_TIME_WIDTH, EncodedRows, Ints, event_time_features
+
+WINDOW = 256  # events the contextualizer reads at most (SCIENCE: the published window)
+PAGE = 64  # events between two moves of the anchor
+
+
+def anchor(num_events: int, window: int = WINDOW, page: int = PAGE) -> int:
+    """First event of the context of a history of `num_events`; what follows it is `window - page + 1` to `window` long."""
+    return 0 if num_events <= window else -(-(num_events - window) // page) * page
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Events [anchor, n) of one user, oldest first: catalogue rows, times, and the encoded context of each event."""
+
+    item_rows_L: Ints
+    times_ms_L: Ints
+    context: EncodedRows
+
+    def __len__(self) -> int:
+        return len(self.item_rows_L)
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryBatch:
+    """Histories padded on the right with row 0; causal attention never lets a real event see the padding."""
+
+    item_rows_BL: Tensor
+    time_BL6: Tensor
+    slots_BLS: Tensor
+    weights_BLS: Tensor
+    dense_BLF: Tensor
+    lengths_B: Tensor
+
+    def take(self, members: Tensor, length: int) -> "HistoryBatch":
+        """Some of the histories, padded to `length`."""
+        return HistoryBatch(
+            self.item_rows_BL[members, :length],
+            self.time_BL6[members, :length],
+            self.slots_BLS[members, :length],
+            self.weights_BLS[members, :length],
+            self.dense_BLF[members, :length],
+            self.lengths_B[members],
+        )
+
+
+def collate(histories: Sequence[History]) -> HistoryBatch:
+    """One padded batch, at least one event long so that an empty history has a place to stand in."""
+    batch, length = len(histories), max(1, max(map(len, histories)))
+    num_slots = histories[0].context.slots_NS.shape[1]
+    num_dense = histories[0].context.dense_NF.shape[1]
+    rows = np.zeros((batch, length), np.int64)
+    time = np.zeros((batch, length, EVENT_TIME_WIDTH), np.float32)
+    slots = np.zeros((batch, length, num_slots), np.int64)
+    weights = np.zeros((batch, length, num_slots), np.float32)
+    dense = np.zeros((batch, length, num_dense), np.float32)
+    for b, history in enumerate(histories):
+        n = len(history)
+        rows[b, :n] = history.item_rows_L
+        time[b, :n] = event_time_features(history.times_ms_L)
+        slots[b, :n] = history.context.slots_NS
+        weights[b, :n] = history.context.weights_NS
+        dense[b, :n] = history.context.dense_NF
+    lengths = np.array([len(h) for h in histories])
+    return HistoryBatch(*map(torch.from_numpy, (rows, time, slots, weights, dense, lengths)))

@@ -1,0 +1,143 @@
+"""Stream the catalogue and embed it in batches: training's second stage and the nightly job do the same thing here.
+
+N: items, D: vector width
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from twotower.data.events import ids, open_parquet, require_columns, stream_batches
+from twotower.data.features import EncodedRows, FeatureSpec, FieldSpec, Floats, encode_rows, fit_field
+from twotower.data.schema import ItemColumns
+from twotower.errors import DataError
+from twotower.model.embedder import Embedder
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+BATCH_ITEMS = 8192
+BLOCK_ITEMS = 2048  # embedded at once: what lies between two matrix products stays in the processor's cache
+ID_FIELD = "item_id"
+
+
+def stream_items(path: Path, columns: ItemColumns) -> Iterator[pa.Table]:
+    """Tables of up to 8,192 items, `item_id` first and then every feature of the schema, in file order."""
+    return (as_items(batch, columns) for batch in stream_rows(path, columns))
+
+
+def stream_rows(path: Path, columns: ItemColumns) -> Iterator[pa.Table]:
+    """Rows as they stand in the file, up to 8,192 at a time: the id's column and the features'."""
+    dataset = open_parquet(path, "items")
+    names = [columns.item_id, *columns.features]
+    require_columns(dataset.schema, names, path)
+    empty = True
+    for batch in stream_batches(dataset, names, BATCH_ITEMS, path):
+        empty = False
+        yield pa.Table.from_batches([batch])
+    if empty:
+        raise DataError(f"{path} holds no items")
+
+
+def as_items(rows: pa.Table, columns: ItemColumns) -> pa.Table:
+    """Rows with their ids as strings, under the name `item_id`."""
+    item_ids = ids(rows.column(columns.item_id).combine_chunks(), columns.item_id)
+    return pa.table([item_ids, *(rows.column(n) for n in columns.features)], names=[ID_FIELD, *columns.features])
+
+
+def read_item_ids(path: Path, columns: ItemColumns) -> pa.Array:
+    """Every item id, in the order of its row; DataError for a missing id or one that occurs twice."""
+    item_ids = pa.chunked_array([t.column(ID_FIELD).combine_chunks() for t in stream_items(path, columns)]).combine_chunks()
+    counts = pc.value_counts(item_ids)
+    twice = pc.filter(counts.field("values"), pc.greater(counts.field("counts"), 1))
+    if len(twice):
+        examples = ", ".join(map(repr, twice[:3].to_pylist()))
+        raise DataError(f"{path}: {len(twice)} item ids occur more than once, such as {examples}; keep one row per item")
+    if pc.any(pc.equal(item_ids, "")).as_py():
+        raise DataError(f"{path}: column {columns.item_id!r} has missing ids; every item needs one")
+    return item_ids
+
+
+def fit_item_spec(path: Path, columns: ItemColumns) -> FeatureSpec:
+    """The feature spec of a catalogue: the schema's fields with their bins, and the item id itself.
+
+    Bins come from one column at a time, so memory is one column's.
+    """
+    dataset = open_parquet(path, "items")
+    require_columns(dataset.schema, list(columns.features), path)
+    fields = [
+        fit_field(name, kind, dataset.to_table(columns=[name]).column(0).combine_chunks())
+        if kind in ("numeric", "time", "vector")
+        else FieldSpec(name=name, kind=kind)
+        for name, kind in columns.features.items()
+    ]
+    return FeatureSpec(fields=(FieldSpec(name=ID_FIELD, kind="id"), *fields))
+
+
+def encode_items(table: pa.Table, spec: FeatureSpec, table_rows: int) -> EncodedRows:
+    """Encode a table as `stream_items` yields it."""
+    return encode_rows({n: table.column(n).combine_chunks() for n in table.column_names}, spec, table_rows)
+
+
+def embed_rows(embedder: Embedder, rows: EncodedRows) -> torch.Tensor:
+    """Vectors [N, D] of encoded items, batch by batch and without gradients."""
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(rows), BLOCK_ITEMS):
+            parts.append(embedder(*tensors(rows.take(slice(start, start + BLOCK_ITEMS)))))
+    return torch.cat(parts)
+
+
+def embed_catalogue(
+    path: Path,
+    columns: ItemColumns,
+    embedder: Embedder,
+    spec: FeatureSpec,
+    table_rows: int,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> Iterator[tuple[pa.Table, Floats]]:
+    """Stream (items, vectors [n, D]) of a whole catalogue; `on_batch` hears the size of each batch."""
+
+    def embed(table: pa.Table) -> tuple[pa.Table, Floats]:
+        return table, embed_table(table, embedder, spec, table_rows)
+
+    for table, vectors in in_parallel(embed, stream_items(path, columns)):
+        yield table, vectors
+        on_batch(len(table))
+
+
+def embed_table(table: pa.Table, embedder: Embedder, spec: FeatureSpec, table_rows: int) -> Floats:
+    """Vectors [n, D] of the items of one table."""
+    return embed_rows(embedder, encode_items(table, spec, table_rows)).numpy()
+
+
+def in_parallel(function: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
+    """`function` of each part, in order, on as many threads as torch has; few parts are held at once.
+
+    Each part is worked on by one thread, so that results do not depend on how many there are. It is also the faster way:
+    while one thread hashes strings, which Python does on one core, another multiplies matrices.
+    """
+    num_threads = torch.get_num_threads()
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(num_threads, "part", lambda: torch.set_num_threads(1)) as pool:
+        try:
+            for part in parts:
+                waiting.append(pool.submit(function, part))
+                if len(waiting) > num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(num_threads)  # threads to come take after the last setting, whoever made it
+
+
+def tensors(rows: EncodedRows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Arguments of the embedder."""
+    return (torch.from_numpy(rows.slots_NS), torch.from_numpy(rows.weights_NS), torch.from_numpy(rows.dense_NF))

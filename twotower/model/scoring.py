@@ -1,0 +1,94 @@
+"""score(u, j) = <query_u, [e_j, log popularity_j]> + [j is u's own] * repeat(u, j): the one place where it is computed.
+
+Q: requests, V: vector width (D + P), D: item vector width, P: popularity dimensions, M: own items of all requests, N: items
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twotower.data.features import encode_wanted, request_time_features
+from twotower.data.item_statistics import ItemStatistics
+from twotower.data.own_items import OwnItems, OwnVectors, join_statistics, own_items
+from twotower.data.window import History, collate
+from twotower.model.config import ModelConfig
+from twotower.model.contextualizer import Contextualizer
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One user at one moment."""
+
+    history: History
+    statistics: ItemStatistics
+    now_ms: int
+    wanted_event_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """What is searched for, and what the requests' own items get on top of their dot product."""
+
+    vectors_QV: Tensor
+    own_request_M: Tensor
+    own_rows_M: Tensor
+    repeat_M: Tensor
+
+    def own_scores(self, item_vectors_NV: Tensor) -> Tensor:
+        """Full scores of all own items, [M]."""
+        dots = (self.vectors_QV[self.own_request_M] * item_vectors_NV[self.own_rows_M]).sum(-1)
+        return dots + self.repeat_M
+
+    def dense_scores(self, item_vectors_NV: Tensor) -> Tensor:
+        """Scores of the whole catalogue, [Q, N]."""
+        scores_QN = self.vectors_QV @ item_vectors_NV.T
+        return scores_QN.index_put_((self.own_request_M, self.own_rows_M), self.repeat_M, accumulate=True)
+
+
+@torch.inference_mode()
+def answer(contextualizer: Contextualizer, config: ModelConfig, item_vectors_NV: Tensor, requests: Sequence[Request]) -> Queries:
+    """Queries of a batch of requests. Each depends on its own request alone."""
+    vectors_ND, popularity_NP = item_vectors_NV[:, : config.width], item_vectors_NV[:, config.width :]
+    return answer_as_of(contextualizer, config, vectors_ND, popularity_NP, requests)
+
+
+@torch.inference_mode()
+def answer_as_of(
+    contextualizer: Contextualizer, config: ModelConfig, vectors_ND: Tensor, popularity_NP: Tensor, requests: Sequence[Request]
+) -> Queries:
+    """As `answer`, with the popularity of any moment."""
+    batch = collate([r.history for r in requests])
+    hidden_BLD = contextualizer(vectors_ND[batch.item_rows_BL], batch)
+    last_QD = hidden_BLD[torch.arange(len(requests)), (batch.lengths_B - 1).clamp(min=0)]
+    own = own_items(*join_statistics([r.statistics for r in requests]), np.array([r.now_ms for r in requests]))
+    vectors = OwnVectors(vectors_ND[own.rows_M], torch.arange(len(own.rows_M)), popularity_NP[own.rows_M])
+    return finish(contextualizer, config, last_QD, requests, own, vectors)
+
+
+@torch.inference_mode()
+def finish(
+    contextualizer: Contextualizer,
+    config: ModelConfig,
+    hidden_QD: Tensor,
+    requests: Sequence[Request],
+    own: OwnItems,
+    vectors: OwnVectors,
+) -> Queries:
+    """Queries from the hidden state after each request's last event."""
+    now = np.array([r.now_ms for r in requests])
+    last = np.array([r.history.times_ms_L[-1] if len(r.history) else r.now_ms for r in requests])
+    wanted = encode_wanted([r.wanted_event_type for r in requests], config.context_spec, config.context_table_rows)
+    query_input = contextualizer.query_input(
+        hidden_QD,
+        torch.tensor([len(r.history) == 0 for r in requests]),
+        torch.from_numpy(request_time_features(now, last)),
+        torch.from_numpy(wanted[0]),
+        torch.from_numpy(wanted[1]),
+        own,
+        vectors,
+    )
+    repeat_M = contextualizer.repeat_scores(query_input, own, vectors)
+    return Queries(contextualizer.queries(query_input), own.request_M, own.rows_M, repeat_M)

@@ -1,0 +1,1 @@
+"""What all HTML pages share: their frame, their style, their drawings."""

@@ -1,0 +1,71 @@
+"""Drawings as inline SVG that take their colours and their font from the page around them."""
+
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.typing import RcKeyType
+
+from twotower.report.page import Markup
+
+SIZE_INCHES = (5.0, 2.7)  # drawn for a column of about 480 px: text keeps its size when columns stack on a narrow screen
+# Stand-ins that the page's own colours replace, so that one drawing is right on light and on dark.
+INK, FAINT, GRID = "#010203", "#010204", "#010205"
+MODEL, POPULARITY, PERSONAL = "#010206", "#010207", "#010208"
+VARIABLES = {
+    INK: "--ink",
+    FAINT: "--faint",
+    GRID: "--grid",
+    MODEL: "--model",
+    POPULARITY: "--popularity",
+    PERSONAL: "--personal",
+}
+STYLE: dict[RcKeyType, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "twotower",
+    "font.size": 9,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": FAINT,
+    "ytick.labelcolor": FAINT,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "path.simplify": True,
+}
+
+
+def drawing(name: str, draw: Callable[[Axes], None]) -> Markup:
+    """The SVG element of what `draw` puts on the axes; `name` must be unique on the page."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        draw(figure.add_subplot())
+        buffer = io.StringIO()
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
+    return embedded(buffer.getvalue(), name)
+
+
+def embedded(svg: str, name: str) -> Markup:
+    """The element alone, its ids made unique to the page, its colours those of the page, as wide as its column."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r'<svg ([^>]*?)height="[^"]*" ', r"<svg \1", svg, count=1)
+    svg = re.sub(r'(<svg [^>]*?)width="[^"]*"', r'\1role="img"', svg, count=1)
+    for stand_in, variable in VARIABLES.items():
+        svg = svg.replace(stand_in, f"var({variable})")
+    return Markup(svg)
