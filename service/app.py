@@ -22,8 +22,9 @@ from service.http.openapi import document
 from service.http.route_table import Route, RouteTable
 from service.release.changes import ItemChanges
 from service.release.loaded import LoadedRelease
-from service.release.source import pinned_releases, source_of
+from service.release.source import source_of
 from service.rollout.follow import Follower, show
+from service.rollout.pinned import pinned_releases
 from service.rollout.shadow import compare_forever
 from service.rollout.variants import Plan, Variants, load_plan
 from service.routes.admin import Admin

@@ -25,11 +25,13 @@ from loadtests.traffic import MOMENT_MS, Json, Replay, read_histories
 from service.api.schemas import Event, RecommendRequest
 from service.engine.thread import Batched, Engine, Limits
 from service.histories.history import StoredEvent, UserHistory
+from service.histories.intake import to_stored
 from service.model.user_states import Keeping
 from service.ranking.recommend import Asked, Scored, cost_of, recommend_many, score
 from service.ranking.rules import prepare
-from service.ranking.user_request import item_statistics_of, model_history, to_stored
-from service.release.loaded import LoadedRelease, load_release
+from service.ranking.user_request import item_statistics_of, model_history
+from service.release.loaded import LoadedRelease
+from service.release.loading import load_release
 from twotower.data.features import Floats
 from twotower.data.window import PAGE, WINDOW
 from twotower.model.scoring import Request, answer

@@ -15,10 +15,9 @@ import pyarrow as pa
 import torch
 
 from embedder_cache.checks.index_choice import IndexReport
-from embedder_cache.checks.probe import rows_of
 from twotower.artefacts.bundle import Bundle, read_table
 from twotower.artefacts.release import GATES, GOLDEN, ITEMS
-from twotower.data.features import Ints
+from twotower.data.features import Ints, rows_of
 from twotower.errors import ArtefactError, DataError
 from twotower.model.catalogue import BATCH_ITEMS
 from twotower.model.golden import GoldenQuery, golden_request

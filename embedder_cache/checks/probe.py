@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor
 from twotower.artefacts.bundle import BundleConfig, Towers, load_towers, read_table
 from twotower.artefacts.release import ITEMS, VECTORS, ReleaseInfo, verify_release
 from twotower.data.events import open_parquet, stream_events
-from twotower.data.features import DAY_MS, Floats, Ints, encode_rows, fingerprint
+from twotower.data.features import DAY_MS, Floats, Ints, encode_rows, fingerprint, rows_of
 from twotower.data.item_statistics import item_statistics
 from twotower.data.popularity import Counts, decayed_counts, log_popularity
 from twotower.data.schema import EventColumns
@@ -242,10 +241,3 @@ def overlap(new: Answers, item_ids: pa.Array, old: Answers, old_item_ids: pa.Arr
         if len(here := wanted[wanted >= 0]):
             shares.append(np.isin(here, top).mean())
     return float(np.mean(shares)) if shares else 0.0
-
-
-def rows_of(ids: pa.Array, item_ids: pa.Array) -> Ints:
-    """Row of each id in `item_ids`, -1 where it is absent."""
-    rows = pc.index_in(ids, item_ids).fill_null(-1)
-    found: npt.NDArray[np.int64] = rows.to_numpy(zero_copy_only=False).astype(np.int64)
-    return found

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     from embedder_cache.checks.gates import load_limits
     from embedder_cache.commands import drift_command
     from embedder_cache.commands.prometheus_file import write_metrics
-    from embedder_cache.embedding.local_engine import engine_named
+    from embedder_cache.embedding.engines import engine_named
     from twotower.artefacts.bundle import load_bundle
     from twotower.artefacts.item_changes import Changes, read_delta
     from twotower.artefacts.release import open_store

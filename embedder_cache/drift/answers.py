@@ -12,10 +12,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from embedder_cache.checks.probe import rows_of
 from embedder_cache.drift.opened_release import Opened
 from twotower.artefacts.release import GOLDEN
-from twotower.data.features import DAY_MS, Ints
+from twotower.data.features import DAY_MS, Ints, rows_of
 from twotower.metrics.rank_correlation import spearman
 from twotower.model.golden import GoldenQuery, golden_request
 from twotower.model.scoring import answer

@@ -4,7 +4,6 @@ N: items, n: items of a batch, M: those of them that need embedding, D: embeddin
 """
 
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,7 +16,6 @@ from embedder_cache.embedding.unchanged_items import Kept
 from twotower.artefacts.bundle import Bundle
 from twotower.data.faults import Mask
 from twotower.data.features import Floats
-from twotower.errors import EnvironmentProblem
 from twotower.model.catalogue import embed_table, in_parallel
 
 Embedded: TypeAlias = Iterator[tuple[pa.Table, slice, Floats]]
@@ -28,17 +26,6 @@ Engine: TypeAlias = Callable[[Bundle, Path, Intake, Mask], Embedded]
 
 The items of one batch are embedded together, by one thread: the results of engines are bit-equal.
 """
-
-
-def engine_named(name: str) -> Engine:
-    """The engine behind the name that `--engine` takes; EnvironmentProblem when what it needs is not installed."""
-    if name == "local":
-        return embed_here
-    if find_spec("ray") is None:
-        raise EnvironmentProblem("--engine ray needs Ray, which is not installed: pip install 'twotower[ray]', on every node")
-    from embedder_cache.embedding.ray_engine import embed_on_ray
-
-    return embed_on_ray
 
 
 def embed_here(bundle: Bundle, items: Path, intake: Intake, todo_N: Mask) -> Embedded:

@@ -23,7 +23,8 @@ from service.engine.thread import TURN_S, Batched, Engine, Limits
 from service.model.user_states import Keeping
 from service.ranking.recommend import Asked, forget_users, recommend_many
 from service.ranking.rules import Ranking
-from service.release.loaded import LoadedRelease, open_release
+from service.release.loaded import LoadedRelease
+from service.release.loading import open_release
 from service.release.memory import give_back
 from twotower.artefacts.release import release_path
 from twotower.artefacts.signature import load_verifier

@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 from collections.abc import Mapping
-from typing import TypeVar
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -12,21 +11,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
+from service.api.codec import INTERNAL_ERROR, T, decode, encode
 from service.api.errors import ApiError, ErrorBody, ErrorDetail
 from service.api.schemas import check_id
 from service.settings import Settings
 
-T = TypeVar("T")
 Headers = Mapping[bytes, bytes]  # names in lower case; of one that is sent twice the last
 
-INTERNAL_ERROR = "the server failed; the request id finds the reason in its log"
 JSON = b"application/json"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
-_PATH = re.compile(r" - at `\$\.?(.*?)`$")
-_QUOTED_FIELD = re.compile(r"field `(.+?)`")
-_OWN_FIELD = re.compile(r"^([a-z_\[\].0-9]+): ")
-_encoder = msgspec.json.Encoder()
-encode = _encoder.encode
 
 
 def reply(body: msgspec.Struct, status: int = 200) -> Response:
@@ -77,25 +70,6 @@ def check_media_type(headers: Headers) -> None:
         raise ApiError("unsupported_media_type", "send the body as Content-Type: application/json")
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise ApiError("unsupported_media_type", "send the body uncompressed, without Content-Encoding")
-
-
-def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T]) -> T:
-    """The decoded value; ApiError malformed_json, or invalid_request with the path of the field."""
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        message, field = explain(str(error))
-        raise ApiError("invalid_request", message, field) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ApiError("malformed_json", f"the body is not JSON: {error}") from error
-
-
-def explain(message: str) -> tuple[str, str | None]:
-    """A validation message without its path, and the field it speaks of as `events[3].item_id`."""
-    found = _PATH.search(message)
-    path, text = (found[1], message[: found.start()]) if found else ("", message)
-    named = _QUOTED_FIELD.search(text) or _OWN_FIELD.match(text)
-    return text, ".".join(part for part in (path, named[1] if named else "") if part) or None
 
 
 def path_id(request: Request, name: str) -> str:

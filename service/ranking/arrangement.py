@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.api.errors import ApiError
 from service.api.schemas import RecommendRequest
+from service.ranking.allowed import matching
 from service.ranking.diversity import POOL, diversify
 from service.ranking.pages import DEPTH, Page, page_token
 from service.ranking.promotions import Pick, Promoted, notes, place
-from service.release.filters import InvalidFilter, Mask
+from service.release.filters import Mask
 from service.release.loaded import LoadedRelease
 from twotower.data.features import Floats, Ints
 
@@ -46,14 +46,6 @@ def searches(release: LoadedRelease, asked: RecommendRequest, page: Page, allowe
         return [ranking]
     within_N = release.listed() if allowed_N is None else allowed_N
     return [ranking, *(Search(wanted, match_N & within_N) for match_N in matches)]
-
-
-def matching(release: LoadedRelease, expression: str, field: str) -> Mask:
-    """Which items match, [N]; ApiError names the field that the expression stands in."""
-    try:
-        return release.filters.mask(expression)
-    except InvalidFilter as error:
-        raise ApiError("invalid_request", f"{field}: {error}", field) from error
 
 
 def num_wanted(asked: RecommendRequest, page: Page) -> int:

@@ -3,27 +3,24 @@
 N: items
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from service.api.errors import ApiError
 from service.api.schemas import Reason, Recommended, RecommendRequest
-from service.histories.history import OwnItem, StoredEvent, UserHistory
-from service.ranking.arrangement import Found, Search, arrange, matching, searches
+from service.histories.history import StoredEvent, UserHistory
+from service.histories.intake import merge_inline
+from service.ranking.allowed import allowed_items
+from service.ranking.arrangement import Found, Search, arrange, searches
 from service.ranking.explain import explain
 from service.ranking.pages import Page, open_page
 from service.ranking.promotions import Pick
-from service.ranking.user_request import ask_model, merge_inline, read_user
-from service.release.filters import Mask
+from service.ranking.user_request import ask_model, read_user
 from service.release.loaded import LoadedRelease
-from twotower.data.features import Ints
-
-FILTER_MATCHES_NOTHING = "filter_matches_nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,43 +89,6 @@ def explained(release: LoadedRelease, one: Prepared, rows: Sequence[int]) -> lis
     """Reasons for each row."""
     user = read_user(release, one.asked, one.stored, one.now_ms)
     return explain(release, user.request, user.own, rows, partial(ask_model, release))
-
-
-def allowed_items(release: LoadedRelease, asked: RecommendRequest, own: Mapping[str, OwnItem]) -> tuple[Mask | None, list[str]]:
-    """Which items may be returned, [N] or None for all, and notes for `degraded`."""
-    types, candidates = frozenset(asked.exclude_event_types), asked.candidate_item_ids
-    seen = [i for i, o in own.items() if asked.exclude_seen or o.event_types & types] if asked.exclude_seen or types else []
-    if asked.filter is None and candidates is None and not asked.exclude_item_ids and not seen:
-        return None, []
-    mask, notes = rules(release, asked.filter, asked.exclude_item_ids)
-    if candidates is not None:
-        mask &= mask_of(release, known_rows(release, candidates))
-    mask[known_rows(release, seen)] = False
-    return mask, notes
-
-
-def rules(release: LoadedRelease, expression: str | None, exclude_item_ids: Sequence[str]) -> tuple[Mask, list[str]]:
-    """Filter and exclude list as a fresh mask [N], and notes for `degraded`."""
-    notes: list[str] = []
-    mask = release.listed()
-    if expression is not None:
-        mask &= matching(release, expression, "filter")
-        if not mask.any():
-            notes.append(FILTER_MATCHES_NOTHING)
-    mask[known_rows(release, exclude_item_ids)] = False
-    return mask, notes
-
-
-def mask_of(release: LoadedRelease, rows: Sequence[int] | Ints) -> Mask:
-    """These rows and no others, [N]."""
-    mask = np.zeros(len(release), bool)
-    mask[rows] = True
-    return mask
-
-
-def known_rows(release: LoadedRelease, item_ids: Sequence[str]) -> list[int]:
-    """Rows of the ids that the catalogue knows."""
-    return [release.rows[i] for i in item_ids if i in release.rows]
 
 
 def check_metadata(release: LoadedRelease, names: Sequence[str]) -> None:

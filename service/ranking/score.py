@@ -1,45 +1,15 @@
 """POST /v1/score: how likely given items are to come next for a user."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
-import msgspec
 import numpy as np
-from msgspec import Meta
 
-from service.api.schemas import MAX_LISTED_IDS, AboutUser, Id
+from service.api.scores import Scored, ScoreRequest
 from service.histories.history import UserHistory
+from service.ranking.allowed import known_rows
 from service.ranking.probability import log_probabilities
-from service.ranking.rules import known_rows
 from service.ranking.user_request import ask_model, read_user
 from service.release.loaded import LoadedRelease
-
-
-class ScoreRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How likely each of some items is to come next for a user."""
-
-    candidate_item_ids: Annotated[list[Id], Meta(max_length=MAX_LISTED_IDS)]
-
-
-class Scored(msgspec.Struct, frozen=True, kw_only=True):
-    """An item and the natural log of its probability to be the next event's, among all items of the catalogue."""
-
-    item_id: str
-    log_probability: float
-
-
-class ScoreResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """Those of the items that the catalogue knows, the likeliest first, each once."""
-
-    items: list[Scored]
-    release: str
-    variant: str = "default"
-    events_used: int
-    events_ignored: int
-    missing_item_ids: list[str]
-    history_seq: int | None
-    degraded: list[str]
-    took_ms: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,13 @@ import numpy as np
 from service.api.errors import ApiError
 from service.api.schemas import Feature, Recommended, SimilarRequest
 from service.histories.history import UserHistory
+from service.ranking.allowed import mask_of, rules
 from service.ranking.arrangement import pairs
 from service.ranking.promotions import Pick
-from service.ranking.rules import check_metadata, mask_of, present, rules
+from service.ranking.rules import check_metadata, present
 from service.ranking.user_request import ask_model, read_user
-from service.release.loaded import LoadedRelease, best, similar
+from service.release.golden import best
+from service.release.loaded import LoadedRelease, similar
 from twotower.data.features import Floats
 from twotower.data.raw_items import item_table
 from twotower.errors import DataError

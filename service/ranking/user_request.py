@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from service.api.schemas import AboutUser, Event
+from service.api.schemas import AboutUser
 from service.histories.history import OwnItem, StoredEvent, UserHistory
+from service.histories.intake import merge_inline
 from service.model.event_contexts import event_context
 from service.release.loaded import LoadedRelease
 from twotower.data.item_statistics import ItemStatistics
@@ -60,28 +61,6 @@ def ask_model(release: LoadedRelease, requests: Sequence[Request]) -> Queries:
     ]
     queries = answer(towers.contextualizer, towers.config.model, release.vectors(rows_U), local)
     return replace(queries, own_rows_M=torch.from_numpy(rows_U)[queries.own_rows_M])
-
-
-def merge_inline(stored: UserHistory, asked: AboutUser) -> UserHistory:
-    """The history the request speaks of: inline events count as if they had just been stored, but are not."""
-    before = UserHistory() if asked.history_mode == "replace" else stored
-    return before.extended(to_stored(e, asked.user_id or "") for e in asked.events) if asked.events else before
-
-
-def to_stored(event: Event, user_id: str) -> StoredEvent:
-    """An event as the stores keep it."""
-    return StoredEvent(
-        user_id=user_id,
-        event_type=event.event_type,
-        time_ms=event.time_ms,
-        item_id=event.item_id,
-        event_id=event.event_id,
-        session_id=event.session_id,
-        value=event.value,
-        properties=event.properties,
-        recommendation_id=event.recommendation_id,
-        position=event.position,
-    )
 
 
 def model_history(release: LoadedRelease, events: Sequence[StoredEvent]) -> History:

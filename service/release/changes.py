@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from service.api.codec import decode
 from service.api.errors import ApiError
 from service.api.schemas import Feature, Rejected, check_id
-from service.http.messages import decode
 from service.release.filters import Filters, JoinedFilters
 from service.release.item_rows import ItemRows
 from service.release.loaded import Added, LoadedRelease

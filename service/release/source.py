@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from service.release.loaded import CPU, LoadedRelease, load_release, open_release
-from service.rollout.variants import Plan
+from service.release.loaded import CPU, LoadedRelease
+from service.release.loading import load_release, open_release
 from service.settings import Settings
 from twotower.artefacts.cache import fetch, local_copy
 from twotower.artefacts.release import open_store, pointers
@@ -66,10 +66,3 @@ def last_good(source: Source) -> LoadedRelease | None:
         except (StoreError, ArtefactError):
             continue
     return None
-
-
-def pinned_releases(source: Source, plan: Plan, served: LoadedRelease) -> dict[str, LoadedRelease]:
-    """The releases that a plan of variants names, by id, but for the one served; see `load_release` for what they raise."""
-    wanted = sorted(plan.pinned - {served.id})
-    paths = {release: fetch(source.store, release, source.signed_by) for release in wanted}
-    return {release: open_release(path, source.signed_by, source.device) for release, path in paths.items()}

@@ -24,7 +24,8 @@ from service.api.errors import ApiError
 from service.api.schemas import Event, RecommendRequest
 from service.histories.history import UserHistory
 from service.ranking.recommend import Asked
-from service.release.loaded import LoadedRelease, read_release
+from service.release.loaded import LoadedRelease
+from service.release.loading import read_release
 from service.release.memory import available_bytes, give_back, needed_bytes
 from service.release.source import Source
 from service.rollout.variants import Trial

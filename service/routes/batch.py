@@ -3,39 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
 
+from service.api.codec import INTERNAL_ERROR, decode
 from service.api.errors import ApiError, ErrorBody, ErrorDetail
 from service.api.schemas import RecommendRequest, RecommendResponse
-from service.http.messages import INTERNAL_ERROR, decode
-
-MAX_BATCH = 64
 
 _recommend = msgspec.json.Decoder(RecommendRequest)
-_ENTRY = {"oneOf": [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in (RecommendResponse, ErrorBody)]}
 _log = logging.getLogger(__name__)
-
-
-class BatchRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Several questions at once; each is answered or refused by itself."""
-
-    requests: Annotated[list[RecommendRequest], Meta(max_length=MAX_BATCH)]
-
-
-class BatchBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """BatchRequest as decoded: requests stay raw, so that one bad request does not refuse the others."""
-
-    requests: Annotated[list[msgspec.Raw], Meta(max_length=MAX_BATCH)]
-
-
-class BatchResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """In the order of the requests, what each would have got alone: its answer, or the body of its error."""
-
-    results: Annotated[list[Any], Meta(extra_json_schema={"items": _ENTRY})]
-    took_ms: float
 
 
 async def answer_each(

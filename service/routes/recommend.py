@@ -9,28 +9,29 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from service.api import schemas
+from service.api.batches import BatchBody, BatchRequest, BatchResponse
+from service.api.codec import decode, encode
 from service.api.errors import ApiError
-from service.histories.history import StoredEvent, UserHistory
-from service.http.messages import decode, encode, fresh_id, path_id, reply
+from service.api.scores import ScoreRequest, ScoreResponse
+from service.histories.history import UserHistory
+from service.histories.intake import judge
+from service.http.messages import fresh_id, path_id, reply
 from service.http.route_table import Route
 from service.ranking.recommend import Asked
-from service.ranking.score import ScoreRequest, ScoreResponse, score
+from service.ranking.score import score
 from service.ranking.similar import find_similar
-from service.ranking.user_request import to_stored
 from service.rollout.variants import Copy
-from service.routes.batch import BatchBody, BatchRequest, BatchResponse, answer_each
+from service.routes.batch import answer_each
 from service.routes.context import Service
 from service.routes.listings import describe
 from service.telemetry.trail import TRAIL
 
-CLOCK_SKEW_MS = 86_400_000  # a stored event may lie a day ahead of us: clients' clocks and time zones are what they are
 _recommend = msgspec.json.Decoder(schemas.RecommendRequest)
 _plain_recommend = msgspec.json.Decoder(schemas.PlainRecommendRequest)
 _batch = msgspec.json.Decoder(BatchBody)
 _score = msgspec.json.Decoder(ScoreRequest)
 _similar = msgspec.json.Decoder(schemas.SimilarRequest)
 _events = msgspec.json.Decoder(schemas.EventsBody)
-_event = msgspec.json.Decoder(schemas.Event)
 
 
 class Routes:
@@ -205,30 +206,6 @@ class Routes:
     def _encode(self, response: msgspec.Struct) -> Response:
         with self._service.metrics.stage("encode"):
             return reply(response)
-
-
-def judge(raw_events: list[msgspec.Raw], now_ms: int) -> tuple[list[StoredEvent], list[schemas.Rejected]]:
-    """The events that may be stored, and why the others may not."""
-    good: list[StoredEvent] = []
-    rejected: list[schemas.Rejected] = []
-    for index, raw in enumerate(raw_events):
-        try:
-            event = decode(raw, _event)
-            if event.user_id is None:
-                raise ApiError("invalid_request", "Object missing required field `user_id`", "user_id")
-            schemas.check_texts(event)
-            if event.time_ms > now_ms + CLOCK_SKEW_MS:
-                raise ApiError("invalid_request", "timestamp: lies more than a day in the future", "timestamp")
-        except ValueError as error:
-            rejected.append(schemas.Rejected(index=index, reason=str(error)))
-        except ApiError as error:
-            where = f" (field {error.field})" if error.field else ""
-            rejected.append(schemas.Rejected(index=index, reason=error.message + where))
-        else:
-            # Within a day ahead it is a clock that is wrong, not an event to come: nothing stored lies in our future.
-            stored = to_stored(event, event.user_id)
-            good.append(stored if stored.time_ms <= now_ms else msgspec.structs.replace(stored, time_ms=now_ms))
-    return good, rejected
 
 
 def _decoded(body: bytes) -> schemas.RecommendRequest:

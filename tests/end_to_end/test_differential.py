@@ -29,7 +29,7 @@ from embedder_cache.build import build_release
 from service.histories.history import StoredEvent
 from service.histories.remembered import RememberedHistories
 from service.histories.sqlite_history import SqliteHistory
-from service.release.loaded import load_release
+from service.release.loading import load_release
 from service.settings import Settings
 from tests.service.conftest import Client
 from training.corpora.complete_journey import SCHEMA, events_table, items_table, package_data, unit_prices

@@ -26,9 +26,11 @@ from service.model.user_states import Keeping
 from service.ranking.recommend import Asked, recommend_many
 from service.ranking.rules import Ranking
 from service.release.changes import ItemChanges
-from service.release.loaded import LoadedRelease, load_release, open_release
-from service.release.source import Source, pinned_releases
+from service.release.loaded import LoadedRelease
+from service.release.loading import load_release, open_release
+from service.release.source import Source
 from service.rollout.follow import Follower
+from service.rollout.pinned import pinned_releases
 from service.rollout.variants import Plan, Variants
 from service.routes.context import Service
 from service.settings import Settings

@@ -252,3 +252,8 @@ def _sort(log: EventLog, prints_N: npt.NDArray[np.uint64]) -> None:
 def basket_starts(times_ms: Ints) -> Ints:
     """First index of each run of equal times: events of one user that happen together."""
     return np.flatnonzero(np.diff(times_ms, prepend=times_ms[0] - 1)) if len(times_ms) else np.zeros(0, np.int64)
+
+
+def train_counts(log: EventLog, until_ms: int, num_items: int) -> Ints:
+    """Events of each item before `until_ms`, [N]."""
+    return np.bincount(log.item_rows_E[log.times_ms_E < until_ms], minlength=num_items)

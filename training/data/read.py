@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from training.data.event_log import READS, EventLog, read_event_log
+from training.data.event_log import READS, EventLog, read_event_log, train_counts
 from training.data.popularity_snapshots import PopularitySnapshots, take_snapshots
-from training.evaluation.rankers import train_counts
 from twotower.data.events import count_rows
 from twotower.data.features import FeatureSpec, Ints
 from twotower.data.schema import Schema, utc_ms

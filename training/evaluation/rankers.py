@@ -263,8 +263,3 @@ def statistics_before(log: EventLog, query: Query) -> ItemStatistics:
     start = log.span(query.user)[0]
     stop = start + query.seen
     return item_statistics(log.item_rows_E[start:stop].astype(np.int64), log.times_ms_E[start:stop])
-
-
-def train_counts(log: EventLog, until_ms: int, num_items: int) -> Ints:
-    """Events of each item before `until_ms`, [N]."""
-    return np.bincount(log.item_rows_E[log.times_ms_E < until_ms], minlength=num_items)

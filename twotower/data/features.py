@@ -356,3 +356,10 @@ def _clock(times_ms: Ints) -> list[npt.NDArray[np.float64]]:
     days = times_ms / DAY_MS
     hour, week = (days % 1) * (2 * np.pi), (days % 7) * (2 * np.pi / 7)
     return [np.sin(hour), np.cos(hour), np.sin(week), np.cos(week)]
+
+
+def rows_of(ids: pa.Array, item_ids: pa.Array) -> Ints:
+    """Row of each id in `item_ids`, -1 where it is absent."""
+    rows = pc.index_in(ids, item_ids).fill_null(-1)
+    found: npt.NDArray[np.int64] = rows.to_numpy(zero_copy_only=False).astype(np.int64)
+    return found

@@ -10,7 +10,8 @@ from benchmarks.serving_rivals.in_process import measure_append, measure_visits
 from loadtests.traffic import Replay, read_histories, write_histories
 from service.histories.history import StoredEvent, UserHistory
 from service.ranking.recommend import Scored
-from service.release.loaded import LoadedRelease, load_release
+from service.release.loaded import LoadedRelease
+from service.release.loading import load_release
 
 NOW_MS = 1_746_057_600_000
 

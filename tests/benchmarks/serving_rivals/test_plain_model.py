@@ -10,7 +10,8 @@ from service.histories.history import StoredEvent, UserHistory
 from service.model.user_states import Keeping
 from service.ranking.recommend import Asked, recommend_many
 from service.ranking.rules import Ranking
-from service.release.loaded import LoadedRelease, load_release
+from service.release.loaded import LoadedRelease
+from service.release.loading import load_release
 
 NOW_MS = 1_746_057_600_000
 PROPERTIES = {"price_paid": 2.5, "channel": "shop"}

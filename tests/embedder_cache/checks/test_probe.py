@@ -12,7 +12,7 @@ from embedder_cache.catalogue.popularity import popularity_from_events
 from embedder_cache.checks.probe import Answers, Probe, ask, ask_popularity, overlap, read_probe, read_served
 from service.histories.history import StoredEvent
 from service.ranking.user_request import model_history
-from service.release.loaded import open_release
+from service.release.loading import open_release
 from training.data.event_log import EventLog, read_event_log
 from training.evaluation.rankers import next_basket, statistics_before
 from twotower.artefacts.bundle import Bundle, load_bundle

@@ -6,7 +6,8 @@ import pytest
 
 from embedder_cache.commands.embed_command import main
 from embedder_cache.embedding import local_engine as engine
-from embedder_cache.embedding.local_engine import embed_here, engine_named
+from embedder_cache.embedding.engines import engine_named
+from embedder_cache.embedding.local_engine import embed_here
 from twotower.errors import EnvironmentProblem
 
 

@@ -21,7 +21,8 @@ from service.histories.history import UserHistory
 from service.model.user_states import Keeping, Key
 from service.ranking.recommend import Asked, cost_of, forget_users, recommend_many
 from service.ranking.rules import Ranking
-from service.release.loaded import LoadedRelease, load_release
+from service.release.loaded import LoadedRelease
+from service.release.loading import load_release
 from tests.service.conftest import NOW_MS, TwoReleases, recommend
 from tests.service.faults.processes import children, load, serving, status_of, until
 from twotower.artefacts.release import open_store, roll_back

@@ -10,7 +10,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["service"]):
-    from service.release.loaded import load_release
+    from service.release.loading import load_release
     from service.settings import Settings
     from tests.service.conftest import Client, MemoryHistory
 

@@ -43,7 +43,7 @@ def test_an_allocation_that_fails_halfway_leaves_the_release_before(
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr("service.release.loaded.norms_of", fail)
+        patched.setattr("service.release.loading.norms_of", fail)
         assert server.look() == "unavailable"
     assert server.answer()[0] == two.first
     assert server.look() == "swapped"

@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from service.api.codec import explain
 from service.api.errors import STATUS
-from service.http.messages import explain
 from service.settings import Settings
 from tests.service.conftest import Client
 

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from service.api.schemas import Recommended, RecommendRequest
+from service.api.scores import ScoreRequest
 from service.histories.history import OwnItem, StoredEvent, UserHistory
 from service.ranking.explain import LEAST_EFFECT, MAX_LEFT_OUT, MAX_REASONS, habit
-from service.ranking.score import ScoreRequest, score
+from service.ranking.score import score
 from service.release.loaded import LoadedRelease
 from service.settings import Settings
 from tests.service.conftest import DAY_MS, NOW_MS, Client, MemoryHistory, recommend

@@ -12,7 +12,8 @@ from service.histories.history import UserHistory
 from service.ranking import probability
 from service.ranking.probability import log_normalisers, log_probabilities
 from service.ranking.user_request import ask_model, read_user
-from service.release.loaded import LoadedRelease, best
+from service.release.golden import best
+from service.release.loaded import LoadedRelease
 from service.settings import Settings
 from tests.service.conftest import NOW_MS, Client, MemoryHistory
 from twotower.artefacts.item_changes import DeltaStore

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from service.api.errors import ApiError
 from service.api.schemas import Event, RecommendRequest
 from service.histories.history import StoredEvent, UserHistory
+from service.histories.intake import merge_inline
 from service.model.user_states import Keeping
 from service.ranking.recommend import ANSWER_COST, Answer, Asked, cost_of, recommend_many
 from service.ranking.rules import Ranking
-from service.ranking.user_request import merge_inline
 from service.release.loaded import LoadedRelease
 
 NOW_MS = 1_746_057_600_000

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from service.api.errors import ApiError
 from service.api.schemas import Event, RecommendRequest
 from service.histories.history import StoredEvent, UserHistory
+from service.histories.intake import merge_inline
 from service.model.user_states import Keeping
 from service.ranking.recommend import Asked, recommend_many
 from service.ranking.rules import Ranking
-from service.ranking.user_request import item_statistics_of, merge_inline, model_history
+from service.ranking.user_request import item_statistics_of, model_history
 from service.release.filters import Mask
 from service.release.loaded import LoadedRelease
 from twotower.data.features import Floats

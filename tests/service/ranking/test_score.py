@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from service.api.schemas import RecommendRequest
+from service.api.scores import ScoreRequest
 from service.histories.history import UserHistory
-from service.ranking.score import ScoreRequest, Scores, score
+from service.ranking.score import Scores, score
 from service.release.loaded import LoadedRelease
 from tests.service.conftest import NOW_MS, Client, UnreachableHistory, recommend
 

@@ -18,7 +18,8 @@ import torch
 from embedder_cache.build import build_release
 from service.histories.history import UserHistory
 from service.release.changes import unheard
-from service.release.loaded import LoadedRelease, load_release
+from service.release.loaded import LoadedRelease
+from service.release.loading import load_release
 from service.settings import Settings
 from tests.service.conftest import Client, MemoryHistory
 from twotower.artefacts.bundle import load_bundle

@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from embedder_cache.build import build_release
-from service.release.loaded import LoadedRelease, load_release, open_release, similar
+from service.release.loaded import LoadedRelease, similar
+from service.release.loading import load_release, open_release
 from twotower.artefacts.bundle import load_bundle, read_table, write_table
 from twotower.artefacts.manifest import MANIFEST, seal
 from twotower.artefacts.release import read_info, read_pointer, verify_release, write_pointer

@@ -6,7 +6,8 @@ from typing import Literal
 import pytest
 
 from service.engine.remote import setup_of
-from service.release.source import Source, first_release, pinned_releases, source_of
+from service.release.source import Source, first_release, source_of
+from service.rollout.pinned import pinned_releases
 from service.rollout.variants import Arm, Plan
 from service.settings import Settings
 from tests.service.conftest import TwoReleases

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.release.loaded import open_release
+from service.release.loading import open_release
 from service.settings import Settings
 from tests.service.conftest import Client, MemoryHistory, TwoReleases
 from twotower.artefacts.release import VECTORS, read_pointer, release_path

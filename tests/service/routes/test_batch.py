@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.api.batches import MAX_BATCH
 from service.api.errors import ApiError, ErrorBody
 from service.api.schemas import RecommendRequest, RecommendResponse
-from service.routes.batch import MAX_BATCH, answer_each
+from service.routes.batch import answer_each
 from tests.service.conftest import NOW_MS, Client
 
 ANSWER = RecommendResponse(

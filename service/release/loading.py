@@ -1,0 +1,118 @@
+"""Reads a release from its verified directory.
+
+N: items, D: item vector width, V: D + popularity dimensions
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from service.kernels.finder import on_device
+from service.release.filters import Filters
+from service.release.golden import replay_golden_queries
+from service.release.loaded import CPU, LoadedRelease
+from twotower.artefacts.bundle import load_towers, read_table
+from twotower.artefacts.cache import fetch
+from twotower.artefacts.manifest import UNREADABLE, Manifest
+from twotower.artefacts.release import GOLDEN, ITEMS, VECTORS, Address, ReleaseInfo, open_store, read_pointer, verify_release
+from twotower.artefacts.signature import Verifier
+from twotower.data.features import Floats
+from twotower.errors import ReleaseMismatch
+from twotower.index.kinds import open_index
+from twotower.model.catalogue import ID_FIELD
+from twotower.model.golden import GoldenQuery
+
+_IDS_AT_ONCE, _ROWS_AT_ONCE = 4096, 65_536
+
+
+def load_release(store: Address, signed_by: Verifier | None = None, device: torch.device = CPU) -> LoadedRelease:
+    """The release the store points at, verified, loaded and proven by its golden queries.
+
+    StoreError without one; IntegrityError, FormatError or ReleaseMismatch when it must not be used.
+    """
+    return open_release(fetch(open_store(store), read_pointer(store).release), signed_by, device)
+
+
+def open_release(path: Path, signed_by: Verifier | None = None, device: torch.device = CPU) -> LoadedRelease:
+    """The release in a directory; see `load_release`."""
+    # FAISS reads damaged files without noticing, and its parser trusts them: hashes come first.
+    return read_release(path, *verify_release(path, signed_by), device)
+
+
+def read_release(path: Path, manifest: Manifest, info: ReleaseInfo, device: torch.device = CPU) -> LoadedRelease:
+    """The release in a directory that was just verified, loaded and proven by its golden queries; ReleaseMismatch else.
+
+    An exact index is searched on `device`.
+
+    Other threads may be answering meanwhile: nothing here keeps Python to itself for long.
+    """
+    towers = load_towers(path)
+    vectors_NV = np.load(path / VECTORS, mmap_mode="c", allow_pickle=False)
+    items = read_table(path / ITEMS)
+    check_agreement(path, info, vectors_NV, items)
+    index = on_device(open_index(path, np.asarray(vectors_NV), towers.config.model.width, info.index), device)
+    item_ids, rows = read_ids(items)
+    release = LoadedRelease(
+        id=manifest.id,
+        info=info,
+        towers=towers,
+        vectors_NV=torch.from_numpy(vectors_NV),
+        norms_N=norms_of(vectors_NV, towers.config.model.width),
+        index=index,
+        items=items,
+        item_ids=item_ids,
+        rows=rows,
+        filters=Filters(items),
+    )
+    if len(release.rows) != len(item_ids):
+        raise ReleaseMismatch(f"{path}: an item id occurs twice. Publish it again with `twotower embed`.")
+    replay_golden_queries(release, read_golden(path))
+    return release
+
+
+def read_ids(items: pa.Table) -> tuple[list[str], dict[str, int]]:
+    """Item ids in the order of their rows, and the row of each; in pieces, between which other threads have their turn."""
+    column, item_ids, rows = items.column(ID_FIELD), list[str](), dict[str, int]()
+    for start in range(0, len(items), _IDS_AT_ONCE):
+        part = column.slice(start, _IDS_AT_ONCE).to_pylist()
+        item_ids += part
+        rows.update(zip(part, range(start, start + len(part)), strict=True))
+        time.sleep(0)  # unasked, Python would let them wait for 5 ms each time
+    return item_ids, rows
+
+
+def norms_of(vectors_NV: Floats, width: int) -> Floats:
+    """Norms [N] of the first `width` columns, never 0; in pieces, for numpy copies what it squares."""
+    norms_N = np.empty(len(vectors_NV), np.float32)
+    for start in range(0, len(vectors_NV), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        norms_N[part] = np.linalg.norm(vectors_NV[part, :width], axis=1)
+    return np.maximum(norms_N, 1e-12)
+
+
+def check_agreement(path: Path, info: ReleaseInfo, vectors_NV: npt.NDArray[Any], items: pa.Table) -> None:
+    """ReleaseMismatch unless vectors and item table hold the same items in the same space."""
+    shape = (info.num_items, info.vector_width)
+    says = f"release.json says {info.num_items} of width {info.vector_width}"
+    if vectors_NV.shape != shape or vectors_NV.dtype != np.float32:
+        raise _mismatch(path, f"vectors are {vectors_NV.dtype} {vectors_NV.shape}, {says}")
+    if len(items) != info.num_items:
+        raise _mismatch(path, f"the item table has {len(items)} rows, {says}")
+
+
+def read_golden(path: Path) -> list[GoldenQuery]:
+    """golden.json of a release that was verified; ReleaseMismatch when it holds something else."""
+    try:
+        return msgspec.json.decode((path / GOLDEN).read_bytes(), type=list[GoldenQuery])
+    except UNREADABLE as error:
+        raise _mismatch(path, f"{GOLDEN} cannot be read: {error}") from error
+
+
+def _mismatch(path: Path, what: str) -> ReleaseMismatch:
+    return ReleaseMismatch(f"{path}: {what}. Publish it again with `twotower embed`.")
