@@ -28,26 +28,26 @@ Code = Literal[
 ]
 
 STATUS: dict[Code, int] = {
-    "malformed_json": 400,
-    "unauthorized": 401,
-    "forbidden": 403,
-    "not_found": 404,
-    "method_not_allowed": 405,
-    "slow_body": 408,
-    "conflict": 409,
-    "body_too_large": 413,
-    "unsupported_media_type": 415,
-    "invalid_request": 422,
-    "page_expired": 422,
-    "quota_exceeded": 429,
-    "internal": 500,
-    "delta_off": 501,
-    "not_ready": 503,
-    "overloaded": 503,
-    "history_unavailable": 503,
-    "delta_unavailable": 503,
-    "deadline_exceeded": 504,
-    "delta_full": 507,
+    "malformed_json": 400,  # the body is not JSON
+    "unauthorized": 401,  # the API key is missing, unknown or expired
+    "forbidden": 403,  # the key lacks the scope of this route
+    "not_found": 404,  # there is no such path, item or release
+    "method_not_allowed": 405,  # the path is there, but not for this method
+    "slow_body": 408,  # the body took longer than `TWOTOWER_BODY_TIMEOUT_S`
+    "conflict": 409,  # the store's pointer could not be moved; the server's log says why
+    "body_too_large": 413,  # the body is larger than `TWOTOWER_MAX_BODY_BYTES`
+    "unsupported_media_type": 415,  # the body is not sent as application/json, or is compressed
+    "invalid_request": 422,  # a field has a wrong type, value or name; `field` says which
+    "page_expired": 422,  # another release is served by now: ask again without `page_token`
+    "quota_exceeded": 429,  # the key's requests per second are used up; `Retry-After` says for how long
+    "internal": 500,  # our bug; the log has the traceback under the same request id
+    "delta_off": 501,  # this server has no file for item changes
+    "not_ready": 503,  # the server is leaving, or its engine has ended
+    "overloaded": 503,  # too many requests wait for the engine
+    "history_unavailable": 503,  # the history store did not answer; send events again under the same event_id
+    "delta_unavailable": 503,  # the item change could not be stored; send it again
+    "deadline_exceeded": 504,  # the request's time was over before its answer
+    "delta_full": 507,  # more items have changed since the nightly job than `TWOTOWER_MAX_DELTA_ITEMS`
 }
 RETRY_AFTER_S = 1  # sent with every 503: what makes us refuse passes within a second or needs an operator
 

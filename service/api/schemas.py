@@ -115,16 +115,16 @@ def _is_plausible(moment: "datetime | int | None") -> bool:
 class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """Something a user did. `properties` may hold the event features that the schema names."""
 
-    event_type: Id
-    timestamp: Timestamp
+    event_type: Id  # a type that the model was not trained on counts as unknown
+    timestamp: Timestamp  # when it happened
     user_id: Id | None = None  # required by /events; inline events belong to the request's user
-    item_id: Id | None = None
-    event_id: Id | None = None
-    session_id: Id | None = None
-    value: float | None = None
-    properties: Properties = {}
-    recommendation_id: Id | None = None
-    position: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    item_id: Id | None = None  # an item that the catalogue does not know is stored, and ignored by the model
+    event_id: Id | None = None  # your own id: the same event sent twice under it is stored once
+    session_id: Id | None = None  # stored with the event
+    value: float | None = None  # stored with the event, such as an amount paid
+    properties: Properties = {}  # the event features that the schema names are read by the model
+    recommendation_id: Id | None = None  # the answer that this event followed
+    position: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None  # where in that answer the item stood
 
     @property
     def time_ms(self) -> int:
@@ -135,14 +135,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class AboutUser(Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of whom a request speaks, known by stored history, inline events or both, and at which moment."""
 
-    user_id: Id | None = None
+    user_id: Id | None = None  # whose stored history is read; without it only `events` are known
     session_id: Id | None = None  # carried for the caller's own bookkeeping: it does not change the answer
-    events: Annotated[list[Event], Meta(max_length=MAX_EVENTS)] = []
-    history_mode: HistoryMode = "append"  # inline events: after the stored ones, instead of them, or none
-    target_event_type: Id | None = None
-    timestamp: Timestamp | None = None
-    strict: bool = False  # rather 503 than an answer without the stored history
-    timeout_ms: Annotated[int, Meta(ge=1, le=60_000)] | None = None
+    events: Annotated[list[Event], Meta(max_length=MAX_EVENTS)] = []  # inline events: known to this request, not stored
+    history_mode: HistoryMode = "append"  # inline events are read after the stored ones, instead of them, or not at all
+    target_event_type: Id | None = None  # rank for the next event of this type; without it, for the next event of any type
+    timestamp: Timestamp | None = None  # the moment to rank for; without it, now
+    strict: bool = False  # answer 503 when the stored history cannot be read; otherwise the answer does without it
+    timeout_ms: Annotated[int, Meta(ge=1, le=60_000)] | None = None  # then 504; without it, `TWOTOWER_REQUEST_TIMEOUT_S`
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,8 +165,8 @@ class AboutUser(Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Promotion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Items that get a place whatever their score: the best of those that match, at one place or in a share of all places."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=128)]
-    filter: FilterText
+    name: Annotated[str, Meta(min_length=1, max_length=128)]  # returned with each item that it placed
+    filter: FilterText  # which items may take its places
     position: Annotated[int, Meta(ge=1, le=MAX_RESULTS, description="1 is the first place, over all pages")] | None = None
     percent: Annotated[float, Meta(gt=0, le=100, description="Of the first n, for every n, at least this many")] | None = None
 
@@ -174,18 +174,18 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class RecommendRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What comes next for a user."""
 
-    num_results: NumResults = 10
-    filter: FilterText | None = None
-    exclude_item_ids: Ids = []
-    exclude_seen: bool = False
-    exclude_event_types: Annotated[list[Id], Meta(max_length=64)] = []
-    candidate_item_ids: Ids | None = None
-    promotions: Annotated[list[Promotion], Meta(max_length=MAX_PROMOTIONS)] = []
+    num_results: NumResults = 10  # items of the answer, or of one page
+    filter: FilterText | None = None  # only items whose features match
+    exclude_item_ids: Ids = []  # never these items
+    exclude_seen: bool = False  # no item that the user had an event with
+    exclude_event_types: Annotated[list[Id], Meta(max_length=64)] = []  # no item that the user had an event of these types with
+    candidate_item_ids: Ids | None = None  # only these items
+    promotions: Annotated[list[Promotion], Meta(max_length=MAX_PROMOTIONS)] = []  # items that get a place whatever their score
     diversity: Annotated[float, Meta(ge=0, le=1, description="0 ranks by score alone, 1 by unlikeness alone")] = 0.0
-    include_metadata: Annotated[list[Text], Meta(max_length=64)] = []
-    explain: bool = False
+    include_metadata: Annotated[list[Text], Meta(max_length=64)] = []  # features of the items to return
+    explain: bool = False  # name the past items that make each item likelier; at most 20 items
     page_token: Annotated[str, Meta(max_length=8192, description="`next_page_token` of the page before")] | None = None
-    validate_only: bool = False
+    validate_only: bool = False  # check the request and answer without items
 
     def check_meaning(self) -> None:
         """ValueError for fields that contradict each other."""
@@ -231,8 +231,8 @@ def is_plain(body: bytes) -> bool:
 class Reason(msgspec.Struct, frozen=True, kw_only=True):
     """A past item that speaks for a recommended one, which may be that item itself."""
 
-    text: str
-    item_id: str
+    text: str  # the reason as a sentence
+    item_id: str  # the past item
     last: int  # of its events, in epoch milliseconds
     effect: float | None  # natural log of how many times more likely it makes the item; null where that was not computed
 
@@ -241,26 +241,26 @@ class Recommended(msgspec.Struct, frozen=True, kw_only=True):
     """One item of an answer."""
 
     item_id: str
-    score: float
-    source: Literal["model", "promotion", "fallback"] = "model"
+    score: float  # comparable within this answer; `/v1/score` gives probabilities
+    source: Literal["model", "promotion", "fallback"] = "model"  # what gave the item its place
     promotion: str | None = None  # name of the promotion that gave it its place
-    metadata: dict[str, Any] | None = None
-    reasons: list[Reason] | None = None
+    metadata: dict[str, Any] | None = None  # the features that `include_metadata` named
+    reasons: list[Reason] | None = None  # when the request said `explain`
 
 
 class RecommendResponse(msgspec.Struct, frozen=True, kw_only=True):
     """An answer, best item first. Every field is always there."""
 
-    recommendation_id: str
+    recommendation_id: str  # send it with the events that follow this answer
     items: list[Recommended]
-    release: str
-    variant: str = "default"
-    events_used: int
-    events_ignored: int
-    missing_item_ids: list[str]
+    release: str  # the release that ranked
+    variant: str = "default"  # the arm, `canary` or `default`
+    events_used: int  # events of the window that the model read
+    events_ignored: int  # events of the window whose item the catalogue does not know
+    missing_item_ids: list[str]  # items that the request or its history names and the catalogue does not know
     history_seq: int | None  # number of stored events the answer knew of; null when none were asked for or could be read
-    degraded: list[str]
-    next_page_token: str | None = None
+    degraded: list[str]  # what the answer lacks; empty is the normal case
+    next_page_token: str | None = None  # send it as `page_token` for the next page; null at the end
     took_ms: float
 
 
@@ -270,12 +270,12 @@ class SimilarRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fields
     With a user, the most similar items are ranked by what comes next for that user.
     """
 
-    item_id: Id | None = None
-    item: Annotated[dict[str, Feature], Meta(max_length=256)] | None = None
-    num_results: NumResults = 10
-    filter: FilterText | None = None
-    exclude_item_ids: Ids = []
-    include_metadata: Annotated[list[Text], Meta(max_length=64)] = []
+    item_id: Id | None = None  # an item of the catalogue
+    item: Annotated[dict[str, Feature], Meta(max_length=256)] | None = None  # or an item described by the schema's features
+    num_results: NumResults = 10  # items of the answer
+    filter: FilterText | None = None  # only items whose features match
+    exclude_item_ids: Ids = []  # never these items
+    include_metadata: Annotated[list[Text], Meta(max_length=64)] = []  # features of the items to return
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -288,7 +288,7 @@ class SimilarResponse(msgspec.Struct, frozen=True, kw_only=True):
 
     items: list[Recommended]
     release: str
-    degraded: list[str]
+    degraded: list[str]  # what the answer lacks; empty is the normal case
     took_ms: float
 
 
@@ -307,7 +307,7 @@ class EventsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Rejected(msgspec.Struct, frozen=True, kw_only=True):
     """An event, item or id that was not stored, by its place in the request."""
 
-    index: int
+    index: int  # from 0
     reason: str
 
 

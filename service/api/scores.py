@@ -11,7 +11,7 @@ from service.api.schemas import MAX_LISTED_IDS, AboutUser, Id
 class ScoreRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How likely each of some items is to come next for a user."""
 
-    candidate_item_ids: Annotated[list[Id], Meta(max_length=MAX_LISTED_IDS)]
+    candidate_item_ids: Annotated[list[Id], Meta(max_length=MAX_LISTED_IDS)]  # the items to score
 
 
 class Scored(msgspec.Struct, frozen=True, kw_only=True):
