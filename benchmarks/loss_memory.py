@@ -3,7 +3,7 @@
 Everything runs in a process of its own: the catalogue is made and touched, then the resident set is noted, then a pool is
 drawn and the loss runs forward and backward. What the resident set grew by at its highest is the figure.
 
-Q: queries, N: items, K: drawn candidates, C: some of them, D: item width, P: popularity dimensions, V: D + P, M: own items
+Q: queries, N: items, K: drawn candidates, C: some of them, D: item width, P: popularity dimensions, V: D + P, M: past items
 """
 
 import argparse
@@ -24,7 +24,7 @@ from benchmarks.report import Row, write_report
 from benchmarks.training_throughput import GIGA, gemm_gflops
 from training.kernels.candidates import FrozenCatalogue, Pool
 from training.kernels.softmax_tiles import TILE_QUERIES, TILE_SCORES
-from training.kernels.trained_softmax import Own
+from training.kernels.trained_softmax import PastPairs
 from training.losses.candidates import Proposal, propose
 from training.losses.frozen_loss import frozen_set_loss
 from training.losses.trained_loss import Answers
@@ -45,7 +45,7 @@ class Size:
     num_items: int = 3_000_000
     width: int = 128
     num_days: int = 8
-    num_own: int = 64  # of a query
+    num_past: int = 64  # of a query
     num_answers: int = 8
 
     @property
@@ -56,7 +56,7 @@ class Size:
     @property
     def predicted_bytes(self) -> int:
         """Drawing: a random number per item. The loss: pairs, the answers' vectors, query gradients and one tile."""
-        num_pairs = self.num_queries * (self.num_own + self.num_answers)
+        num_pairs = self.num_queries * (self.num_past + self.num_answers)
         scored = self.num_queries * (self.width + 1) * FLOAT
         drawn = self.num_items * (LONG + FLOAT) + self.num_candidates * (LONG + FLOAT)
         drawing = self.num_items * (LONG + 1)
@@ -73,21 +73,21 @@ class Problem:
 
     catalogue: FrozenCatalogue
     query_QV: Tensor
-    own: Own
+    past: PastPairs
     answers: Answers
     day_Q: Tensor
 
     def loss(self, pool: Pool) -> Tensor:
         """As a training step computes it."""
-        return frozen_set_loss(self.query_QV, self.own, self.answers, self.day_Q, self.catalogue, [pool])
+        return frozen_set_loss(self.query_QV, self.past, self.answers, self.day_Q, self.catalogue, [pool])
 
     def first(self, num_queries: int) -> "Problem":
         """The same for the first queries only."""
-        mine, asked = self.own.query_M < num_queries, self.answers.query_A < num_queries
+        mine, asked = self.past.query_M < num_queries, self.answers.query_A < num_queries
         return Problem(
             self.catalogue,
             self.query_QV[:num_queries],
-            Own(*(column[mine] for column in self.own)),
+            PastPairs(*(column[mine] for column in self.past)),
             Answers(*(column[asked] for column in self.answers)),
             self.day_Q[:num_queries],
         )
@@ -159,20 +159,20 @@ def measure(size: Size) -> Measured:
 
 
 def make_problem(size: Size) -> Problem:
-    """Random vectors with scores spread like a trained model's; the first own item of a query is its first answer too."""
+    """Random vectors with scores spread like a trained model's; the first past item of a query is its first answer too."""
     generator = torch.Generator().manual_seed(0)
     vectors_ND = torch.empty(size.num_items, size.width).normal_(generator=generator)
     popularity_PTN = torch.empty(1, size.num_days, size.num_items).normal_(generator=generator)
     query_QV = torch.empty(size.num_queries, size.width + 1).normal_(std=2 / math.sqrt(size.width), generator=generator)
-    own_QM = (torch.rand(size.num_queries, size.num_own, generator=generator) * (size.num_items // size.num_own)).long()
-    own_QM += torch.arange(size.num_own) * (size.num_items // size.num_own)  # distinct, and sorted
-    answers_QA = own_QM[:, :1] + torch.arange(size.num_answers)
+    past_QM = (torch.rand(size.num_queries, size.num_past, generator=generator) * (size.num_items // size.num_past)).long()
+    past_QM += torch.arange(size.num_past) * (size.num_items // size.num_past)  # distinct, and sorted
+    answers_QA = past_QM[:, :1] + torch.arange(size.num_answers)
     queries = torch.arange(size.num_queries)
     num_answers = answers_QA.numel()
     return Problem(
         FrozenCatalogue(vectors_ND, popularity_PTN),
         query_QV.requires_grad_(),
-        Own(queries.repeat_interleave(size.num_own), own_QM.flatten(), torch.ones(own_QM.numel(), requires_grad=True)),
+        PastPairs(queries.repeat_interleave(size.num_past), past_QM.flatten(), torch.ones(past_QM.numel(), requires_grad=True)),
         Answers(queries.repeat_interleave(size.num_answers), answers_QA.flatten(), torch.full((num_answers,), 1 / num_answers)),
         torch.randint(size.num_days, (size.num_queries,), generator=generator),
     )
@@ -207,10 +207,10 @@ def dense(problem: Problem, pool: Pool) -> tuple[float, Tensor]:
     others, parts = torch.zeros(num_queries, num_items, dtype=torch.bool), []
     others[:, pool.rows_K] = True
     held = torch.zeros_like(others)
-    held[problem.own.query_M, problem.own.column_M] = True
+    held[problem.past.query_M, problem.past.column_M] = True
     held[problem.answers.query_A, problem.answers.column_A] = True
     repeat_QN = torch.zeros(num_queries, num_items, dtype=torch.float64)
-    repeat_QN[problem.own.query_M, problem.own.column_M] = problem.own.repeat_M.detach().double()
+    repeat_QN[problem.past.query_M, problem.past.column_M] = problem.past.repeat_M.detach().double()
     log_weight_N = torch.zeros(num_items, dtype=torch.float64).index_copy(0, pool.rows_K, pool.log_weight_K.double())
     for start in range(0, num_items, CHECKED_AT_ONCE):
         rows = torch.arange(start, min(start + CHECKED_AT_ONCE, num_items))

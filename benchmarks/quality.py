@@ -1,7 +1,7 @@
 """Quality on real data: our model beside the counters and beside rectools' SASRec and HSTU, on the same split and protocol.
 
-Complete Journey: every basket of December, rolling history, the whole catalogue ranked, seen items kept. Amazon Beauty:
-leave-one-out, the whole catalogue ranked, seen items masked, several seeds. The peers get the wall-clock time that our
+Complete Journey: every basket of December, rolling history, the whole catalogue ranked, past items kept. Amazon Beauty:
+leave-one-out, the whole catalogue ranked, past items masked, several seeds. The peers get the wall-clock time that our
 training took and the same number of threads; their best epoch is chosen on a sample of the validation part. Neither they
 nor the counters can read the weekly signals that ours reads. Finished parts are kept in build/bench/quality/ and reused
 while what they depend on stays the same; delete it to begin anew.

@@ -12,7 +12,7 @@ Adam.
   on either side, one matrix product on either side: the fastest way through rectools.
 
 What is not equal: rectools scores every position, that is, it predicts every item of a basket from the ones beside it. Ours
-scores every basket boundary, with all items of the next basket as answers, and scores the user's own items apart. So we
+scores every basket boundary, with all items of the next basket as answers, and scores the user's past items apart. So we
 score fewer positions for the same answers; the report holds both counts. Per event our blocks are larger (11 D^2 weights a
 layer against 6 D^2), and an item is embedded from its features, not looked up. rectools gets full windows only; ours are
 padded to the longest of the batch, and padding is not counted as events.

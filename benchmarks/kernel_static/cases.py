@@ -17,7 +17,7 @@ from service.kernels.catalogue import Catalogue
 from service.kernels.topk import top_k_triton
 from training.kernels.candidates import Certain, FrozenCatalogue, Pool, Shard, aligned
 from training.kernels.frozen_softmax import sampled_softmax_triton
-from training.kernels.trained_softmax import Own, Scored, WeightedLogPartitionTriton
+from training.kernels.trained_softmax import PastPairs, Scored, WeightedLogPartitionTriton
 from twotower.kernels.gather_pool import gather_pool_triton
 from twotower.kernels.packed_attention import Packing, packed_attention_triton
 from twotower.kernels.paged_decode import paged_decode_triton
@@ -63,8 +63,8 @@ def joint_loss(dtype: torch.dtype) -> object:
     popularity_TCP, day_Q = torch.zeros(days, num_candidates, 2), torch.zeros(num_queries, dtype=torch.int64)
     scored = Scored(vectors_CD.detach(), popularity_TCP, day_Q, bias_BC, window_Q)
     query_M = torch.arange(num_queries)
-    own = Own(query_M, query_M, torch.zeros(num_queries))
-    total = WeightedLogPartitionTriton.apply(query_QV, vectors_CD, own.repeat_M, own, torch.ones(num_queries), scored)  # type: ignore[no-untyped-call]
+    past = PastPairs(query_M, query_M, torch.zeros(num_queries))
+    total = WeightedLogPartitionTriton.apply(query_QV, vectors_CD, past.repeat_M, past, torch.ones(num_queries), scored)  # type: ignore[no-untyped-call]
     total.backward()
     return total
 

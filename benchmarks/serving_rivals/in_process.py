@@ -106,9 +106,9 @@ def served(release: LoadedRelease, user_id: str, history: UserHistory) -> tuple[
 
 def offline(release: LoadedRelease, history: UserHistory) -> tuple[Floats, float]:
     """Scores [N] as the offline evaluation computes them, and the milliseconds of the model's part."""
-    own = {release.rows[item_id]: item for item_id, item in history.items.items()}
+    past = {release.rows[item_id]: item for item_id, item in history.items.items()}
     now_ms = history.events[-1].time_ms + MOMENT_MS
-    request = Request(model_history(release, history.window), item_statistics_of(own), now_ms)
+    request = Request(model_history(release, history.window), item_statistics_of(past), now_ms)
     started = time.thread_time()
     queries = answer(release.towers.contextualizer, release.towers.config.model, release.vectors_NV, [request])
     ms = 1000 * (time.thread_time() - started)
@@ -118,7 +118,7 @@ def offline(release: LoadedRelease, history: UserHistory) -> tuple[Floats, float
 def dense(release: LoadedRelease, scored: Scored) -> Floats:
     """Scores of the whole catalogue, [N]."""
     scores_N = (release.vectors_NV @ torch.from_numpy(scored.query_V)).numpy()
-    scores_N[scored.own_rows_M] = scored.own_scores_M
+    scores_N[scored.past_rows_M] = scored.past_scores_M
     return scores_N
 
 

@@ -1,7 +1,7 @@
 """What both competitors serve: the same release, the same model, FAISS' flat index, and histories kept as the model reads them.
 
 An event is encoded once, when it comes, not with every question. The index is asked for so many more items than wanted as
-there are own items, which are then scored in full: the answer is as exact as ours.
+there are past items, which are then scored in full: the answer is as exact as ours.
 
 N: items, V: vector width, E: events of one user, Q: requests, K: results
 """
@@ -105,18 +105,18 @@ class PlainModel:
         """Ids and scores of each question's best items, best first. The model reads the last 256 events."""
         requests = [_request(question) for question in questions]
         queries = answer(self.towers.contextualizer, self.towers.config.model, self.vectors_NV, requests)
-        own_scores_M = queries.own_scores(self.vectors_NV).numpy()
-        own_rows_M, owner_M = queries.own_rows_M.numpy(), queries.own_request_M.numpy()
+        past_scores_M = queries.past_scores(self.vectors_NV).numpy()
+        past_rows_M, owner_M = queries.past_rows_M.numpy(), queries.past_request_M.numpy()
         most = max(q.num_results for q in questions) + int(np.bincount(owner_M, minlength=len(questions)).max())
         scores_QK, rows_QK = self.index.search(queries.vectors_QV.numpy(), min(most, len(self.item_ids)))
         return [
-            self._merged(rows_QK[q], scores_QK[q], own_rows_M[owner_M == q], own_scores_M[owner_M == q], question.num_results)
+            self._merged(rows_QK[q], scores_QK[q], past_rows_M[owner_M == q], past_scores_M[owner_M == q], question.num_results)
             for q, question in enumerate(questions)
         ]
 
-    def _merged(self, rows: Any, scores: Any, own_rows: Any, own_scores: Any, k: int) -> list[tuple[str, float]]:
-        others = np.isin(rows, own_rows, invert=True)
-        rows, scores = np.concatenate([rows[others], own_rows]), np.concatenate([scores[others], own_scores])
+    def _merged(self, rows: Any, scores: Any, past_rows: Any, past_scores: Any, k: int) -> list[tuple[str, float]]:
+        others = np.isin(rows, past_rows, invert=True)
+        rows, scores = np.concatenate([rows[others], past_rows]), np.concatenate([scores[others], past_scores])
         order = np.lexsort((rows, -scores))[:k]
         return [(self.item_ids[row], float(score)) for row, score in zip(rows[order], scores[order], strict=True)]
 

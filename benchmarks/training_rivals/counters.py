@@ -1,6 +1,6 @@
 """The counters that a model of repeat consumption must beat: what they know is how often and how long ago.
 
-U: users, N: items, M: own items of a user
+U: users, N: items, M: past items of a user
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ NUM_NEIGHBOURS = 300
 USERS_AT_ONCE = 64
 
 
-def personal(own: ItemStatistics, now_ms: int) -> Array:
-    """Decayed counts of the user's own items at `now_ms`, [M]."""
-    decayed_M = own.decayed_M3[:, HALF_LIVES_DAYS.index(HALF_LIFE_DAYS)]
-    faded: Array = decayed_M * 0.5 ** ((now_ms - own.last_ms_M) / DAY_MS / HALF_LIFE_DAYS)
+def personal(past: ItemStatistics, now_ms: int) -> Array:
+    """Decayed counts of the user's past items at `now_ms`, [M]."""
+    decayed_M = past.decayed_M3[:, HALF_LIVES_DAYS.index(HALF_LIFE_DAYS)]
+    faded: Array = decayed_M * 0.5 ** ((now_ms - past.last_ms_M) / DAY_MS / HALF_LIFE_DAYS)
     return faded
 
 
@@ -39,13 +39,13 @@ class Mixture:
 
     def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
         """Log probabilities."""
-        for row_N, query, own in zip(out_QN.numpy(), queries, statistics, strict=True):
+        for row_N, query, past in zip(out_QN.numpy(), queries, statistics, strict=True):
             row_N[:] = self.snapshots.day(query.now_ms)[:, 0]
-            if len(own):
-                counts_M = personal(own, query.now_ms)
+            if len(past):
+                counts_M = personal(past, query.now_ms)
                 row_N += np.log(1 - self.share)
                 mine_M = np.log(self.share * counts_M / counts_M.sum())
-                row_N[own.item_rows_M] = np.logaddexp(row_N[own.item_rows_M], mine_M)
+                row_N[past.item_rows_M] = np.logaddexp(row_N[past.item_rows_M], mine_M)
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,20 @@ class NearestNeighbours:
     vectors: UserVectors
     neighbours_UK: Ints
     snapshots: PopularitySnapshots
-    own_share: float = 0.8
+    past_share: float = 0.8
     has_probabilities: bool = False
 
     def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
         """Blended counts; what neither the user nor a neighbour had is ordered by popularity, far below."""
-        for row_N, query, own in zip(out_QN.numpy(), queries, statistics, strict=True):
+        for row_N, query, past in zip(out_QN.numpy(), queries, statistics, strict=True):
             np.exp(self.snapshots.day(query.now_ms)[:, 0], out=row_N)
             row_N *= 1e-4
             neighbours = self.neighbours_UK[query.user]
             rows, weights = self.vectors.of(neighbours)
-            np.add.at(row_N, rows, weights * ((1 - self.own_share) / len(neighbours)))
-            if len(own):
-                counts_M = personal(own, query.now_ms)
-                row_N[own.item_rows_M] += self.own_share * counts_M / counts_M.max()
+            np.add.at(row_N, rows, weights * ((1 - self.past_share) / len(neighbours)))
+            if len(past):
+                counts_M = personal(past, query.now_ms)
+                row_N[past.item_rows_M] += self.past_share * counts_M / counts_M.max()
 
 
 def nearest_neighbours(log: EventLog, until_ms: int, snapshots: PopularitySnapshots) -> NearestNeighbours:
@@ -100,9 +100,9 @@ def user_vectors(log: EventLog, until_ms: int) -> UserVectors:
     for user in range(log.num_users):
         start, end = log.span(user)
         stop = start + int(np.searchsorted(log.times_ms_E[start:end], until_ms))
-        own = item_statistics(log.item_rows_E[start:stop].astype(np.int64), log.times_ms_E[start:stop])
-        counts_M = personal(own, until_ms)
-        rows.append(own.item_rows_M)
+        past = item_statistics(log.item_rows_E[start:stop].astype(np.int64), log.times_ms_E[start:stop])
+        counts_M = personal(past, until_ms)
+        rows.append(past.item_rows_M)
         weights.append(counts_M / counts_M.max(initial=1e-9))
     offsets_U1 = np.cumsum([len(r) for r in rows])
     return UserVectors(offsets_U1, np.concatenate(rows), np.concatenate(weights).astype(np.float32))

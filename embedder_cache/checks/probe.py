@@ -209,7 +209,7 @@ def ask(probe: Probe, towers: Towers, item_ids: pa.Array, vectors_NV: Tensor) ->
         block_QN = scores_QN[: len(asked)]
         torch.matmul(found.vectors_QV[:, : model.width], vectors_ND.T, out=block_QN)
         block_QN.addmm_(found.vectors_QV[:, model.width :], popularity_NP.T)
-        block_QN.index_put_((found.own_request_M, found.own_rows_M), found.repeat_M, accumulate=True)
+        block_QN.index_put_((found.past_request_M, found.past_rows_M), found.repeat_M, accumulate=True)
         if not math.isfinite(block_QN.sum().item()):
             raise DataError("the scores of real requests are not finite: train the bundle again")
         for q, scores_N in enumerate(block_QN.numpy(), start=begin):
@@ -230,7 +230,7 @@ def ask_popularity(probe: Probe, config: BundleConfig) -> tuple[Array, Array]:
 
 def ranks(scores_N: Floats, rows: Ints) -> Array:
     """Rank of each row; ties share their mean rank."""
-    return tied_ranks(np.ascontiguousarray(scores_N), rows, own=np.zeros(0, np.int64))[0]
+    return tied_ranks(np.ascontiguousarray(scores_N), rows, past=np.zeros(0, np.int64))[0]
 
 
 def overlap(new: Answers, item_ids: pa.Array, old: Answers, old_item_ids: pa.Array) -> float:

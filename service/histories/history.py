@@ -20,7 +20,7 @@ from twotower.data.window import WINDOW, anchor
 # Bounds on what one user may occupy; the same in every store.
 KEPT_EVENTS = WINDOW
 KEPT_EVENT_IDS = 4096  # idempotency reaches back this many events: four full batches
-KEPT_ITEMS = 4096  # own items; the one whose last event is oldest goes first
+KEPT_ITEMS = 4096  # past items; the one whose last event is oldest goes first
 
 
 Reason = Literal["timeout", "unreachable", "circuit_open", "full", "read_only", "denied", "damaged", "mixed_up", "refused"]
@@ -49,7 +49,7 @@ class StoredEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     position: int | None = None
 
 
-class OwnItem(msgspec.Struct, frozen=True, gc=False):
+class PastItem(msgspec.Struct, frozen=True, gc=False):
     """Statistics of one item of a user's whole history (twotower.data.item_statistics) and the event types it was met through."""
 
     count: int
@@ -59,13 +59,13 @@ class OwnItem(msgspec.Struct, frozen=True, gc=False):
     event_types: frozenset[str]
 
     @staticmethod
-    def after(before: "OwnItem | None", event: StoredEvent) -> "OwnItem":
+    def after(before: "PastItem | None", event: StoredEvent) -> "PastItem":
         """The statistics once `event` has happened too."""
         if before is None:
-            return OwnItem(1, event.time_ms, event.time_ms, (1.0, 1.0, 1.0), shared(frozenset([event.event_type])))
+            return PastItem(1, event.time_ms, event.time_ms, (1.0, 1.0, 1.0), shared(frozenset([event.event_type])))
         numbers = add_event(before.count, before.first_ms, before.last_ms, before.decayed, event.time_ms)
         types = before.event_types
-        return OwnItem(*numbers, types if event.event_type in types else shared(types | {event.event_type}))
+        return PastItem(*numbers, types if event.event_type in types else shared(types | {event.event_type}))
 
 
 @lru_cache(maxsize=4096)
@@ -86,7 +86,7 @@ class UserHistory:
 
     events: tuple[StoredEvent, ...] = ()
     num_events: int = 0
-    items: dict[str, OwnItem] = field(default_factory=dict)
+    items: dict[str, PastItem] = field(default_factory=dict)
     epoch: str = ""
     tag: str = ""
 
@@ -105,7 +105,7 @@ class UserHistory:
         added, items = tuple(events), dict(self.items)
         for event in added:
             if event.item_id is not None:
-                items[event.item_id] = OwnItem.after(items.get(event.item_id), event)
+                items[event.item_id] = PastItem.after(items.get(event.item_id), event)
                 if len(items) > KEPT_ITEMS:
                     del items[min(items, key=lambda item: (items[item].last_ms, item))]
         return UserHistory((self.events + added)[-KEPT_EVENTS:], self.num_events + len(added), items, self.epoch, tag)

@@ -22,7 +22,7 @@ from service.histories.history import (
     KEPT_EVENTS,
     KEPT_ITEMS,
     HistoryUnavailable,
-    OwnItem,
+    PastItem,
     Reason,
     StoredEvent,
     UserHistory,
@@ -119,7 +119,7 @@ class RedisHistory:
             tag = payloads[-1][:TAG_BYTES].decode() if payloads else ""
             if first:
                 return held.extended(events, tag)
-            return UserHistory(tuple(events), num_events, _own_items(packed), epoch.decode(), tag)
+            return UserHistory(tuple(events), num_events, _past_items(packed), epoch.decode(), tag)
         except ValueError as error:  # msgspec's and UnicodeDecodeError are such
             raise HistoryUnavailable(f"Redis holds what cannot be read: {error}", "damaged") from error
 
@@ -197,10 +197,10 @@ def _arguments(event: StoredEvent) -> tuple[str, str, int, str, bytes]:
     return event.event_id or "", event.item_id or "", event.time_ms, event.event_type, msgspec.json.encode(event)
 
 
-def _own_items(packed: Sequence[bytes]) -> dict[str, OwnItem]:
+def _past_items(packed: Sequence[bytes]) -> dict[str, PastItem]:
     """Items by id from a flat list of id and statistics, in the order they were first met."""
     found = [(*_statistics.decode(statistics), item.decode()) for item, statistics in zip(packed[::2], packed[1::2], strict=True)]
     found.sort(key=lambda row: row[7])
     return {
-        item: OwnItem(n, first, last, (d7, d30, d90), shared(types)) for n, first, last, d7, d30, d90, types, _, item in found
+        item: PastItem(n, first, last, (d7, d30, d90), shared(types)) for n, first, last, d7, d30, d90, types, _, item in found
     }

@@ -8,7 +8,8 @@ TAG_BYTES = 16  # before each stored event: the random tag of the append that st
 
 # ARGV: question, tag, ttl in ms, kept events, kept ids, kept items, ms of a day, three half-lives in days, then five per event:
 # event id, item id, time in ms, event type, payload. Answers the question and a 1 or 0 per event: stored or known already.
-# The arithmetic is twotower.repeat.add_event, operation by operation; the contract tests hold the two together bit by bit.
+# The arithmetic is `add_event` of twotower.data.item_statistics, operation by operation: the contract tests hold the two
+# together bit by bit.
 APPEND = """
 local tag, ttl_ms, kept_events = ARGV[2], ARGV[3], ARGV[4]
 local kept_ids, kept_items, day_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -24,17 +25,17 @@ local epoch, n = head[1] or tag, tonumber(head[2] or '0')
 
 local function count_item(item, time_ms, event_type)
   local packed = redis.call('HGET', KEYS[4], item)
-  local own = packed and cmsgpack.unpack(packed) or {0, time_ms, time_ms, 0, 0, 0, {}, n}
-  local newest = math.max(own[3], time_ms)
+  local past = packed and cmsgpack.unpack(packed) or {0, time_ms, time_ms, 0, 0, 0, {}, n}
+  local newest = math.max(past[3], time_ms)
   for d = 1, 3 do
-    local fade = 0.5 ^ ((newest - own[3]) / day_ms / half_lives[d])
-    own[3 + d] = own[3 + d] * fade + 0.5 ^ ((newest - time_ms) / day_ms / half_lives[d])
+    local fade = 0.5 ^ ((newest - past[3]) / day_ms / half_lives[d])
+    past[3 + d] = past[3 + d] * fade + 0.5 ^ ((newest - time_ms) / day_ms / half_lives[d])
   end
-  own[1], own[2], own[3] = own[1] + 1, math.min(own[2], time_ms), newest
+  past[1], past[2], past[3] = past[1] + 1, math.min(past[2], time_ms), newest
   local known = false
-  for _, t in ipairs(own[7]) do known = known or t == event_type end
-  if not known then table.insert(own[7], event_type) end
-  redis.call('HSET', KEYS[4], item, cmsgpack.pack(own))
+  for _, t in ipairs(past[7]) do known = known or t == event_type end
+  if not known then table.insert(past[7], event_type) end
+  redis.call('HSET', KEYS[4], item, cmsgpack.pack(past))
   redis.call('ZADD', KEYS[5], newest, item)
   if not packed then num_items = num_items + 1 end
   if num_items > kept_items then

@@ -19,7 +19,7 @@ from service.histories.history import (
     KEPT_EVENTS,
     KEPT_ITEMS,
     HistoryUnavailable,
-    OwnItem,
+    PastItem,
     Reason,
     StoredEvent,
     UserHistory,
@@ -122,8 +122,8 @@ def _append_one(connection: sqlite3.Connection, event: StoredEvent, counts: dict
 def _count_item(connection: sqlite3.Connection, event: StoredEvent, item_id: str, seq: int) -> None:
     sql = f"SELECT {_ITEM}, met FROM items WHERE user_id = ? AND item_id = ?"  # noqa: S608 - a constant of this file
     row = connection.execute(sql, (event.user_id, item_id)).fetchone()
-    own, met = OwnItem.after(_own_item(row[:-1]) if row else None, event), row[-1] if row else seq
-    values = (own.count, own.first_ms, own.last_ms, *own.decayed, msgspec.json.encode(sorted(own.event_types)), met)
+    past, met = PastItem.after(_past_item(row[:-1]) if row else None, event), row[-1] if row else seq
+    values = (past.count, past.first_ms, past.last_ms, *past.decayed, msgspec.json.encode(sorted(past.event_types)), met)
     connection.execute("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (event.user_id, item_id, *values))
     if row is None:
         connection.execute(
@@ -133,9 +133,9 @@ def _count_item(connection: sqlite3.Connection, event: StoredEvent, item_id: str
         )
 
 
-def _own_item(row: tuple[int, int, int, float, float, float, bytes]) -> OwnItem:
+def _past_item(row: tuple[int, int, int, float, float, float, bytes]) -> PastItem:
     count, first_ms, last_ms, week, month, quarter, types = row
-    return OwnItem(count, first_ms, last_ms, (week, month, quarter), shared(_types.decode(types)))
+    return PastItem(count, first_ms, last_ms, (week, month, quarter), shared(_types.decode(types)))
 
 
 def _trim(connection: sqlite3.Connection, user_id: str, epoch: str, num_events: int) -> None:
@@ -159,7 +159,7 @@ def read(connection: sqlite3.Connection, user_id: str, known: UserHistory | None
         if first:
             rows = connection.execute(sql, (user_id, 0)).fetchall()
         sql = f"SELECT item_id, {_ITEM} FROM items WHERE user_id = ? ORDER BY met"  # noqa: S608 - a constant of this file
-        items = {item: _own_item(row) for item, *row in connection.execute(sql, (user_id,))}
+        items = {item: _past_item(row) for item, *row in connection.execute(sql, (user_id,))}
     if known is not None and known.num_events == count == 0:
         return known
     tag = rows[-1][1] if rows else ""

@@ -5,7 +5,7 @@ the request. The arithmetic is that of `Contextualizer` and of `twotower.model.s
 matrix has few rows it is numpy's: there torch spends its time on calls. Of the last layer only the last token is computed.
 
 T: events read at once, of all histories; C: events a memory has room for; L: layers; H: heads; G: key/value heads, each of H/G
-heads; E: head width; D: width; Q: histories; M: own items; A: width of a head of the attention over own items; Z: hidden width
+heads; E: head width; D: width; Q: histories; M: past items; A: width of a head of the attention over past items; Z: hidden width
 of the repeat score; X: query input
 """
 
@@ -60,8 +60,8 @@ class Memory:
             self.keys_LGCE, self.values_LGCE = np.pad(self.keys_LGCE, more), np.pad(self.values_LGCE, more)
 
 
-class OwnParts(NamedTuple):
-    """What the model makes of own items whatever the request: keys and values of each head, and a part of the repeat score."""
+class PastParts(NamedTuple):
+    """What the model makes of past items whatever the request: keys and values of each head, and a part of the repeat score."""
 
     vector_MV: Floats
     key_HMA: Floats
@@ -97,8 +97,12 @@ class Reader:
         self._cos_LE, self._sin_LE = contextualizer.cos_LE.numpy(), contextualizer.sin_LE.numpy()
         self._norm_D, self._empty_D = _array(contextualizer.norm), _detached(contextualizer.empty_history)
         attention = contextualizer.own_attention
-        self._own_query, self._own_bias, self._own_out = _linear(attention.query), _linear(attention.bias), _array(attention.out)
-        self._own_scale = np.float32(1 / math.sqrt(attention.key_width))
+        self._past_query, self._past_bias, self._past_out = (
+            _linear(attention.query),
+            _linear(attention.bias),
+            _array(attention.out),
+        )
+        self._past_scale = np.float32(1 / math.sqrt(attention.key_width))
         self._hidden, self._out = _linear(contextualizer.query_hidden), _linear(contextualizer.query_out)
         self._repeat_in, self._repeat_mid, self._repeat_out = (_linear(contextualizer.repeat_mlp[i]) for i in (0, 2, 4))
         # Keys, values and a part of the repeat score of an item, as one product with its vector scaled to unit size.
@@ -106,8 +110,8 @@ class Reader:
         item_width = config.repeat_item_width
         kept_ZD = weight_ZX[:, -item_width:] @ (_array(item) * _array(norm))
         scaled = [_array(linear) * _array(attention.norm) for linear in (attention.key, attention.value)]
-        self._own_all, self._num_own_heads = np.concatenate([*scaled, kept_ZD]).T, attention.num_heads
-        self._own_splits = np.cumsum([len(weights) for weights in scaled])
+        self._past_all, self._num_past_heads = np.concatenate([*scaled, kept_ZD]).T, attention.num_heads
+        self._past_splits = np.cumsum([len(weights) for weights in scaled])
         popularity = weight_ZX[:, -item_width - config.num_popularity : -item_width]
         self._repeat_popularity = popularity, bias_Z + weight_ZX[:, -item_width:] @ _detached(item.bias)
         self._repeat_query, self._repeat_key = _linear(contextualizer.repeat_query), _linear(contextualizer.repeat_key)
@@ -190,32 +194,32 @@ class Reader:
             x_QD = x_QD + (gate / (1 + np.exp(-gate)) * up) @ weights.down
         return _rms(x_QD) * self._norm_D
 
-    def own_parts(self, vectors_MV: Floats) -> OwnParts:
-        """What is kept of own items, of their vectors with popularity."""
-        shape, width = (len(vectors_MV), self._num_own_heads), self._config.width
-        key_MHA, value_MHD, repeat_MZ = np.split(_rms(vectors_MV[:, :width]) @ self._own_all, self._own_splits, 1)
+    def past_parts(self, vectors_MV: Floats) -> PastParts:
+        """What is kept of past items, of their vectors with popularity."""
+        shape, width = (len(vectors_MV), self._num_past_heads), self._config.width
+        key_MHA, value_MHD, repeat_MZ = np.split(_rms(vectors_MV[:, :width]) @ self._past_all, self._past_splits, 1)
         popularity, (weight_ZP, bias_Z) = np.float32(1.5) + vectors_MV[:, width:] / np.float32(5), self._repeat_popularity
-        return OwnParts(
+        return PastParts(
             vectors_MV,
             np.ascontiguousarray(key_MHA.reshape((*shape, key_MHA.shape[1] // shape[1])).transpose(1, 0, 2)),
             np.ascontiguousarray(value_MHD.reshape((*shape, value_MHD.shape[1] // shape[1])).transpose(1, 0, 2)),
             (repeat_MZ + popularity @ weight_ZP.T + bias_Z).astype(np.float32, copy=False),
         )
 
-    def no_own_parts(self) -> OwnParts:
+    def no_past_parts(self) -> PastParts:
         """Those of a user without any."""
-        return self.own_parts(np.zeros((0, self._config.width + self._config.num_popularity), np.float32))
+        return self.past_parts(np.zeros((0, self._config.width + self._config.num_popularity), np.float32))
 
-    def query(self, hidden_D: Floats | None, wanted_D: Floats, beside: Floats, features_M6: Floats, own: OwnParts) -> Floats:
-        """Query input [X] of one request: the hidden state, or none of an empty history, and the taste that own items tell."""
+    def query(self, hidden_D: Floats | None, wanted_D: Floats, beside: Floats, features_M6: Floats, past: PastParts) -> Floats:
+        """Query input [X] of one request: the hidden state, or none of an empty history, and the taste that past items tell."""
         hidden_D = (self._empty_D if hidden_D is None else hidden_D) + wanted_D
         if not len(features_M6):
             return np.concatenate([hidden_D, beside])
-        query_H1A = _apply(self._own_query, np.concatenate([hidden_D, beside])).reshape(len(own.key_HMA), 1, -1)
-        logit_HM = (query_H1A * self._own_scale @ own.key_HMA.transpose(0, 2, 1))[:, 0] + _apply(self._own_bias, features_M6).T
+        query_H1A = _apply(self._past_query, np.concatenate([hidden_D, beside])).reshape(len(past.key_HMA), 1, -1)
+        logit_HM = (query_H1A * self._past_scale @ past.key_HMA.transpose(0, 2, 1))[:, 0] + _apply(self._past_bias, features_M6).T
         weight_HM = np.exp(logit_HM - np.maximum.reduce(logit_HM, 1, keepdims=True))
         weight_HM /= np.add.reduce(weight_HM, 1, keepdims=True)
-        taste_D = self._own_out @ (weight_HM[:, None] @ own.value_HMD).reshape(-1)
+        taste_D = self._past_out @ (weight_HM[:, None] @ past.value_HMD).reshape(-1)
         return np.concatenate([hidden_D + taste_D, beside])
 
     def vector(self, query_X: Floats) -> Floats:
@@ -223,10 +227,10 @@ class Reader:
         hidden = _apply(self._hidden, query_X)
         return _apply(self._out, hidden / (1 + np.exp(-hidden)))
 
-    def repeat_scores(self, query_X: Floats, features_M6: Floats, activity_6: Floats, own: OwnParts) -> Floats:
-        """What is added to the score of each own item, [M]."""
+    def repeat_scores(self, query_X: Floats, features_M6: Floats, activity_6: Floats, past: PastParts) -> Floats:
+        """What is added to the score of each past item, [M]."""
         (weight_ZX, _), (num_features, num_activity) = self._repeat_in, (features_M6.shape[1], len(activity_6))
-        hidden_MZ = own.repeat_MZ + features_M6 @ weight_ZX[:, :num_features].T
+        hidden_MZ = past.repeat_MZ + features_M6 @ weight_ZX[:, :num_features].T
         hidden_MZ += weight_ZX[:, num_features : num_features + num_activity] @ activity_6
         scores_M = _apply(self._repeat_out, np.maximum(_apply(self._repeat_mid, np.maximum(hidden_MZ, 0)), 0))[:, 0]
         rank_R, (weight_R6, bias_R) = _apply(self._repeat_query, query_X), self._repeat_key

@@ -3,7 +3,7 @@
 Nothing here is trusted: a state is used as far as its events are those of the request, event by event, and the rest is read
 again. It belongs to one release and is forgotten with it.
 
-L: events, M: own items, V: vector width
+L: events, M: past items, V: vector width
 """
 
 from collections import OrderedDict
@@ -13,8 +13,8 @@ from itertools import takewhile
 
 import numpy as np
 
-from service.histories.history import OwnItem, StoredEvent
-from service.model.incremental import Memory, OwnParts
+from service.histories.history import PastItem, StoredEvent
+from service.model.incremental import Memory, PastParts
 from twotower.data.features import Ints
 from twotower.data.item_statistics import ItemStatistics
 from twotower.model.config import ModelConfig
@@ -26,13 +26,13 @@ _BYTES_PER_EVENT = 300  # of one that only a session brought along
 _PROTECTED = 0.8  # share of the budget for users who came back
 
 
-class OwnState:
-    """Own items of one user: their statistics as arrays, and what the model makes of them."""
+class PastState:
+    """Past items of one user: their statistics as arrays, and what the model makes of them."""
 
     __slots__ = ("_items", "_place", "parts", "statistics")
 
-    def __init__(self, parts: OwnParts) -> None:
-        self._items: Mapping[str, OwnItem] = {}
+    def __init__(self, parts: PastParts) -> None:
+        self._items: Mapping[str, PastItem] = {}
         self._place: dict[str, int] = {}
         self.parts = parts  # of no item
         self.statistics = ItemStatistics.empty()
@@ -42,14 +42,14 @@ class OwnState:
         """Of the arrays, and about that of the rest."""
         return sum(part.nbytes for part in self.parts) + _BYTES_PER_ITEM * len(self._items)
 
-    def beyond(self, items: Mapping[str, OwnItem]) -> list[str] | None:
+    def beyond(self, items: Mapping[str, PastItem]) -> list[str] | None:
         """Ids of `items` after those that are here; None when it does not go on from them, and a new state must be begun."""
         if items is self._items:
             return []
         ids = list(items)
         return ids[len(self._items) :] if ids[: len(self._items)] == list(self._items) else None
 
-    def update(self, items: Mapping[str, OwnItem], added: Sequence[str], added_rows: Ints, parts: OwnParts) -> None:
+    def update(self, items: Mapping[str, PastItem], added: Sequence[str], added_rows: Ints, parts: PastParts) -> None:
         """Go on to `items`; of those beyond what is here, only the `added` are the release's."""
         before, self._items = self._items, items
         changed = [i for i, then, now in zip(before, before.values(), items.values(), strict=False) if then is not now]
@@ -63,7 +63,7 @@ class OwnState:
             s.last_ms_M[places] = [o.last_ms for o in values]
             s.decayed_M3[places] = [o.decayed for o in values]
 
-    def _append(self, values: Sequence[OwnItem], ids: Sequence[str], rows: Ints, parts: OwnParts) -> None:
+    def _append(self, values: Sequence[PastItem], ids: Sequence[str], rows: Ints, parts: PastParts) -> None:
         s, first = self.statistics, len(self.statistics)
         self._place.update((item_id, first + place) for place, item_id in enumerate(ids))
         self.statistics = ItemStatistics(
@@ -73,7 +73,7 @@ class OwnState:
             np.concatenate([s.last_ms_M, [o.last_ms for o in values]]),
             np.concatenate([s.decayed_M3, [o.decayed for o in values]]),
         )
-        self.parts = OwnParts(
+        self.parts = PastParts(
             np.concatenate([self.parts.vector_MV, parts.vector_MV]),
             np.concatenate([self.parts.key_HMA, parts.key_HMA], 1),
             np.concatenate([self.parts.value_HMD, parts.value_HMD], 1),
@@ -82,19 +82,19 @@ class OwnState:
 
 
 class UserState:
-    """One user: the events read, the model's memory of them, and own items."""
+    """One user: the events read, the model's memory of them, and past items."""
 
-    __slots__ = ("events", "memory", "own")
+    __slots__ = ("events", "memory", "past")
 
-    def __init__(self, config: ModelConfig, no_items: OwnParts) -> None:
+    def __init__(self, config: ModelConfig, no_items: PastParts) -> None:
         self.events: tuple[StoredEvent, ...] = ()
         self.memory = Memory(config)
-        self.own = OwnState(no_items)
+        self.past = PastState(no_items)
 
     @property
     def num_bytes(self) -> int:
         """What it takes."""
-        return self.memory.num_bytes + self.own.num_bytes + _BYTES_PER_EVENT * len(self.events)
+        return self.memory.num_bytes + self.past.num_bytes + _BYTES_PER_EVENT * len(self.events)
 
     def keep(self, events: tuple[StoredEvent, ...]) -> int:
         """How many of these events were read already; what else was read is forgotten.

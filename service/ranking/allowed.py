@@ -9,7 +9,7 @@ import numpy as np
 
 from service.api.errors import ApiError
 from service.api.schemas import RecommendRequest
-from service.histories.history import OwnItem
+from service.histories.history import PastItem
 from service.release.filters import InvalidFilter, Mask
 from service.release.loaded import LoadedRelease
 from twotower.data.features import Ints
@@ -26,10 +26,10 @@ def matching(release: LoadedRelease, expression: str, field: str) -> Mask:
 FILTER_MATCHES_NOTHING = "filter_matches_nothing"
 
 
-def allowed_items(release: LoadedRelease, asked: RecommendRequest, own: Mapping[str, OwnItem]) -> tuple[Mask | None, list[str]]:
+def allowed_items(release: LoadedRelease, asked: RecommendRequest, past: Mapping[str, PastItem]) -> tuple[Mask | None, list[str]]:
     """Which items may be returned, [N] or None for all, and notes for `degraded`."""
     types, candidates = frozenset(asked.exclude_event_types), asked.candidate_item_ids
-    seen = [i for i, o in own.items() if asked.exclude_seen or o.event_types & types] if asked.exclude_seen or types else []
+    seen = [i for i, o in past.items() if asked.exclude_seen or o.event_types & types] if asked.exclude_seen or types else []
     if asked.filter is None and candidates is None and not asked.exclude_item_ids and not seen:
         return None, []
     mask, notes = rules(release, asked.filter, asked.exclude_item_ids)

@@ -2,7 +2,7 @@
 
 No gradients and no attention weights: each item is left out of the history and of the statistics, and the model is asked again.
 
-L: events, M: own items, R: rows to explain, E: items left out
+L: events, M: past items, R: rows to explain, E: items left out
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from service.api.schemas import Reason
-from service.histories.history import OwnItem
+from service.histories.history import PastItem
 from service.ranking.probability import Float64s, log_probabilities
 from service.release.loaded import LoadedRelease
 from twotower.data.features import DAY_MS
@@ -28,17 +28,17 @@ Ask = Callable[[Sequence[Request]], Queries]
 
 
 def explain(
-    release: LoadedRelease, request: Request, own: Mapping[int, OwnItem], rows: Sequence[int], ask: Ask
+    release: LoadedRelease, request: Request, past: Mapping[int, PastItem], rows: Sequence[int], ask: Ask
 ) -> list[list[Reason]]:
-    """Reasons for each row, the strongest first; an own item's first reason is itself. None for an empty history."""
-    if not rows or not own:
+    """Reasons for each row, the strongest first; a past item's first reason is itself. None for an empty history."""
+    if not rows or not past:
         return [[] for _ in rows]
-    past = [row for row in last_items(request) if row in own]
+    recent = [row for row in last_items(request) if row in past]
     order = np.unique(np.array(rows, np.int64))
-    queries = ask([request, *(without(request, row) for row in past)])
+    queries = ask([request, *(without(request, row) for row in recent)])
     log_p_QR = log_probabilities(release, queries, order)
     effects_ER = log_p_QR[0] - log_p_QR[1:]
-    return [reasons(release, row, own, past, effects_ER[:, np.searchsorted(order, row)], request.now_ms) for row in rows]
+    return [reasons(release, row, past, recent, effects_ER[:, np.searchsorted(order, row)], request.now_ms) for row in rows]
 
 
 def last_items(request: Request) -> list[int]:
@@ -69,26 +69,26 @@ def without(request: Request, row: int) -> Request:
 
 
 def reasons(
-    release: LoadedRelease, row: int, own: Mapping[int, OwnItem], past: Sequence[int], effects_E: Float64s, now_ms: int
+    release: LoadedRelease, row: int, past: Mapping[int, PastItem], recent: Sequence[int], effects_E: Float64s, now_ms: int
 ) -> list[Reason]:
-    """Why one row: what the user did with it, then the past items that make it likelier."""
-    effects = dict(zip(past, effects_E.tolist(), strict=True))
+    """Why one row: what the user did with it, then the recent items that make it likelier."""
+    effects = dict(zip(recent, effects_E.tolist(), strict=True))
     itself = []
-    if row in own:
-        itself = [reason(release, row, own[row], habit(own[row], now_ms), effects.get(row))]
+    if row in past:
+        itself = [reason(release, row, past[row], habit(past[row], now_ms), effects.get(row))]
     others = sorted((-effect, other) for other, effect in effects.items() if other != row and effect >= LEAST_EFFECT)
     return itself + [
-        reason(release, other, own[other], f"because of {title(release, other)} ({day(own[other].last_ms)})", -negative)
+        reason(release, other, past[other], f"because of {title(release, other)} ({day(past[other].last_ms)})", -negative)
         for negative, other in others[:MAX_REASONS]
     ]
 
 
-def reason(release: LoadedRelease, row: int, item: OwnItem, text: str, effect: float | None) -> Reason:
+def reason(release: LoadedRelease, row: int, item: PastItem, text: str, effect: float | None) -> Reason:
     """A reason as the client sees it."""
     return Reason(text=text, item_id=release.item_ids[row], last=item.last_ms, effect=effect)
 
 
-def habit(item: OwnItem, now_ms: int) -> str:
+def habit(item: PastItem, now_ms: int) -> str:
     """What the user did with an item, such as "purchase, view: 5 times, last 12 days ago"."""
     times = "once" if item.count == 1 else f"{item.count} times, last"
     days = max(now_ms - item.last_ms, 0) // DAY_MS

@@ -1,6 +1,6 @@
 """How likely an item is to come next: a softmax over the whole catalogue, computed exactly.
 
-Q: queries, N: items, S: items scored at once, R: rows asked about, V: vector width, M: own items of all queries
+Q: queries, N: items, S: items scored at once, R: rows asked about, V: vector width, M: past items of all queries
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ _SCORED_AT_ONCE = 65_536
 
 @torch.inference_mode()
 def log_normalisers(release: LoadedRelease, queries: Queries) -> Float64s:
-    """log of the sum over all items of exp(score), [Q]; the repeat scores of own items included."""
+    """log of the sum over all items of exp(score), [Q]; the repeat scores of past items included."""
     total_Q = torch.full((len(queries.vectors_QV),), -torch.inf, dtype=torch.float64)
     listed_N = torch.from_numpy(release.listed())
     added = [] if release.added is None else [release.added.vectors_AV]
@@ -43,8 +43,8 @@ def log_probabilities(release: LoadedRelease, queries: Queries, rows: Ints) -> F
 
 
 def with_repeat(queries: Queries, scores_QR: Tensor, rows_R: Tensor) -> Tensor:
-    """Scores of some rows, distinct and ascending, with what own items among them get on top."""
-    place_M = torch.searchsorted(rows_R, queries.own_rows_M).clamp(max=len(rows_R) - 1)
-    here_M = rows_R[place_M] == queries.own_rows_M
-    scores_QR[queries.own_request_M[here_M], place_M[here_M]] += queries.repeat_M[here_M]
+    """Scores of some rows, distinct and ascending, with what past items among them get on top."""
+    place_M = torch.searchsorted(rows_R, queries.past_rows_M).clamp(max=len(rows_R) - 1)
+    here_M = rows_R[place_M] == queries.past_rows_M
+    scores_QR[queries.past_request_M[here_M], place_M[here_M]] += queries.repeat_M[here_M]
     return scores_QR

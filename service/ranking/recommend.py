@@ -1,6 +1,6 @@
 """Several requests answered at once from one release. Everything here runs on the engine's thread.
 
-Q: requests, T: new events of all of them, M: own items of one, V: vector width, D: item vector width
+Q: requests, T: new events of all of them, M: past items of one, V: vector width, D: item vector width
 """
 
 from collections.abc import Container, Iterator, Sequence
@@ -12,13 +12,13 @@ import numpy as np
 from service.api.errors import ApiError
 from service.api.schemas import RecommendRequest
 from service.histories.history import KEPT_EVENTS, StoredEvent, UserHistory
-from service.model.user_states import Keeping, Key, OwnState, UserState
+from service.model.user_states import Keeping, Key, PastState, UserState
 from service.ranking.arrangement import Found, Search
 from service.ranking.explain import MAX_LEFT_OUT
 from service.ranking.rules import Prepared, Ranking, finish, prepare
 from service.release.loaded import LoadedRelease, merged
 from twotower.data.features import Floats, Ints, event_time_features, request_time_features
-from twotower.data.item_statistics import activity_features, repeat_features
+from twotower.data.item_statistics import activity_features, past_features
 
 Answer = Ranking | Exception
 
@@ -51,11 +51,11 @@ def key_of(request: RecommendRequest) -> Key | None:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What is searched for on behalf of one request, and its own items with their full scores."""
+    """What is searched for on behalf of one request, and its past items with their full scores."""
 
     query_V: Floats
-    own_rows_M: Ints
-    own_scores_M: Floats
+    past_rows_M: Ints
+    past_scores_M: Floats
 
 
 def cost_of(release: LoadedRelease, asked: Asked, queued: Container[Key | None]) -> int:
@@ -117,11 +117,11 @@ def one_of_each_user(batch: Sequence[Asked], places: Sequence[int]) -> Iterator[
 
 
 def score(release: LoadedRelease, keys: Sequence[Key | None], ones: Sequence[Prepared], keeping: Keeping) -> list[Scored]:
-    """Query and own items of each request, from what is kept of its user and what is new."""
+    """Query and past items of each request, from what is kept of its user and what is new."""
     kept = [release.users.take(key) if key else None for key in keys]
     keeping.hits += sum(state is not None for state in kept)
     keeping.misses += sum(state is None for state in kept)
-    states = [state or UserState(release.towers.config.model, release.no_own_parts) for state in kept]
+    states = [state or UserState(release.towers.config.model, release.no_past_parts) for state in kept]
     scored = score_from(release, states, ones)
     for place, (key, one) in enumerate(zip(keys, ones, strict=True)):
         if kept[place] is not None and random() < keeping.verify_share:  # noqa: S311 - a sample
@@ -135,12 +135,12 @@ def verified(
     release: LoadedRelease, state: UserState, scored: Scored, one: Prepared, keeping: Keeping
 ) -> tuple[UserState, Scored]:
     """State and result, compared with those made from scratch, which replace them when they differ."""
-    fresh = UserState(release.towers.config.model, release.no_own_parts)
+    fresh = UserState(release.towers.config.model, release.no_past_parts)
     (again,) = score_from(release, [fresh], [one])
-    own = [s.own_scores_M[np.argsort(s.own_rows_M)] for s in (scored, again)]
+    past = [s.past_scores_M[np.argsort(s.past_rows_M)] for s in (scored, again)]
     error = np.inf
-    if np.array_equal(np.sort(scored.own_rows_M), np.sort(again.own_rows_M)):
-        error = max(float(np.abs(a - b).max(initial=0)) for a, b in ((scored.query_V, again.query_V), own))
+    if np.array_equal(np.sort(scored.past_rows_M), np.sort(again.past_rows_M)):
+        error = max(float(np.abs(a - b).max(initial=0)) for a, b in ((scored.query_V, again.query_V), past))
     keeping.verified += 1
     if error <= TOLERANCE:  # and not NaN
         keeping.max_error = max(keeping.max_error, error)
@@ -150,23 +150,23 @@ def verified(
 
 
 def score_from(release: LoadedRelease, states: Sequence[UserState], ones: Sequence[Prepared]) -> list[Scored]:
-    """Read what is new of each history, then make the query and score own items; the states are read on."""
+    """Read what is new of each history, then make the query and score past items; the states are read on."""
     reader, model = release.reader, release.towers.config.model
     read_on(release, states, [one.known for one in ones])
     result = []
     for state, one in zip(states, ones, strict=True):
-        know_own_items(release, state, one)
-        statistics, parts = state.own.statistics, state.own.parts
+        know_past_items(release, state, one)
+        statistics, parts = state.past.statistics, state.past.parts
         now_Q = np.array([one.now_ms])
-        features_M6 = repeat_features(statistics, one.now_ms)
+        features_M6 = past_features(statistics, one.now_ms)
         activity_6 = activity_features(statistics, np.zeros(len(statistics), np.int64), now_Q)[0]
         last_Q = np.array([one.known[-1].time_ms]) if one.known else now_Q
         times = request_time_features(now_Q, last_Q)[0, : model.request_time_width]
         wanted_D = release.contexts.wanted(one.asked.target_event_type)
         query_X = reader.query(state.memory.last_D, wanted_D, np.concatenate([times, activity_6]), features_M6, parts)
         query_V = reader.vector(query_X)
-        own_scores_M = parts.vector_MV @ query_V + reader.repeat_scores(query_X, features_M6, activity_6, parts)
-        result.append(Scored(query_V, statistics.item_rows_M, own_scores_M))
+        past_scores_M = parts.vector_MV @ query_V + reader.repeat_scores(query_X, features_M6, activity_6, parts)
+        result.append(Scored(query_V, statistics.item_rows_M, past_scores_M))
     return result
 
 
@@ -192,41 +192,41 @@ def _times(events: Sequence[StoredEvent]) -> Floats:
     return event_time_features(np.array([e.time_ms for e in events], np.int64))
 
 
-def know_own_items(release: LoadedRelease, state: UserState, one: Prepared) -> None:
-    """Bring the state's own items to those of the request."""
+def know_past_items(release: LoadedRelease, state: UserState, one: Prepared) -> None:
+    """Bring the state's past items to those of the request."""
     items = one.history.items
-    beyond = state.own.beyond(items)
+    beyond = state.past.beyond(items)
     if beyond is None:
-        state.own, beyond = OwnState(release.no_own_parts), list(items)
+        state.past, beyond = PastState(release.no_past_parts), list(items)
     added = [i for i in beyond if i in release.rows]
     rows = np.array([release.rows[i] for i in added], np.int64)
-    parts = release.reader.own_parts(release.vectors(rows).numpy()) if added else release.no_own_parts
-    state.own.update(items, added, rows, parts)
+    parts = release.reader.past_parts(release.vectors(rows).numpy()) if added else release.no_past_parts
+    state.past.update(items, added, rows, parts)
 
 
 def search(release: LoadedRelease, ones: Sequence[Prepared], scored: Sequence[Scored]) -> list[list[Found]]:
     """What every search of each request finds, best first; equal scores by the lower row.
 
-    Own items get a repeat score that no index knows: they are scored in full, and the index is searched among the others.
+    Past items get a repeat score that no index knows: they are scored in full, and the index is searched among the others.
     An answer is shorter than asked only when fewer items are allowed.
     """
     found: list[list[Found]] = [[] for _ in ones]
     free = [q for q, one in enumerate(ones) if one.searches[0].allowed_N is None]
     if free:
-        queries_QV, without = np.stack([scored[q].query_V for q in free]), [scored[q].own_rows_M for q in free]
+        queries_QV, without = np.stack([scored[q].query_V for q in free]), [scored[q].past_rows_M for q in free]
         others = release.search_many(queries_QV, max(ones[q].searches[0].k for q in free), without)
         for q, (rows, scores) in zip(free, others, strict=True):
-            own = scored[q]
-            found[q].append(merged((rows, own.own_rows_M), (scores, own.own_scores_M), ones[q].searches[0].k))
+            past = scored[q]
+            found[q].append(merged((rows, past.past_rows_M), (scores, past.past_scores_M), ones[q].searches[0].k))
     for q, one in enumerate(ones):
         found[q] += [search_allowed(release, wanted, scored[q]) for wanted in one.searches if wanted.allowed_N is not None]
     return found
 
 
-def search_allowed(release: LoadedRelease, wanted: Search, own: Scored) -> Found:
+def search_allowed(release: LoadedRelease, wanted: Search, past: Scored) -> Found:
     """The best of the allowed items of one request."""
     assert wanted.allowed_N is not None, "without a mask requests are searched together"
-    mine_M, others_N = wanted.allowed_N[own.own_rows_M], wanted.allowed_N.copy()
-    others_N[own.own_rows_M] = False
-    rows, scores = release.search(own.query_V[None], wanted.k, others_N)
-    return merged((rows, own.own_rows_M[mine_M]), (scores, own.own_scores_M[mine_M]), wanted.k)
+    mine_M, others_N = wanted.allowed_N[past.past_rows_M], wanted.allowed_N.copy()
+    others_N[past.past_rows_M] = False
+    rows, scores = release.search(past.query_V[None], wanted.k, others_N)
+    return merged((rows, past.past_rows_M[mine_M]), (scores, past.past_scores_M[mine_M]), wanted.k)

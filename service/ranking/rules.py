@@ -88,7 +88,7 @@ def finish(release: LoadedRelease, one: Prepared, found: Sequence[Found] | None)
 def explained(release: LoadedRelease, one: Prepared, rows: Sequence[int]) -> list[list[Reason]]:
     """Reasons for each row."""
     user = read_user(release, one.asked, one.stored, one.now_ms)
-    return explain(release, user.request, user.own, rows, partial(ask_model, release))
+    return explain(release, user.request, user.past, rows, partial(ask_model, release))
 
 
 def check_metadata(release: LoadedRelease, names: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Of whom a request speaks, as the model is shown it.
 
-L: events the model reads, M: own items, U: rows that a request names
+L: events the model reads, M: past items, U: rows that a request names
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from service.api.schemas import AboutUser
-from service.histories.history import OwnItem, StoredEvent, UserHistory
+from service.histories.history import PastItem, StoredEvent, UserHistory
 from service.histories.intake import merge_inline
 from service.model.event_contexts import event_context
 from service.release.loaded import LoadedRelease
@@ -24,7 +24,7 @@ class User:
     """Of whom a request speaks, in the release's rows."""
 
     request: Request
-    own: dict[int, OwnItem]
+    past: dict[int, PastItem]
     item_ids: list[str]  # of the window, known or not
     events_used: int
     events_ignored: int
@@ -38,10 +38,10 @@ def read_user(release: LoadedRelease, asked: AboutUser, stored: UserHistory, now
     """What the model is shown of the history that the request speaks of."""
     history = merge_inline(stored, asked)
     known = [e for e in history.window if e.item_id in release.rows]
-    own = {release.rows[i]: own for i, own in history.items.items() if i in release.rows}
-    request = Request(model_history(release, known), item_statistics_of(own), now_ms, asked.target_event_type)
+    past = {release.rows[i]: past for i, past in history.items.items() if i in release.rows}
+    request = Request(model_history(release, known), item_statistics_of(past), now_ms, asked.target_event_type)
     item_ids = [e.item_id for e in history.window if e.item_id]
-    return User(request, own, item_ids, len(known), len(history.window) - len(known))
+    return User(request, past, item_ids, len(known), len(history.window) - len(known))
 
 
 def ask_model(release: LoadedRelease, requests: Sequence[Request]) -> Queries:
@@ -60,7 +60,7 @@ def ask_model(release: LoadedRelease, requests: Sequence[Request]) -> Queries:
         for q in requests
     ]
     queries = answer(towers.contextualizer, towers.config.model, release.vectors(rows_U), local)
-    return replace(queries, own_rows_M=torch.from_numpy(rows_U)[queries.own_rows_M])
+    return replace(queries, past_rows_M=torch.from_numpy(rows_U)[queries.past_rows_M])
 
 
 def model_history(release: LoadedRelease, events: Sequence[StoredEvent]) -> History:
@@ -69,13 +69,13 @@ def model_history(release: LoadedRelease, events: Sequence[StoredEvent]) -> Hist
     return History(rows, np.array([e.time_ms for e in events], np.int64), event_context(release.towers, events))
 
 
-def item_statistics_of(own: dict[int, OwnItem]) -> ItemStatistics:
+def item_statistics_of(past: dict[int, PastItem]) -> ItemStatistics:
     """Statistics of the whole history for the repeat score."""
-    if not own:
+    if not past:
         return ItemStatistics.empty()
-    values = list(own.values())
+    values = list(past.values())
     return ItemStatistics(
-        np.array(list(own), np.int64),
+        np.array(list(past), np.int64),
         np.array([o.count for o in values], np.int64),
         np.array([o.first_ms for o in values], np.int64),
         np.array([o.last_ms for o in values], np.int64),

@@ -72,16 +72,16 @@ def _golden_request(release: LoadedRelease, query: GoldenQuery) -> Queries:
 def best(release: LoadedRelease, queries: Queries, k: int, allowed_N: Mask | None) -> tuple[Ints, Floats]:
     """Rows and scores of the top k of one query by the full score, best first; equal scores by the lower row.
 
-    Own items get a repeat score that no index knows: they are scored in full, and the index is searched among the others.
+    Past items get a repeat score that no index knows: they are scored in full, and the index is searched among the others.
     The answer is shorter than k only when fewer items are allowed.
     """
-    own_rows = queries.own_rows_M.numpy()
-    by_place = replace(queries, own_rows_M=torch.arange(len(own_rows)))
-    own_scores = by_place.own_scores(release.vectors(own_rows)).numpy()
+    past_rows = queries.past_rows_M.numpy()
+    by_place = replace(queries, past_rows_M=torch.arange(len(past_rows)))
+    past_scores = by_place.past_scores(release.vectors(past_rows)).numpy()
     others_N = allowed_N
-    if len(own_rows):
+    if len(past_rows):
         others_N = release.listed() if allowed_N is None else allowed_N.copy()
-        others_N[own_rows] = False
+        others_N[past_rows] = False
     rows, scores = release.search(queries.vectors_QV.numpy(), k, others_N)
-    mine = slice(None) if allowed_N is None else allowed_N[own_rows]
-    return merged((rows, own_rows[mine]), (scores, own_scores[mine]), k)
+    mine = slice(None) if allowed_N is None else allowed_N[past_rows]
+    return merged((rows, past_rows[mine]), (scores, past_scores[mine]), k)

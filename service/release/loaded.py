@@ -1,6 +1,6 @@
 """One release as the service holds it, and the search over it.
 
-N: items, D: item vector width, V: D + popularity dimensions, K: results, M: own items, A: items added since it was built,
+N: items, D: item vector width, V: D + popularity dimensions, K: results, M: past items, A: items added since it was built,
 P: popularity and signal dimensions
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from service.model.event_contexts import Contexts
-from service.model.incremental import OwnParts, Reader
+from service.model.incremental import PastParts, Reader
 from service.model.user_states import UserStates
 from service.release.filters import Filters, JoinedFilters, Mask
 from twotower.artefacts.bundle import Towers
@@ -59,7 +59,7 @@ class LoadedRelease:
     added: Added | None = None
     reader: Reader = field(init=False)
     users: UserStates = field(init=False)  # what the model keeps of them: forgotten with the release, and with every change of it
-    no_own_parts: OwnParts = field(init=False)
+    no_past_parts: PastParts = field(init=False)
     contexts: Contexts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class LoadedRelease:
         object.__setattr__(self, "reader", reader)
         object.__setattr__(self, "users", UserStates())
         object.__setattr__(self, "contexts", Contexts(self.towers, reader))
-        object.__setattr__(self, "no_own_parts", reader.no_own_parts())
+        object.__setattr__(self, "no_past_parts", reader.no_past_parts())
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -81,10 +81,10 @@ class LoadedRelease:
         """Vectors [M, V] of some rows."""
         if self.added is None:
             return torch.from_numpy(self.vectors_NV.numpy().take(rows, 0))  # for few rows much faster than torch
-        own = len(self.vectors_NV)
-        vectors_MV = self.vectors_NV[torch.from_numpy(np.minimum(rows, own - 1))]
-        late = rows >= own
-        vectors_MV[torch.from_numpy(late)] = self.added.vectors_AV[torch.from_numpy(rows[late] - own)]
+        num_built = len(self.vectors_NV)
+        vectors_MV = self.vectors_NV[torch.from_numpy(np.minimum(rows, num_built - 1))]
+        late = rows >= num_built
+        vectors_MV[torch.from_numpy(late)] = self.added.vectors_AV[torch.from_numpy(rows[late] - num_built)]
         return vectors_MV
 
     def products(self, vector_D: Floats) -> Floats:
@@ -116,12 +116,12 @@ class LoadedRelease:
         """Rows and scores of the best k allowed rows for one query, best first; equal scores by the lower row."""
         if self.added is None:
             return _found(*self.index.search(query_1V, k, allowed_N))
-        own, allowed_N = len(self.vectors_NV), self.listed() if allowed_N is None else allowed_N
-        rows, scores = _found(*self.index.search(query_1V, k, allowed_N[:own]))
+        num_built, allowed_N = len(self.vectors_NV), self.listed() if allowed_N is None else allowed_N
+        rows, scores = _found(*self.index.search(query_1V, k, allowed_N[:num_built]))
         if not len(self.added.vectors_AV):
             return rows, scores
-        late_rows, late_scores = _found(*self.added.index.search(query_1V, k, allowed_N[own:]))
-        return merged((rows, late_rows + own), (scores, late_scores), k)
+        late_rows, late_scores = _found(*self.added.index.search(query_1V, k, allowed_N[num_built:]))
+        return merged((rows, late_rows + num_built), (scores, late_scores), k)
 
 
 def similar(release: LoadedRelease, vector_D: Floats, k: int, allowed_N: Mask) -> tuple[Ints, Floats]:

@@ -26,8 +26,10 @@ def describe(user_id: str, history: UserHistory) -> schemas.UserResponse:
         for e in history.events
     ]
     items = [
-        schemas.UserItem(item_id=i, count=own.count, first=own.first_ms, last=own.last_ms, event_types=sorted(own.event_types))
-        for i, own in sorted(history.items.items())
+        schemas.UserItem(
+            item_id=i, count=past.count, first=past.first_ms, last=past.last_ms, event_types=sorted(past.event_types)
+        )
+        for i, past in sorted(history.items.items())
     ]
     return schemas.UserResponse(
         user_id=user_id, num_events=history.num_events, history_seq=history.seq, events=events, items=items

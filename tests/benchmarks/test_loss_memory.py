@@ -35,7 +35,7 @@ def test_what_is_predicted_does_not_grow_with_queries_times_candidates() -> None
 def test_the_loss_agrees_with_its_definition_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss_memory, "gemm_gflops", lambda: 1.0)
     monkeypatch.setattr(loss_memory, "CHECKED_AT_ONCE", 100)
-    small = Size(num_queries=20, num_candidates=400, num_items=600, width=8, num_own=3, num_answers=2)
+    small = Size(num_queries=20, num_candidates=400, num_items=600, width=8, num_past=3, num_answers=2)
     measured = measure(small)
     assert 300 < measured.num_drawn < 500
     assert measured.loss_error < 1e-6

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     queries = PROTOCOLS[args.protocol](data.log, data.test_from_ms, data.end_ms)
     if not queries:
         raise DataError("nothing to judge: no event lies at or after the split's test_from")
-    candidates = candidate_set(len(data.item_ids), seen_masked=queries[0].mask_seen)
+    candidates = candidate_set(len(data.item_ids), past_masked=queries[0].mask_past_items)
     result = compare_with_counters(data, towers, args.items, queries, args.protocol)
     if args.json:
         told = {"protocol": args.protocol, "candidates": candidates, "batch_local": BATCH_LOCAL_WARNING, "rankers": result}

@@ -3,7 +3,7 @@
 A query stands after the last event of one basket; its answer is the set of items of the next. Items that share a time
 are shuffled freshly whenever they are drawn: their order in the log means nothing and must teach nothing.
 
-B: windows, Q: queries, M: own items of all queries, A: answers (items of the next baskets)
+B: windows, Q: queries, M: past items of all queries, A: answers (items of the next baskets)
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ from training.data.event_log import EventLog, basket_starts
 from training.recipes.config import TrainConfig
 from twotower.data.features import Ints, encode_wanted, request_time_features
 from twotower.data.item_statistics import grouped_statistics
-from twotower.data.own_items import OwnItems, own_items
+from twotower.data.past_items import PastItems, past_items
 from twotower.data.window import History, HistoryBatch, anchor, collate
 from twotower.model.config import ModelConfig
 
@@ -41,7 +41,7 @@ class TrainBatch:
     wanted_QS: Tensor
     wanted_weights_QS: Tensor
     now_ms_Q: Ints
-    own: OwnItems
+    past: PastItems
     answer_rows_A: Tensor
     answer_query_A: Tensor
     answer_weights_A: Tensor
@@ -132,7 +132,7 @@ class BatchSampler:
         last_ms_Q = log.times_ms_E[np.maximum(queries.now_Q - 1, queries.start_Q)]
         owner_E, event_E = ranges(queries.start_Q, queries.now_Q)
         request_M, statistics = grouped_statistics(owner_E, log.item_rows_E[event_E], log.times_ms_E[event_E])
-        own = own_items(request_M, statistics, now_ms_Q)
+        past = past_items(request_M, statistics, now_ms_Q)
         names, answer_query_A, answer_rows_A = self._answers(rng, queries)
         wanted = encode_wanted(names, self.model.context_spec, self.model.context_table_rows)
         weight_A = np.bincount(answer_query_A, minlength=len(now_ms_Q))[answer_query_A] ** -0.5
@@ -145,7 +145,7 @@ class BatchSampler:
             wanted_QS=torch.from_numpy(wanted[0]),
             wanted_weights_QS=torch.from_numpy(wanted[1]),
             now_ms_Q=now_ms_Q,
-            own=own,
+            past=past,
             answer_rows_A=torch.from_numpy(answer_rows_A),
             answer_query_A=torch.from_numpy(answer_query_A),
             answer_weights_A=torch.from_numpy((weight_A / weight_A.sum()).astype(np.float32)),

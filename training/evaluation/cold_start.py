@@ -187,7 +187,7 @@ def cold_metrics(rankings: Rankings, cold_A: Flags, planted: Ints) -> dict[str, 
 
 def cold_recalls(rankings: Rankings, cold_A: Flags) -> dict[str, Array]:
     """Of each query, NaN where it has no such answer."""
-    new_A = cold_A & ~rankings.own_A
+    new_A = cold_A & ~rankings.past_A
     return {
         "cold_recall@10": recall(rankings, rankings.rank_A, 10, cold_A),
         "cold_recall@100": recall(rankings, rankings.rank_A, 100, cold_A),

@@ -63,7 +63,7 @@ class Rankings:
     nll_A: Array  # -log softmax over the catalogue, nats; NaN for rankers without probabilities
     local_nll_A: Array  # -log softmax over the answers of the queries of its batch, nats
     entropy_Q: Array  # of the softmax over the catalogue, nats
-    own_A: Flags  # the user had the item before
+    past_A: Flags  # the user had the item before
     train_count_A: Ints  # events of the item in training
     top10_QK: Ints
 
@@ -83,9 +83,9 @@ def likelihood(scores_N: Floats) -> tuple[float, float]:
     return log_partition, log_partition - float(weights_N @ scores_N) / total
 
 
-def candidate_set(num_items: int, *, seen_masked: bool) -> str:
+def candidate_set(num_items: int, *, past_masked: bool) -> str:
     """What is ranked, in words: without them a ranking metric says nothing."""
-    return f"full catalogue, {num_items:,} items, seen items {'masked' if seen_masked else 'kept'}"
+    return f"full catalogue, {num_items:,} items, past items {'masked' if past_masked else 'kept'}"
 
 
 def summarise(rankings: Rankings, num_items: int) -> dict[str, float]:
@@ -132,8 +132,14 @@ def point_metrics(rankings: Rankings, num_items: int) -> dict[str, float]:
 
 def slices(rankings: Rankings) -> dict[str, tuple[Array, Flags]]:
     """The ranks that count for each of SLICES, and which answers they are of."""
-    rank_A, own_A, count_A = rankings.rank_A, rankings.own_A, rankings.train_count_A
-    parts = [(rank_A, own_A), (rank_A, ~own_A), (rankings.unseen_rank_A, ~own_A), (rank_A, count_A > 0), (rank_A, count_A == 0)]
+    rank_A, past_A, count_A = rankings.rank_A, rankings.past_A, rankings.train_count_A
+    parts = [
+        (rank_A, past_A),
+        (rank_A, ~past_A),
+        (rankings.unseen_rank_A, ~past_A),
+        (rank_A, count_A > 0),
+        (rank_A, count_A == 0),
+    ]
     parts += [(rank_A, (count_A >= low) & (count_A <= high)) for low, high in FREQUENCY_BUCKETS.values()]
     return dict(zip(SLICES, parts, strict=True))
 
@@ -152,7 +158,7 @@ def headline_values(rankings: Rankings) -> dict[str, tuple[Array, Ints]]:
         (ndcg(rankings, rankings.rank_A, 10, everything), users),
         (reciprocal_rank(rankings, rankings.rank_A, 10, everything), users),
         (hit_rate(rankings, rankings.rank_A, 10, everything), users),
-        (recall(rankings, rankings.unseen_rank_A, 10, ~rankings.own_A), users),
+        (recall(rankings, rankings.unseen_rank_A, 10, ~rankings.past_A), users),
         (rankings.nll_A, rankings.user_A),
     )
     return dict(zip(HEADLINE, values, strict=True))

@@ -19,7 +19,7 @@ from training.evaluation.metrics import Array, Flags, Rankings, batch_local, lik
 from training.recipes.config import ProtocolName
 from twotower.data.features import Ints
 from twotower.data.item_statistics import ItemStatistics, item_statistics
-from twotower.data.own_items import OwnVectors, join_statistics, own_items
+from twotower.data.past_items import PastVectors, join_statistics, past_items
 from twotower.data.window import anchor, collate
 from twotower.metrics.ranking import tied_ranks
 from twotower.model.config import ModelConfig
@@ -39,7 +39,7 @@ class Query:
     seen: int
     now_ms: int
     answers: Ints
-    mask_seen: bool = False  # leave-one-out only: seen items are not candidates
+    mask_past_items: bool = False  # leave-one-out only: seen items are not candidates
 
 
 def next_basket(log: EventLog, from_ms: int, until_ms: int) -> list[Query]:
@@ -66,7 +66,7 @@ def leave_one_out(log: EventLog, from_ms: int, until_ms: int) -> list[Query]:
         if low < high:
             seen = int(np.searchsorted(times, times[high - 1]))
             answers = log.item_rows_E[start + high - 1 : start + high].astype(np.int64)
-            queries.append(Query(user, seen, int(times[high - 1]), answers, mask_seen=True))
+            queries.append(Query(user, seen, int(times[high - 1]), answers, mask_past_items=True))
     return queries
 
 
@@ -121,9 +121,9 @@ class PersonalFrequency:
 
     def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
         """Counts, plus a popularity below one."""
-        for row_N, query, own in zip(out_QN.numpy(), queries, statistics, strict=True):
+        for row_N, query, past in zip(out_QN.numpy(), queries, statistics, strict=True):
             np.exp(self.snapshots.day(query.now_ms)[:, 0], out=row_N)
-            row_N[own.item_rows_M] += own.count_M
+            row_N[past.item_rows_M] += past.count_M
 
 
 @dataclass(frozen=True)
@@ -147,16 +147,16 @@ class Model:
             hidden.append(self._hidden(queries, windows[begin : begin + WINDOWS_PER_BATCH]))
         requests = [self._request(q, s) for q, s in zip(queries, statistics, strict=True)]
         now = np.array([q.now_ms for q in queries])
-        own = own_items(*join_statistics(statistics), now)
-        own_popularity_MP = self.snapshots.of_items(now[own.request_M.numpy()], own.rows_M.numpy())
-        vectors = OwnVectors.of(self.vectors_ND, own.rows_M, torch.from_numpy(own_popularity_MP))
-        answered = finish(self.contextualizer, config, torch.cat(hidden), requests, own, vectors)
+        past = past_items(*join_statistics(statistics), now)
+        past_popularity_MP = self.snapshots.of_items(now[past.request_M.numpy()], past.rows_M.numpy())
+        vectors = PastVectors.of(self.vectors_ND, past.rows_M, torch.from_numpy(past_popularity_MP))
+        answered = finish(self.contextualizer, config, torch.cat(hidden), requests, past, vectors)
         torch.matmul(answered.vectors_QV[:, : config.width], self.vectors_ND.T, out=out_QN)
         # A night's refresh changes the popularity dimensions alone, so each query meets its own day's.
         for row_N, query, weights_P in zip(out_QN, queries, answered.vectors_QV[:, config.width :].tolist(), strict=True):
             for p, weight in enumerate(weights_P):
                 row_N.add_(torch.from_numpy(self.snapshots.day(query.now_ms)[:, p]), alpha=weight)
-        out_QN.index_put_((own.request_M, own.rows_M), answered.repeat_M, accumulate=True)
+        out_QN.index_put_((past.request_M, past.rows_M), answered.repeat_M, accumulate=True)
 
     def _window(self, query: Query) -> tuple[int, int]:
         return query.user, anchor(query.seen, self.config.window, self.config.page)
@@ -190,12 +190,12 @@ def rank(
 ) -> dict[str, Rankings]:
     """Rank the whole catalogue for every query, by each ranker; they share what is known of each query's user."""
     parts: dict[str, list[_Ranked]] = {name: [] for name in rankers}
-    own: list[Flags] = []
+    past: list[Flags] = []
     scores_QN = torch.empty(QUERIES_PER_BATCH, len(train_count_N))
     for begin in range(0, len(queries), QUERIES_PER_BATCH):
         batch = queries[begin : begin + QUERIES_PER_BATCH]
         statistics = [statistics_before(log, q) for q in batch]
-        own.extend(np.isin(q.answers, s.item_rows_M) for q, s in zip(batch, statistics, strict=True))
+        past.extend(np.isin(q.answers, s.item_rows_M) for q, s in zip(batch, statistics, strict=True))
         for name, ranker in rankers.items():
             parts[name].append(_rank_batch(ranker, batch, statistics, scores_QN[: len(batch)]))
         on_queries(len(batch))
@@ -211,7 +211,7 @@ def rank(
             nll_A=np.concatenate([r.nll_A for r in ranked]),
             local_nll_A=np.concatenate([r.local_nll_A for r in ranked]),
             entropy_Q=np.concatenate([r.entropy_Q for r in ranked]),
-            own_A=np.concatenate(own),
+            past_A=np.concatenate(past),
             train_count_A=train_count_N[rows],
             top10_QK=np.concatenate([r.top10_QK for r in ranked]),
         )
@@ -237,13 +237,13 @@ def _rank_batch(ranker: Ranker, queries: Sequence[Query], statistics: Sequence[I
     if not math.isfinite(scores_QN.sum().item()):
         raise ValueError("the ranker's scores are not finite: the model is broken, train it again")
     ranks, nll, entropies, refused = [], [], [], []
-    for scores_N, query, own in zip(scores_QN.numpy(), queries, statistics, strict=True):
-        if query.mask_seen:
-            scores_N[own.item_rows_M] = MASKED
-        ranks.append(tied_ranks(scores_N, query.answers, own.item_rows_M))
+    for scores_N, query, past in zip(scores_QN.numpy(), queries, statistics, strict=True):
+        if query.mask_past_items:
+            scores_N[past.item_rows_M] = MASKED
+        ranks.append(tied_ranks(scores_N, query.answers, past.item_rows_M))
         log_partition, entropy = likelihood(scores_N) if ranker.has_probabilities else (np.nan, np.nan)
         nll.append(log_partition - scores_N[query.answers].astype(np.float64))
-        refused.append(np.isin(query.answers, own.item_rows_M) & query.mask_seen)
+        refused.append(np.isin(query.answers, past.item_rows_M) & query.mask_past_items)
         entropies.append(entropy)
     overall, unseen = (np.concatenate(r) for r in zip(*ranks, strict=True))
     # A few hundred columns of the matrix that is there: the only second array, and a small one.

@@ -100,7 +100,7 @@ Part: TypeAlias = Shard | Pool
 
 @dataclass(frozen=True, slots=True)
 class Certain:
-    """Pairs of a query and an item of its softmax, whatever was drawn: its own items and its answers. Distinct, by query."""
+    """Pairs of a query and an item of its softmax, whatever was drawn: its past items and its answers. Distinct, by query."""
 
     query_M: Tensor
     rows_M: Tensor

@@ -6,7 +6,7 @@ forward pass makes the gradients of queries and repeats; those of candidates com
 2024), as every program would otherwise add to every candidate.
 
 Q: queries, C: candidates, V: width of scored vectors (D + P), D: item vector width, P: popularity dimensions,
-T: distinct days, B: windows, M: own items of all queries, A: answers, S: queries of a block
+T: distinct days, B: windows, M: past items of all queries, A: answers, S: queries of a block
 """
 
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ class Scored(NamedTuple):
         return torch.cat([self.vectors_CD[column_A], self.popularity_TCP[self.day_Q[query_A], column_A]], 1)
 
 
-class Own(NamedTuple):
+class PastPairs(NamedTuple):
     """Repeat scores, by query and then by column; pairs are distinct."""
 
     query_M: Tensor
@@ -45,12 +45,12 @@ class Own(NamedTuple):
     repeat_M: Tensor
 
 
-def weighted_log_partition(query_QV: Tensor, scored: Scored, own: Own, weight_Q: Tensor) -> Tensor:
+def weighted_log_partition(query_QV: Tensor, scored: Scored, past: PastPairs, weight_Q: Tensor) -> Tensor:
     """sum_q weight_q log sum_c exp(score_qc), in nats. Gradients flow to queries, vectors and repeat scores."""
     on_gpu = use_triton(query_QV.detach(), scored.vectors_CD.detach())
     implementation = WeightedLogPartitionTriton if on_gpu else WeightedLogPartitionReference
     with torch.autocast(query_QV.device.type, enabled=False):
-        return implementation.apply(query_QV, scored.vectors_CD, own.repeat_M, own, weight_Q, scored)  # type: ignore[no-any-return, no-untyped-call]
+        return implementation.apply(query_QV, scored.vectors_CD, past.repeat_M, past, weight_Q, scored)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class WeightedLogPartitionReference(torch.autograd.Function):
@@ -58,13 +58,13 @@ class WeightedLogPartitionReference(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query_QV: Tensor, vectors_CD: Tensor, repeat_M: Tensor, own: Own, weight_Q: Tensor, scored: Scored
+        ctx: Any, query_QV: Tensor, vectors_CD: Tensor, repeat_M: Tensor, past: PastPairs, weight_Q: Tensor, scored: Scored
     ) -> Tensor:
         """Returns a scalar; the gradients are made on the way."""
         num_queries, width = len(query_QV), vectors_CD.shape[1]
         block = max(8, BLOCK_SCORES // len(vectors_CD))
-        starts = torch.arange(0, num_queries + block, block, device=own.query_M.device)
-        bounds = torch.searchsorted(own.query_M, starts).tolist()
+        starts = torch.arange(0, num_queries + block, block, device=past.query_M.device)
+        bounds = torch.searchsorted(past.query_M, starts).tolist()
         grad_query_QV, grad_vectors_CD = torch.empty_like(query_QV), torch.zeros_like(vectors_CD)
         grad_repeat_M, total = torch.empty_like(repeat_M), query_QV.new_zeros((), dtype=torch.float64)
         for number, start in enumerate(range(0, num_queries, block)):
@@ -75,14 +75,14 @@ class WeightedLogPartitionReference(torch.autograd.Function):
             for p, popularity_SC in enumerate(popularity_PSC):
                 scores_SC.addcmul_(query_SV[:, width + p, None], popularity_SC)
             scores_SC += scored.bias_BC[scored.window_Q[rows]]
-            own_places = own.query_M[mine] - start, own.column_M[mine]
-            scores_SC.index_put_(own_places, repeat_M[mine], accumulate=True)
+            past_places = past.query_M[mine] - start, past.column_M[mine]
+            scores_SC.index_put_(past_places, repeat_M[mine], accumulate=True)
             highest_S1 = scores_SC.amax(1, keepdim=True)
             weights_SC = scores_SC.sub_(highest_S1).exp_()
             sum_S1 = weights_SC.sum(1, keepdim=True)
             total += (weight_S1 * (sum_S1.log() + highest_S1)).sum()
             weights_SC *= weight_S1 / sum_S1  # d loss / d score
-            grad_repeat_M[mine] = weights_SC[own_places]
+            grad_repeat_M[mine] = weights_SC[past_places]
             torch.mm(weights_SC, vectors_CD, out=grad_query_QV[rows, :width])
             for p, popularity_SC in enumerate(popularity_PSC):
                 grad_query_QV[rows, width + p] = torch.linalg.vecdot(weights_SC, popularity_SC)
@@ -102,28 +102,28 @@ class WeightedLogPartitionTriton(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query_QV: Tensor, vectors_CD: Tensor, repeat_M: Tensor, own: Own, weight_Q: Tensor, scored: Scored
+        ctx: Any, query_QV: Tensor, vectors_CD: Tensor, repeat_M: Tensor, past: PastPairs, weight_Q: Tensor, scored: Scored
     ) -> Tensor:
         """Returns a scalar."""
         queries = Queries(query_QV, scored.day_Q, scored.window_Q)
         items = FrozenCatalogue(vectors_CD, aligned(scored.popularity_TCP.permute(2, 0, 1)))
         bias_BC = aligned(scored.bias_BC.float())
-        extra_M = repeat_M + bias_BC[scored.window_Q[own.query_M], own.column_M]
-        pairs, score_M = scan_pairs(queries, items, own.query_M, own.column_M, extra_M)
-        state = merge(pairs, scan_part(queries, items, bias_BC, own.query_M, own.column_M))
-        probability_M = state.probability(own.query_M, score_M)
+        extra_M = repeat_M + bias_BC[scored.window_Q[past.query_M], past.column_M]
+        pairs, score_M = scan_pairs(queries, items, past.query_M, past.column_M, extra_M)
+        state = merge(pairs, scan_part(queries, items, bias_BC, past.query_M, past.column_M))
+        probability_M = state.probability(past.query_M, score_M)
         ctx.save_for_backward(state.mean_QV, probability_M, weight_Q, state.highest_Q, state.total_Q, score_M)
-        ctx.scored = queries, items, bias_BC, own
+        ctx.scored = queries, items, bias_BC, past
         return (weight_Q.double() * state.log_partition_Q).sum().to(query_QV.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of queries and repeats are there; those of candidates are made."""
         mean_QV, probability_M, weight_Q, highest_Q, total_Q, score_M = ctx.saved_tensors
-        queries, items, bias_BC, own = ctx.scored
+        queries, items, bias_BC, past = ctx.scored
         weight_Q = weight_Q * grad[0]
-        grad_vectors_CD = candidate_gradient(queries, items, bias_BC, own, score_M, finite(highest_Q), weight_Q / total_Q)
-        grad_repeat_M = weight_Q[own.query_M] * probability_M
+        grad_vectors_CD = candidate_gradient(queries, items, bias_BC, past, score_M, finite(highest_Q), weight_Q / total_Q)
+        grad_repeat_M = weight_Q[past.query_M] * probability_M
         return weight_Q[:, None] * mean_QV, grad_vectors_CD, grad_repeat_M, None, None, None
 
 
@@ -182,7 +182,13 @@ def candidate_gradient_kernel(  # type: ignore[no-untyped-def]
 
 
 def candidate_gradient(
-    queries: Queries, items: FrozenCatalogue, bias_BC: Tensor, own: Own, score_M: Tensor, highest_Q: Tensor, share_Q: Tensor
+    queries: Queries,
+    items: FrozenCatalogue,
+    bias_BC: Tensor,
+    past: PastPairs,
+    score_M: Tensor,
+    highest_Q: Tensor,
+    share_Q: Tensor,
 ) -> Tensor:
     """sum_q share_q 2^(score_qc - highest_q) query_q for every candidate, [C, D].
 
@@ -192,7 +198,7 @@ def candidate_gradient(
     num_queries, (num_candidates, width) = len(queries.vectors_QV), items.vectors_ND.shape
     line = "candidate_gradient_float32" if items.vectors_ND.dtype == torch.float32 else "candidate_gradient"
     config = configuration(line, current_target())
-    order_M = (own.column_M * num_queries + own.query_M).argsort()
+    order_M = (past.column_M * num_queries + past.query_M).argsort()
     columns_C = torch.arange(num_candidates + 1, device=share_Q.device)
     scale = share_Q.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)  # half precision does not hold a query's share
     grad_CD = torch.empty_like(items.vectors_ND, dtype=torch.float32)
@@ -206,8 +212,8 @@ def candidate_gradient(
         items.vectors_ND.contiguous(),
         items.popularity_PTN,
         bias_BC,
-        torch.searchsorted(own.column_M[order_M], columns_C),
-        own.query_M[order_M],
+        torch.searchsorted(past.column_M[order_M], columns_C),
+        past.query_M[order_M],
         score_M[order_M],
         grad_CD,
         num_queries,

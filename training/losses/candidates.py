@@ -1,6 +1,6 @@
 """Which items a step scores, and what that choice does to the softmax.
 
-Stage 1 cannot afford to embed a whole catalogue per step. It scores the union of the batch's own items, its answers and
+Stage 1 cannot afford to embed a whole catalogue per step. It scores the union of the batch's past items, its answers and
 `num_uniform` uniform draws, each once. An item that is in the set with probability pi stands for 1/pi items of its kind,
 so its exponential weighs 1/pi (Horvitz and Thompson 1952); uncorrected, popular items would be punished for being drawn.
 
@@ -36,7 +36,7 @@ class Candidates:
 
 
 def owner_share(sampler: BatchSampler, num_items: int) -> npt.NDArray[np.float64]:
-    """Probability [N] that a randomly drawn window holds the item among its history, own items and answers.
+    """Probability [N] that a randomly drawn window holds the item among its history, past items and answers.
 
     An item first had in basket b is there when the window ends at b or later: see `BatchSampler` for how ends are drawn.
     """
@@ -59,7 +59,7 @@ def certain_items(batch: TrainBatch, drawn: Candidates) -> Tensor:
     certain_BC = torch.zeros(len(lengths_B), len(drawn.rows_C), dtype=torch.bool)
     window, place = torch.nonzero(torch.arange(batch.histories.item_rows_BL.shape[1]) < lengths_B[:, None], as_tuple=True)
     certain_BC[window, drawn.column_of(batch.histories.item_rows_BL[window, place])] = True
-    certain_BC[batch.window_Q[batch.own.request_M], drawn.column_of(batch.own.rows_M)] = True
+    certain_BC[batch.window_Q[batch.past.request_M], drawn.column_of(batch.past.rows_M)] = True
     certain_BC[batch.window_Q[batch.answer_query_A], drawn.column_of(batch.answer_rows_A)] = True
     return certain_BC
 
@@ -72,7 +72,7 @@ def draw_candidates(
     drawn = rng.choice(num_items, min(num_uniform, num_items), replace=False, shuffle=False)
     histories = batch.histories
     real_BL = np.arange(histories.item_rows_BL.shape[1]) < histories.lengths_B.numpy()[:, None]
-    mine = [batch.own.rows_M.numpy(), batch.answer_rows_A.numpy(), histories.item_rows_BL.numpy()[real_BL]]
+    mine = [batch.past.rows_M.numpy(), batch.answer_rows_A.numpy(), histories.item_rows_BL.numpy()[real_BL]]
     chosen_N = np.zeros(num_items, bool)
     for rows in (drawn, *mine):
         chosen_N[rows] = True

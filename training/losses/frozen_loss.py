@@ -1,6 +1,6 @@
 """The set loss of stage 2: every item of the next basket is a right answer, scored against frozen item vectors.
 
-Q: queries, V: width of scored vectors (D + P), M: own items of all queries, A: answers
+Q: queries, V: width of scored vectors (D + P), M: past items of all queries, A: answers
 """
 
 from collections.abc import Sequence
@@ -9,26 +9,26 @@ import torch
 from torch import Tensor
 
 from training.kernels.candidates import Certain, FrozenCatalogue, Part
-from training.kernels.trained_softmax import Own
+from training.kernels.trained_softmax import PastPairs
 from training.losses.log_partition import log_partition
 from training.losses.trained_loss import Answers
 
 
 def frozen_set_loss(
-    query_QV: Tensor, own: Own, answers: Answers, day_Q: Tensor, catalogue: FrozenCatalogue, parts: Sequence[Part]
+    query_QV: Tensor, past: PastPairs, answers: Answers, day_Q: Tensor, catalogue: FrozenCatalogue, parts: Sequence[Part]
 ) -> Tensor:
     """Weighted mean over answers of -log softmax(score)[answer], in nats; columns are catalogue rows.
 
-    The softmax is over `parts`: the whole catalogue, its shards, or a pool drawn from it. A query's own items and its
+    The softmax is over `parts`: the whole catalogue, its shards, or a pool drawn from it. A query's past items and its
     answers count exactly once and with weight 1 whether they were drawn or not, so a pool whose weights are one over the
     probability to be drawn gives an unbiased estimate of the sum over the catalogue.
     """
     dtype, num_items = catalogue.vectors_ND.dtype, len(catalogue.vectors_ND)
     query_QV = query_QV.to(dtype)
-    keys = torch.cat([own.query_M * num_items + own.column_M, answers.query_A * num_items + answers.column_A])
+    keys = torch.cat([past.query_M * num_items + past.column_M, answers.query_A * num_items + answers.column_A])
     certain, place = torch.unique(keys, return_inverse=True)
-    place_M, place_A = place[: len(own.query_M)], place[len(own.query_M) :]
-    extra = query_QV.new_zeros(len(certain)).index_add(0, place_M, own.repeat_M.to(dtype))
+    place_M, place_A = place[: len(past.query_M)], place[len(past.query_M) :]
+    extra = query_QV.new_zeros(len(certain)).index_add(0, place_M, past.repeat_M.to(dtype))
     pairs = Certain(certain // num_items, certain % num_items)
     log_partition_Q = log_partition(query_QV, extra, pairs, day_Q, catalogue, parts)
     item_AV = catalogue.items(answers.column_A, day_Q[answers.query_A])

@@ -1,6 +1,6 @@
 """What is differentiated: both towers as one module whose forward pass is the loss of a batch.
 
-D: vector width, N: items, C: candidates, Q: queries, P: popularity dimensions, M: own items of all queries
+D: vector width, N: items, C: candidates, Q: queries, P: popularity dimensions, M: past items of all queries
 """
 
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from training.data.batches import TrainBatch
 from training.data.popularity_snapshots import PopularitySnapshots
 from training.kernels.candidates import FrozenCatalogue, Part, Pool, Shard, aligned
-from training.kernels.trained_softmax import Own, Scored
+from training.kernels.trained_softmax import PastPairs, Scored
 from training.losses.candidates import Candidates, certain_items
 from training.losses.frozen_loss import frozen_set_loss
 from training.losses.trained_loss import Answers, joint_set_loss
 from twotower.data.features import EncodedRows
-from twotower.data.own_items import OwnVectors
+from twotower.data.past_items import PastVectors
 from twotower.model.catalogue import tensors
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
@@ -68,26 +68,26 @@ class Objective(nn.Module):
         days, day_Q = np.unique(self.snapshots.index(batch.now_ms_Q), return_inverse=True)
         popularity_TCP = torch.from_numpy(self.snapshots.table_TNP[days[:, None], drawn.rows_C]).to(device)
         bias_BC = torch.where(certain_items(batch, drawn), 0.0, torch.from_numpy(drawn.log_weight_C)).to(device)
-        own_column_M = drawn.column_of(batch.own.rows_M).to(device)
+        past_column_M = drawn.column_of(batch.past.rows_M).to(device)
         read_column_BL = drawn.column_of(batch.histories.item_rows_BL).to(device)
         answer_column_A = drawn.column_of(batch.answer_rows_A).to(device)
         vectors_CD = self.embedder(*on(device, tensors(sampled.features))).float()
         batch = on(device, batch)
-        own, scored = batch.own, Scored(vectors_CD, popularity_TCP, torch.from_numpy(day_Q).to(device), bias_BC, batch.window_Q)
-        popularity_MP = popularity_TCP[scored.day_Q[own.request_M], own_column_M]
-        vectors = OwnVectors(vectors_CD, own_column_M, popularity_MP)
+        past, scored = batch.past, Scored(vectors_CD, popularity_TCP, torch.from_numpy(day_Q).to(device), bias_BC, batch.window_Q)
+        popularity_MP = popularity_TCP[scored.day_Q[past.request_M], past_column_M]
+        vectors = PastVectors(vectors_CD, past_column_M, popularity_MP)
         query_QV, repeat_M = self._queries(batch, vectors_CD[read_column_BL], vectors)
         answers = Answers(batch.answer_query_A, answer_column_A, batch.answer_weights_A)
-        return joint_set_loss(query_QV, scored, Own(own.request_M, own_column_M, repeat_M), answers)
+        return joint_set_loss(query_QV, scored, PastPairs(past.request_M, past_column_M, repeat_M), answers)
 
     def _frozen(self, batch: TrainBatch, items: FrozenItems) -> Tensor:
         """Over the whole catalogue exactly, or estimated from a pool."""
         vectors_ND, drawn, device = items.vectors_ND, items.drawn, self.popularity_PTN.device
         day_Q = torch.from_numpy(self.snapshots.index(batch.now_ms_Q)).to(device)
         batch = on(device, batch)
-        own = batch.own
-        popularity_MP = self.popularity_PTN[:, day_Q[own.request_M], own.rows_M].T
-        vectors = OwnVectors.of(vectors_ND, own.rows_M, popularity_MP)
+        past = batch.past
+        popularity_MP = self.popularity_PTN[:, day_Q[past.request_M], past.rows_M].T
+        vectors = PastVectors.of(vectors_ND, past.rows_M, popularity_MP)
         query_QV, repeat_M = self._queries(batch, vectors_ND[batch.histories.item_rows_BL], vectors)
         if device.type == "cuda":
             self.popularity_PTN = aligned(self.popularity_PTN)  # once: then it is
@@ -96,24 +96,24 @@ class Objective(nn.Module):
             part = Pool(torch.from_numpy(drawn.rows_C).to(device), torch.from_numpy(drawn.log_weight_C).to(device))
         return frozen_set_loss(
             query_QV,
-            Own(own.request_M, own.rows_M, repeat_M),
+            PastPairs(past.request_M, past.rows_M, repeat_M),
             Answers(batch.answer_query_A, batch.answer_rows_A, batch.answer_weights_A),
             day_Q,
             FrozenCatalogue(vectors_ND, self.popularity_PTN),
             [part],
         )
 
-    def _queries(self, batch: TrainBatch, read_BLD: Tensor, vectors: OwnVectors) -> tuple[Tensor, Tensor]:
-        """Query vectors [Q, V] and repeat scores [M], from the vectors of the events read and of the own items.
+    def _queries(self, batch: TrainBatch, read_BLD: Tensor, vectors: PastVectors) -> tuple[Tensor, Tensor]:
+        """Query vectors [Q, V] and repeat scores [M], from the vectors of the events read and of the past items.
 
         Under autocast, what sums over items or events stays in single precision: vectors, residual stream and scores.
         """
         hidden_BLD = self.contextualizer(read_BLD, batch.histories)
         hidden_QD = hidden_BLD[batch.window_Q, batch.position_Q.clamp(min=0)]
         query_input = self.contextualizer.query_input(
-            hidden_QD, batch.position_Q < 0, batch.request_Q7, batch.wanted_QS, batch.wanted_weights_QS, batch.own, vectors
+            hidden_QD, batch.position_Q < 0, batch.request_Q7, batch.wanted_QS, batch.wanted_weights_QS, batch.past, vectors
         )
-        repeat_M = self.contextualizer.repeat_scores(query_input, batch.own, vectors)
+        repeat_M = self.contextualizer.repeat_scores(query_input, batch.past, vectors)
         return self.contextualizer.queries(query_input).float(), repeat_M.float()
 
 

@@ -1,6 +1,6 @@
 """The set loss of stage 1, with gradients to queries, candidates and repeat scores.
 
-Q: queries, C: candidates, V: width of scored vectors (item and popularity), M: own items of all queries, A: answers
+Q: queries, C: candidates, V: width of scored vectors (item and popularity), M: past items of all queries, A: answers
 """
 
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.kernels.trained_softmax import Own, Scored, weighted_log_partition
+from training.kernels.trained_softmax import PastPairs, Scored, weighted_log_partition
 
 
 class Answers(NamedTuple):
@@ -19,15 +19,15 @@ class Answers(NamedTuple):
     weight_A: Tensor
 
 
-def joint_set_loss(query_QV: Tensor, scored: Scored, own: Own, answers: Answers) -> Tensor:
+def joint_set_loss(query_QV: Tensor, scored: Scored, past: PastPairs, answers: Answers) -> Tensor:
     """Weighted mean over answers of -log softmax(score)[answer], in nats; answers count as certain candidates (no bias)."""
     weight_Q = query_QV.new_zeros(len(query_QV)).index_add(0, answers.query_A, answers.weight_A)
-    partition = weighted_log_partition(query_QV, scored, own, weight_Q)
+    partition = weighted_log_partition(query_QV, scored, past, weight_Q)
     score_A = (query_QV[answers.query_A] * scored.of(answers.query_A, answers.column_A)).sum(1)
-    if len(own.query_M):
+    if len(past.query_M):
         num_candidates = len(scored.vectors_CD)
-        own_key = own.query_M * num_candidates + own.column_M
+        past_key = past.query_M * num_candidates + past.column_M
         answer_key = answers.query_A * num_candidates + answers.column_A
-        place = torch.searchsorted(own_key, answer_key).clamp(max=len(own_key) - 1)
-        score_A = score_A + torch.where(own_key[place] == answer_key, own.repeat_M[place], 0.0)
+        place = torch.searchsorted(past_key, answer_key).clamp(max=len(past_key) - 1)
+        score_A = score_A + torch.where(past_key[place] == answer_key, past.repeat_M[place], 0.0)
     return partition - (score_A * answers.weight_A).sum()

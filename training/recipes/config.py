@@ -14,7 +14,7 @@ class StageConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One stage of training. It ends after its share of the run's minutes or, in a run without minutes, after `max_steps`."""
 
     share: float  # of the run, and so of the learning rate's cosine
-    num_negatives: int | None  # drawn per step beside a query's own items and answers; None is the whole catalogue, exactly
+    num_negatives: int | None  # drawn per step beside a query's past items and answers; None is the whole catalogue, exactly
     train_embedder: bool
     negatives: Negatives = "uniform"  # how they are drawn; corrected, so that the loss is the catalogue's, but for the last
     max_steps: int | None = None

@@ -12,7 +12,7 @@ def demo(minutes: float = 3.0) -> TrainConfig:
     """A few minutes on two cores, for the demo: chosen by next-basket NDCG@10 on Complete Journey's November.
 
     So short a run sees a fraction of the events once: there is nothing to regularise, and it takes a rate five times the
-    default. Two minutes each on 600 households, before the model attended to own items: 2e-3 with dropout .1 gave NDCG@10
+    default. Two minutes each on 600 households, before the model attended to past items: 2e-3 with dropout .1 gave NDCG@10
     .216; without dropout 5e-3 gave .228, and 1e-2 .227 at a lower set loss (8.61 against 8.64 nats).
     """
     return TrainConfig(
@@ -47,7 +47,7 @@ def complete_journey(minutes: float | None = None) -> TrainConfig:
 
 
 def amazon_loo(minutes: float | None = None) -> TrainConfig:
-    """Leave-one-out benchmarks such as Amazon Beauty: chosen by NDCG@10 on the events before the last, seen items masked.
+    """Leave-one-out benchmarks such as Amazon Beauty: chosen by NDCG@10 on the events before the last, past items masked.
 
     The embedder holds most of the parameters, not 2 %: 12,101 items are described by categories and a brand alone, which
     86 % of them share with others, so what tells items apart has to be learned item by item. There is no second stage.

@@ -3,7 +3,7 @@
 `torchrun` starts the processes and tells each its rank. Every rank draws the same batch and the same candidates; answer
 weights stay those of the global batch, so the ranks' losses add up to what one process would compute.
 
-B: windows, Q: queries, M: own items of all queries, A: answers
+B: windows, Q: queries, M: past items of all queries, A: answers
 """
 
 import os
@@ -114,13 +114,13 @@ def shard_batch(batch: TrainBatch, world: World) -> TrainBatch:
         return batch
     mine_B = torch.arange(len(batch.users_B)) % world.size == world.rank
     mine_Q = mine_B[batch.window_Q]
-    mine = {"B": mine_B, "Q": mine_Q, "M": mine_Q[batch.own.request_M], "A": mine_Q[batch.answer_query_A]}
+    mine = {"B": mine_B, "Q": mine_Q, "M": mine_Q[batch.past.request_M], "A": mine_Q[batch.answer_query_A]}
     part: TrainBatch = pick(batch, mine)
     place_Q = torch.cumsum(mine_Q, 0) - 1
     return replace(
         part,
         window_Q=part.window_Q // world.size,
-        own=replace(part.own, request_M=place_Q[part.own.request_M]),
+        past=replace(part.past, request_M=place_Q[part.past.request_M]),
         answer_query_A=place_Q[part.answer_query_A],
     )
 

@@ -28,7 +28,7 @@ def keep_step(
     path = run.path / f"diverged-step-{step}.safetensors"
     run.path.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
-    rows = np.unique(torch.cat([batch.histories.item_rows_BL.flatten(), batch.own.rows_M, batch.answer_rows_A]).numpy())
+    rows = np.unique(torch.cat([batch.histories.item_rows_BL.flatten(), batch.past.rows_M, batch.answer_rows_A]).numpy())
     names = {
         "step": step,
         "not_finite": [name for name, tensor in tensors.items() if not tensor.isfinite().all()],

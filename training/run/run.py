@@ -83,7 +83,7 @@ def run(
     described = {
         "parameters": parameter_table(parameters),
         "data": data_table(data),
-        "candidates": candidate_set(len(data.item_ids), seen_masked=config.protocol == "leave-one-out"),
+        "candidates": candidate_set(len(data.item_ids), past_masked=config.protocol == "leave-one-out"),
         **({PLANTED: hidden} if hidden else {}),
     }
     watch = Watch(config, model, encoded, data, RunJournal(directory) if world.leads else None)

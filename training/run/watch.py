@@ -120,7 +120,7 @@ class Watch:
                 stage=stage,
                 part="validation",
                 ranker=name,
-                candidates=candidate_set(num_items, seen_masked=self.queries[0].mask_seen),
+                candidates=candidate_set(num_items, past_masked=self.queries[0].mask_past_items),
                 seconds=time.monotonic() - begun,
                 metrics=point_metrics(rankings, num_items),
             )

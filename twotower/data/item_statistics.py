@@ -1,9 +1,9 @@
-"""Compact statistics of a user's own items over the *whole* history: what a repeat purchase is predicted from.
+"""Compact statistics of a user's past items over the *whole* history: what a repeat purchase is predicted from.
 
 Half of retail's next events are items the user had before, and a dot product over the last 256 events cannot copy them.
 These few numbers per (user, item) can be kept up to date one event at a time and are all the repeat score reads.
 
-M: own items of one user
+M: past items of one user
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ import numpy.typing as npt
 from twotower.data.features import DAY_MS, Floats, Ints, Rows
 
 HALF_LIVES_DAYS = (7.0, 30.0, 90.0)
-NUM_REPEAT_FEATURES = 6
+NUM_PAST_FEATURES = 6
 NUM_ACTIVITY_FEATURES = 6
 
 
 @dataclass(frozen=True, slots=True)
 class ItemStatistics:
-    """One row per own item. `decayed_M3` counts each event as 2^-(age / half-life), its age taken at `last_ms_M`."""
+    """One row per past item. `decayed_M3` counts each event as 2^-(age / half-life), its age taken at `last_ms_M`."""
 
     item_rows_M: Ints
     count_M: Ints
@@ -44,7 +44,7 @@ def item_statistics(item_rows: Ints, times_ms: Ints) -> ItemStatistics:
 
 
 def grouped_statistics(owner_E: Ints, item_rows_E: Ints | Rows, times_ms_E: Ints) -> tuple[Ints, ItemStatistics]:
-    """Statistics of several histories at once: whose each own item is, and one row per own item, by owner and item."""
+    """Statistics of several histories at once: whose each past item is, and one row per past item, by owner and item."""
     if not len(owner_E):
         return np.zeros(0, np.int64), ItemStatistics.empty()
     keys = owner_E.astype(np.int64) << 32 | item_rows_E
@@ -73,8 +73,8 @@ def add_event(
     return count + 1, min(first_ms, time_ms), newest, (grown[0], grown[1], grown[2])
 
 
-def repeat_features(statistics: ItemStatistics, now_ms: int | Ints) -> Floats:
-    """What the repeat score sees of each own item at the time of the request, [M, 6].
+def past_features(statistics: ItemStatistics, now_ms: int | Ints) -> Floats:
+    """What the repeat score sees of each past item at the time of the request, [M, 6].
 
     log count; log decayed counts (90, 30, 7 days); log days since the last event; that over the item's usual gap.
     """
@@ -90,9 +90,9 @@ def repeat_features(statistics: ItemStatistics, now_ms: int | Ints) -> Floats:
 
 
 def activity_features(statistics: ItemStatistics, request_M: Ints, now_ms_Q: Ints) -> Floats:
-    """How much each of several users buys, summed over their own items, [Q, 6]. `request_M` says whose row each is.
+    """How much each of several users buys, summed over their past items, [Q, 6]. `request_M` says whose row each is.
 
-    log events; log own items; log days since the first event; log decayed events (7, 30, 90 days).
+    log events; log past items; log days since the first event; log decayed events (7, 30, 90 days).
     """
     num_requests = len(now_ms_Q)
     since_days = np.maximum(now_ms_Q[request_M] - statistics.last_ms_M, 0) / DAY_MS

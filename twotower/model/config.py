@@ -26,7 +26,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     repeat_hidden: int = 32
     repeat_rank: int = 8
     repeat_item_width: int = 16
-    own_heads: int = 4
+    own_heads: int = 4  # of the attention over past items; the names `own_...` stand in every bundle
     own_key_width: int = 16  # of each head
     num_popularity: int = 1  # popularity dimensions appended to every item vector
     embedder: str = "mlp"  # a name of `twotower.model.kinds`, or the user's own as module:Class
@@ -43,7 +43,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"{self.num_heads} heads cannot share {self.num_kv_heads} key/value heads")
         if self.width % self.own_heads:
-            raise ValueError(f"width {self.width} must split into {self.own_heads} heads over own items")
+            raise ValueError(f"width {self.width} must split into {self.own_heads} heads over past items")
         if self.window % self.page:
             raise ValueError(f"window {self.window} must be a multiple of page {self.page}")
 

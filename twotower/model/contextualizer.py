@@ -1,7 +1,7 @@
 """The large tower: a pre-norm decoder-only transformer reads item vectors and event context and produces a query.
 
 B: histories, L: events, T: events of all histories, D: width, H: heads, G: key/value heads, E: head width, Q: queries,
-M: own items of all queries, P: popularity dimensions, or half of a head, R: rank of the repeat interaction, S: hash slots,
+M: past items of all queries, P: popularity dimensions, or half of a head, R: rank of the repeat interaction, S: hash slots,
 F: dense features
 """
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from twotower.data.item_statistics import NUM_ACTIVITY_FEATURES, NUM_REPEAT_FEATURES
-from twotower.data.own_items import OwnItems, OwnVectors
+from twotower.data.item_statistics import NUM_ACTIVITY_FEATURES, NUM_PAST_FEATURES
+from twotower.data.past_items import PastItems, PastVectors
 from twotower.data.window import HistoryBatch
 from twotower.kernels.gather_pool import gather_pool
 from twotower.kernels.packed_attention import Packing, packed_attention
@@ -20,7 +20,7 @@ from twotower.kernels.rms_norm import add_rms_norm, rms_norm
 from twotower.kernels.rotary import rotate
 from twotower.kernels.swiglu import swiglu
 from twotower.model.config import ModelConfig
-from twotower.model.own_attention import OwnAttention
+from twotower.model.past_attention import PastAttention
 
 ROPE_BASE = 10_000.0
 MIN_GROUPED = 16  # histories; fewer are not worth a second pass
@@ -59,7 +59,7 @@ class Block(nn.Module):
 
 
 class Contextualizer(nn.Module):
-    """History -> query vectors; own items -> repeat scores. score = <query, item vector> + repeat."""
+    """History -> query vectors; past items -> repeat scores. score = <query, item vector> + repeat."""
 
     cos_LE: Tensor
     sin_LE: Tensor
@@ -73,13 +73,13 @@ class Contextualizer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(width)
         self.empty_history = nn.Parameter(torch.zeros(width))
-        self.own_attention = OwnAttention(config, query_input, dropout)
+        self.own_attention = PastAttention(config, query_input, dropout)  # the name stands in every bundle
         self.query_hidden = nn.Linear(query_input, 2 * width)
         self.query_out = nn.Linear(2 * width, width + config.num_popularity)
         self.repeat_item = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, config.repeat_item_width))
         self.repeat_mlp = nn.Sequential(
             nn.Linear(
-                NUM_REPEAT_FEATURES + NUM_ACTIVITY_FEATURES + config.num_popularity + config.repeat_item_width,
+                NUM_PAST_FEATURES + NUM_ACTIVITY_FEATURES + config.num_popularity + config.repeat_item_width,
                 config.repeat_hidden,
             ),
             nn.ReLU(),
@@ -88,7 +88,7 @@ class Contextualizer(nn.Module):
             nn.Linear(config.repeat_hidden, 1),
         )
         self.repeat_query = nn.Linear(query_input, config.repeat_rank)
-        self.repeat_key = nn.Linear(NUM_REPEAT_FEATURES, config.repeat_rank)
+        self.repeat_key = nn.Linear(NUM_PAST_FEATURES, config.repeat_rank)
         self.width = width
         self.event_time_width, self.request_time_width = config.event_time_width, config.request_time_width
         self._initialise(config)
@@ -155,29 +155,29 @@ class Contextualizer(nn.Module):
         request_Q7: Tensor,
         wanted_QS: Tensor,
         wanted_weights_QS: Tensor,
-        own: OwnItems,
-        vectors: OwnVectors,
+        past: PastItems,
+        vectors: PastVectors,
     ) -> Tensor:
-        """Hidden state (or the learned empty history), the event type wanted and own items, beside time and activity."""
+        """Hidden state (or the learned empty history), the event type wanted and past items, beside time and activity."""
         hidden_QD = torch.where(empty_Q[:, None], self.empty_history, hidden_QD) + self.pool_slots(wanted_QS, wanted_weights_QS)
-        beside = [request_Q7[:, : self.request_time_width], own.activity_Q6]
-        taste_QD = self.own_attention(torch.cat([hidden_QD, *beside], -1), own, vectors)
+        beside = [request_Q7[:, : self.request_time_width], past.activity_Q6]
+        taste_QD = self.own_attention(torch.cat([hidden_QD, *beside], -1), past, vectors)
         return torch.cat([hidden_QD + taste_QD, *beside], -1)
 
     def queries(self, query_input: Tensor) -> Tensor:
         """Query vectors [Q, D + P], to be multiplied with [item vector, log popularity]."""
         return self.query_out(self.dropout(functional.silu(self.query_hidden(query_input))))  # type: ignore[no-any-return]
 
-    def repeat_scores(self, query_input: Tensor, own: OwnItems, vectors: OwnVectors) -> Tensor:
-        """What is added to the score of each own item, [M].
+    def repeat_scores(self, query_input: Tensor, past: PastItems, vectors: PastVectors) -> Tensor:
+        """What is added to the score of each past item, [M].
 
         It reads the item's vector too: milk is bought again within days, and a broom is not.
         """
         norm, linear = self.repeat_item
         assert isinstance(norm, nn.RMSNorm)
         item_M16 = linear(rms_norm(vectors.items_UD, norm.weight))[vectors.item_M]
-        seen = torch.cat([own.features_M6, own.activity_Q6[own.request_M], 1.5 + vectors.popularity_MP / 5, item_M16], -1)
-        interaction = self.repeat_query(query_input)[own.request_M] * self.repeat_key(own.features_M6)
+        seen = torch.cat([past.features_M6, past.activity_Q6[past.request_M], 1.5 + vectors.popularity_MP / 5, item_M16], -1)
+        interaction = self.repeat_query(query_input)[past.request_M] * self.repeat_key(past.features_M6)
         return self.repeat_mlp(seen)[:, 0] + interaction.sum(-1)  # type: ignore[no-any-return]
 
 

@@ -1,6 +1,6 @@
 """score(u, j) = <query_u, [e_j, log popularity_j]> + [j is u's own] * repeat(u, j): the one place where it is computed.
 
-Q: requests, V: vector width (D + P), D: item vector width, P: popularity dimensions, M: own items of all requests, N: items
+Q: requests, V: vector width (D + P), D: item vector width, P: popularity dimensions, M: past items of all requests, N: items
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from twotower.data.features import encode_wanted, request_time_features
 from twotower.data.item_statistics import ItemStatistics
-from twotower.data.own_items import OwnItems, OwnVectors, join_statistics, own_items
+from twotower.data.past_items import PastItems, PastVectors, join_statistics, past_items
 from twotower.data.window import History, collate
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
@@ -30,22 +30,22 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """What is searched for, and what the requests' own items get on top of their dot product."""
+    """What is searched for, and what the requests' past items get on top of their dot product."""
 
     vectors_QV: Tensor
-    own_request_M: Tensor
-    own_rows_M: Tensor
+    past_request_M: Tensor
+    past_rows_M: Tensor
     repeat_M: Tensor
 
-    def own_scores(self, item_vectors_NV: Tensor) -> Tensor:
-        """Full scores of all own items, [M]."""
-        dots = (self.vectors_QV[self.own_request_M] * item_vectors_NV[self.own_rows_M]).sum(-1)
+    def past_scores(self, item_vectors_NV: Tensor) -> Tensor:
+        """Full scores of all past items, [M]."""
+        dots = (self.vectors_QV[self.past_request_M] * item_vectors_NV[self.past_rows_M]).sum(-1)
         return dots + self.repeat_M
 
     def dense_scores(self, item_vectors_NV: Tensor) -> Tensor:
         """Scores of the whole catalogue, [Q, N]."""
         scores_QN = self.vectors_QV @ item_vectors_NV.T
-        return scores_QN.index_put_((self.own_request_M, self.own_rows_M), self.repeat_M, accumulate=True)
+        return scores_QN.index_put_((self.past_request_M, self.past_rows_M), self.repeat_M, accumulate=True)
 
 
 @torch.inference_mode()
@@ -63,9 +63,9 @@ def answer_as_of(
     batch = collate([r.history for r in requests])
     hidden_BLD = contextualizer(vectors_ND[batch.item_rows_BL], batch)
     last_QD = hidden_BLD[torch.arange(len(requests)), (batch.lengths_B - 1).clamp(min=0)]
-    own = own_items(*join_statistics([r.statistics for r in requests]), np.array([r.now_ms for r in requests]))
-    vectors = OwnVectors(vectors_ND[own.rows_M], torch.arange(len(own.rows_M)), popularity_NP[own.rows_M])
-    return finish(contextualizer, config, last_QD, requests, own, vectors)
+    past = past_items(*join_statistics([r.statistics for r in requests]), np.array([r.now_ms for r in requests]))
+    vectors = PastVectors(vectors_ND[past.rows_M], torch.arange(len(past.rows_M)), popularity_NP[past.rows_M])
+    return finish(contextualizer, config, last_QD, requests, past, vectors)
 
 
 @torch.inference_mode()
@@ -74,8 +74,8 @@ def finish(
     config: ModelConfig,
     hidden_QD: Tensor,
     requests: Sequence[Request],
-    own: OwnItems,
-    vectors: OwnVectors,
+    past: PastItems,
+    vectors: PastVectors,
 ) -> Queries:
     """Queries from the hidden state after each request's last event."""
     now = np.array([r.now_ms for r in requests])
@@ -87,8 +87,8 @@ def finish(
         torch.from_numpy(request_time_features(now, last)),
         torch.from_numpy(wanted[0]),
         torch.from_numpy(wanted[1]),
-        own,
+        past,
         vectors,
     )
-    repeat_M = contextualizer.repeat_scores(query_input, own, vectors)
-    return Queries(contextualizer.queries(query_input), own.request_M, own.rows_M, repeat_M)
+    repeat_M = contextualizer.repeat_scores(query_input, past, vectors)
+    return Queries(contextualizer.queries(query_input), past.request_M, past.rows_M, repeat_M)

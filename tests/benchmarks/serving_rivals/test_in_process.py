@@ -37,7 +37,7 @@ def histories(release: LoadedRelease, monkeypatch: pytest.MonkeyPatch) -> list[l
 
 
 def anew(error: float) -> Callable[..., Callable[[], Scored]]:
-    """A served path that remembers nobody, and is wrong by so much about all but the own items."""
+    """A served path that remembers nobody, and is wrong by so much about all but the past items."""
 
     def model_work(release: LoadedRelease, user_id: str, history: UserHistory, now_ms: int) -> Callable[[], Scored]:
         def work() -> Scored:

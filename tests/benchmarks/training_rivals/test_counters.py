@@ -21,10 +21,10 @@ def history(*events: tuple[int, int]) -> ItemStatistics:
     return item_statistics(np.array(rows), NOW_MS - np.array(days) * DAY_MS)
 
 
-def scores(ranker: Ranker, own: ItemStatistics, user: int = 0) -> torch.Tensor:
-    query = Query(user, len(own), NOW_MS, np.array([0]))
+def scores(ranker: Ranker, past: ItemStatistics, user: int = 0) -> torch.Tensor:
+    query = Query(user, len(past), NOW_MS, np.array([0]))
     out_QN = torch.full((1, 5), torch.nan)
-    ranker.score([query], [own], out_QN)
+    ranker.score([query], [past], out_QN)
     return out_QN[0]
 
 
@@ -34,9 +34,9 @@ def test_a_purchase_of_ninety_days_ago_counts_half() -> None:
 
 def test_the_mixture_is_the_weighted_mean_of_two_distributions() -> None:
     # Own shares: item 0 has 3 of 4 purchases, item 4 has 1 of 4.
-    own = history((0, 0), (0, 0), (0, 0), (4, 0))
+    past = history((0, 0), (0, 0), (0, 0), (4, 0))
 
-    probabilities = scores(Mixture(POPULARITY, share=0.4), own).exp()
+    probabilities = scores(Mixture(POPULARITY, share=0.4), past).exp()
 
     expected = [0.4 * 0.75 + 0.6 * 0.1, 0.6 * 0.1, 0.6 * 0.2, 0.6 * 0.2, 0.4 * 0.25 + 0.6 * 0.4]
     assert probabilities.tolist() == pytest.approx(expected, rel=1e-5)
@@ -59,7 +59,7 @@ def test_the_most_alike_have_the_highest_cosine_and_nobody_is_like_themselves() 
 
 def test_neighbours_bring_what_the_user_never_had_behind_what_they_had_and_popularity_ranks_the_rest() -> None:
     vectors = UserVectors(np.array([0, 1, 2]), np.array([0, 2]), np.array([1.0, 1.0], np.float32))
-    ranker = NearestNeighbours(vectors, np.array([[1], [0]]), POPULARITY, own_share=0.8)
+    ranker = NearestNeighbours(vectors, np.array([[1], [0]]), POPULARITY, past_share=0.8)
 
     order = scores(ranker, history((0, 0))).argsort(descending=True).tolist()
 

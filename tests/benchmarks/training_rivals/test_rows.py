@@ -28,7 +28,7 @@ def ranked(hits: int, set_loss: float = np.nan) -> Rankings:
         nll_A=np.full(USERS, set_loss),
         local_nll_A=nothing,
         entropy_Q=nothing,
-        own_A=np.zeros(USERS, bool),
+        past_A=np.zeros(USERS, bool),
         train_count_A=np.ones(USERS, np.int64),
         top10_QK=np.zeros((USERS, 10), np.int64),
     )

@@ -21,8 +21,8 @@ def keys_of_another(state: UserState) -> None:
     state.memory.last_D = state.memory.last_D[::-1].copy()
 
 
-def own_items_of_another(state: UserState) -> None:
-    state.own.statistics.count_M[:] += 5
+def past_items_of_another(state: UserState) -> None:
+    state.past.statistics.count_M[:] += 5
 
 
 def not_a_number(state: UserState) -> None:
@@ -30,7 +30,7 @@ def not_a_number(state: UserState) -> None:
     state.memory.last_D = np.full_like(state.memory.last_D, np.nan)
 
 
-@pytest.mark.parametrize("damage", [keys_of_another, own_items_of_another, not_a_number])
+@pytest.mark.parametrize("damage", [keys_of_another, past_items_of_another, not_a_number])
 def test_a_damaged_state_is_found_counted_and_replaced(
     release: LoadedRelease, histories: dict[str, UserHistory], damage: Callable[[UserState], None]
 ) -> None:

@@ -207,7 +207,7 @@ def test_inline_events_that_no_store_holds_are_not_taken_for_stored_ones(store: 
     assert store.read("ann", inline) == store.read("ann")
 
 
-def test_of_too_many_own_items_the_definition_keeps_those_that_the_stores_keep(store: Sync) -> None:
+def test_of_too_many_past_items_the_definition_keeps_those_that_the_stores_keep(store: Sync) -> None:
     store.append(*(event(f"item-{i}", at_ms=10**6 - i) for i in range(KEPT_ITEMS)))
     known = store.read("ann")
     new = [event("old", 1), event("old", 2), event("new", 10**6 + 1), event(f"item-{KEPT_ITEMS - 1}", 10**6 + 2)]
@@ -233,7 +233,7 @@ def test_idempotency_reaches_back_as_far_as_promised(store: Sync) -> None:
     assert store.append(event(None, key=keys[0])) == [True]  # forgotten
 
 
-def test_own_items_are_bounded_and_the_longest_unseen_goes_first(store: Sync) -> None:
+def test_past_items_are_bounded_and_the_longest_unseen_goes_first(store: Sync) -> None:
     store.append(*(event(f"item-{i}", at_ms=10**6 - i) for i in range(KEPT_ITEMS)))
     store.append(event("new", at_ms=10**6 + 1))
     items = store.read("ann").items

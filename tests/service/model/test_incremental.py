@@ -10,7 +10,7 @@ from service.model.incremental import Memory
 from service.ranking.user_request import item_statistics_of, model_history
 from service.release.loaded import LoadedRelease
 from twotower.data.features import Floats, event_time_features, request_time_features
-from twotower.data.own_items import join_statistics, own_items
+from twotower.data.past_items import join_statistics, past_items
 from twotower.data.window import collate
 from twotower.model.scoring import Request, answer
 
@@ -87,14 +87,14 @@ def test_query_and_repeat_scores_are_those_of_the_model(
     release: LoadedRelease, events: list[StoredEvent], length: int, wanted: str | None
 ) -> None:
     history = UserHistory().extended(events[:length])
-    own = {release.rows[i]: o for i, o in history.items.items()}
-    statistics = item_statistics_of(own)
+    past = {release.rows[i]: o for i, o in history.items.items()}
+    statistics = item_statistics_of(past)
     request = Request(model_history(release, history.window), statistics, NOW_MS, wanted)
     expected = answer(release.towers.contextualizer, release.towers.config.model, release.vectors_NV, [request])
-    items = own_items(*join_statistics([statistics]), np.array([NOW_MS]))
+    items = past_items(*join_statistics([statistics]), np.array([NOW_MS]))
     hidden = whole(release, history.window)[-1] if length else None
     from_request = np.concatenate([request_times(release, history), items.activity_Q6[0].numpy()])
-    parts = release.reader.own_parts(release.vectors(statistics.item_rows_M).numpy())
+    parts = release.reader.past_parts(release.vectors(statistics.item_rows_M).numpy())
     features = items.features_M6.numpy()
     query_X = release.reader.query(hidden, release.contexts.wanted(wanted), from_request, features, parts)
     close(release.reader.vector(query_X), expected.vectors_QV[0].numpy())

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from service.histories.history import OwnItem, StoredEvent
-from service.model.user_states import OwnState, UserState, UserStates
+from service.histories.history import PastItem, StoredEvent
+from service.model.user_states import PastState, UserState, UserStates
 from service.release.loaded import LoadedRelease
 
 
@@ -14,7 +14,7 @@ def event(number: int) -> StoredEvent:
 
 @pytest.fixture
 def state(release: LoadedRelease) -> UserState:
-    return UserState(release.towers.config.model, release.no_own_parts)
+    return UserState(release.towers.config.model, release.no_past_parts)
 
 
 def read(state: UserState, events: tuple[StoredEvent, ...]) -> None:
@@ -47,15 +47,15 @@ def test_a_state_is_used_as_far_as_its_events_are_those_of_the_request(
     assert state.events == asked[:kept]
 
 
-def test_own_items_go_on_or_are_begun_anew(release: LoadedRelease) -> None:
-    own, none = OwnState(release.no_own_parts), release.no_own_parts
-    items = {"tea": OwnItem.after(None, ONE), "unknown": OwnItem.after(None, ONE)}
-    assert own.beyond(items) == ["tea", "unknown"]
-    own.update(items, [], np.zeros(0, np.int64), none)
-    assert own.beyond(items) == []
-    assert own.beyond(items | {"jam": OwnItem.after(None, TWO)}) == ["jam"]
-    assert own.beyond({"tea": items["tea"]}) is None
-    assert own.beyond({"unknown": items["unknown"], "tea": items["tea"]}) is None
+def test_past_items_go_on_or_are_begun_anew(release: LoadedRelease) -> None:
+    past, none = PastState(release.no_past_parts), release.no_past_parts
+    items = {"tea": PastItem.after(None, ONE), "unknown": PastItem.after(None, ONE)}
+    assert past.beyond(items) == ["tea", "unknown"]
+    past.update(items, [], np.zeros(0, np.int64), none)
+    assert past.beyond(items) == []
+    assert past.beyond(items | {"jam": PastItem.after(None, TWO)}) == ["jam"]
+    assert past.beyond({"tea": items["tea"]}) is None
+    assert past.beyond({"unknown": items["unknown"], "tea": items["tea"]}) is None
 
 
 def test_who_came_once_is_forgotten_before_who_came_back(release: LoadedRelease) -> None:
@@ -63,7 +63,7 @@ def test_who_came_once_is_forgotten_before_who_came_back(release: LoadedRelease)
 
     def visit(name: str) -> bool:
         known = users.take(("user", name))
-        state = known or UserState(model, release.no_own_parts)
+        state = known or UserState(model, release.no_past_parts)
         read(state, (ONE,))
         size = state.num_bytes
         users.put(("user", name), state, 4 * size)
@@ -78,7 +78,7 @@ def test_who_came_once_is_forgotten_before_who_came_back(release: LoadedRelease)
 
 
 def test_bytes_are_counted_and_given_back(release: LoadedRelease) -> None:
-    users, state = UserStates(), UserState(release.towers.config.model, release.no_own_parts)
+    users, state = UserStates(), UserState(release.towers.config.model, release.no_past_parts)
     read(state, (ONE,))
     users.put(("user", "ann"), state, 1 << 20)
     assert users.num_bytes == state.num_bytes > 0

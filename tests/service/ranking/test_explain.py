@@ -7,7 +7,7 @@ import pytest
 
 from service.api.schemas import Recommended, RecommendRequest
 from service.api.scores import ScoreRequest
-from service.histories.history import OwnItem, StoredEvent, UserHistory
+from service.histories.history import PastItem, StoredEvent, UserHistory
 from service.ranking.explain import LEAST_EFFECT, MAX_LEFT_OUT, MAX_REASONS, habit
 from service.ranking.score import score
 from service.release.loaded import LoadedRelease
@@ -67,7 +67,7 @@ def test_past_items_are_named_by_title_and_day_the_strongest_first(release: Load
     assert num_others
 
 
-def test_an_own_item_is_its_own_first_reason(release: LoadedRelease) -> None:
+def test_a_past_item_is_its_own_first_reason(release: LoadedRelease) -> None:
     mine = release.item_ids[5]
     history = UserHistory().extended(
         [stored(mine, 40), stored(mine, 26, "view"), stored(mine, 12), stored(release.item_ids[6], 3)]
@@ -79,7 +79,7 @@ def test_an_own_item_is_its_own_first_reason(release: LoadedRelease) -> None:
     assert first.effect is not None
 
 
-def test_an_own_item_of_long_ago_has_a_reason_without_an_effect(release: LoadedRelease) -> None:
+def test_a_past_item_of_long_ago_has_a_reason_without_an_effect(release: LoadedRelease) -> None:
     mine, *later = release.item_ids[: MAX_LEFT_OUT + 1]
     history = UserHistory().extended([stored(mine, 90), *(stored(i, 10) for i in later)])
     (item,) = explained(release, history, candidate_item_ids=[mine])
@@ -98,7 +98,7 @@ def test_an_own_item_of_long_ago_has_a_reason_without_an_effect(release: LoadedR
 )
 def test_a_habit_is_told_in_words(count: int, hours: int, text: str) -> None:
     last_ms = NOW_MS - hours * 3_600_000
-    assert habit(OwnItem(count, 0, last_ms, (1.0, 1.0, 1.0), frozenset(["view"])), NOW_MS) == f"view: {text}"
+    assert habit(PastItem(count, 0, last_ms, (1.0, 1.0, 1.0), frozenset(["view"])), NOW_MS) == f"view: {text}"
 
 
 def test_without_a_history_or_items_there_are_no_reasons(release: LoadedRelease, histories: Histories) -> None:

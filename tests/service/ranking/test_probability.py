@@ -66,7 +66,7 @@ def test_items_put_count_and_items_deleted_do_not(changing: Client) -> None:
     assert sum(np.exp(list(scored.values()))) == pytest.approx(1, abs=1e-6)
 
 
-def test_a_release_without_own_items_needs_none(release: LoadedRelease) -> None:
+def test_a_release_without_past_items_needs_none(release: LoadedRelease) -> None:
     queries = queries_of(release, [UserHistory()])
     (total,) = log_normalisers(release, queries)
     _, scores = best(release, queries, len(release), None)

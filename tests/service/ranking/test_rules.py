@@ -37,8 +37,8 @@ def ids(ranking: Ranking) -> list[str]:
 
 def all_scores(release: LoadedRelease, history: UserHistory) -> Floats:
     """score(u, j) of every item, by one product with the whole catalogue."""
-    own = {release.rows[i]: o for i, o in history.items.items()}
-    request = Request(model_history(release, history.window), item_statistics_of(own), NOW_MS)
+    past = {release.rows[i]: o for i, o in history.items.items()}
+    request = Request(model_history(release, history.window), item_statistics_of(past), NOW_MS)
     queries = answer(release.towers.contextualizer, release.towers.config.model, release.vectors_NV, [request])
     return np.asarray(queries.dense_scores(release.vectors_NV)[0].numpy())
 
@@ -47,7 +47,7 @@ def seen(release: LoadedRelease, history: UserHistory) -> Mask:
     return np.array([i in history.items for i in release.item_ids])
 
 
-def test_search_and_own_items_together_are_the_exact_top_k(release: LoadedRelease, histories: Histories) -> None:
+def test_search_and_past_items_together_are_the_exact_top_k(release: LoadedRelease, histories: Histories) -> None:
     for history in [UserHistory(), *list(histories.values())[:16]]:
         scores_N = all_scores(release, history)
         order = np.argsort(-scores_N, kind="stable")
@@ -92,7 +92,7 @@ def test_the_answer_is_never_short_while_items_remain(
     left = {i for i, cheap in zip(release.item_ids, release.filters.mask(f"price < {price}"), strict=True) if cheap}
     left -= {release.item_ids[r] for r in excluded}
     left &= left if candidates is None else {release.item_ids[r] for r in candidates}
-    left -= {i for i, own in history.items.items() if exclude_seen or own.event_types & set(exclude_types)}
+    left -= {i for i, past in history.items.items() if exclude_seen or past.event_types & set(exclude_types)}
     ranking = ask(
         release,
         history,

@@ -19,7 +19,7 @@ def test_the_tables_name_the_candidates_and_warn_of_batch_local_figures(
     assert main(arguments(tiny_shop, tiny_bundle)) == 0
     shown = capsys.readouterr().out
     for words in (
-        "next-basket, test part: full catalogue, 400 items, seen items kept",
+        "next-basket, test part: full catalogue, 400 items, past items kept",
         "model - popularity",
         "explore, among the unseen",
         "debiased R@10",
@@ -35,7 +35,7 @@ def test_json_holds_every_metric_and_what_was_ranked(
 ) -> None:
     assert main(arguments(tiny_shop, tiny_bundle, "--protocol", "leave-one-out", "--json")) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["candidates"] == "full catalogue, 400 items, seen items masked"
+    assert told["candidates"] == "full catalogue, 400 items, past items masked"
     assert {"gini@10", "batch_local_loss", "debiased_recall@10"} <= set(told["rankers"]["model"])
 
 

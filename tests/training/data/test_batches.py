@@ -15,16 +15,16 @@ def test_no_answer_lies_in_the_held_out_months(shop: Shop) -> None:
 
 
 def test_a_query_stands_before_its_answers_and_knows_only_the_past(shop: Shop) -> None:
-    """Own items are those of baskets before the query, and the window ends before its moment."""
+    """Past items are those of baskets before the query, and the window ends before its moment."""
     batch = shop.sampler().sample(np.random.default_rng(4))
     log = shop.data.log
     lengths = batch.histories.lengths_B.tolist()
     for q in range(len(batch.window_Q)):
         window, position = int(batch.window_Q[q]), int(batch.position_Q[q])
         assert -1 <= position < lengths[window]
-        own = set(batch.own.rows_M[batch.own.request_M == q].tolist())
+        past = set(batch.past.rows_M[batch.past.request_M == q].tolist())
         read = set(batch.histories.item_rows_BL[window, : position + 1].tolist())
-        assert read <= own
+        assert read <= past
         answers = set(batch.answer_rows_A[batch.answer_query_A == q].tolist())
         at_that_time = np.flatnonzero(log.times_ms_E == batch.now_ms_Q[q])
         assert answers <= set(log.item_rows_E[at_that_time].tolist())

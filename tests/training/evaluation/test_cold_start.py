@@ -73,8 +73,8 @@ def test_what_is_kept_keeps_its_user_its_order_and_its_context(fresh: Shop, shop
 
 def test_a_user_of_hidden_items_alone_disappears(fresh: Shop) -> None:
     log = fresh.data.log
-    own = np.unique(log.item_rows_E[slice(*log.span(3))])
-    planted = withhold(replace(fresh.data, test_from_ms=fresh.data.end_ms), own.astype(np.int64), HALF_LIVES)
+    past = np.unique(log.item_rows_E[slice(*log.span(3))])
+    planted = withhold(replace(fresh.data, test_from_ms=fresh.data.end_ms), past.astype(np.int64), HALF_LIVES)
     left = planted.data.log
     assert len(left.user_ids) == len(left.offsets_U1) - 1
     assert "user-3" in log.user_ids
@@ -117,7 +117,7 @@ def rankings() -> Rankings:
         nll_A=nothing,
         local_nll_A=nothing,
         entropy_Q=np.full(2, np.nan),
-        own_A=np.array([False, False, True]),
+        past_A=np.array([False, False, True]),
         train_count_A=np.array([7, 0, 0]),
         top10_QK=np.array([[1, 2], [9, 4]]),
     )

@@ -34,7 +34,7 @@ def rankings() -> Rankings:
         nll_A=np.array([1.0, 2.0, 3.0]),
         local_nll_A=np.array([0.5, 1.0, 1.5]),
         entropy_Q=np.array([0.5, 1.5]),
-        own_A=np.array([True, False, False]),
+        past_A=np.array([True, False, False]),
         train_count_A=np.array([40, 0, 7]),
         top10_QK=np.array([[0, 1], [1, 2]]),
     )
@@ -146,7 +146,7 @@ def test_a_ranker_without_probabilities_has_no_losses() -> None:
 
 @pytest.mark.parametrize(("masked", "word"), [(False, "kept"), (True, "masked")])
 def test_the_candidate_set_is_put_in_words(masked: bool, word: str) -> None:
-    assert candidate_set(92_331, seen_masked=masked) == f"full catalogue, 92,331 items, seen items {word}"
+    assert candidate_set(92_331, past_masked=masked) == f"full catalogue, 92,331 items, past items {word}"
 
 
 def test_likelihood_of_a_known_distribution() -> None:

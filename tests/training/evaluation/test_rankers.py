@@ -82,11 +82,11 @@ def test_leave_one_out_asks_for_the_last_event_and_masks_what_was_seen(shop: Sho
     assert len(queries) == (lasts >= shop.data.test_from_ms).sum(), "an older last event was trained on"
     assert all(log.times_ms_E[log.span(q.user)[0] + q.seen - 1] < q.now_ms for q in queries), "nothing of its own basket is known"
     ranked = judge(shop, PersonalFrequency(shop.data.snapshots), queries)
-    own = ranked.own_A
-    assert own.any()
-    assert (ranked.rank_A[own] > len(shop.items) / 4).all(), "a masked answer cannot be found"
-    assert np.isnan(ranked.nll_A[own]).all()
-    assert np.isnan(ranked.local_nll_A[own]).all()
+    past = ranked.past_A
+    assert past.any()
+    assert (ranked.rank_A[past] > len(shop.items) / 4).all(), "a masked answer cannot be found"
+    assert np.isnan(ranked.nll_A[past]).all()
+    assert np.isnan(ranked.local_nll_A[past]).all()
 
 
 def test_one_pass_per_window_equals_one_request_at_a_time(shop: Shop) -> None:
@@ -97,12 +97,12 @@ def test_one_pass_per_window_equals_one_request_at_a_time(shop: Shop) -> None:
     together = torch.empty(len(queries), len(shop.items))
     model.score(queries, statistics, together)
     config = shop.model
-    for row, (query, own) in enumerate(zip(queries, statistics, strict=True)):
+    for row, (query, past) in enumerate(zip(queries, statistics, strict=True)):
         start = log.span(query.user)[0]
         history = log.history(start + anchor(query.seen), start + query.seen)
         popularity = torch.from_numpy(shop.data.snapshots.at(np.array([query.now_ms]))[0])
         vectors_NV = torch.cat([model.vectors_ND, popularity], 1)
-        request = Request(history, own, query.now_ms)
+        request = Request(history, past, query.now_ms)
         alone = answer(model.contextualizer, config, vectors_NV, [request]).dense_scores(vectors_NV)[0]
         torch.testing.assert_close(together[row], alone, rtol=1e-4, atol=1e-4)
 
@@ -188,16 +188,16 @@ def test_leak_4_what_happens_after_the_target_changes_nothing(shop: Shop, tiny_s
         np.testing.assert_array_equal(ranked[0].rank_A, ranked[1].rank_A)
 
 
-def test_personal_frequency_ranks_own_items_by_count_then_popularity(shop: Shop) -> None:
+def test_personal_frequency_ranks_past_items_by_count_then_popularity(shop: Shop) -> None:
     query = max(queries_of(shop), key=lambda q: q.seen)
-    own = statistics_before(shop.data.log, query)
+    past = statistics_before(shop.data.log, query)
     scores = torch.empty(1, len(shop.items))
-    PersonalFrequency(shop.data.snapshots).score([query], [own], scores)
+    PersonalFrequency(shop.data.snapshots).score([query], [past], scores)
     scores = scores[0]
     best = int(scores.argmax())
-    assert own.count_M[own.item_rows_M.tolist().index(best)] == own.count_M.max()
-    unseen = np.setdiff1d(np.arange(len(shop.items)), own.item_rows_M)
-    assert scores[own.item_rows_M].min() > scores[unseen].max()
+    assert past.count_M[past.item_rows_M.tolist().index(best)] == past.count_M.max()
+    unseen = np.setdiff1d(np.arange(len(shop.items)), past.item_rows_M)
+    assert scores[past.item_rows_M].min() > scores[unseen].max()
 
 
 def test_batch_local_candidates_are_the_answers_of_64_consecutive_queries(shop: Shop) -> None:

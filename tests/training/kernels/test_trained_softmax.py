@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.interpreter import checked
 from training.kernels import frozen_softmax as sampled_softmax
 from training.kernels import trained_softmax as recompute_softmax
-from training.kernels.trained_softmax import Own, Scored, WeightedLogPartitionReference, WeightedLogPartitionTriton
+from training.kernels.trained_softmax import PastPairs, Scored, WeightedLogPartitionReference, WeightedLogPartitionTriton
 
 SCANS = ("softmax_scan", "softmax_scan_float32", "softmax_scan_popularity")
 SMALL = {
@@ -40,21 +40,21 @@ class Case:
 
     query_QV: Tensor
     scored: Scored
-    own: Own
+    past: PastPairs
     weight_Q: Tensor
 
     def to(self, dtype: torch.dtype) -> "Case":
         query_QV, vectors_CD, repeat_M = (
-            tensor.detach().to(dtype).requires_grad_() for tensor in (self.query_QV, self.scored.vectors_CD, self.own.repeat_M)
+            tensor.detach().to(dtype).requires_grad_() for tensor in (self.query_QV, self.scored.vectors_CD, self.past.repeat_M)
         )
         scored = self.scored._replace(
             vectors_CD=vectors_CD, popularity_TCP=self.scored.popularity_TCP.to(dtype), bias_BC=self.scored.bias_BC.to(dtype)
         )
-        return Case(query_QV, scored, self.own._replace(repeat_M=repeat_M), self.weight_Q.to(dtype))
+        return Case(query_QV, scored, self.past._replace(repeat_M=repeat_M), self.weight_Q.to(dtype))
 
     def run(self, implementation: type[torch.autograd.Function]) -> Tensor:
-        vectors_CD, repeat_M = self.scored.vectors_CD, self.own.repeat_M
-        return implementation.apply(self.query_QV, vectors_CD, repeat_M, self.own, self.weight_Q, self.scored)  # type: ignore[no-any-return, no-untyped-call]
+        vectors_CD, repeat_M = self.scored.vectors_CD, self.past.repeat_M
+        return implementation.apply(self.query_QV, vectors_CD, repeat_M, self.past, self.weight_Q, self.scored)  # type: ignore[no-any-return, no-untyped-call]
 
     def dense(self) -> Tensor:
         """By a matrix of all scores, which autograd goes back through."""
@@ -62,11 +62,11 @@ class Case:
         scores_QC = self.query_QV[:, :width] @ self.scored.vectors_CD.T
         popularity_QCP = self.scored.popularity_TCP[self.scored.day_Q]
         scores_QC = scores_QC + torch.einsum("qp,qcp->qc", self.query_QV[:, width:], popularity_QCP)
-        scores_QC = scores_QC.index_put((self.own.query_M, self.own.column_M), self.own.repeat_M, accumulate=True)
+        scores_QC = scores_QC.index_put((self.past.query_M, self.past.column_M), self.past.repeat_M, accumulate=True)
         return ((scores_QC + self.scored.bias_BC[self.scored.window_Q]).logsumexp(1) * self.weight_Q).sum()
 
     def gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(loss, [self.query_QV, self.scored.vectors_CD, self.own.repeat_M])
+        return torch.autograd.grad(loss, [self.query_QV, self.scored.vectors_CD, self.past.repeat_M])
 
 
 def make_case(
@@ -92,7 +92,7 @@ def make_case(
         places(num_windows),
     )
     query_QV = scale * width**-0.5 * normal(num_queries, width + num_popularity)
-    return Case(query_QV, scored, Own(query_M, column_M, normal(len(query_M))), weight_Q).to(dtype)
+    return Case(query_QV, scored, PastPairs(query_M, column_M, normal(len(query_M))), weight_Q).to(dtype)
 
 
 cases = st.builds(
@@ -157,7 +157,7 @@ def test_the_reference_is_what_autograd_makes_of_the_definition() -> None:
 @pytest.mark.parametrize("weight", [0.0, 1e-30])
 def test_queries_that_weigh_nothing_leave_no_gradient(weight: float) -> None:
     case = make_case(8, torch.float16, 5, 9, 1, held=0.3, scale=1.0)
-    light = Case(case.query_QV, case.scored, case.own, torch.full((5,), weight))
+    light = Case(case.query_QV, case.scored, case.past, torch.full((5,), weight))
     with checked():
         gradients = light.gradients(light.run(WeightedLogPartitionTriton))
     assert all(gradient.abs().max() == 0 for gradient in gradients)
@@ -171,7 +171,7 @@ def test_two_candidates_by_hand() -> None:
     vectors_CD[1, 0] = torch.tensor(3.0).log()
     one = torch.tensor([0])
     scored = Scored(vectors_CD, torch.zeros(1, 2, 0), one, torch.zeros(1, 2), one)
-    case = Case(query_QV, scored, Own(one, one, torch.tensor([2.0]).log()), torch.ones(1)).to(torch.float32)
+    case = Case(query_QV, scored, PastPairs(one, one, torch.tensor([2.0]).log()), torch.ones(1)).to(torch.float32)
     with checked():
         found = case.run(WeightedLogPartitionTriton)
         gradients = case.gradients(found)

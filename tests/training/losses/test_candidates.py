@@ -19,7 +19,7 @@ def test_a_candidate_weighs_one_over_its_probability(shop: Shop) -> None:
     share_N = np.zeros_like(owner_share(sampler, len(shop.items)))
     rng = np.random.default_rng(0)
     batch = sampler.sample(rng)
-    certain = np.unique(np.concatenate([batch.own.rows_M, batch.answer_rows_A, batch.histories.item_rows_BL.ravel()]))
+    certain = np.unique(np.concatenate([batch.past.rows_M, batch.answer_rows_A, batch.histories.item_rows_BL.ravel()]))
     counts, draws = np.zeros(len(shop.items)), 300
     for _ in range(draws):
         drawn = draw_candidates(rng, batch, share_N, num_uniform=100, num_windows=3)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from training.kernels.candidates import FrozenCatalogue, Part, Pool, Shard
-from training.kernels.trained_softmax import Own
+from training.kernels.trained_softmax import PastPairs
 from training.losses.candidates import PROPOSALS
 from training.losses.frozen_loss import frozen_set_loss
 from training.losses.trained_loss import Answers
@@ -21,45 +21,45 @@ WIDTH = 5
 
 @dataclass(frozen=True)
 class Case:
-    """Queries with own items, some of them answers, before a frozen catalogue."""
+    """Queries with past items, some of them answers, before a frozen catalogue."""
 
     query_QV: Tensor
-    own: Own
+    past: PastPairs
     answers: Answers
     day_Q: Tensor
     catalogue: FrozenCatalogue
 
     def loss(self, *parts: Part) -> Tensor:
-        return frozen_set_loss(self.query_QV, self.own, self.answers, self.day_Q, self.catalogue, parts)
+        return frozen_set_loss(self.query_QV, self.past, self.answers, self.day_Q, self.catalogue, parts)
 
     def scores(self) -> Tensor:
         popularity_PQN = self.catalogue.popularity_PTN[:, self.day_Q]
         dots_QN = self.query_QV[:, :WIDTH] @ self.catalogue.vectors_ND.T
         scores_QN = dots_QN + torch.einsum("qp,pqn->qn", self.query_QV[:, WIDTH:], popularity_PQN)
-        return scores_QN.index_put((self.own.query_M, self.own.column_M), self.own.repeat_M, accumulate=True)
+        return scores_QN.index_put((self.past.query_M, self.past.column_M), self.past.repeat_M, accumulate=True)
 
     def nll(self, log_partition_Q: Tensor) -> Tensor:
         nll_A = log_partition_Q[self.answers.query_A] - self.scores()[self.answers.query_A, self.answers.column_A]
         return (nll_A * self.answers.weight_A).sum()
 
     def gradients(self, loss: Tensor) -> Sequence[Tensor]:
-        return torch.autograd.grad(loss, [self.query_QV, self.own.repeat_M])
+        return torch.autograd.grad(loss, [self.query_QV, self.past.repeat_M])
 
 
-def make_case(num_items: int, num_own: int, num_popularity: int, num_queries: int = 6) -> Case:
+def make_case(num_items: int, num_past: int, num_popularity: int, num_queries: int = 6) -> Case:
     torch.manual_seed(num_items)
-    own_rows = [torch.randperm(num_items)[:num_own].sort().values for _ in range(num_queries)]
+    past_rows = [torch.randperm(num_items)[:num_past].sort().values for _ in range(num_queries)]
     answers = torch.stack([torch.randperm(num_items)[:2] for _ in range(num_queries)])
-    if num_own:
-        answers[:, 0] = own_rows[0][0]  # for the first query at least, a repeat
+    if num_past:
+        answers[:, 0] = past_rows[0][0]  # for the first query at least, a repeat
         answers[:, 1] = (answers[:, 0] + 1) % num_items
     weights = torch.rand(2 * num_queries, dtype=torch.float64)
     return Case(
         query_QV=torch.randn(num_queries, WIDTH + num_popularity, dtype=torch.float64, requires_grad=True),
-        own=Own(
-            torch.arange(num_queries).repeat_interleave(num_own),
-            torch.cat(own_rows),
-            (2 * torch.randn(num_queries * num_own, dtype=torch.float64)).requires_grad_(),
+        past=PastPairs(
+            torch.arange(num_queries).repeat_interleave(num_past),
+            torch.cat(past_rows),
+            (2 * torch.randn(num_queries * num_past, dtype=torch.float64)).requires_grad_(),
         ),
         answers=Answers(torch.arange(num_queries).repeat_interleave(2), answers.flatten(), weights / weights.sum()),
         day_Q=torch.randint(3, (num_queries,)),
@@ -69,10 +69,10 @@ def make_case(num_items: int, num_own: int, num_popularity: int, num_queries: in
     )
 
 
-@pytest.mark.parametrize(("num_items", "num_own"), [(7, 3), (64, 0), (65, 5), (9000, 9)])
+@pytest.mark.parametrize(("num_items", "num_past"), [(7, 3), (64, 0), (65, 5), (9000, 9)])
 @pytest.mark.parametrize("num_popularity", [1, 2])
-def test_streaming_equals_scoring_everything(num_items: int, num_own: int, num_popularity: int) -> None:
-    case = make_case(num_items, num_own, num_popularity)
+def test_streaming_equals_scoring_everything(num_items: int, num_past: int, num_popularity: int) -> None:
+    case = make_case(num_items, num_past, num_popularity)
     streamed, whole = case.loss(Shard(0, num_items)), case.nll(case.scores().logsumexp(1))
     torch.testing.assert_close(streamed, whole)
     for ours, truth in zip(case.gradients(streamed), case.gradients(whole), strict=True):
@@ -81,7 +81,7 @@ def test_streaming_equals_scoring_everything(num_items: int, num_own: int, num_p
 
 @pytest.mark.parametrize("num_shards", [2, 3, 7])
 def test_shards_add_up_to_the_whole(num_shards: int) -> None:
-    case = make_case(num_items=50, num_own=4, num_popularity=1)
+    case = make_case(num_items=50, num_past=4, num_popularity=1)
     cuts = [50 * n // num_shards for n in range(num_shards + 1)]
     shards = [Shard(start, stop) for start, stop in pairwise(cuts)]
     torch.testing.assert_close(case.loss(*shards), case.loss(Shard(0, 50)), rtol=1e-6, atol=1e-6)
@@ -90,8 +90,8 @@ def test_shards_add_up_to_the_whole(num_shards: int) -> None:
 @pytest.mark.parametrize("name", ["uniform", "popular"])
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_pool_estimates_the_whole_partition_without_bias(name: Negatives, size: int) -> None:
-    """Over all 2^6 pools, each with its probability: own items and answers count once, whether they fell into it or not."""
-    case = make_case(num_items=6, num_own=2, num_popularity=1, num_queries=1)
+    """Over all 2^6 pools, each with its probability: past items and answers count once, whether they fell into it or not."""
+    case = make_case(num_items=6, num_past=2, num_popularity=1, num_queries=1)
     proposal = PROPOSALS[name](np.array([0.5, 0.2, 0.0, 0.1, 0.1, 0.9]), size)
     answer_score = (case.scores()[0, case.answers.column_A] * case.answers.weight_A).sum()
     expected, total = 0.0, 0.0
@@ -107,7 +107,7 @@ def test_a_pool_estimates_the_whole_partition_without_bias(name: Negatives, size
 
 
 def test_a_pool_of_everything_is_the_whole_catalogue() -> None:
-    case = make_case(num_items=40, num_own=3, num_popularity=1)
+    case = make_case(num_items=40, num_past=3, num_popularity=1)
     pooled, whole = case.loss(Pool(torch.arange(40), torch.zeros(40))), case.loss(Shard(0, 40))
     torch.testing.assert_close(pooled, whole)
     for ours, truth in zip(case.gradients(pooled), case.gradients(whole), strict=True):
@@ -115,11 +115,11 @@ def test_a_pool_of_everything_is_the_whole_catalogue() -> None:
 
 
 def test_gradients_of_a_pool_are_those_of_its_dense_softmax() -> None:
-    case = make_case(num_items=40, num_own=3, num_popularity=2)
+    case = make_case(num_items=40, num_past=3, num_popularity=2)
     rows, weight = torch.arange(0, 40, 3), torch.log(torch.tensor(3.0))
     log_weight_QN = torch.full((6, 40), -torch.inf, dtype=torch.float64)
     log_weight_QN[:, rows] = weight.double()
-    log_weight_QN[case.own.query_M, case.own.column_M] = 0.0
+    log_weight_QN[case.past.query_M, case.past.column_M] = 0.0
     log_weight_QN[case.answers.query_A, case.answers.column_A] = 0.0
     pooled = case.loss(Pool(rows, weight.expand(len(rows))))
     dense = case.nll((case.scores() + log_weight_QN).logsumexp(1))
@@ -131,7 +131,7 @@ def test_gradients_of_a_pool_are_those_of_its_dense_softmax() -> None:
 def test_by_hand() -> None:
     """Scores 0, log 2 and log 5; the answer, the second, is also the query's own and gains log 3 by it: 6 of 12."""
     catalogue = FrozenCatalogue(torch.tensor([1.0, 2.0, 5.0]).log()[:, None], torch.zeros(0, 1, 3))
-    own = Own(torch.tensor([0]), torch.tensor([1]), torch.tensor([3.0]).log())
+    past = PastPairs(torch.tensor([0]), torch.tensor([1]), torch.tensor([3.0]).log())
     answers = Answers(torch.tensor([0]), torch.tensor([1]), torch.tensor([1.0]))
-    loss = frozen_set_loss(torch.ones(1, 1), own, answers, torch.tensor([0]), catalogue, [Shard(0, 3)])
+    loss = frozen_set_loss(torch.ones(1, 1), past, answers, torch.tensor([0]), catalogue, [Shard(0, 3)])
     assert loss.item() == pytest.approx(np.log(2))

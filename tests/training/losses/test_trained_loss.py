@@ -6,33 +6,33 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.kernels import trained_softmax as recompute_softmax
-from training.kernels.trained_softmax import Own, Scored
+from training.kernels.trained_softmax import PastPairs, Scored
 from training.losses.trained_loss import Answers, joint_set_loss
 
 
-def whole(query_QV: Tensor, scored: Scored, own: Own, answers: Answers) -> Tensor:
+def whole(query_QV: Tensor, scored: Scored, past: PastPairs, answers: Answers) -> Tensor:
     """The same loss over a matrix of all scores. An answer is certain: it carries no correction."""
     width = scored.vectors_CD.shape[1]
     scores_QC = query_QV[:, :width] @ scored.vectors_CD.T
     scores_QC = scores_QC + torch.einsum("qp,qcp->qc", query_QV[:, width:], scored.popularity_TCP[scored.day_Q])
-    scores_QC = scores_QC.index_put((own.query_M, own.column_M), own.repeat_M, accumulate=True)
+    scores_QC = scores_QC.index_put((past.query_M, past.column_M), past.repeat_M, accumulate=True)
     partition_Q = (scores_QC + scored.bias_BC[scored.window_Q]).logsumexp(1)
     nll_A = partition_Q[answers.query_A] - scores_QC[answers.query_A, answers.column_A]
     return (nll_A * answers.weight_A).sum()
 
 
-@pytest.mark.parametrize(("num_queries", "num_own", "num_popularity"), [(3, 2, 1), (16, 4, 2), (17, 0, 1), (40, 5, 3)])
+@pytest.mark.parametrize(("num_queries", "num_past", "num_popularity"), [(3, 2, 1), (16, 4, 2), (17, 0, 1), (40, 5, 3)])
 def test_blocks_equal_the_whole_matrix(
-    monkeypatch: pytest.MonkeyPatch, num_queries: int, num_own: int, num_popularity: int
+    monkeypatch: pytest.MonkeyPatch, num_queries: int, num_past: int, num_popularity: int
 ) -> None:
     monkeypatch.setattr(recompute_softmax, "BLOCK_SCORES", 8 * 30)
     torch.manual_seed(num_queries)
     num_candidates, width, days, windows = 30, 6, 4, 2
     vectors_CD = torch.randn(num_candidates, width, requires_grad=True)
     query_QV = torch.randn(num_queries, width + num_popularity, requires_grad=True)
-    own_query = torch.arange(num_queries).repeat_interleave(num_own)
-    own_column = torch.cat([torch.randperm(num_candidates)[:num_own].sort().values for _ in range(num_queries)])
-    repeat_M = (2 * torch.randn(len(own_query))).requires_grad_()
+    past_query = torch.arange(num_queries).repeat_interleave(num_past)
+    past_column = torch.cat([torch.randperm(num_candidates)[:num_past].sort().values for _ in range(num_queries)])
+    repeat_M = (2 * torch.randn(len(past_query))).requires_grad_()
     scored = Scored(
         vectors_CD,
         torch.randn(days, num_candidates, num_popularity),
@@ -42,12 +42,12 @@ def test_blocks_equal_the_whole_matrix(
     )
     weight_A = torch.rand(2 * num_queries)
     answers = Answers(torch.arange(num_queries).repeat(2), torch.randint(num_candidates, (2 * num_queries,)), weight_A)
-    own = Own(own_query, own_column, repeat_M)
+    past = PastPairs(past_query, past_column, repeat_M)
 
-    ours, truth = joint_set_loss(query_QV, scored, own, answers), whole(query_QV, scored, own, answers)
+    ours, truth = joint_set_loss(query_QV, scored, past, answers), whole(query_QV, scored, past, answers)
 
     torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-5)
-    inputs: list[Tensor] = [query_QV, vectors_CD, *([repeat_M] if num_own else [])]
+    inputs: list[Tensor] = [query_QV, vectors_CD, *([repeat_M] if num_past else [])]
     for mine, theirs in zip(torch.autograd.grad(3 * ours, inputs), torch.autograd.grad(3 * truth, inputs), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
@@ -61,7 +61,7 @@ def test_two_candidates_by_hand() -> None:
         bias_BC=torch.zeros(1, 2),
         window_Q=torch.tensor([0]),
     )
-    nobody = Own(torch.tensor([], dtype=torch.long), torch.tensor([], dtype=torch.long), torch.tensor([]))
+    nobody = PastPairs(torch.tensor([], dtype=torch.long), torch.tensor([], dtype=torch.long), torch.tensor([]))
     query_QV = torch.tensor([[torch.tensor(3.0).log(), 0.0]])
     answers = Answers(torch.tensor([0]), torch.tensor([0]), torch.tensor([1.0]))
     loss = joint_set_loss(query_QV, scored, nobody, answers)

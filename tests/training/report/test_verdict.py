@@ -14,7 +14,7 @@ def judged(recall: tuple[float, float] | None, ndcg: tuple[float, float] | None,
     for name, interval in (("recall@10", recall), ("ndcg@10", ndcg)):
         if interval is not None:
             model |= {f"minus personal_frequency: {name}.low": interval[0], f"minus personal_frequency: {name}.high": interval[1]}
-    return headline({"model": model, "personal_frequency": COUNTER}, "full catalogue, 50 items, seen items kept")
+    return headline({"model": model, "personal_frequency": COUNTER}, "full catalogue, 50 items, past items kept")
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_the_verdict_follows_from_the_intervals(
 
 
 def test_the_candidates_are_named() -> None:
-    assert "Candidates: full catalogue, 50 items, seen items kept" in judged(None, None)
+    assert "Candidates: full catalogue, 50 items, past items kept" in judged(None, None)
 
 
 def test_a_figure_that_is_not_there_is_a_dash() -> None:

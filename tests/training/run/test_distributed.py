@@ -52,11 +52,11 @@ def test_without_torchrun_a_process_is_alone() -> None:
     assert launched_world() == ALONE
 
 
-def test_the_ranks_hold_every_window_query_own_item_and_answer_once(batch: TrainBatch) -> None:
+def test_the_ranks_hold_every_window_query_past_item_and_answer_once(batch: TrainBatch) -> None:
     parts = [shard_batch(batch, world) for world in RANKS]
     assert [len(part.users_B) for part in parts] == [2, 1]
     assert sum(len(part.window_Q) for part in parts) == len(batch.window_Q)
-    assert sum(len(part.own.rows_M) for part in parts) == len(batch.own.rows_M)
+    assert sum(len(part.past.rows_M) for part in parts) == len(batch.past.rows_M)
     assert sum(part.answer_weights_A.sum().item() for part in parts) == pytest.approx(1)
     second = parts[1]
     assert second.users_B.tolist() == [batch.users_B[1]]
@@ -86,7 +86,7 @@ def test_a_rank_without_queries_takes_part_with_a_loss_of_zero(
     inputs, state = prepared
     scored = sample_items(inputs, state, batch) if stage == "sampled" else FrozenItems(embed_catalogue_once(inputs, state), None)
     part = shard_batch(batch, RANKS[1])
-    counts = {"B": len(part.users_B), "Q": len(part.window_Q), "M": len(part.own.rows_M), "A": len(part.answer_rows_A)}
+    counts = {"B": len(part.users_B), "Q": len(part.window_Q), "M": len(part.past.rows_M), "A": len(part.answer_rows_A)}
     silent = pick(part, {letter: torch.full((count,), letter == "B") for letter, count in counts.items()})
     assert len(silent.window_Q) == 0
     state.objective.zero_grad(set_to_none=True)

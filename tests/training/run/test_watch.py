@@ -157,6 +157,6 @@ def test_an_evaluation_says_what_was_ranked(shop: Shop, tmp_path: Path) -> None:
     over = watch(shop, tmp_path)
     over.evaluate(fresh(shop).objective, step=3, stage=1)
     (line,) = read_journal(tmp_path).evaluations
-    assert (line.step, line.stage, line.candidates) == (3, 1, "full catalogue, 400 items, seen items kept")
+    assert (line.step, line.stage, line.candidates) == (3, 1, "full catalogue, 400 items, past items kept")
     assert line.metrics["queries"] == len(over.queries)
     assert np.isfinite(list(line.metrics.values())).all()

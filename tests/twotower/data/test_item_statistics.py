@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.data.features import DAY_MS
-from twotower.data.item_statistics import ItemStatistics, add_event, item_statistics, repeat_features
+from twotower.data.item_statistics import ItemStatistics, add_event, item_statistics, past_features
 
 
 def test_statistics_by_hand() -> None:
@@ -15,7 +15,7 @@ def test_statistics_by_hand() -> None:
     assert statistics.item_rows_M.tolist() == [5, 9]
     assert statistics.count_M.tolist() == [2, 1]
     np.testing.assert_allclose(statistics.decayed_M3[0], [1.5, 1 + 0.5 ** (7 / 30), 1 + 0.5 ** (7 / 90)])
-    features = repeat_features(statistics, 14 * DAY_MS)
+    features = past_features(statistics, 14 * DAY_MS)
     np.testing.assert_allclose(features[0, 4], np.log1p(7), rtol=1e-6)
     np.testing.assert_allclose(features[0, 5], np.log1p(1.0), rtol=1e-6)  # a week late on a weekly habit
     assert features[1, 5] == 0  # one purchase is no habit
@@ -33,4 +33,4 @@ def test_one_event_at_a_time_in_any_order_gives_the_same(times: list[int]) -> No
 
 def test_no_history_has_no_statistics() -> None:
     assert len(item_statistics(np.zeros(0, np.int64), np.zeros(0, np.int64))) == 0
-    assert repeat_features(ItemStatistics.empty(), 0).shape == (0, 6)
+    assert past_features(ItemStatistics.empty(), 0).shape == (0, 6)

@@ -8,13 +8,13 @@ from twotower.metrics.ranking import ndcg_at, recall_at, tied_ranks, user_bootst
 
 def test_ties_share_their_mean_rank() -> None:
     scores = np.array([5.0, 3.0, 3.0, 3.0, 1.0], np.float32)
-    overall, unseen = tied_ranks(scores, np.array([1, 4]), own=np.array([0, 2]))
+    overall, unseen = tied_ranks(scores, np.array([1, 4]), past=np.array([0, 2]))
     assert overall.tolist() == [3.0, 5.0]
     assert unseen.tolist() == [1.5, 3.0]
 
 
 def test_a_ranker_that_knows_nothing_gains_nothing_from_ties() -> None:
-    overall, _ = tied_ranks(np.zeros(101, np.float32), np.array([0]), own=np.zeros(0, np.int64))
+    overall, _ = tied_ranks(np.zeros(101, np.float32), np.array([0]), past=np.zeros(0, np.int64))
     assert overall.tolist() == [51.0]
 
 

@@ -17,4 +17,4 @@ def test_the_same_question_has_the_same_answer(tiny_bundle: Path) -> None:
     rows, times = np.array([3, 3, 9]), np.array([10, 20, 30])
     first, second = (answer(towers.contextualizer, model, vectors_NV, [golden_request(model, rows, times, 40)]) for _ in range(2))
     assert torch.equal(first.vectors_QV, second.vectors_QV)
-    assert first.own_rows_M.tolist() == [3, 9]
+    assert first.past_rows_M.tolist() == [3, 9]

@@ -27,15 +27,15 @@ def request(model: ModelConfig, rows: list[int], wanted: str | None = None, now_
     return Request(History(item_rows, times, context), item_statistics(item_rows, times), now_ms, wanted)
 
 
-def test_own_items_score_their_dot_product_plus_repeat(tiny_bundle: Path) -> None:
+def test_past_items_score_their_dot_product_plus_repeat(tiny_bundle: Path) -> None:
     towers = load_bundle(tiny_bundle).towers
     model = towers.config.model
     vectors_NV = torch.randn(50, model.width + 1)
     queries = answer(towers.contextualizer, model, vectors_NV, [request(model, [3, 7, 3])])
     dense_N = queries.dense_scores(vectors_NV)[0]
     plain_N = (queries.vectors_QV @ vectors_NV.T)[0]
-    assert queries.own_rows_M.tolist() == [3, 7]
-    torch.testing.assert_close(dense_N[[3, 7]], queries.own_scores(vectors_NV))
+    assert queries.past_rows_M.tolist() == [3, 7]
+    torch.testing.assert_close(dense_N[[3, 7]], queries.past_scores(vectors_NV))
     torch.testing.assert_close(dense_N[[3, 7]] - plain_N[[3, 7]], queries.repeat_M)
     others = [i for i in range(50) if i not in (3, 7)]
     torch.testing.assert_close(dense_N[others], plain_N[others])
@@ -68,7 +68,7 @@ def test_a_new_user_is_answered(tiny_bundle: Path) -> None:
     assert len(new.statistics) == 0
     scores = answer(towers.contextualizer, model, torch.randn(9, model.width + 1), [new])
     assert torch.isfinite(scores.vectors_QV).all()
-    assert len(scores.own_rows_M) == 0
+    assert len(scores.past_rows_M) == 0
 
 
 @pytest.mark.parametrize("clock", [True, False])

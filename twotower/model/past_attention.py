@@ -1,6 +1,6 @@
-"""What a user's whole history says of their taste: attention over their own items, beyond the contextualizer's window.
+"""What a user's whole history says of their taste: attention over their past items, beyond the contextualizer's window.
 
-Q: requests, M: own items of all requests, U: distinct ones, D: width, H: heads, E: key width of a head, X: query input width
+Q: requests, M: past items of all requests, U: distinct ones, D: width, H: heads, E: key width of a head, X: query input width
 """
 
 import math
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from twotower.data.item_statistics import NUM_REPEAT_FEATURES
-from twotower.data.own_items import OwnItems, OwnVectors
+from twotower.data.item_statistics import NUM_PAST_FEATURES
+from twotower.data.past_items import PastItems, PastVectors
 from twotower.kernels.rms_norm import rms_norm
 from twotower.model.config import ModelConfig
 
 
-class OwnAttention(nn.Module):
-    """Every request attends to its own items; how often and how lately they were met biases the weights.
+class PastAttention(nn.Module):
+    """Every request attends to its past items; how often and how lately they were met biases the weights.
 
     Requests of one user share items, so each distinct item is projected once.
     """
@@ -27,21 +27,21 @@ class OwnAttention(nn.Module):
         self.norm = nn.RMSNorm(config.width)
         self.query = nn.Linear(query_width, self.num_heads * self.key_width)
         self.key = nn.Linear(config.width, self.num_heads * self.key_width, bias=False)
-        self.bias = nn.Linear(NUM_REPEAT_FEATURES, self.num_heads)
+        self.bias = nn.Linear(NUM_PAST_FEATURES, self.num_heads)
         self.value = nn.Linear(config.width, config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
         self.dropout = nn.Dropout(dropout)  # of whole items, and of what they add up to: else this path learns users by heart
 
-    def forward(self, query_input_QX: Tensor, own: OwnItems, vectors: OwnVectors) -> Tensor:
-        """Weighted mean of own items [Q, D]; zero for a request without any."""
+    def forward(self, query_input_QX: Tensor, past: PastItems, vectors: PastVectors) -> Tensor:
+        """Weighted mean of past items [Q, D]; zero for a request without any."""
         heads = (self.num_heads, -1)
         query_QHE = self.query(query_input_QX).unflatten(1, heads) / math.sqrt(self.key_width)
         # Vectors of items that training never met may be of any size: unscaled, one of them takes all the attention.
         items_UD = rms_norm(vectors.items_UD, self.norm.weight)
         key_UHE = self.key(items_UD).unflatten(1, heads)
-        logit_MH = dots_of_pairs(query_QHE, key_UHE, own.request_M, vectors.item_M) + self.bias(own.features_M6)
-        weight_MH = self.dropout(segment_softmax(logit_MH.float(), own.request_M, len(query_input_QX)))
-        starts_Q = torch.searchsorted(own.request_M, torch.arange(len(query_input_QX), device=own.request_M.device))
+        logit_MH = dots_of_pairs(query_QHE, key_UHE, past.request_M, vectors.item_M) + self.bias(past.features_M6)
+        weight_MH = self.dropout(segment_softmax(logit_MH.float(), past.request_M, len(query_input_QX)))
+        starts_Q = torch.searchsorted(past.request_M, torch.arange(len(query_input_QX), device=past.request_M.device))
         values = self.value(items_UD).float().chunk(self.num_heads, 1)
         mixed = [
             functional.embedding_bag(vectors.item_M, value_UE, starts_Q, mode="sum", per_sample_weights=weight_M)

@@ -1,11 +1,11 @@
-"""Own items of several requests equal those of each alone."""
+"""Past items of several requests equal those of each alone."""
 
 import numpy as np
 import torch
 
 from twotower.data.features import DAY_MS
-from twotower.data.item_statistics import ItemStatistics, grouped_statistics, item_statistics, repeat_features
-from twotower.data.own_items import join_statistics, own_items
+from twotower.data.item_statistics import ItemStatistics, grouped_statistics, item_statistics, past_features
+from twotower.data.past_items import join_statistics, past_items
 
 ROWS = np.array([4, 2, 4, 9, 2, 2])
 TIMES = np.array([1, 5, 6, 7, 7, 8]) * DAY_MS
@@ -14,12 +14,12 @@ TIMES = np.array([1, 5, 6, 7, 7, 8]) * DAY_MS
 def test_joined_users_keep_their_rows_and_their_moment() -> None:
     first, second = item_statistics(ROWS, TIMES), item_statistics(ROWS[:2], TIMES[:2])
     now_ms = np.array([20, 9]) * DAY_MS
-    own = own_items(*join_statistics([first, ItemStatistics.empty(), second]), np.array([now_ms[0], 0, now_ms[1]]))
-    assert own.rows_M.tolist() == [2, 4, 9, 2, 4]
-    assert own.request_M.tolist() == [0, 0, 0, 2, 2]
-    assert torch.equal(own.features_M6[:3], torch.from_numpy(repeat_features(first, int(now_ms[0]))))
-    assert torch.equal(own.features_M6[3:], torch.from_numpy(repeat_features(second, int(now_ms[1]))))
-    assert torch.equal(own.activity_Q6[1], torch.zeros(6)), "a user without history has bought nothing"
+    past = past_items(*join_statistics([first, ItemStatistics.empty(), second]), np.array([now_ms[0], 0, now_ms[1]]))
+    assert past.rows_M.tolist() == [2, 4, 9, 2, 4]
+    assert past.request_M.tolist() == [0, 0, 0, 2, 2]
+    assert torch.equal(past.features_M6[:3], torch.from_numpy(past_features(first, int(now_ms[0]))))
+    assert torch.equal(past.features_M6[3:], torch.from_numpy(past_features(second, int(now_ms[1]))))
+    assert torch.equal(past.activity_Q6[1], torch.zeros(6)), "a user without history has bought nothing"
 
 
 def test_grouped_statistics_are_those_of_each_owner_alone() -> None:
@@ -35,7 +35,7 @@ def test_grouped_statistics_are_those_of_each_owner_alone() -> None:
 
 def test_activity_by_hand() -> None:
     """Six events of three items, the first 19 days before, all of them within one half-life of 90 days."""
-    own = own_items(*join_statistics([item_statistics(ROWS, TIMES)]), np.array([20 * DAY_MS]))
-    events, items, age, _, _, decayed90 = np.expm1(5 * own.activity_Q6[0].numpy().astype(float)).tolist()
+    past = past_items(*join_statistics([item_statistics(ROWS, TIMES)]), np.array([20 * DAY_MS]))
+    events, items, age, _, _, decayed90 = np.expm1(5 * past.activity_Q6[0].numpy().astype(float)).tolist()
     np.testing.assert_allclose([events, items, age], [6, 3, 19], rtol=1e-5)
     np.testing.assert_allclose(decayed90, (0.5 ** ((20 - TIMES / DAY_MS) / 90)).sum(), rtol=1e-5)

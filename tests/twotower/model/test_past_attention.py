@@ -1,4 +1,4 @@
-"""Attention over a user's own items, several users at once."""
+"""Attention over a user's past items, several users at once."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from twotower.artefacts.bundle import load_bundle
 from twotower.data.features import DAY_MS
 from twotower.data.item_statistics import ItemStatistics, item_statistics
-from twotower.data.own_items import OwnItems, OwnVectors, join_statistics, own_items
-from twotower.model.own_attention import dots_of_pairs, segment_softmax
+from twotower.data.past_items import PastItems, PastVectors, join_statistics, past_items
+from twotower.model.past_attention import dots_of_pairs, segment_softmax
 
 USERS: tuple[list[int], ...] = ([3, 3, 5], [], [7, 1, 1, 1])
 
@@ -20,8 +20,8 @@ def statistics_of(rows: list[int]) -> ItemStatistics:
     return item_statistics(np.array(rows, np.int64), np.arange(len(rows)) * DAY_MS)
 
 
-def vectors_of(vectors_ND: Tensor, own: OwnItems) -> OwnVectors:
-    return OwnVectors.of(vectors_ND, own.rows_M, torch.zeros(len(own.rows_M), 1))
+def vectors_of(vectors_ND: Tensor, past: PastItems) -> PastVectors:
+    return PastVectors.of(vectors_ND, past.rows_M, torch.zeros(len(past.rows_M), 1))
 
 
 def test_segments_sum_to_one_each() -> None:
@@ -45,11 +45,11 @@ def test_a_user_is_answered_alike_alone_and_among_others(tiny_bundle: Path) -> N
     vectors_ND = torch.randn(10, width, generator=torch.Generator().manual_seed(0))
     query_input_QX = torch.randn(len(USERS), attention.query.in_features, generator=torch.Generator().manual_seed(1))
     now_ms = np.full(len(USERS), 9 * DAY_MS)
-    together = own_items(*join_statistics([statistics_of(rows) for rows in USERS]), now_ms)
+    together = past_items(*join_statistics([statistics_of(rows) for rows in USERS]), now_ms)
     with torch.inference_mode():
         taste_QD = attention(query_input_QX, together, vectors_of(vectors_ND, together))
         assert torch.equal(taste_QD[1], torch.zeros(width))
         for user in (0, 2):
-            alone = own_items(*join_statistics([statistics_of(USERS[user])]), now_ms[:1])
+            alone = past_items(*join_statistics([statistics_of(USERS[user])]), now_ms[:1])
             mine = attention(query_input_QX[user : user + 1], alone, vectors_of(vectors_ND, alone))
             torch.testing.assert_close(taste_QD[user], mine[0], rtol=1e-5, atol=1e-6)

@@ -1,6 +1,6 @@
 """The items users had before, as the model reads them: flattened over several requests.
 
-Q: requests, M: own items of all requests, U: distinct ones, D: item vector width, P: popularity dimensions
+Q: requests, M: past items of all requests, U: distinct ones, D: item vector width, P: popularity dimensions
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from twotower.data.features import Ints
-from twotower.data.item_statistics import ItemStatistics, activity_features, repeat_features
+from twotower.data.item_statistics import ItemStatistics, activity_features, past_features
 
 
 @dataclass(frozen=True, slots=True)
-class OwnItems:
-    """Own items sorted by request and, within one, by row; beside them what each request knows of its user's activity."""
+class PastItems:
+    """Past items sorted by request and, within one, by row; beside them what each request knows of its user's activity."""
 
     rows_M: Tensor
     request_M: Tensor  # whose they are
@@ -25,26 +25,26 @@ class OwnItems:
     activity_Q6: Tensor
 
 
-class OwnVectors(NamedTuple):
-    """Vectors of own items: each distinct item once, and the popularity of each on the day of its request."""
+class PastVectors(NamedTuple):
+    """Vectors of past items: each distinct item once, and the popularity of each on the day of its request."""
 
     items_UD: Tensor
-    item_M: Tensor  # which of them is the own item's
+    item_M: Tensor  # which of them is the past item's
     popularity_MP: Tensor
 
     @staticmethod
-    def of(vectors_ND: Tensor, rows_M: Tensor, popularity_MP: Tensor) -> "OwnVectors":
+    def of(vectors_ND: Tensor, rows_M: Tensor, popularity_MP: Tensor) -> "PastVectors":
         """Those of catalogue rows."""
         rows_U, item_M = torch.unique(rows_M, return_inverse=True)
-        return OwnVectors(vectors_ND[rows_U], item_M, popularity_MP)
+        return PastVectors(vectors_ND[rows_U], item_M, popularity_MP)
 
 
-def own_items(request_M: Ints, statistics: ItemStatistics, now_ms_Q: Ints) -> OwnItems:
-    """Own items of several requests at the moment of each; `statistics` has their rows one after the other."""
-    return OwnItems(
+def past_items(request_M: Ints, statistics: ItemStatistics, now_ms_Q: Ints) -> PastItems:
+    """Past items of several requests at the moment of each; `statistics` has their rows one after the other."""
+    return PastItems(
         torch.from_numpy(statistics.item_rows_M),
         torch.from_numpy(request_M),
-        torch.from_numpy(repeat_features(statistics, now_ms_Q[request_M])),
+        torch.from_numpy(past_features(statistics, now_ms_Q[request_M])),
         torch.from_numpy(activity_features(statistics, request_M, now_ms_Q)),
     )
 
