@@ -95,7 +95,7 @@ def test_damage_to_any_file_is_refused_before_any_parser_sees_it(
 ) -> None:
     publish(kind, tiny_shop, tiny_bundle, tmp_path)
     for parser in ("load_towers", "read_table", "open_index", "np.load"):
-        monkeypatch.setattr(f"service.release.loaded.{parser}", no_parser)
+        monkeypatch.setattr(f"service.release.loading.{parser}", no_parser)
     path, rng = directory(tmp_path), np.random.default_rng(0)
     files = sorted(path.iterdir())
     for file in (files * times)[:times]:
