@@ -25,7 +25,7 @@ class PutItemsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class DeleteItemsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Items to take out; an id that the catalogue does not know is taken out of what the nightly job reads next."""
 
-    item_ids: Annotated[list[Id], Meta(max_length=MAX_CHANGES)]
+    item_ids: Annotated[list[Id], Meta(max_length=MAX_CHANGES)]  # items to take out
 
 
 class DeleteItemsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,14 +37,14 @@ class DeleteItemsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class ItemsResponse(msgspec.Struct, frozen=True, kw_only=True):
     """`accepted` changes are stored and served from the next request on."""
 
-    accepted: int
-    rejected: list[Rejected]
+    accepted: int  # stored and served
+    rejected: list[Rejected]  # not stored, and why
 
 
 class ItemResponse(msgspec.Struct, frozen=True, kw_only=True):
     """An item as it is served; `delta` when it was put after the release was built."""
 
     item_id: str
-    source: Literal["release", "delta"]
-    metadata: dict[str, Any]
-    release: str
+    source: Literal["release", "delta"]  # where it was read from
+    metadata: dict[str, Any]  # its features
+    release: str  # the release that is served

@@ -233,14 +233,14 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
 
     text: str  # the reason as a sentence
     item_id: str  # the past item
-    last: int  # of its events, in epoch milliseconds
+    last: int  # time of its last event, in epoch milliseconds
     effect: float | None  # natural log of how many times more likely it makes the item; null where that was not computed
 
 
 class Recommended(msgspec.Struct, frozen=True, kw_only=True):
     """One item of an answer."""
 
-    item_id: str
+    item_id: str  # as the catalogue names it
     score: float  # comparable within this answer; `/v1/score` gives probabilities
     source: Literal["model", "promotion", "fallback"] = "model"  # what gave the item its place
     promotion: str | None = None  # name of the promotion that gave it its place
@@ -252,7 +252,7 @@ class RecommendResponse(msgspec.Struct, frozen=True, kw_only=True):
     """An answer, best item first. Every field is always there."""
 
     recommendation_id: str  # send it with the events that follow this answer
-    items: list[Recommended]
+    items: list[Recommended]  # best first
     release: str  # the release that ranked
     variant: str = "default"  # the arm, `canary` or `default`
     events_used: int  # events of the window that the model read
@@ -261,7 +261,7 @@ class RecommendResponse(msgspec.Struct, frozen=True, kw_only=True):
     history_seq: int | None  # number of stored events the answer knew of; null when none were asked for or could be read
     degraded: list[str]  # what the answer lacks; empty is the normal case
     next_page_token: str | None = None  # send it as `page_token` for the next page; null at the end
-    took_ms: float
+    took_ms: float  # time in the server, in milliseconds
 
 
 class SimilarRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -286,10 +286,10 @@ class SimilarRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fields
 class SimilarResponse(msgspec.Struct, frozen=True, kw_only=True):
     """Most similar first, the score being the cosine of the item vectors; with a user, likeliest first by the model's score."""
 
-    items: list[Recommended]
-    release: str
+    items: list[Recommended]  # best first
+    release: str  # the release that ranked
     degraded: list[str]  # what the answer lacks; empty is the normal case
-    took_ms: float
+    took_ms: float  # time in the server, in milliseconds
 
 
 class EventsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -308,15 +308,15 @@ class Rejected(msgspec.Struct, frozen=True, kw_only=True):
     """An event, item or id that was not stored, by its place in the request."""
 
     index: int  # from 0
-    reason: str
+    reason: str  # what to correct
 
 
 class EventsResponse(msgspec.Struct, frozen=True, kw_only=True):
     """`accepted` events are stored; `duplicates` were stored before under the same event_id."""
 
-    accepted: int
-    duplicates: int
-    rejected: list[Rejected]
+    accepted: int  # stored now
+    duplicates: int  # stored before
+    rejected: list[Rejected]  # not stored, and why
 
 
 class UserEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -337,20 +337,20 @@ class UserItem(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of a user's whole history with one item; times in epoch milliseconds."""
 
     item_id: str
-    count: int
-    first: int
-    last: int
-    event_types: list[str]
+    count: int  # events with the item
+    first: int  # time of the first
+    last: int  # time of the last
+    event_types: list[str]  # types of these events
 
 
 class UserResponse(msgspec.Struct, frozen=True, kw_only=True):
     """All that is stored about a user: the last events, oldest first, and the items of all events."""
 
     user_id: str
-    num_events: int
-    history_seq: int
-    events: list[UserEvent]
-    items: list[UserItem]
+    num_events: int  # events ever stored
+    history_seq: int  # grows with every stored event
+    events: list[UserEvent]  # the last 256, oldest first
+    items: list[UserItem]  # up to 4,096 of them
 
 
 class DeletedResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -364,5 +364,5 @@ class HealthResponse(msgspec.Struct, frozen=True, kw_only=True):
     """State of the process; where there is an admin port, the details are told on it alone."""
 
     status: Literal["ok"]
-    release: str | None = None
-    heartbeat_age_s: float | None = None
+    release: str | None = None  # the release that answers
+    heartbeat_age_s: float | None = None  # seconds since the engine last moved

@@ -18,18 +18,18 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True):
     """An item and the natural log of its probability to be the next event's, among all items of the catalogue."""
 
     item_id: str
-    log_probability: float
+    log_probability: float  # `exp` of it, over all items of the catalogue, adds up to 1
 
 
 class ScoreResponse(msgspec.Struct, frozen=True, kw_only=True):
     """Those of the items that the catalogue knows, the likeliest first, each once."""
 
-    items: list[Scored]
-    release: str
-    variant: str = "default"
+    items: list[Scored]  # likeliest first
+    release: str  # the release that scored
+    variant: str = "default"  # as in the answer to a recommendation, and so are the fields below
     events_used: int
     events_ignored: int
     missing_item_ids: list[str]
     history_seq: int | None
     degraded: list[str]
-    took_ms: float
+    took_ms: float  # time in the server, in milliseconds
