@@ -155,8 +155,8 @@ def synthetic() -> tuple[Floats, int, Floats]:
 def of_store(store: Path) -> tuple[Floats, int, Floats]:
     """Vectors of the current release, and queries that its contextualizer makes of made-up histories."""
     path = release_path(store, read_pointer(store).release)
-    _, info = verify_release(path)
-    towers, vectors_NV = load_towers(path), np.load(path / VECTORS, allow_pickle=False)
+    manifest, info = verify_release(path)
+    towers, vectors_NV = load_towers(path, manifest), np.load(path / VECTORS, allow_pickle=False)
     return vectors_NV, towers.config.model.width, sample_queries(towers, vectors_NV, info.popularity_as_of_ms, 256)
 
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import torch
 
 from embedder_cache.catalogue.intake import Intake, take_in
+from embedder_cache.catalogue.opened_release import OpenedRelease
 from embedder_cache.catalogue.popularity import popularity_from_bundle, popularity_from_events
 from embedder_cache.catalogue.signals import announced
 from embedder_cache.checks.gates import (
@@ -64,7 +65,7 @@ class Published:
     release: str
     num_items: int
     changed: bool  # False when the same release was already there: nothing was written
-    replaced: str | None  # the release that was served before
+    served: OpenedRelease | None  # the release that was served before; None when there was none to compare with
     num_embedded: int  # by this run; the others kept the vectors they had
     embed_s: float  # that took so long; the rest of the job is reading, asking, hashing
     num_gone: int  # items of the release before that are in the catalogue no more
@@ -112,7 +113,7 @@ def build_release(
             popularity_NP, as_of_ms, coverage = popularity_from_events(events, bundle, item_ids)
     popularity_NP = np.concatenate([popularity_NP, announced(signals, bundle.towers, item_ids, as_of_ms)], 1)
     with publishing(store, signer) as publication:
-        directory, served = publication.directory, publication.served()
+        directory, served = publication.directory, publication.served
         for name in TOWER_FILES:
             shutil.copyfile(bundle.path / name, directory / name)
         kept = kept_embeddings(intake, served, bundle.towers.config.vector_space_id)
@@ -164,7 +165,7 @@ def build_release(
         release,
         len(item_ids),
         changed,
-        replaced=None if publication.seen.pointer is None else publication.seen.pointer.release,
+        served=served,
         num_embedded=num_embedded,
         embed_s=embed_s,
         num_gone=kept.num_gone,

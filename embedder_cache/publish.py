@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from twotower.artefacts.cache import fetch
+from embedder_cache.catalogue.opened_release import OpenedRelease, open_release
 from twotower.artefacts.manifest import MANIFEST, Manifest, parse_manifest, staging, sync
 from twotower.artefacts.release import GATES, KIND, Address, Seen, mend_current, newest, open_store, verify, write_pointer
 from twotower.artefacts.signature import SIGNATURE, Signer, Verifier
-from twotower.artefacts.store import RELEASES, Store
+from twotower.artefacts.store import RELEASES, LocalStore, Store
 from twotower.errors import ArtefactError, EnvironmentProblem, StoreError
 from twotower.progress import say
 
@@ -55,19 +55,7 @@ class Publication:
     seen: Seen
     directory: Path  # where the release is built
     signer: Signer | None
-
-    def served(self) -> Path | None:
-        """Directory of the release that is served now; None, and that is said, when there is none to compare with."""
-        pointer = self.seen.pointer
-        if pointer is None:
-            return None
-        try:
-            if pointer.release in self.store.releases():
-                return fetch(self.store, pointer.release)
-            say(f"  {pointer.release} is current but not in {self.store}: nothing is compared with it")
-        except ArtefactError as error:
-            say(f"  the release served now cannot be read, so nothing is compared with it: {error}")
-        return None
+    served: OpenedRelease | None  # the release that is served now, opened and hashed once for the whole run
 
     def publish(self, manifest: Manifest) -> tuple[str, bool]:
         """Put the sealed directory into the store, read it back, then point at it; its id, and whether it was not current yet.
@@ -83,7 +71,7 @@ class Publication:
             sync(self.directory / SIGNATURE)
             sync(self.directory)
         known = same_content(self.store, manifest, signed_by)
-        whole = known is not None and holds(self.store, known, signed_by)
+        whole = known is not None and (self._read_already(known) or holds(self.store, known, signed_by))
         release = known if known and whole else manifest.id
         if not whole:
             self.store.add(self.directory, release)
@@ -96,6 +84,25 @@ class Publication:
             self.store.retire(known, lambda: False)  # damaged: no release any more
         return release, changed
 
+    def _read_already(self, release: str) -> bool:
+        """Whether this run has hashed the release where the store holds it; of a bucket it has read a copy on this machine."""
+        manifest = self.served.manifest if self.served and isinstance(self.store, LocalStore) else None
+        return manifest is not None and manifest.id == release
+
+
+def open_served(store: Store, seen: Seen) -> OpenedRelease | None:
+    """The release that is served now; None when there is none to compare with. Where that is no first run, it is said."""
+    pointer = seen.pointer
+    if pointer is None:
+        return None
+    try:
+        if pointer.release in store.releases():
+            return open_release(store, pointer.release)
+        say(f"  {pointer.release} is current but not in {store}: nothing is compared with it")
+    except ArtefactError as error:
+        say(f"  the release served now cannot be read, so nothing is compared with it: {error}")
+    return None
+
 
 @contextmanager
 def publishing(address: Address, signer: Signer | None = None) -> Iterator[Publication]:
@@ -107,7 +114,7 @@ def publishing(address: Address, signer: Signer | None = None) -> Iterator[Publi
         seen = newest(store)
         with staging(store.local / RELEASES) as directory:
             try:
-                yield Publication(store, seen, directory, signer)
+                yield Publication(store, seen, directory, signer, open_served(store, seen))
             except OSError as error:
                 raise EnvironmentProblem(
                     f"cannot build a release in {store.local}: {error}. What is served has not changed; run this again once "

@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 
 from twotower.artefacts.bundle import Towers, load_towers, read_table
-from twotower.artefacts.release import ITEMS, VECTORS, read_pointer, release_path
+from twotower.artefacts.release import ITEMS, VECTORS, read_pointer, read_release_manifest, release_path
 from twotower.data.features import EncodedRows, Ints, encode_rows
 from twotower.data.item_statistics import item_statistics
 from twotower.data.window import WINDOW, History
@@ -82,7 +82,7 @@ class PlainModel:
         index.add(vectors_NV)
         item_ids = read_table(path / ITEMS).column(ID_FIELD).to_pylist()
         rows = {item_id: row for row, item_id in enumerate(item_ids)}
-        return PlainModel(load_towers(path), torch.from_numpy(vectors_NV), index, item_ids, rows)
+        return PlainModel(load_towers(path, read_release_manifest(path)), torch.from_numpy(vectors_NV), index, item_ids, rows)
 
     def encode(self, told: Sequence[Told]) -> Events:
         """Events as the model reads them."""

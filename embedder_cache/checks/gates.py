@@ -14,9 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from embedder_cache.catalogue.opened_release import OpenedRelease
 from embedder_cache.checks.index_choice import IndexReport
-from twotower.artefacts.bundle import Bundle, read_table
-from twotower.artefacts.release import GATES, GOLDEN, ITEMS
+from twotower.artefacts.bundle import Bundle
+from twotower.artefacts.release import GATES
 from twotower.data.features import Ints, rows_of
 from twotower.errors import ArtefactError, DataError
 from twotower.model.catalogue import BATCH_ITEMS
@@ -105,7 +106,7 @@ def check_gates(
     item_ids: pa.Array,
     vectors_NV: npt.NDArray[np.float32],
     recent_coverage: float | None,
-    served: Path | None,
+    served: OpenedRelease | None,
     limits: Limits,
 ) -> list[Gate]:
     """The new release against its limits and, where there is one, against the release `served` now.
@@ -117,8 +118,7 @@ def check_gates(
         gates.append(Gate(name="recent_coverage", value=recent_coverage, at_least=limits.recent_coverage))
     if served is not None:
         try:
-            num_served = len(read_table(served / ITEMS))
-            promised = msgspec.json.decode((served / GOLDEN).read_bytes(), type=list[GoldenQuery])
+            num_served, promised = len(served.items), served.golden
         except (ArtefactError, OSError, msgspec.DecodeError, pa.ArrowInvalid) as error:
             say(f"  the release served now cannot be read, so nothing is compared with it: {error}")
             return gates
@@ -148,9 +148,9 @@ def golden_overlap(
     return float(np.mean(shares)) if shares else 0.0
 
 
-def index_gates(index: IndexReport, served: Path | None, limits: Limits) -> list[Gate]:
+def index_gates(index: IndexReport, served: OpenedRelease | None, limits: Limits) -> list[Gate]:
     """What the index finds and how fast, beside what was measured of the release `served` now."""
-    measured = {} if served is None else last_measured(served)
+    measured = {} if served is None else last_measured(served.path)
     recall, p99_ms = measured.get("recall100"), measured.get("search_p99_ms")
     least = limits.recall100 if recall is None else max(limits.recall100, recall - limits.recall100_drop)
     most = None if p99_ms is None else max(limits.search_p99_ms, (1 + limits.search_p99_rise) * p99_ms)
@@ -160,10 +160,10 @@ def index_gates(index: IndexReport, served: Path | None, limits: Limits) -> list
     ]
 
 
-def last_measured(served: Path) -> dict[str, float]:
+def last_measured(release: Path) -> dict[str, float]:
     """Numbers of a release's gates.json by name; none when it cannot be read."""
     try:
-        rows = msgspec.json.decode((served / GATES).read_bytes(), type=_Report).gates
+        rows = msgspec.json.decode((release / GATES).read_bytes(), type=_Report).gates
     except (OSError, msgspec.DecodeError):
         return {}
     return {gate.name: gate.value for gate in rows}

@@ -11,17 +11,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from embedder_cache.catalogue.opened_release import OpenedRelease
 from embedder_cache.checks.gates import Gate, Limits
 from embedder_cache.checks.probe import (
     PERIOD_DAYS,
     Answers,
     Probe,
-    ServedRelease,
     ask,
     ask_popularity,
     overlap,
     read_probe,
-    read_served,
 )
 from twotower.artefacts.bundle import Bundle
 from twotower.data.features import DAY_MS
@@ -39,7 +38,7 @@ class Heldout:
 
     probe: Probe
     new: Answers
-    served: ServedRelease | None
+    served: OpenedRelease | None
     old: Answers | None
 
 
@@ -49,7 +48,7 @@ def ask_both(
     bundle: Bundle,
     item_ids: pa.Array,
     vectors_NV: npt.NDArray[np.float32],
-    served: Path | None,
+    served: OpenedRelease | None,
 ) -> Heldout | None:
     """Requests of the log's last week, which ends with the last event at `until_ms`; None without any, and that is said."""
     comparable = _comparable(served)
@@ -64,7 +63,7 @@ def ask_both(
     new = ask(probe, bundle.towers, item_ids, torch.from_numpy(vectors_NV))
     if comparable is None:
         return Heldout(probe, new, None, None)
-    old = ask(probe, comparable.towers, comparable.item_ids, comparable.vectors_NV)
+    old = ask(probe, comparable.towers, comparable.item_ids, torch.from_numpy(comparable.vectors_NV))
     return Heldout(probe, new, comparable, old)
 
 
@@ -89,9 +88,12 @@ def _graded(answers: Answers) -> tuple[Array, Array]:
     return answers.recall10_Q, answers.ndcg10_Q
 
 
-def _comparable(served: Path | None) -> ServedRelease | None:
+def _comparable(served: OpenedRelease | None) -> OpenedRelease | None:
+    """The release served now, if its towers, items and vectors can be read; else None, and that is said."""
     try:
-        return None if served is None else read_served(served)
+        if served is not None:
+            _ = served.verified().towers, served.item_ids, served.vectors_NV
+        return served
     except (ArtefactError, EnvironmentProblem, OSError, ValueError, pa.ArrowInvalid) as error:
         say(f"  the release served now cannot be read, so real requests are compared with popularity alone: {error}")
         return None

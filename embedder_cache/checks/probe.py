@@ -19,8 +19,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from twotower.artefacts.bundle import BundleConfig, Towers, load_towers, read_table
-from twotower.artefacts.release import ITEMS, VECTORS, ReleaseInfo, verify_release
+from twotower.artefacts.bundle import BundleConfig, Towers
 from twotower.data.events import open_parquet, stream_events
 from twotower.data.features import DAY_MS, Floats, Ints, encode_rows, fingerprint, rows_of
 from twotower.data.item_statistics import item_statistics
@@ -29,7 +28,6 @@ from twotower.data.schema import EventColumns
 from twotower.data.window import History, anchor
 from twotower.errors import DataError
 from twotower.metrics.ranking import Array, ndcg_at, recall_at, tied_ranks
-from twotower.model.catalogue import ID_FIELD
 from twotower.model.scoring import Request, answer_as_of
 
 PERIOD_DAYS = 7  # every weekday once
@@ -87,16 +85,6 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class ServedRelease:
-    """What is compared with."""
-
-    info: ReleaseInfo
-    towers: Towers
-    item_ids: pa.Array
-    vectors_NV: Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class Answers:
     """What one release answers to a probe."""
 
@@ -109,14 +97,6 @@ class Answers:
     def coverage(self) -> float:
         """Distinct items over places."""
         return len(np.unique(self.top_QK)) / self.top_QK.size
-
-
-def read_served(path: Path) -> ServedRelease:
-    """A published release, every hash verified; ArtefactError when it must not be used."""
-    _, info = verify_release(path)
-    vectors_NV = np.load(path / VECTORS, mmap_mode="c", allow_pickle=False)
-    item_ids = read_table(path / ITEMS).column(ID_FIELD).combine_chunks()
-    return ServedRelease(info, load_towers(path), item_ids, torch.from_numpy(vectors_NV))
 
 
 def read_probe(events: Path, item_ids: pa.Array, until_ms: int, towers: Towers, *others: Towers) -> Probe:

@@ -1,16 +1,15 @@
 """`twotower releases drift`: two releases compared, as a line, as JSON, as a page."""
 
 import argparse
-from pathlib import Path
 
 import msgspec
 import pyarrow as pa
 
+from embedder_cache.catalogue.opened_release import OpenedRelease, open_release
 from embedder_cache.drift.drift import compare, summary
 from embedder_cache.drift.retrain import load_rules, sentence, urgent_first
 from twotower.artefacts.bundle import Bundle, load_bundle
-from twotower.artefacts.cache import fetch
-from twotower.artefacts.release import open_store, read_pointer, verify_release
+from twotower.artefacts.release import open_store, read_pointer
 from twotower.artefacts.store import Store
 from twotower.errors import ArtefactError, EnvironmentProblem, StoreError
 
@@ -23,7 +22,7 @@ def report(args: argparse.Namespace) -> int:
     older, newer = args.older or pointer.previous, args.newer or pointer.release
     if older is None:
         raise StoreError(f"{pointer.release} is the only release that was ever current: name another with --from")
-    drift = compare(verified(store, older), verified(store, newer), bundle, rules)
+    drift = compare(open_release(store, older).verified(), open_release(store, newer).verified(), bundle, rules)
     if args.page is not None:
         from embedder_cache.drift.page import render
 
@@ -40,16 +39,9 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
-def line(store: Store, older: str, newer: str, bundle: Bundle) -> str:
-    """What a night changed, in a line; golden queries stand for the users, which takes half a second."""
+def line(served: OpenedRelease, store: Store, newer: str, bundle: Bundle) -> str:
+    """What a night changed, in a line. Only the golden queries are asked, which takes half a second."""
     try:
-        return summary(compare(verified(store, older), verified(store, newer), bundle, num_histories=0))
+        return summary(compare(served.verified(), open_release(store, newer).verified(), bundle, num_histories=0))
     except (ArtefactError, EnvironmentProblem, OSError, msgspec.DecodeError, pa.ArrowInvalid) as error:
-        return f"{older}, which it replaces, cannot be read, so nothing is compared with it: {error}"
-
-
-def verified(store: Store, release: str) -> Path:
-    """Directory of a release of which every hash is true."""
-    path = fetch(store, release)
-    verify_release(path)
-    return path
+        return f"{served.path.name}, which it replaces, cannot be read, so nothing is compared with it: {error}"

@@ -78,8 +78,8 @@ def main(argv: list[str]) -> int:
         write_metrics(args.metrics, published, seconds)
     if published.changed:
         say(f"published {published.release} in {store}: {published}")
-        if published.replaced:
-            say(f"  {drift_command.line(store, published.replaced, published.release, bundle)}")
+        if published.served:
+            say(f"  {drift_command.line(published.served, store, published.release, bundle)}")
     else:
         say(f"nothing changed: {published.release} is published already")
     if args.delta:

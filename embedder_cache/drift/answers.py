@@ -12,8 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from embedder_cache.drift.opened_release import Opened
-from twotower.artefacts.release import GOLDEN
+from embedder_cache.catalogue.opened_release import OpenedRelease
 from twotower.data.features import DAY_MS, Ints, rows_of
 from twotower.metrics.rank_correlation import spearman
 from twotower.model.golden import GoldenQuery, golden_request
@@ -53,12 +52,12 @@ class Question:
     now_ms: int
 
 
-def compare_answers(older: Opened, newer: Opened, newer_rows_N: Ints, num_histories: int) -> Answers:
+def compare_answers(older: OpenedRelease, newer: OpenedRelease, newer_rows_N: Ints, num_histories: int) -> Answers:
     """Both releases' answers to the older one's golden queries and to `num_histories` made-up ones.
 
     `newer_rows_N` are the newer rows of the older items, -1 for those that are gone; at least one is not.
     """
-    golden = msgspec.json.decode((older.path / GOLDEN).read_bytes(), type=list[GoldenQuery])
+    golden = older.golden
     questions = [*golden_questions(golden, older, newer_rows_N), *made_up(older, newer_rows_N, golden[0].now_ms, num_histories)]
     rng = np.random.default_rng(0)
     common_C = np.flatnonzero(newer_rows_N >= 0)
@@ -103,7 +102,7 @@ def mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def golden_questions(golden: Sequence[GoldenQuery], older: Opened, newer_rows_N: Ints) -> list[Question]:
+def golden_questions(golden: Sequence[GoldenQuery], older: OpenedRelease, newer_rows_N: Ints) -> list[Question]:
     """Golden queries without the items that are gone: the two releases are asked the same."""
     questions = []
     for query in golden:
@@ -113,7 +112,7 @@ def golden_questions(golden: Sequence[GoldenQuery], older: Opened, newer_rows_N:
     return questions
 
 
-def made_up(older: Opened, newer_rows_N: Ints, now_ms: int, num_histories: int) -> list[Question]:
+def made_up(older: OpenedRelease, newer_rows_N: Ints, now_ms: int, num_histories: int) -> list[Question]:
     """Seeded histories of many lengths, short ones more often; their items are drawn by the older release's demand."""
     rng = np.random.default_rng(0)
     common_C = np.flatnonzero(newer_rows_N >= 0)
@@ -126,7 +125,7 @@ def made_up(older: Opened, newer_rows_N: Ints, now_ms: int, num_histories: int) 
     return [Question(rows_L, np.sort(times_L), now_ms) for rows_L, times_L in parts]
 
 
-def scores(release: Opened, questions: Sequence[Question], rows_N: Ints) -> Tensor:
+def scores(release: OpenedRelease, questions: Sequence[Question], rows_N: Ints) -> Tensor:
     """Scores of a release's whole catalogue, [Q, N]; `rows_N` are its rows of the older release's items."""
     model, vectors = release.towers.config.model, torch.from_numpy(release.vectors_NV)
     requests = [golden_request(model, rows_N[q.older_rows_L], q.times_ms_L, q.now_ms) for q in questions]

@@ -5,16 +5,15 @@ N: items of a release, C: items of both releases, D: embedding width, V: vector 
 
 from datetime import UTC, datetime
 from itertools import pairwise
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from embedder_cache.catalogue.demand import divergence, over_either
+from embedder_cache.catalogue.opened_release import OpenedRelease
 from embedder_cache.drift.answers import Answers, compare_answers
-from embedder_cache.drift.demand import divergence, over_either
-from embedder_cache.drift.opened_release import Opened, open_release
 from embedder_cache.drift.retrain import Advice, Rules, SinceTraining, advise, since_training
 from twotower.artefacts.bundle import Bundle
 from twotower.data.features import Floats, Ints
@@ -95,18 +94,17 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(
-    older_path: Path,
-    newer_path: Path,
+    older: OpenedRelease,
+    newer: OpenedRelease,
     bundle: Bundle | None = None,
     rules: Rules = Rules(),  # noqa: B008  # frozen
     num_histories: int = NUM_HISTORIES,
 ) -> Drift:
-    """The drift from one release directory to another, both verified; memory is the ids and some numbers an item.
+    """The drift from one release to another, neither of them damaged; memory is the ids and some numbers an item.
 
     With the bundle of the newer one also what happened since it was trained; ReleaseMismatch for another bundle.
     Answers are to the older release's golden queries and to `num_histories` made-up ones; without these it is twice as fast.
     """
-    older, newer = open_release(older_path), open_release(newer_path)
     found = pc.index_in(older.item_ids, newer.item_ids)
     rows_N: Ints = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     num_common = int((rows_N >= 0).sum())
@@ -125,7 +123,7 @@ def compare(
     )
 
 
-def side(release: Opened) -> Side:
+def side(release: OpenedRelease) -> Side:
     """What names a release."""
     info = release.info
     as_of = None if info.popularity_as_of_ms is None else datetime.fromtimestamp(info.popularity_as_of_ms / 1000, UTC)
@@ -138,7 +136,7 @@ def side(release: Opened) -> Side:
     )
 
 
-def compare_vectors(older: Opened, newer: Opened, rows_N: Ints) -> VectorDrift:
+def compare_vectors(older: OpenedRelease, newer: OpenedRelease, rows_N: Ints) -> VectorDrift:
     """Embeddings of common items; `rows_N` are the rows of older items in the newer release, -1 for those that are gone."""
     width = older.towers.config.model.width
     common_C = np.flatnonzero(rows_N >= 0)
@@ -191,7 +189,7 @@ def by_cosine(cosine_C: npt.NDArray[np.float64], changed_C: npt.NDArray[np.bool_
     return {"bit-equal": int((~changed_C).sum())} | dict(zip(names, counts, strict=True))
 
 
-def compare_popularity(older: Opened, newer: Opened, rows_N: Ints) -> PopularityDrift:
+def compare_popularity(older: OpenedRelease, newer: OpenedRelease, rows_N: Ints) -> PopularityDrift:
     """Demand over the items of either release."""
     before_U, after_U, newer_U = over_either(older.demand_N, newer.demand_N, rows_N)
     common = rows_N >= 0

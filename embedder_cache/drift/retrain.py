@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedder_cache.drift.demand import Shares, demand, divergence, over_either
+from embedder_cache.catalogue.demand import Shares, demand, divergence, over_either
 from twotower.artefacts.bundle import PROVENANCE, Bundle
 from twotower.artefacts.release import ReleaseInfo
 from twotower.data.features import Ints

@@ -52,7 +52,7 @@ def read_release(path: Path, manifest: Manifest, info: ReleaseInfo, device: torc
 
     Other threads may be answering meanwhile: nothing here keeps Python to itself for long.
     """
-    towers = load_towers(path)
+    towers = load_towers(path, manifest)
     vectors_NV = np.load(path / VECTORS, mmap_mode="c", allow_pickle=False)
     items = read_table(path / ITEMS)
     check_agreement(path, info, vectors_NV, items)

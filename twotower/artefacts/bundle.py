@@ -81,7 +81,7 @@ def save_bundle(
         config = BundleConfig(
             model=model,
             popularity_half_lives_days=half_lives_days,
-            vector_space_id=vector_space_id(directory / EMBEDDER, model),
+            vector_space_id=vector_space_id(sha256(directory / EMBEDDER), model),
         )
         (directory / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(config)))
         (directory / SCHEMA).write_text(dump_schema(schema))
@@ -99,19 +99,19 @@ def load_bundle(path: Path) -> Bundle:
     return Bundle(
         path=path,
         manifest=manifest,
-        towers=load_towers(path),
+        towers=load_towers(path, manifest),
         popularity=read_table(path / POPULARITY),
         metrics=json.loads((path / METRICS).read_bytes()),
     )
 
 
-def load_towers(path: Path) -> Towers:
-    """Both towers from a directory that has been verified; refused when embedder and config disagree.
+def load_towers(path: Path, manifest: Manifest) -> Towers:
+    """Both towers of a bundle or release whose `manifest` was found true; ReleaseMismatch when embedder and config disagree.
 
     EnvironmentProblem when the embedder is a user's own and the operator has not named it, or it cannot be imported.
     """
     config = read_config(path)
-    if config.vector_space_id != vector_space_id(path / EMBEDDER, config.model):
+    if config.vector_space_id != vector_space_id(manifest.files[EMBEDDER].sha256, config.model):
         raise ReleaseMismatch(f"{path}: {EMBEDDER} is not the embedder that {CONFIG} describes. Train the bundle again.")
     require_trust(config.model.embedder, path)
     embedder, contextualizer = build_embedder(config.model), Contextualizer(config.model)
@@ -143,10 +143,10 @@ def read_config(path: Path) -> BundleConfig:
     return config
 
 
-def vector_space_id(embedder_file: Path, model: ModelConfig) -> str:
+def vector_space_id(embedder_sha256: str, model: ModelConfig) -> str:
     """Hash of the embedder's kind and weights, the feature spec, the width and the metric: equal ids, comparable vectors."""
     spec = msgspec.json.encode(model.item_spec).decode()
-    identity = [model.embedder, sha256(embedder_file), spec, str(model.width), METRIC]
+    identity = [model.embedder, embedder_sha256, spec, str(model.width), METRIC]
     return hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
 
 

@@ -50,8 +50,9 @@ def test_signals_are_those_of_the_day_after_the_last_event(bundle: Bundle, tiny_
         ("item-6", last - 9 * day, last, 1.0),
         ("gone", last, None, 1.0),
     )
-    releases = [build_release(bundle, items, tmp_path / "store", events, signals=s).release for s in (None, file)]
-    silent, told = (np.load(release_path(tmp_path / "store", r) / VECTORS) for r in releases)
+    why, store = "its towers are untrained", tmp_path / "store"
+    releases = [build_release(bundle, items, store, events, signals=s, forced=why).release for s in (None, file)]
+    silent, told = (np.load(release_path(store, r) / VECTORS) for r in releases)
     assert silent.shape[1] == 32 + 2
     np.testing.assert_array_equal(told[:, :33], silent[:, :33])
     item_ids = pq.read_table(items)["item_id"].to_pylist()

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedder_cache.build import build_release
+from embedder_cache.catalogue.opened_release import OpenedRelease
 from embedder_cache.checks.gates import Gate, Limits, index_gates, load_limits, refuse_nonsense, report, unchanged_gate
 from embedder_cache.checks.index_choice import IndexReport
 from embedder_cache.commands.embed_command import main
@@ -140,9 +141,9 @@ def test_an_index_is_held_to_its_limit_and_to_what_was_served(tmp_path: Path) ->
     assert (time.at_most, time.passed) == (None, True)
     served = [recall, time] = index_gates(measured(0.99, 10.0), None, Limits())
     (tmp_path / GATES).write_bytes(report(served, None, 400, measured(0.99, 10.0)))
-    recall, time = index_gates(measured(0.97, 13.0), tmp_path, Limits())
+    recall, time = index_gates(measured(0.97, 13.0), OpenedRelease(tmp_path, None), Limits())
     assert recall.at_least == pytest.approx(0.98)
     assert not recall.passed
     assert (time.at_most, time.passed) == (12.0, False)
     assert str(time).endswith("(compared with 10.0 ms)")
-    assert [gate.passed for gate in index_gates(measured(0.985, 11.0), tmp_path, Limits())] == [True, True]
+    assert [gate.passed for gate in index_gates(measured(0.985, 11.0), OpenedRelease(tmp_path, None), Limits())] == [True, True]

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from embedder_cache.build import build_release
+from embedder_cache.catalogue.opened_release import open_release
 from embedder_cache.checks.gates import Gate, Limits
 from embedder_cache.checks.holdout import ask_both, holdout_gates, no_worse
-from embedder_cache.checks.probe import read_served
 from tests.training.conftest import LEARNS
 from training.run.run import run
 from twotower.artefacts.bundle import Bundle, load_bundle, save_bundle
 from twotower.artefacts.release import VECTORS, read_pointer, release_path
+from twotower.artefacts.store import LocalStore
 from twotower.data.schema import load_schema
 from twotower.errors import DataError
 from twotower.model.contextualizer import Contextualizer
@@ -153,11 +154,11 @@ def test_a_served_release_that_is_damaged_leaves_popularity_to_compare_with(
 
 def gates_of(bundle: Bundle, store: Path, tiny_shop: Path, limits: Limits) -> dict[str, Gate]:
     """What real requests say of the served vectors under another bundle."""
-    release = read_served(path := release_path(store, read_pointer(store).release))
-    until_ms, vectors = release.info.popularity_as_of_ms, release.vectors_NV.numpy()
+    release = open_release(LocalStore(store), read_pointer(store).release)
+    until_ms = release.info.popularity_as_of_ms
     assert until_ms is not None
     events = tiny_shop / "events.parquet"
-    asked = ask_both(events, until_ms, bundle, release.item_ids, vectors, path)
+    asked = ask_both(events, until_ms, bundle, release.item_ids, release.vectors_NV, release)
     assert asked is not None
     return {gate.name: gate for gate in holdout_gates(asked, bundle, release.item_ids, limits)}
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from embedder_cache.catalogue.popularity import popularity_from_events
-from embedder_cache.checks.probe import Answers, Probe, ask, ask_popularity, overlap, read_probe, read_served
+from embedder_cache.checks.probe import Answers, Probe, ask, ask_popularity, overlap, read_probe
 from service.histories.history import StoredEvent
 from service.ranking.user_request import model_history
 from service.release.loading import open_release
 from training.data.event_log import EventLog, read_event_log
 from training.evaluation.rankers import next_basket, statistics_before
 from twotower.artefacts.bundle import Bundle, load_bundle
-from twotower.artefacts.release import read_pointer, release_path
+from twotower.artefacts.release import VECTORS, read_pointer, release_path
 from twotower.data.features import DAY_MS
 from twotower.data.popularity import decayed_counts, log_popularity
 from twotower.data.window import anchor
@@ -130,7 +130,8 @@ def test_answers_are_the_exact_ranking(
     probe: Probe, bundle: Bundle, item_ids: pa.Array, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Block by block as all at once."""
-    vectors_NV = read_served(release_path(tiny_store, read_pointer(tiny_store).release)).vectors_NV.clone()
+    path = release_path(tiny_store, read_pointer(tiny_store).release)
+    vectors_NV = torch.from_numpy(np.load(path / VECTORS))
     asked = ask(probe, bundle.towers, item_ids, vectors_NV)
     vectors_NV[:, 32:] = torch.from_numpy(probe.popularity(bundle.towers.config, item_ids))
     requests = probe.requests(bundle.towers, item_ids)

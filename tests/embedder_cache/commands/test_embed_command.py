@@ -1,18 +1,22 @@
 """`twotower embed` says what it did."""
 
+import hashlib
 import json
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from embedder_cache.commands.embed_command import main
+from twotower.artefacts.cache import fetch
 from twotower.artefacts.item_changes import DeltaStore
-from twotower.artefacts.release import read_pointer, verify
+from twotower.artefacts.release import read_pointer, read_release_manifest, verify
 from twotower.artefacts.signature import load_verifier, make_keys
-from twotower.artefacts.store import LocalStore
+from twotower.artefacts.store import LocalStore, Store
 from twotower.errors import EnvironmentProblem
 
 
@@ -26,6 +30,31 @@ def test_it_publishes_once_and_says_when_nothing_changed(
     said = capsys.readouterr()
     assert "nothing changed" in said.err
     assert json.loads(said.out)["items"] == 400
+
+
+@pytest.mark.parametrize("kept", [400, 399])
+def test_the_files_of_the_served_release_are_hashed_once_a_night(
+    tiny_shop: Path, tiny_bundle: Path, tmp_path: Path, any_store: Store, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    """With a changed catalogue, and with the same: to keep vectors, to compare answers, to say what changed, or to stay."""
+    items, real, hashed = tmp_path / "items.parquet", hashlib.file_digest, Counter[Path]()
+    arguments = ["--bundle", tiny_bundle, "--items", items, "--events", tiny_shop / "events.parquet", "--store", any_store]
+    catalogue = pq.read_table(tiny_shop / "items.parquet")
+    pq.write_table(catalogue, items)
+    main([str(a) for a in arguments])
+    served = any_store.local / "releases" / read_pointer(any_store).release
+    fetch(any_store, served.name)  # as a night before has it
+
+    def counted(file: Any, digest: str) -> Any:
+        hashed[Path(file.name)] += 1
+        return real(file, digest)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    pq.write_table(catalogue.slice(0, kept), items)
+    main([str(a) for a in arguments])
+    names = read_release_manifest(served).files
+    assert {name: hashed[served / name] for name in names} == dict.fromkeys(names, 1)
+    assert (read_pointer(any_store).release == served.name) is (kept == 400)
 
 
 def test_it_folds_in_what_a_server_was_told(

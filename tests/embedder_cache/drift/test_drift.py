@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from embedder_cache.build import build_release
+from embedder_cache.catalogue.opened_release import OpenedRelease, open_release
 from embedder_cache.drift.drift import Drift, compare, cosines, percentiles, summary
 from twotower.artefacts.bundle import load_bundle, save_bundle
-from twotower.artefacts.release import list_releases, release_path
+from twotower.artefacts.release import list_releases
+from twotower.artefacts.store import LocalStore
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.kinds import build_embedder
 from twotower.synthetic import DAYS, START
@@ -45,10 +47,14 @@ def store(shop: Path, tiny_shop: Path, tiny_bundle: Path, tmp_path_factory: pyte
     return store
 
 
+def opened(store: Path, release: str) -> OpenedRelease:
+    return open_release(LocalStore(store), release).verified()
+
+
 @pytest.fixture(scope="module")
 def drift(store: Path, tiny_bundle: Path) -> Drift:
     older, newer = list_releases(store)
-    return compare(release_path(store, older), release_path(store, newer), load_bundle(tiny_bundle), num_histories=5)
+    return compare(opened(store, older), opened(store, newer), load_bundle(tiny_bundle), num_histories=5)
 
 
 def test_items_are_counted(drift: Drift) -> None:
@@ -111,8 +117,8 @@ def test_the_report_survives_json(drift: Drift) -> None:
 
 
 def test_a_release_has_not_drifted_from_itself(store: Path) -> None:
-    path = release_path(store, list_releases(store)[0])
-    same = compare(path, path, num_histories=1)
+    release = opened(store, list_releases(store)[0])
+    same = compare(release, release, num_histories=1)
     assert same.vectors is not None
     assert same.answers is not None
     assert (same.vectors.changed_share, same.vectors.cosine, same.vectors.most_moved) == (0, {}, [])
@@ -129,7 +135,7 @@ def test_vectors_of_another_space_are_not_compared(store: Path, shop: Path, tiny
     towers = build_embedder(model), Contextualizer(model)
     save_bundle(tmp_path / "other", *towers, model, (14.0,), schema, bundle.popularity, {}, {})
     other = build_release(load_bundle(tmp_path / "other"), shop / "items.parquet", tmp_path / "store", None).release
-    older, newer = release_path(store, list_releases(store)[1]), release_path(tmp_path / "store", other)
+    older, newer = opened(store, list_releases(store)[1]), opened(tmp_path / "store", other)
     drift = compare(older, newer, num_histories=1)
     assert not drift.same_vector_space
     assert drift.vectors is None
@@ -141,7 +147,7 @@ def test_releases_without_a_common_item_still_have_a_report(store: Path, shop: P
     items = pq.read_table(shop / "items.parquet").slice(0, NEW)
     pq.write_table(items, tmp_path / "items.parquet")
     new = build_release(load_bundle(tiny_bundle), tmp_path / "items.parquet", tmp_path, None).release
-    drift = compare(release_path(store, list_releases(store)[0]), release_path(tmp_path, new))
+    drift = compare(opened(store, list_releases(store)[0]), opened(tmp_path, new))
     assert (drift.items.common, drift.vectors, drift.answers) == (0, None, None)
     assert drift.popularity.spearman is None
     assert drift.same_vector_space

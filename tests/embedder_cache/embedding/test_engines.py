@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from embedder_cache.commands.embed_command import main
-from embedder_cache.embedding import local_engine as engine
+from embedder_cache.embedding import engines
 from embedder_cache.embedding.engines import engine_named
 from embedder_cache.embedding.local_engine import embed_here
 from twotower.errors import EnvironmentProblem
@@ -18,7 +18,7 @@ def test_this_process_is_the_default_engine() -> None:
 def test_an_engine_that_is_not_installed_is_named_before_anything_is_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
     nowhere = str(tmp_path / "nowhere")
     with pytest.raises(EnvironmentProblem, match=r"pip install 'twotower\[ray\]'"):
         main(["--bundle", nowhere, "--items", nowhere, "--store", nowhere, "--engine", "ray"])

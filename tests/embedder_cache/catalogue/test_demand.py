@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from embedder_cache.drift.demand import demand, divergence, over_either
+from embedder_cache.catalogue.demand import demand, divergence, over_either
 
 
 def test_what_smoothing_grants_every_item_is_no_demand() -> None:
