@@ -35,11 +35,6 @@ class DeviceFinder:
 
     def find(self, queries_QV: Floats, k: int, allowed: Mask | None, without: Sequence[Ints] = ()) -> tuple[Ints, Ints]:
         """The best k allowed rows of each query, but for those it leaves out; equal scores by the lower row."""
-        if allowed is not None and allowed.ndim == 2:
-            found = [self.find(queries_QV[q : q + 1], k, mask_N) for q, mask_N in enumerate(allowed)]
-            return np.concatenate([np.full(len(rows), q) for q, (_, rows) in enumerate(found)]), np.concatenate(
-                [r for _, r in found]
-            )
         queries = torch.from_numpy(queries_QV).to(self._device)
         allowed_W = None if allowed is None else bitmap(torch.from_numpy(allowed).to(self._device), self._catalogue)
         excluded_XQ = list(zip_longest(*(rows.tolist() for rows in without), fillvalue=_NOBODY))

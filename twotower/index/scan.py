@@ -108,12 +108,11 @@ class Scan:
         found = []
         for start in range(0, len(queries_QV), _QUERIES_AT_ONCE):
             part = slice(start, start + _QUERIES_AT_ONCE)
-            mask = None if allowed is None else np.atleast_2d(allowed)[part if allowed.ndim == 2 else slice(None)]
-            query_C, row_C = self._find(queries_QV[part], k, mask, without[part])
+            query_C, row_C = self._find(queries_QV[part], k, allowed, without[part])
             found.append((query_C + start, row_C))
         return np.concatenate([q for q, _ in found]), np.concatenate([r for _, r in found])
 
-    def _find(self, queries_QV: Floats, k: int, allowed_QN: Mask | None, without: Sequence[Ints]) -> tuple[Ints, Ints]:
+    def _find(self, queries_QV: Floats, k: int, allowed_N: Mask | None, without: Sequence[Ints]) -> tuple[Ints, Ints]:
         queries_QW = self._rows.extend(queries_QV)
         # A sum of V products is off by at most V units of the norms' product; the rest of the factor is to spare.
         error_Q = 2 * (queries_QV.shape[1] + 8) * _UNIT * self._rows.max_norm * np.linalg.norm(queries_QW, axis=1)
@@ -129,8 +128,8 @@ class Scan:
             stop = min(start + num_scanned, num_rows)
             self._rows.multiply(queries_QW, start, stop, upper_QS[:, : stop - start])
             upper_QS[:, stop - start :] = -np.inf
-            if allowed_QN is not None:
-                np.copyto(upper_QS[:, : stop - start], -np.inf, where=~allowed_QN[:, start:stop])
+            if allowed_N is not None:
+                np.copyto(upper_QS[:, : stop - start], -np.inf, where=~allowed_N[start:stop])
             for query, rows in enumerate(without):
                 upper_QS[query, rows[(rows >= start) & (rows < stop)] - start] = -np.inf
             upper_QGM = upper_QS.reshape(num_queries, group, groups)

@@ -27,15 +27,16 @@ class Finder(Protocol):
     def find(self, queries_QV: Floats, k: int, allowed: Mask | None) -> tuple[Ints, Ints]:
         """Queries and rows of the candidates, [C] and [C], in any order; allowed rows only, each at most once for a query.
 
-        `allowed` is [N] or [Q, N], None for all. An exact kind leaves out no row that could be among the best k.
+        `allowed` is [N] and holds for every query; None allows all rows. An exact kind leaves out no row that could be among
+        the best k.
         """
 
 
 class ExactFinder(Finder, Protocol):
-    """An exact kind."""
+    """An exact kind, which also takes a few rows that each query leaves out."""
 
     def find(self, queries_QV: Floats, k: int, allowed: Mask | None, without: Sequence[Ints] = ()) -> tuple[Ints, Ints]:
-        """The same; `without` may name rows that each query leaves out, and then `allowed` is None."""
+        """As `Finder.find`. `without` has the rows to leave out for each query, or is empty; with it `allowed` is None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +56,18 @@ class Index:
     ) -> tuple[Ints, Floats]:
         """Rows and scores [Q, K] of the best k allowed rows, best first; equal scores by the lower row.
 
-        `k` is at least 1; `allowed` is [N], or [Q, N] for a mask of each query; or `without` names the few rows that each
-        query leaves out, and all others are allowed. Where fewer than k rows are allowed, row -1 and
-        score -inf fill up. A score is the exact product rounded to float32: the same in every kind, batch and mask.
+        `k` is at least 1. Either `allowed` is a mask [N] for every query, or `without` has the few rows that each query leaves
+        out. Where fewer than k rows are allowed, row -1 and score -inf fill the list. A score is the exact product rounded to
+        float32: the same in every kind, batch and mask.
         """
         queries_QV = np.ascontiguousarray(queries_QV, np.float32)
         if without is not None:
             if self.finder is self.exact:
                 return self._best(queries_QV, k, *self.exact.find(queries_QV, min(k, len(self)), None, without))
-            allowed = np.ones((len(queries_QV), len(self)), bool)
-            for query, rows in enumerate(without):
-                allowed[query, rows] = False
-        if allowed is not None and allowed.ndim == 2 and self.finder is not self.exact:
-            answers = [self.search(queries_QV[q : q + 1], k, allowed[q]) for q in range(len(queries_QV))]
+            answers = [self.search(query_V[None], k, self._but(rows)) for query_V, rows in zip(queries_QV, without, strict=True)]
             return np.concatenate([rows for rows, _ in answers]), np.concatenate([scores for _, scores in answers])
-        num_allowed = len(self) if allowed is None else int(np.count_nonzero(allowed)) if allowed.ndim == 1 else 0
-        if allowed is not None and allowed.ndim == 1 and num_allowed <= min(FEW_ROWS, FEW_SHARE * len(self)):
+        num_allowed = len(self) if allowed is None else int(np.count_nonzero(allowed))
+        if allowed is not None and num_allowed <= min(FEW_ROWS, FEW_SHARE * len(self)):
             return self._search_few(queries_QV, k, np.flatnonzero(allowed))
         rows_QK, scores_QK = self._best(queries_QV, k, *self.finder.find(queries_QV, min(k, len(self)), allowed))
         if self.finder is not self.exact:
@@ -81,8 +78,14 @@ class Index:
                 rows_QK[short], scores_QK[short] = self._best(queries_QV, k, *found)
         return rows_QK, scores_QK
 
+    def _but(self, rows: Ints) -> Mask:
+        """A mask of all rows but these, [N]."""
+        allowed_N = np.ones(len(self), bool)
+        allowed_N[rows] = False
+        return allowed_N
+
     def _search_few(self, queries_QV: Floats, k: int, rows: Ints) -> tuple[Ints, Floats]:
-        """The same among these rows only."""
+        """As `search`, among these rows only."""
         if not len(rows):
             return self._best(queries_QV, k, np.zeros(0, np.int64), np.zeros(0, np.int64))
         query_C, place_C = Scan(Float32Rows(self.vectors_NV[rows])).find(queries_QV, min(k, len(rows)), None)

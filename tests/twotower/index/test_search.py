@@ -45,12 +45,15 @@ def queries_for(vectors_NV: Floats, num_queries: int, seed: int = 1) -> Floats:
     return queries
 
 
-def reference(vectors_NV: Floats, queries_QV: Floats, k: int, allowed: Mask | None = None) -> tuple[Ints, Floats]:
+def reference(
+    vectors_NV: Floats, queries_QV: Floats, k: int, allowed: Mask | None = None, without: list[Ints] | None = None
+) -> tuple[Ints, Floats]:
+    """A full sort of every query's scores."""
     scores_QN = (queries_QV.astype(np.float64) @ vectors_NV.T.astype(np.float64)).astype(np.float32)
     rows_QK, scores_QK = np.full((len(queries_QV), k), -1), np.full((len(queries_QV), k), -np.inf, np.float32)
     for q, scores_N in enumerate(scores_QN):
-        mask = np.ones(len(vectors_NV), bool) if allowed is None else np.atleast_2d(allowed)[q if allowed.ndim == 2 else 0]
-        rows = np.flatnonzero(mask)
+        rows = np.arange(len(vectors_NV)) if allowed is None else np.flatnonzero(allowed)
+        rows = rows if without is None else np.setdiff1d(rows, without[q])
         order = rows[np.lexsort((rows, -scores_N[rows]))][:k]
         rows_QK[q, : len(order)], scores_QK[q, : len(order)] = order, scores_N[order]
     return rows_QK, scores_QK
@@ -87,9 +90,11 @@ def test_an_exact_kind_equals_a_full_sort(
     vectors, queries = clustered(num_items, seed=seed), queries_for(clustered(1), num_queries, seed)
     if ties:  # small whole numbers: float32 is exact, and rows and scores repeat
         vectors, queries = np.rint(vectors), np.rint(queries)
-    shape = (num_queries, num_items) if of_each else (num_items,)
-    allowed = None if share is None else np.random.default_rng(seed).random(shape) < share
-    assert_same(make(tmp_path, vectors, kind).search(queries, k, allowed), reference(vectors, queries, k, allowed))
+    rng = np.random.default_rng(seed)
+    allowed = None if share is None or of_each else rng.random(num_items) < share
+    without = [np.flatnonzero(rng.random(num_items) >= share) for _ in queries] if share is not None and of_each else None
+    found = make(tmp_path, vectors, kind).search(queries, k, allowed, without)
+    assert_same(found, reference(vectors, queries, k, allowed, without))
 
 
 @pytest.mark.parametrize("kind", sorted(EXACT))
@@ -100,9 +105,10 @@ def test_an_exact_kind_equals_a_full_sort_over_several_scans(tmp_path: Path, kin
     vectors = clustered(9_001, num_popularity=2)
     queries = queries_for(vectors, 20)
     index = make(tmp_path, vectors, kind, num_popularity=2)
-    allowed = np.random.default_rng(2).random((20, 9_001)) < 0.7
-    for mask in (None, allowed[0], allowed):
-        assert_same(index.search(queries, 10, mask), reference(vectors, queries, 10, mask))
+    rng = np.random.default_rng(2)
+    allowed, left_out = rng.random(9_001) < 0.7, [rng.choice(9_001, 300, replace=False) for _ in queries]
+    for mask, without in ((None, None), (allowed, None), (None, left_out)):
+        assert_same(index.search(queries, 10, mask, without), reference(vectors, queries, 10, mask, without))
 
 
 @pytest.mark.parametrize("kind", sorted(EXACT))
@@ -128,23 +134,24 @@ def test_the_answer_is_never_shorter_than_asked_while_items_remain(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_own_mask_of_each_query_is_kept_apart(tmp_path: Path, kind: Kind) -> None:
+def test_the_rows_that_each_query_leaves_out_are_kept_apart(tmp_path: Path, kind: Kind) -> None:
     vectors = clustered(600)
     queries, index = queries_for(vectors, 4), make(tmp_path, vectors, kind)
-    allowed = np.random.default_rng(0).random((4, 600)) < 0.5
-    rows, _ = index.search(queries, 20, allowed)
+    without = [np.random.default_rng(q).choice(600, 300, replace=False) for q in range(4)]
+    rows, _ = index.search(queries, 20, without=without)
     assert (rows >= 0).all()
-    assert np.take_along_axis(allowed, rows, 1).all()
+    assert not any(np.isin(rows_K, left_out).any() for rows_K, left_out in zip(rows, without, strict=True))
 
 
 @pytest.mark.parametrize("kind", REPEATABLE)
 def test_a_query_is_answered_alike_alone_and_among_others(tmp_path: Path, kind: Kind) -> None:
     vectors = clustered(600)
     queries, index = queries_for(vectors, 40), make(tmp_path, vectors, kind)
-    allowed = np.random.default_rng(0).random((40, 600)) < 0.5
-    for mask in (None, allowed):
-        rows, scores = index.search(queries, 20, mask)
-        alone = index.search(queries[:1], 20, None if mask is None else mask[0])
+    rng = np.random.default_rng(0)
+    allowed, left_out = rng.random(600) < 0.5, [rng.choice(600, 300, replace=False) for _ in queries]
+    for mask, without in ((None, None), (allowed, None), (None, left_out)):
+        rows, scores = index.search(queries, 20, mask, without)
+        alone = index.search(queries[:1], 20, mask, None if without is None else without[:1])
         assert_same((rows[:1], scores[:1]), alone)
 
 
