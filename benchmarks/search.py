@@ -25,7 +25,8 @@ from embedder_cache.checks.index_choice import make_index, recall
 from twotower.artefacts.bundle import load_towers
 from twotower.artefacts.release import VECTORS, read_pointer, release_path, verify_release
 from twotower.data.features import Floats
-from twotower.index.kinds import IndexInfo, Kind, open_index, write_index
+from twotower.index.files import open_index, write_index
+from twotower.index.kinds import IndexInfo, Kind
 from twotower.index.search import Index
 
 faiss: Any = faiss_module

@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 
 from twotower.data.features import Floats, Ints
-from twotower.index.kinds import FILES, IndexInfo, Kind, open_index, write_index
+from twotower.index.files import open_index, write_index
+from twotower.index.kinds import FILES, IndexInfo, Kind
 from twotower.index.scan import Float32Rows, Scan
 from twotower.index.search import Index
 

@@ -3,13 +3,14 @@
 import argparse
 from pathlib import Path
 
+from twotower.index.kinds import KINDS
+
 ENGINES = ("local", "ray")
 EPILOG = (
     "Run it every night from cron or a Kubernetes CronJob; it is safe to kill and to run again. Exit status 0: published, or "
     "nothing had changed; 2: refused or wrong input, and what was served stays. Watch the age of --metrics; go back with "
     "`twotower releases rollback`."
 )
-KINDS = ("flat", "flat16", "int8", "ivfpq", "hnsw", "milvus")  # of twotower.index, which is slow to import
 
 
 def main(argv: list[str]) -> int:

@@ -24,7 +24,7 @@ from twotower.artefacts.release import GOLDEN, ITEMS, VECTORS, Address, ReleaseI
 from twotower.artefacts.signature import Verifier
 from twotower.data.features import Floats
 from twotower.errors import ReleaseMismatch
-from twotower.index.kinds import open_index
+from twotower.index.files import open_index
 from twotower.model.catalogue import ID_FIELD
 from twotower.model.golden import GoldenQuery
 

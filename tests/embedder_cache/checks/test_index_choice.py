@@ -7,8 +7,7 @@ import pytest
 
 from embedder_cache.checks import index_choice as indexing
 from embedder_cache.checks.index_choice import Sizes, make_index, recall
-from embedder_cache.commands.embed_command import KINDS as OFFERED
-from twotower.index.kinds import KINDS, Kind
+from twotower.index.kinds import Kind
 
 VECTORS = np.random.default_rng(0).standard_normal((2_000, 17)).astype(np.float32)
 QUERIES = np.random.default_rng(1).standard_normal((8, 17)).astype(np.float32)
@@ -46,7 +45,3 @@ def test_the_least_effort_that_finds_enough_is_kept(tmp_path: Path, monkeypatch:
 
 def test_recall_is_of_the_rows_that_there_are() -> None:
     assert recall(np.array([[3, 1, -1]]), np.array([[1, 2, -1]])) == 0.5
-
-
-def test_the_command_offers_every_kind() -> None:
-    assert OFFERED == KINDS

@@ -12,7 +12,8 @@ from service.kernels.topk import top_k_reference, top_k_triton
 from tests.interpreter import checked
 from twotower.data.features import Floats
 from twotower.errors import ReleaseMismatch
-from twotower.index.kinds import IndexInfo, Kind, open_index, write_index
+from twotower.index.files import open_index, write_index
+from twotower.index.kinds import IndexInfo, Kind
 from twotower.index.search import Index
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

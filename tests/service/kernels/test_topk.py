@@ -18,7 +18,8 @@ from service.kernels.catalogue import Catalogue, bitmap, catalogue_of
 from service.kernels.certified import coded_catalogue_of
 from service.kernels.topk import top_k, top_k_reference, top_k_triton
 from tests.interpreter import checked
-from twotower.index.kinds import IndexInfo, open_index
+from twotower.index.files import open_index
+from twotower.index.kinds import IndexInfo
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 KINDS = [catalogue_of, coded_catalogue_of]

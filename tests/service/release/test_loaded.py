@@ -18,7 +18,8 @@ from twotower.artefacts.bundle import load_bundle, read_table, write_table
 from twotower.artefacts.manifest import MANIFEST, seal
 from twotower.artefacts.release import read_info, read_pointer, verify_release, write_pointer
 from twotower.errors import ArtefactError, ReleaseMismatch, StoreError, TwoTowerError
-from twotower.index.kinds import KINDS, Kind, write_index
+from twotower.index.files import write_index
+from twotower.index.kinds import KINDS, Kind
 
 faiss: Any = faiss_module
 

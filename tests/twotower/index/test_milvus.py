@@ -7,7 +7,8 @@ import pytest
 
 from twotower.errors import EnvironmentProblem, ReleaseMismatch
 from twotower.index import milvus
-from twotower.index.kinds import IndexInfo, open_index, write_index
+from twotower.index.files import open_index, write_index
+from twotower.index.kinds import IndexInfo
 
 VECTORS = np.random.default_rng(0).standard_normal((300, 9)).astype(np.float32)
 INFO = IndexInfo(kind="milvus")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from twotower.data.features import Floats
 from twotower.index import scan
-from twotower.index.kinds import IndexInfo, open_index
+from twotower.index.files import open_index
+from twotower.index.kinds import IndexInfo
 from twotower.index.principal import PrincipalRows, principal_axes, transposed
 from twotower.index.scan import Float32Rows, Scan
 from twotower.index.search import Index

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from twotower.data.features import Floats, Ints
-from twotower.index.kinds import EXACT, KINDS, IndexInfo, Kind, open_index, write_index
+from twotower.index.files import open_index, write_index
+from twotower.index.kinds import EXACT, KINDS, IndexInfo, Kind
 from twotower.index.scan import Mask
 from twotower.index.search import Index
 

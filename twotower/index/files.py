@@ -1,0 +1,58 @@
+"""Writes the index of a release and opens it again, whatever its kind.
+
+N: items, V: vector width
+"""
+
+from pathlib import Path
+
+from twotower.data.features import Floats
+from twotower.index.coded import read_codes, write_codes
+from twotower.index.kinds import CODES, FAISS, IndexInfo, Kind
+from twotower.index.principal import transposed
+from twotower.index.scan import Float32Rows, Rows, Scan
+from twotower.index.search import Index
+
+
+def write_index(directory: Path, vectors_NV: Floats, width: int, kind: Kind) -> None:
+    """Build an index over vectors whose first `width` columns are the embedding, and write its files."""
+    match kind:
+        case "flat":
+            pass
+        case "flat16":
+            write_codes(directory / CODES, vectors_NV, width, "float16")
+        case "int8":
+            write_codes(directory / CODES, vectors_NV, width, "int8")
+        case "ivfpq" | "hnsw":
+            from twotower.index.approximate import write_faiss
+
+            write_faiss(directory / FAISS, vectors_NV, width, kind)
+        case "milvus":
+            from twotower.index.milvus import write_milvus
+
+            write_milvus(vectors_NV, width)
+
+
+def open_index(directory: Path, vectors_NV: Floats, width: int, info: IndexInfo) -> Index:
+    """The index of these vectors, to be searched by one thread at a time; ReleaseMismatch when it is not theirs.
+
+    The files' hashes must have been found true: native code reads them.
+    """
+    rows: Rows
+    match info.kind:
+        case "flat":
+            rows = transposed(vectors_NV)
+        case "flat16":
+            rows = read_codes(directory / CODES, vectors_NV, width, "float16")
+        case "int8":
+            rows = read_codes(directory / CODES, vectors_NV, width, "int8")
+        case "ivfpq" | "hnsw":
+            from twotower.index.approximate import read_faiss
+
+            found = read_faiss(directory / FAISS, vectors_NV, width, info.kind, info.effort)
+            return Index(info.kind, vectors_NV, found, exact=Scan(Float32Rows(vectors_NV)))
+        case "milvus":
+            from twotower.index.milvus import open_milvus
+
+            return Index(info.kind, vectors_NV, open_milvus(vectors_NV, width), exact=Scan(Float32Rows(vectors_NV)))
+    scan = Scan(rows)
+    return Index(info.kind, vectors_NV, scan, exact=scan)
