@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from twotower.memory import available_bytes
+
 PROBE_TIMEOUT_S = 120
 DEMO_MEMORY_GIB = 4.0  # what `twotower demo` may take
 
@@ -103,7 +105,7 @@ def examine(probe: RunProbe, redis_url: str | None) -> list[Check]:
         library_check("numpy", probe),
         torch_check(torch),
         cores_check(torch, usable_cores()),
-        memory_check(available_gib()),
+        memory_check(available_bytes()),
         faiss_check(probe(_FAISS, "")),
         sqlite_check(probe(_SQLITE, "")),
         library_check("redis", probe),
@@ -164,10 +166,11 @@ def cores_check(torch: Probe, cores: float) -> Check:
     return Check("cores", f"{cores:g} usable, {threads or 'no'} torch threads", works=not crowded, required=False, advice=advice)
 
 
-def memory_check(available: float | None) -> Check:
-    """Enough memory for the demo."""
-    if available is None:
+def memory_check(num_bytes: int | None) -> Check:
+    """Enough memory for the demo; None where the system does not say."""
+    if num_bytes is None:
         return Check("memory", "unknown on this system", works=True, required=False)
+    available = num_bytes / 2**30
     enough = available >= DEMO_MEMORY_GIB
     advice = "" if enough else f"`twotower demo` takes up to {DEMO_MEMORY_GIB:g} GiB: free some, or use a larger machine"
     return Check("memory", f"{available:.1f} GiB available", works=enough, required=False, advice=advice)
@@ -231,15 +234,6 @@ def usable_cores() -> float:
         if quota != "max":
             cores = min(cores, int(quota) / int(period))
     return cores
-
-
-def available_gib() -> float | None:
-    """Memory that could be taken without swapping; None where the system does not say."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.is_file():
-        return None
-    entries = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    return int(entries["MemAvailable"].split()[0]) / 2**20
 
 
 def report(checks: list[Check]) -> Table:

@@ -26,7 +26,7 @@ from service.histories.history import UserHistory
 from service.ranking.recommend import Asked
 from service.release.loaded import LoadedRelease
 from service.release.loading import read_release
-from service.release.memory import available_bytes, give_back, needed_bytes
+from service.release.memory import give_back, needed_bytes
 from service.release.source import Source
 from service.rollout.variants import Trial
 from service.routes.context import Service
@@ -34,6 +34,7 @@ from twotower.artefacts.cache import keep
 from twotower.artefacts.manifest import Manifest
 from twotower.artefacts.release import Pointer, ReleaseInfo, read_pointer, verify_release
 from twotower.errors import EnvironmentProblem, FormatError, IntegrityError, ReleaseMismatch, StoreError
+from twotower.memory import available_bytes
 from twotower.progress import say
 
 T = TypeVar("T")

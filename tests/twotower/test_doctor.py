@@ -79,6 +79,14 @@ def test_more_threads_than_cores_is_said() -> None:
     assert "OMP_NUM_THREADS=2" in check.advice
 
 
+def test_a_container_with_little_memory_left_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left counts the limits of control groups: the machine's own memory may be far larger."""
+    for available, state, works in ((3 << 30, "3.0 GiB available", False), (4 << 30, "4.0 GiB available", True)):
+        monkeypatch.setattr(doctor, "available_bytes", lambda available=available: available)
+        check = find(doctor.examine(everything_works, None), "memory")
+        assert (check.state, check.works, bool(check.advice)) == (state, works, not works)
+
+
 def test_a_library_that_kills_its_process_leaves_the_doctor_standing() -> None:
     assert run_probe("import os; os.abort()", "") == Probe({}, "killed by signal 6")
 
