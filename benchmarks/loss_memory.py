@@ -1,6 +1,6 @@
 """Two million negatives at once: what the loss of stage 2 needs in memory and time, and how exact it is.
 
-Everything runs in a process of its own: the catalogue is made and touched, then the resident set is noted, then a pool is
+Everything runs in a process of its past: the catalogue is made and touched, then the resident set is noted, then a pool is
 drawn and the loss runs forward and backward. What the resident set grew by at its highest is the figure.
 
 Q: queries, N: items, K: drawn candidates, C: some of them, D: item width, P: popularity dimensions, V: D + P, M: past items
@@ -22,12 +22,12 @@ from torch import Tensor
 
 from benchmarks.report import Row, write_report
 from benchmarks.training_throughput import GIGA, gemm_gflops
-from training.kernels.candidates import FrozenCatalogue, Pool
+from training.kernels.candidates import ItemVectors, Pool
 from training.kernels.softmax_tiles import TILE_QUERIES, TILE_SCORES
 from training.kernels.trained_softmax import PastPairs
 from training.losses.candidates import Proposal, propose
 from training.losses.frozen_loss import frozen_set_loss
-from training.losses.trained_loss import Answers
+from training.losses.trained_loss import NextItems
 from training.recipes.config import StageConfig
 
 MB = 1e6
@@ -71,15 +71,15 @@ class Size:
 class Problem:
     """Frozen items and the queries of a step."""
 
-    catalogue: FrozenCatalogue
+    catalogue: ItemVectors
     query_QV: Tensor
     past: PastPairs
-    answers: Answers
+    answers: NextItems
     day_Q: Tensor
 
     def loss(self, pool: Pool) -> Tensor:
         """As a training step computes it."""
-        return frozen_set_loss(self.query_QV, self.past, self.answers, self.day_Q, self.catalogue, [pool])
+        return frozen_set_loss(self.query_QV, self.past, self.answers, self.day_Q, self.catalogue, pool)
 
     def first(self, num_queries: int) -> "Problem":
         """The same for the first queries only."""
@@ -88,7 +88,7 @@ class Problem:
             self.catalogue,
             self.query_QV[:num_queries],
             PastPairs(*(column[mine] for column in self.past)),
-            Answers(*(column[asked] for column in self.answers)),
+            NextItems(*(column[asked] for column in self.answers)),
             self.day_Q[:num_queries],
         )
 
@@ -170,10 +170,10 @@ def make_problem(size: Size) -> Problem:
     queries = torch.arange(size.num_queries)
     num_answers = answers_QA.numel()
     return Problem(
-        FrozenCatalogue(vectors_ND, popularity_PTN),
+        ItemVectors(vectors_ND, popularity_PTN),
         query_QV.requires_grad_(),
         PastPairs(queries.repeat_interleave(size.num_past), past_QM.flatten(), torch.ones(past_QM.numel(), requires_grad=True)),
-        Answers(queries.repeat_interleave(size.num_answers), answers_QA.flatten(), torch.full((num_answers,), 1 / num_answers)),
+        NextItems(queries.repeat_interleave(size.num_answers), answers_QA.flatten(), torch.full((num_answers,), 1 / num_answers)),
         torch.randint(size.num_days, (size.num_queries,), generator=generator),
     )
 

@@ -45,7 +45,7 @@ from benchmarks.training_rivals.flops import DenseWork, training_flops
 from benchmarks.training_rivals.job import JOB, SESSIONS, PeerConfig, PeerJob, Round
 from training.data.batches import BatchSampler, TrainBatch
 from training.data.read import Data, read_data
-from training.losses.objective import Objective, SampledItems
+from training.losses.objective import Objective, TrainedItems
 from training.recipes.budget import CONTEXT_TABLE_ROWS, size_model
 from training.recipes.config import StageConfig, TrainConfig
 from training.run.loop import StepReport, prepare_training, train
@@ -204,7 +204,7 @@ class OurWork:
         self.dense.take(1, 0)
         self.started = time.perf_counter()
 
-    def add(self, batch: TrainBatch, scored: SampledItems) -> None:
+    def add(self, batch: TrainBatch, scored: TrainedItems) -> None:
         """One step."""
         lengths_B = batch.histories.lengths_B
         self.steps += 1

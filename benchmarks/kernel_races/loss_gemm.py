@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.report import Row
-from training.kernels.candidates import Certain, FrozenCatalogue, Shard
-from training.losses.log_partition import log_partition
+from training.kernels.candidates import Certain, ItemVectors, WholeCatalogue
+from training.losses.frozen_log_partition import frozen_log_partition
 
 WIDTH, NUM_DAYS, TURNS = 128, 8, 3
 GEMM_SIZE = 1024
@@ -48,14 +48,14 @@ def loss_of(num_queries: int, num_candidates: int) -> Callable[[], None]:
     """Log partitions and their gradient, of random vectors; every query has one certain item."""
     generator = torch.Generator().manual_seed(0)
     vectors_KD = torch.empty(num_candidates, WIDTH).normal_(generator=generator)
-    catalogue = FrozenCatalogue(vectors_KD, torch.empty(1, NUM_DAYS, num_candidates).normal_(generator=generator))
+    catalogue = ItemVectors(vectors_KD, torch.empty(1, NUM_DAYS, num_candidates).normal_(generator=generator))
     query_QV = torch.empty(num_queries, WIDTH + 1).normal_(std=2 / math.sqrt(WIDTH), generator=generator).requires_grad_()
     certain = Certain(torch.arange(num_queries), torch.arange(num_queries))
     day_Q = torch.arange(num_queries) % NUM_DAYS
 
     def loss() -> None:
-        parts = [Shard(0, num_candidates)]
-        total = log_partition(query_QV, torch.zeros(num_queries), certain, day_Q, catalogue, parts).sum()
+        candidates = WholeCatalogue(num_candidates)
+        total = frozen_log_partition(query_QV, torch.zeros(num_queries), certain, day_Q, catalogue, candidates).sum()
         torch.autograd.grad(total, query_QV)
 
     return loss

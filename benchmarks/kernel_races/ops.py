@@ -18,8 +18,8 @@ from benchmarks.kernel_races.race import Contest, Inputs
 from service.kernels.catalogue import catalogue_of
 from service.kernels.certified import coded_catalogue_of
 from service.kernels.topk import top_k
-from training.kernels.candidates import Certain, FrozenCatalogue, Shard
-from training.kernels.frozen_softmax import sampled_softmax
+from training.kernels.candidates import Certain, ItemVectors, WholeCatalogue
+from training.kernels.frozen_softmax import frozen_softmax
 from twotower.kernels.gather_pool import gather_pool
 from twotower.kernels.packed_attention import Packing, causal_attention, packed_attention
 from twotower.kernels.paged_decode import paged_decode
@@ -101,17 +101,17 @@ def frozen_loss(num_queries: int, num_items: int, width: int, device: torch.devi
     make = seeded(0, device)
     vectors_ND = make(num_items, width) / width**0.5
     nothing = torch.zeros(0, dtype=torch.int64, device=device)
-    catalogue = FrozenCatalogue(vectors_ND, torch.zeros(0, 1, num_items, device=device))
+    catalogue = ItemVectors(vectors_ND, torch.zeros(0, 1, num_items, device=device))
     day_Q = torch.zeros(num_queries, dtype=torch.int64, device=device)
 
     def ours(queries_QD: Tensor) -> Tensor:
-        state, _ = sampled_softmax(
+        state, _ = frozen_softmax(
             queries_QD.to(vectors_ND.dtype if device.type == "cpu" else torch.float32),
             vectors_ND.new_zeros(0, dtype=vectors_ND.dtype if device.type == "cpu" else torch.float32),
             Certain(nothing, nothing),
             day_Q,
             catalogue,
-            [Shard(0, num_items)],
+            WholeCatalogue(num_items),
         )
         return torch.cat([state.log_partition_Q[:, None], state.mean_QV], 1)
 

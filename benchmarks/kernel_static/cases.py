@@ -15,9 +15,9 @@ from torch import Tensor
 
 from service.kernels.catalogue import Catalogue
 from service.kernels.topk import top_k_triton
-from training.kernels.candidates import Certain, FrozenCatalogue, Pool, Shard, aligned
-from training.kernels.frozen_softmax import sampled_softmax_triton
-from training.kernels.trained_softmax import PastPairs, Scored, WeightedLogPartitionTriton
+from training.kernels.candidates import Certain, ItemVectors, Pool, WholeCatalogue, aligned
+from training.kernels.frozen_softmax import frozen_softmax_triton
+from training.kernels.trained_softmax import PastPairs, TrainedCandidates, TrainedLogPartitionTriton
 from twotower.kernels.gather_pool import gather_pool_triton
 from twotower.kernels.packed_attention import Packing, packed_attention_triton
 from twotower.kernels.paged_decode import paged_decode_triton
@@ -42,29 +42,30 @@ def top_k(num_queries: int, tail: int, *, coded: bool = False, filtered: bool = 
     return top_k_triton(torch.zeros(num_queries, 128 + tail), catalogue, 100, allowed_W, excluded_QX)
 
 
-def frozen_loss(dtype: torch.dtype, num_popularity: int = 2, *, pooled: bool = False) -> object:
+def frozen_softmax(dtype: torch.dtype, num_popularity: int = 2, *, pooled: bool = False) -> object:
     """Stage 2: queries of 64 windows of 64 events, over the whole catalogue or a pool; no number of items is round."""
     num_queries, num_items, days = 4096, 8191, 128
-    catalogue = FrozenCatalogue(torch.zeros(num_items, 128, dtype=dtype), aligned(torch.zeros(num_popularity, days, num_items)))
+    catalogue = ItemVectors(torch.zeros(num_items, 128, dtype=dtype), aligned(torch.zeros(num_popularity, days, num_items)))
     query_QV, query_M = torch.zeros(num_queries, 128 + num_popularity), torch.arange(num_queries)
     certain = Certain(query_M, query_M)
     day_Q = torch.zeros(num_queries, dtype=torch.int64)
-    part = Pool(torch.arange(4095), torch.zeros(4095)) if pooled else Shard(0, num_items)
-    return sampled_softmax_triton(query_QV, torch.zeros(num_queries), certain, day_Q, catalogue, [part])
+    candidates = Pool(torch.arange(4095), torch.zeros(4095)) if pooled else WholeCatalogue(num_items)
+    return frozen_softmax_triton(query_QV, torch.zeros(num_queries), certain, day_Q, catalogue, candidates)
 
 
-def joint_loss(dtype: torch.dtype) -> object:
+def trained_softmax(dtype: torch.dtype) -> object:
     """Stage 1, forward and backward."""
     num_queries, num_candidates, windows, days = 4096, 8191, 64, 128
     query_QV = torch.zeros(num_queries, 130, requires_grad=True)
     vectors_CD = torch.zeros(num_candidates, 128, dtype=dtype, requires_grad=True)
     window_Q = torch.arange(num_queries) // (num_queries // windows)
     bias_BC = torch.zeros(windows, num_candidates)
-    popularity_TCP, day_Q = torch.zeros(days, num_candidates, 2), torch.zeros(num_queries, dtype=torch.int64)
-    scored = Scored(vectors_CD.detach(), popularity_TCP, day_Q, bias_BC, window_Q)
+    popularity_PTC, day_Q = torch.zeros(2, days, num_candidates), torch.zeros(num_queries, dtype=torch.int64)
+    candidates = TrainedCandidates(vectors_CD.detach(), popularity_PTC, day_Q, bias_BC, window_Q)
     query_M = torch.arange(num_queries)
     past = PastPairs(query_M, query_M, torch.zeros(num_queries))
-    total = WeightedLogPartitionTriton.apply(query_QV, vectors_CD, past.repeat_M, past, torch.ones(num_queries), scored)  # type: ignore[no-untyped-call]
+    weight_Q = torch.ones(num_queries)
+    total = TrainedLogPartitionTriton.apply(query_QV, vectors_CD, past.repeat_M, past, weight_Q, candidates)  # type: ignore[no-untyped-call]
     total.backward()
     return total
 
@@ -107,12 +108,12 @@ CASES: dict[str, Callable[[], object]] = {
     "top-k int8 128, 1 query": partial(top_k, 1, 0, coded=True),
     "top-k int8 128+2, 1 query, filtered": partial(top_k, 1, 16, coded=True, filtered=True),
     "top-k int8 128+2, 64 queries, filtered": partial(top_k, 64, 16, coded=True, filtered=True),
-    "loss bf16 128": partial(frozen_loss, BRAIN, 0),
-    "loss bf16 128+2": partial(frozen_loss, BRAIN),
-    "loss bf16 128+2, pool": partial(frozen_loss, BRAIN, pooled=True),
-    "loss fp32 128+2": partial(frozen_loss, torch.float32),
-    "joint loss bf16 128+2": partial(joint_loss, BRAIN),
-    "joint loss fp32 128+2": partial(joint_loss, torch.float32),
+    "frozen softmax bf16 128": partial(frozen_softmax, BRAIN, 0),
+    "frozen softmax bf16 128+2": partial(frozen_softmax, BRAIN),
+    "frozen softmax bf16 128+2, pool": partial(frozen_softmax, BRAIN, pooled=True),
+    "frozen softmax fp32 128+2": partial(frozen_softmax, torch.float32),
+    "trained softmax bf16 128+2": partial(trained_softmax, BRAIN),
+    "trained softmax fp32 128+2": partial(trained_softmax, torch.float32),
     "attention 64, 8 heads": partial(attention, 64, 8, 8),
     "attention 32, 8 heads share 2": partial(attention, 32, 8, 2),
     "attention 128, 8 heads share 2": partial(attention, 128, 8, 2),

@@ -40,7 +40,7 @@ class Mixture:
     def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
         """Log probabilities."""
         for row_N, query, past in zip(out_QN.numpy(), queries, statistics, strict=True):
-            row_N[:] = self.snapshots.day(query.now_ms)[:, 0]
+            row_N[:] = self.snapshots.day(query.now_ms)[0]
             if len(past):
                 counts_M = personal(past, query.now_ms)
                 row_N += np.log(1 - self.share)
@@ -78,7 +78,7 @@ class NearestNeighbours:
     def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
         """Blended counts; what neither the user nor a neighbour had is ordered by popularity, far below."""
         for row_N, query, past in zip(out_QN.numpy(), queries, statistics, strict=True):
-            np.exp(self.snapshots.day(query.now_ms)[:, 0], out=row_N)
+            np.exp(self.snapshots.day(query.now_ms)[0], out=row_N)
             row_N *= 1e-4
             neighbours = self.neighbours_UK[query.user]
             rows, weights = self.vectors.of(neighbours)
@@ -91,7 +91,7 @@ class NearestNeighbours:
 def nearest_neighbours(log: EventLog, until_ms: int, snapshots: PopularitySnapshots) -> NearestNeighbours:
     """The ranker whose neighbours are chosen by cosine from the events before `until_ms`."""
     vectors = user_vectors(log, until_ms)
-    return NearestNeighbours(vectors, most_alike(vectors, snapshots.table_TNP.shape[1], NUM_NEIGHBOURS), snapshots)
+    return NearestNeighbours(vectors, most_alike(vectors, snapshots.table_PTN.shape[2], NUM_NEIGHBOURS), snapshots)
 
 
 def user_vectors(log: EventLog, until_ms: int) -> UserVectors:

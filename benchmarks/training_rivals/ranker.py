@@ -47,7 +47,7 @@ class Dot:
         torch.matmul(queries_QD, self.vectors_ND.T, out=out_QN)
         out_QN[:, self.unknown_N] = MASKED
         for row in torch.nonzero((queries_QD == 0).all(1))[:, 0].tolist():
-            out_QN[row] = torch.from_numpy(self.snapshots.day(queries[row].now_ms)[:, 0])
+            out_QN[row] = torch.from_numpy(self.snapshots.day(queries[row].now_ms)[0])
 
 
 def train_peer(data: Data, job: PeerJob, queries: Sequence[Query], validation: Sequence[Query], out: Path) -> None:

@@ -33,7 +33,7 @@ def popularity_from_events(events: Path, bundle: Bundle, item_ids: pa.Array) -> 
         rows_E = rows.drop_null().to_numpy(zero_copy_only=False)
         counts_PN += decayed_counts(rows_E, batch.times_ms_E[known], as_of_ms, half_lives, len(item_ids))
         all_P1 += decayed_counts(np.zeros(len(known), np.int64), batch.times_ms_E, as_of_ms, half_lives, 1)
-    return log_popularity(counts_PN), as_of_ms, float(counts_PN[0].sum() / all_P1[0, 0])
+    return log_popularity(counts_PN).T, as_of_ms, float(counts_PN[0].sum() / all_P1[0, 0])
 
 
 def popularity_from_bundle(bundle: Bundle, item_ids: pa.Array) -> Floats:

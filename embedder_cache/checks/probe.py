@@ -62,7 +62,7 @@ class Probe:
         rows = rows_of(item_ids, self.catalogue)
         counts_PN = np.stack([np.where(rows >= 0, self.counts[h][rows], 0) for h in config.popularity_half_lives_days])
         silent = np.zeros((len(item_ids), config.num_signals), np.float32)
-        return np.concatenate([log_popularity(counts_PN), silent], 1)
+        return np.concatenate([log_popularity(counts_PN).T, silent], 1)
 
     def requests(self, towers: Towers, item_ids: pa.Array) -> list[Request]:
         """The requests as the service would make them for a release with these items."""

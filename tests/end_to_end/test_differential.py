@@ -91,7 +91,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     before, from_ms = log.times_ms_E < utc_ms(FROM), utc_ms(FROM)
     rows = log.item_rows_E[before].astype(np.int64)
     counts_PN = decayed_counts(rows, log.times_ms_E[before], from_ms, HALF_LIVES_DAYS, len(item_ids))
-    popularity_NP = log_popularity(counts_PN)
+    popularity_NP = log_popularity(counts_PN).T
     popularity = pa.table({"item_id": item_ids, "log_popularity": pa.array(popularity_NP.tolist(), pa.list_(pa.float32()))})
     model = ModelConfig(
         item_spec=fit_item_spec(items, schema.items),
@@ -145,7 +145,7 @@ def offline(shop: Shop) -> Model:
     config = towers.config.model
     parts = [encode_items(t, config.item_spec, config.table_rows) for t in stream_items(shop.items, towers.schema.items)]
     vectors_ND = embed_rows(towers.embedder, EncodedRows.concatenate(parts)).clone()
-    that_night = PopularitySnapshots(shop.popularity_NP[None], start_ms=0, step_ms=1)
+    that_night = PopularitySnapshots(shop.popularity_NP.T[:, None], start_ms=0, step_ms=1)
     return Model(towers.contextualizer, config, vectors_ND, shop.log, that_night)
 
 
@@ -265,7 +265,7 @@ def test_every_part_of_the_score_decides_what_is_answered(offline: Model, querie
     """Without it most answers would be others."""
     some = queries[-500:-484]
     if part == "popularity":
-        without = replace(offline, snapshots=replace(offline.snapshots, table_TNP=np.zeros_like(offline.snapshots.table_TNP)))
+        without = replace(offline, snapshots=replace(offline.snapshots, table_PTN=np.zeros_like(offline.snapshots.table_PTN)))
     else:
         without = replace(offline, contextualizer=deepcopy(offline.contextualizer))
         without.contextualizer.get_parameter(PARTS[part]).data.zero_()

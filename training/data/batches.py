@@ -7,11 +7,11 @@ B: windows, Q: queries, M: past items of all queries, A: answers (items of the n
 """
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -29,22 +29,33 @@ from twotower.model.config import ModelConfig
 WANTED_SHARE = 0.5  # of queries that name the event type they ask for
 
 
+Axis: TypeAlias = Literal["B", "Q", "M", "A"]
+
+
+def one_per(axis: Axis, **exceptions: Axis) -> Mapping[str, Any]:
+    """Metadata of a field with one row per window, query, past item or answer; by it, several processes share a batch.
+
+    Of a field that is a record, every field has its rows along `axis`, except for the named exceptions.
+    """
+    return {"axis": axis, "exceptions": exceptions}
+
+
 @dataclass(frozen=True, slots=True)
 class TrainBatch:
-    """Everything one step reads, as tensors."""
+    """Everything that one step reads, as tensors."""
 
-    users_B: Ints
-    histories: HistoryBatch
-    window_Q: Tensor
-    position_Q: Tensor  # last event the query has seen; -1 for an empty history
-    request_Q7: Tensor
-    wanted_QS: Tensor
-    wanted_weights_QS: Tensor
-    now_ms_Q: Ints
-    past: PastItems
-    answer_rows_A: Tensor
-    answer_query_A: Tensor
-    answer_weights_A: Tensor
+    users_B: Ints = field(metadata=one_per("B"))
+    histories: HistoryBatch = field(metadata=one_per("B"))
+    window_Q: Tensor = field(metadata=one_per("Q"))
+    position_Q: Tensor = field(metadata=one_per("Q"))  # the last event that the query has seen; -1 for an empty history
+    request_Q7: Tensor = field(metadata=one_per("Q"))
+    wanted_QS: Tensor = field(metadata=one_per("Q"))
+    wanted_weights_QS: Tensor = field(metadata=one_per("Q"))
+    now_ms_Q: Ints = field(metadata=one_per("Q"))
+    past: PastItems = field(metadata=one_per("M", activity_Q6="Q"))
+    answer_rows_A: Tensor = field(metadata=one_per("A"))
+    answer_query_A: Tensor = field(metadata=one_per("A"))
+    answer_weights_A: Tensor = field(metadata=one_per("A"))
 
 
 class _Queries(NamedTuple):

@@ -1,6 +1,6 @@
-"""Popularity as a nightly release would have known it: one snapshot per day of the log, none of which sees its own day.
+"""Popularity as a nightly release would have known it: one snapshot per day of the log, which excludes that day itself.
 
-Signals, where there are any, stand behind it: they are announced ahead, so a snapshot holds those of its own day.
+Signals, if there are any, follow the half-lives. They are announced ahead, so a snapshot holds those of its own day.
 
 T: snapshots, N: items, P: half-lives and signals, Q: queries
 """
@@ -16,58 +16,60 @@ from twotower.data.features import DAY_MS, Floats, Ints
 from twotower.data.popularity import log_popularity
 from twotower.data.signals import Signals
 
-MAX_SNAPSHOTS = 400  # a longer log gets wider steps
+MAX_SNAPSHOTS = 400  # a longer log gets steps of several days
 CHUNK_EVENTS = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class PopularitySnapshots:
-    """`table_TNP[t]` counts the events before `start_ms + t * step_ms`; its last dimensions are the signals from then on."""
+    """Log popularity under each half-life, then the signals, of every item at every snapshot.
 
-    table_TNP: npt.NDArray[np.float32]
+    Snapshot t counts the events before `start_ms + t * step_ms`. Its signals are those from that moment on.
+    """
+
+    table_PTN: npt.NDArray[np.float32]
     start_ms: int
     step_ms: int
 
     def index(self, times_ms_Q: Ints) -> Ints:
-        """The newest snapshot that each moment may know."""
-        return np.clip((times_ms_Q - self.start_ms) // self.step_ms, 0, len(self.table_TNP) - 1)
+        """The newest snapshot that is known at each moment."""
+        return np.clip((times_ms_Q - self.start_ms) // self.step_ms, 0, self.table_PTN.shape[1] - 1)
 
     def at(self, times_ms_Q: Ints) -> Floats:
-        """Log popularity [Q, N, P] as known at each moment."""
-        return self.table_TNP[self.index(times_ms_Q)]
+        """Log popularity [P, Q, N] as known at each moment."""
+        return self.table_PTN[:, self.index(times_ms_Q)]
 
     def day(self, time_ms: int) -> Floats:
-        """Log popularity [N, P] as known at one moment."""
-        values: Floats = self.table_TNP[int(self.index(np.array(time_ms)))]
-        return values
+        """Log popularity [P, N] as known at one moment."""
+        return self.table_PTN[:, int(self.index(np.array(time_ms)))]
 
     def of_items(self, times_ms: Ints, rows: Ints) -> Floats:
-        """Log popularity of items, each at its own moment; the two arguments broadcast and P is appended."""
-        return self.table_TNP[self.index(times_ms), rows]
+        """Log popularity [P, ...] of items, each at its own moment; the two arguments broadcast."""
+        return self.table_PTN[:, self.index(times_ms), rows]
 
 
 def take_snapshots(
     log: EventLog, num_items: int, half_lives_days: tuple[float, ...], signals: Signals | None = None
 ) -> PopularitySnapshots:
-    """Daily snapshots over the whole log, in a memory map; memory is 4 bytes per event and one day's counts and signals."""
+    """Daily snapshots over the whole log, on disk in a memory map. Takes 4 bytes of memory per event and one day's counts."""
     start_ms = int(log.times_ms_E.min()) // DAY_MS * DAY_MS
     num_days = (int(log.times_ms_E.max()) - start_ms) // DAY_MS + 2
     step_days = -(-num_days // MAX_SNAPSHOTS)
     num_steps = -(-num_days // step_days)
     with tempfile.TemporaryFile(prefix="twotower-") as file:
         shape = (len(half_lives_days) + (signals.num_signals if signals else 0), num_steps, num_items)
-        table = np.moveaxis(np.memmap(file, np.float32, "w+", shape=shape), 0, 2)  # the loss reads one dimension at a time
+        table_PTN = np.memmap(file, np.float32, "w+", shape=shape)
     step_ms = step_days * DAY_MS
     decay = 0.5 ** (step_days / np.array(half_lives_days))[:, None]
     counts_PN = np.zeros((len(half_lives_days), num_items))
     by_step = _rows_by_step(log, start_ms, step_ms, num_steps)
     for step in range(num_steps):
-        table[step, :, : len(half_lives_days)] = log_popularity(counts_PN)
+        table_PTN[: len(half_lives_days), step] = log_popularity(counts_PN)
         counts_PN = counts_PN * decay + np.bincount(by_step[step], minlength=num_items)
     if signals is not None:
         for step, values_NS in enumerate(signals.daily(start_ms, step_ms, num_steps)):
-            table[step, :, len(half_lives_days) :] = values_NS
-    return PopularitySnapshots(table.view(np.ndarray), start_ms, step_ms)
+            table_PTN[len(half_lives_days) :, step] = values_NS.T
+    return PopularitySnapshots(table_PTN.view(np.ndarray), start_ms, step_ms)
 
 
 def _rows_by_step(log: EventLog, start_ms: int, step_ms: int, num_steps: int) -> list[npt.NDArray[np.int32]]:

@@ -109,7 +109,7 @@ class Popularity:
     def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:  # noqa: ARG002
         """The same for every user."""
         for row, query in enumerate(queries):
-            out_QN[row] = torch.from_numpy(self.snapshots.day(query.now_ms)[:, 0])
+            out_QN[row] = torch.from_numpy(self.snapshots.day(query.now_ms)[0])
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class PersonalFrequency:
     def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
         """Counts, plus a popularity below one."""
         for row_N, query, past in zip(out_QN.numpy(), queries, statistics, strict=True):
-            np.exp(self.snapshots.day(query.now_ms)[:, 0], out=row_N)
+            np.exp(self.snapshots.day(query.now_ms)[0], out=row_N)
             row_N[past.item_rows_M] += past.count_M
 
 
@@ -148,14 +148,14 @@ class Model:
         requests = [self._request(q, s) for q, s in zip(queries, statistics, strict=True)]
         now = np.array([q.now_ms for q in queries])
         past = past_items(*join_statistics(statistics), now)
-        past_popularity_MP = self.snapshots.of_items(now[past.request_M.numpy()], past.rows_M.numpy())
-        vectors = PastVectors.of(self.vectors_ND, past.rows_M, torch.from_numpy(past_popularity_MP))
+        past_popularity_PM = self.snapshots.of_items(now[past.request_M.numpy()], past.rows_M.numpy())
+        vectors = PastVectors.of(self.vectors_ND, past.rows_M, torch.from_numpy(past_popularity_PM).T)
         answered = finish(self.contextualizer, config, torch.cat(hidden), requests, past, vectors)
         torch.matmul(answered.vectors_QV[:, : config.width], self.vectors_ND.T, out=out_QN)
         # A night's refresh changes the popularity dimensions alone, so each query meets its own day's.
         for row_N, query, weights_P in zip(out_QN, queries, answered.vectors_QV[:, config.width :].tolist(), strict=True):
             for p, weight in enumerate(weights_P):
-                row_N.add_(torch.from_numpy(self.snapshots.day(query.now_ms)[:, p]), alpha=weight)
+                row_N.add_(torch.from_numpy(self.snapshots.day(query.now_ms)[p]), alpha=weight)
         out_QN.index_put_((past.request_M, past.rows_M), answered.repeat_M, accumulate=True)
 
     def _window(self, query: Query) -> tuple[int, int]:

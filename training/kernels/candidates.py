@@ -1,4 +1,4 @@
-"""Frozen items, and which of them a softmax is over: a shard of the catalogue, a pool drawn from it, certain pairs.
+"""The item vectors that are scored, and which of them a softmax is over: the whole catalogue, or a pool drawn from it.
 
 N: items, D: item width, P: popularity dimensions, V: D + P, T: days, U: distinct days of the queries, Q: queries,
 K: candidates, C: candidates of one tile, M: certain pairs of a query and an item
@@ -15,8 +15,8 @@ ALIGNED = 16  # numbers: a GPU reads four at once where it can tell that rows be
 
 
 @dataclass(frozen=True, slots=True)
-class FrozenCatalogue:
-    """Item vectors that no longer change, and the popularity of every day, which may go on behind the items unread."""
+class ItemVectors:
+    """Item vectors, and their log popularity on every day. Popularity may have extra columns at the end, which are not read."""
 
     vectors_ND: Tensor
     popularity_PTN: Tensor
@@ -27,13 +27,13 @@ class FrozenCatalogue:
 
 
 def aligned(rows: Tensor) -> Tensor:
-    """Rows padded with zeros, and laid end to end; the same where they are so."""
+    """The tensor, contiguous and its last dimension padded with zeros to a multiple of ALIGNED; copied only if it must be."""
     missing = -rows.shape[-1] % ALIGNED
     return (functional.pad(rows, (0, missing)) if missing else rows).contiguous()
 
 
 class Days:
-    """The days of queries, the distinct ones among them, and each query's place among these."""
+    """The day of each query, the distinct days, and the index of each query's day among the distinct ones."""
 
     def __init__(self, day_Q: Tensor) -> None:
         self.day_Q = day_Q
@@ -42,37 +42,35 @@ class Days:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Candidates of a tile. `log_weight_C` is added to the scores of all queries but those that hold the item for certain."""
+    """The candidates of a tile. `log_weight_C` is added to the score of every query for which the item is not certain."""
 
     items_CD: Tensor
     popularity_PUC: Tensor
-    day_index_Q: Tensor  # place of each query's day in it
+    day_index_Q: Tensor  # which of its U days is the day of each query
     log_weight_C: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
-    """Rows start..stop of the catalogue, every one of them."""
+class WholeCatalogue:
+    """Every item is a candidate, so the softmax is exact."""
 
-    start: int
-    stop: int
+    num_items: int
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return self.num_items
 
     def columns_of(self, rows_M: Tensor) -> Tensor:
-        """Place of each catalogue row among the candidates, by subtraction; -1 where it is none."""
-        return torch.where((rows_M >= self.start) & (rows_M < self.stop), rows_M - self.start, -1)
+        """The column of each catalogue row among the candidates: the row itself."""
+        return rows_M
 
-    def chunk(self, catalogue: FrozenCatalogue, start: int, stop: int, days: Days) -> Chunk:
+    def chunk(self, catalogue: ItemVectors, start: int, stop: int, days: Days) -> Chunk:
         """Candidates start..stop, as views: nothing is copied."""
-        rows = slice(self.start + start, self.start + stop)
-        return Chunk(catalogue.vectors_ND[rows], catalogue.popularity_PTN[..., rows], days.day_Q, None)
+        return Chunk(catalogue.vectors_ND[start:stop], catalogue.popularity_PTN[..., start:stop], days.day_Q, None)
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Drawn rows, sorted and distinct; each stands for exp(log_weight) items of its kind."""
+    """Drawn catalogue rows, sorted and distinct. Each counts exp(log_weight) times in the sum of exponentials."""
 
     rows_K: Tensor
     log_weight_K: Tensor
@@ -81,26 +79,26 @@ class Pool:
         return len(self.rows_K)
 
     def columns_of(self, rows_M: Tensor) -> Tensor:
-        """Place of each catalogue row among the candidates, by bisection; -1 where it is none."""
+        """The column of each catalogue row among the candidates, found by bisection; -1 where the row was not drawn."""
         if not len(self):
             return torch.full_like(rows_M, -1)
         column_M = torch.searchsorted(self.rows_K, rows_M).clamp(max=len(self) - 1)
         return torch.where(self.rows_K[column_M] == rows_M, column_M, -1)
 
-    def chunk(self, catalogue: FrozenCatalogue, start: int, stop: int, days: Days) -> Chunk:
-        """Candidates start..stop. Vectors are gathered here, a tile at a time: the pool as a whole is never copied."""
+    def chunk(self, catalogue: ItemVectors, start: int, stop: int, days: Days) -> Chunk:
+        """Candidates start..stop. Vectors are gathered tile by tile, so the pool as a whole is never copied."""
         rows_C = self.rows_K[start:stop]
         popularity_PUC = catalogue.popularity_PTN[:, days.day_U[:, None], rows_C]
         vectors_CD = catalogue.vectors_ND.index_select(0, rows_C)
         return Chunk(vectors_CD, popularity_PUC, days.index_Q, self.log_weight_K[start:stop])
 
 
-Part: TypeAlias = Shard | Pool
+CandidateSet: TypeAlias = WholeCatalogue | Pool
 
 
 @dataclass(frozen=True, slots=True)
 class Certain:
-    """Pairs of a query and an item of its softmax, whatever was drawn: its past items and its answers. Distinct, by query."""
+    """Pairs of a query and an item that is always in its softmax: its past items and its answers. Distinct, sorted by query."""
 
     query_M: Tensor
     rows_M: Tensor

@@ -1,64 +1,62 @@
-"""log of the sum of exp(score) over frozen candidates and its gradient, in one pass that never holds the scores.
+"""The frozen softmax (stage 2): log of the sum of exp(score) over frozen candidates and its gradient, in one pass.
 
-Frozen candidates make this attention whose values are its keys: the online softmax that adds up the exponentials also adds
-up the candidates they weigh, and that mean is the gradient with respect to the query. No score outlives its tile.
+It is attention whose values are its keys: the online softmax that sums the exponentials also sums the candidates weighted by
+them, and their mean is the gradient with respect to the query. Scores exist one tile at a time, never as a whole matrix.
 
 Q: queries, D: item width, P: popularity dimensions, V: D + P, T: days, N: items, K: candidates, W: rows of bias,
 U: distinct days, H: hits, M: certain pairs of a query and an item, S: splits of the candidates, B: queries of a program,
 C: candidates of a tile or of a piece
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 
 import torch
 from torch import Tensor
 
-from training.kernels.candidates import ALIGNED, Certain, Days, FrozenCatalogue, Part, Pool, Shard, aligned
+from training.kernels.candidates import ALIGNED, CandidateSet, Certain, Days, ItemVectors, Pool, WholeCatalogue, aligned
 from training.kernels.softmax_state import BITS, SoftmaxState, merge
-from training.kernels.softmax_tiles import sampled_softmax_reference
+from training.kernels.softmax_tiles import frozen_softmax_reference
 from twotower.kernels.configurations import Target, configuration, current_target
 from twotower.kernels.dispatch import jit, tl, triton, use_triton
 
-PROGRAMS = 264  # that keep a large GPU busy: two for each of 132 processors
-GATHERED = 1 << 16  # candidates of a pool at once
+PROGRAMS = 264  # keep a large GPU busy: two for each of its 132 multiprocessors
+GATHERED = 1 << 16  # candidates of a pool that are gathered at once
 
 
-def sampled_softmax(
-    query_QV: Tensor, extra_M: Tensor, certain: Certain, day_Q: Tensor, catalogue: FrozenCatalogue, parts: Sequence[Part]
+def frozen_softmax(
+    query_QV: Tensor, extra_M: Tensor, certain: Certain, day_Q: Tensor, catalogue: ItemVectors, candidates: CandidateSet
 ) -> tuple[SoftmaxState, Tensor]:
-    """The softmax of every query over the union of the disjoint `parts` and its certain items, whose scores [M] come with it.
+    """The softmax of every query over the candidates and its certain items; also returns the scores [M] of the certain pairs.
 
     score = <query, [item vector, popularity on the query's day]> + (the candidate's log weight, or `extra_M` if certain).
-    All is in nats, but the scores that come out are in bits, as the state is. A certain item counts once, in a part or not; an
-    extra of -inf takes it out (an accidental hit). Where nothing counts the log partition is -inf; a score that is NaN makes
-    its query's NaN. Memory is O(Q V + M) and some tiles or, on a GPU, a piece of a pool, whatever the number of candidates.
+    Arguments are in nats; the state and the returned scores are in bits. A certain item counts once, whether it is a candidate
+    or not; an extra of -inf takes it out (an accidental hit). Where nothing counts the log partition is -inf. A NaN score makes
+    the log partition of its query NaN. Memory is O(Q V + M) and a few tiles (on a GPU: a piece of the pool), whatever the
+    number of candidates.
     """
-    implementation = sampled_softmax_triton if use_triton(query_QV, catalogue.vectors_ND) else sampled_softmax_reference
-    return implementation(query_QV, extra_M, certain, day_Q, catalogue, parts)
+    implementation = frozen_softmax_triton if use_triton(query_QV, catalogue.vectors_ND) else frozen_softmax_reference
+    return implementation(query_QV, extra_M, certain, day_Q, catalogue, candidates)
 
 
-def sampled_softmax_triton(
-    query_QV: Tensor, extra_M: Tensor, certain: Certain, day_Q: Tensor, catalogue: FrozenCatalogue, parts: Sequence[Part]
+def frozen_softmax_triton(
+    query_QV: Tensor, extra_M: Tensor, certain: Certain, day_Q: Tensor, catalogue: ItemVectors, candidates: CandidateSet
 ) -> tuple[SoftmaxState, Tensor]:
-    """Certain pairs by themselves, whose scores are masked where they lie in a part; in single precision."""
+    """Certain pairs are scored by themselves and masked where they are candidates; in single precision."""
     state, score_M = scan_pairs(Queries(query_QV, day_Q), catalogue, certain.query_M, certain.rows_M, extra_M)
-    days = Days(day_Q)
-    for part in parts:
-        column_M = part.columns_of(certain.rows_M)
-        for span in spans_of(part, catalogue, days):
-            place_M = column_M - span.first
-            inside = torch.nonzero((place_M >= 0) & (place_M < len(span.items.vectors_ND)))[:, 0]
-            queries = Queries(query_QV, span.day_Q)
-            seen = scan_part(queries, span.items, span.bias_C, certain.query_M[inside], place_M[inside])
-            state = merge(state, seen)
+    column_M = candidates.columns_of(certain.rows_M)
+    for span in spans_of(candidates, catalogue, Days(day_Q)):
+        place_M = column_M - span.first
+        inside = torch.nonzero((place_M >= 0) & (place_M < len(span.items.vectors_ND)))[:, 0]
+        of_span = scan_span(Queries(query_QV, span.day_Q), span.items, span.bias_C, certain.query_M[inside], place_M[inside])
+        state = merge(state, of_span)
     return state, score_M
 
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """With the day of each; `window_Q` is the row of bias it reads, where there are several."""
+    """Query vectors with the day of each. `window_Q` says which row of the bias each reads, where the bias has several rows."""
 
     vectors_QV: Tensor
     day_Q: Tensor
@@ -67,48 +65,47 @@ class Queries:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Candidates of a part from its `first` on, side by side, and what is added to their scores (nats)."""
+    """Candidates that lie side by side in memory, from column `first` on, and what is added to their scores (nats)."""
 
     first: int
-    items: FrozenCatalogue
-    day_Q: Tensor  # of each query, in their popularity
+    items: ItemVectors
+    day_Q: Tensor  # the day of each query, as an index into the popularity of `items`
     bias_C: Tensor | None
 
 
-def spans_of(part: Part, catalogue: FrozenCatalogue, days: Days) -> Iterator[Span]:
-    """A shard as it lies. A pool is gathered here, once, where each block of queries would gather it number by number."""
-    match part:
-        case Shard(start, stop):
-            items = FrozenCatalogue(catalogue.vectors_ND[start:stop], catalogue.popularity_PTN[..., start:])
-            yield Span(0, items, days.day_Q, None)
+def spans_of(candidates: CandidateSet, catalogue: ItemVectors, days: Days) -> Iterator[Span]:
+    """The whole catalogue as it is, or a pool gathered piece by piece: once here, instead of once for each block of queries."""
+    match candidates:
+        case WholeCatalogue():
+            yield Span(0, catalogue, days.day_Q, None)
         case Pool(rows_K, log_weight_K):
-            for first in range(0, len(part), GATHERED):
+            for first in range(0, len(candidates), GATHERED):
                 rows_C = rows_K[first : first + GATHERED]
                 popularity_PUC = catalogue.popularity_PTN[:, days.day_U[:, None], aligned(rows_C)]
-                items = FrozenCatalogue(catalogue.vectors_ND[rows_C], popularity_PUC)
+                items = ItemVectors(catalogue.vectors_ND[rows_C], popularity_PUC)
                 yield Span(first, items, days.index_Q, aligned(log_weight_K[first : first + GATHERED].float()))
 
 
-def item_shape(catalogue: FrozenCatalogue) -> dict[str, int]:
-    """Widths of an item, and the power of two that holds the first, as kernels want them."""
+def item_shape(catalogue: ItemVectors) -> dict[str, int]:
+    """Item width, popularity dimensions and the power of two that covers the width, named as the kernels' arguments."""
     width = catalogue.vectors_ND.shape[1]
     return {"D": width, "P": len(catalogue.popularity_PTN), "BLOCK_D": max(16, triton.next_power_of_2(width))}
 
 
-def num_columns(items: FrozenCatalogue) -> int:
-    """Of the columns of popularity those that are read: some behind the items, so that they are a multiple of what is read."""
+def num_columns(items: ItemVectors) -> int:
+    """How many popularity columns are read: the items and, if popularity has more, padding up to a multiple of ALIGNED."""
     return min(len(items.vectors_ND) + -len(items.vectors_ND) % ALIGNED, items.popularity_PTN.shape[2])
 
 
-def scan_line(catalogue: FrozenCatalogue) -> str:
-    """Of the table: what is gathered for each score, and the parts of a product of float32, take the registers of many scores."""
+def scan_line(catalogue: ItemVectors) -> str:
+    """Name of the scan's line in the table of configurations. Popularity and float32 need more registers, so smaller blocks."""
     if catalogue.vectors_ND.dtype == torch.float32:
         return "softmax_scan_float32"
     return "softmax_scan_popularity" if len(catalogue.popularity_PTN) else "softmax_scan"
 
 
 def precision(target: Target) -> str:
-    """Of products of float32 items: as good as float32's own, on tensor cores where they offer it."""
+    """How float32 products are computed: as exact as float32, on tensor cores where the target can."""
     return "ieee" if target == "gfx942" else "tf32x3"
 
 
@@ -119,10 +116,10 @@ def scan_kernel(  # type: ignore[no-untyped-def]
     D: tl.constexpr, P: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr,
     BLOCK_C: tl.constexpr, BITS: tl.constexpr, PLACE: tl.constexpr, PRECISION: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Program (b, s): the state of queries `order[b BLOCK_Q ...]` over split s of the candidates.
+    """Program (b, s): the softmax state of queries `order[b BLOCK_Q ...]` over split s of the candidates.
 
-    `hit_ptr` holds ascending columns that count nothing, those of split s and query q from bound[s, q] to bound[s + 1, q].
-    Popularity and bias have `num_columns` columns: a multiple of 16, if they may, for loads to be wide.
+    `hit_ptr` holds ascending columns that are left out: bound[s, q] to bound[s + 1, q] are those of split s and query q.
+    Popularity and bias have `num_columns` columns, a multiple of 16 where possible, because loads are then wide.
     """
     item_type = vectors_ptr.dtype.element_ty
     split = tl.program_id(1)
@@ -154,7 +151,7 @@ def scan_kernel(  # type: ignore[no-untyped-def]
         score_BC = tl.dot(query_BD, tl.trans(item_CD), input_precision=PRECISION)
         place_BC = day_B[:, None] + (row_C * stride_n).to(PLACE)[None, :]
         if (P > 0) or (bias_ptr is not None):
-            beside_BC = tl.zeros([BLOCK_Q, BLOCK_C], tl.float32)  # a large score is then rounded once more, not for each
+            beside_BC = tl.zeros([BLOCK_Q, BLOCK_C], tl.float32)  # added to a large score at once, which then rounds once only
             for p in tl.static_range(P):
                 page_ptr = popularity_ptr + p * stride_p
                 popularity_BC = tl.load(page_ptr + place_BC, mask=held_C[None, :], other=0.0).to(tl.float32)
@@ -168,7 +165,7 @@ def scan_kernel(  # type: ignore[no-untyped-def]
             score_BC += beside_BC
         score_BC = tl.where(real_C[None, :], score_BC, -float("inf"))
         end = tl.minimum(tile + BLOCK_C, num_candidates)
-        if tl.min(next_B, 0) < end:  # a loop bare in a loop would keep loads from being issued ahead
+        if tl.min(next_B, 0) < end:  # without this test, the inner loop would keep loads from being issued ahead
             while tl.min(next_B, 0) < end:
                 score_BC = tl.where(next_B[:, None] == column_C[None, :], -float("inf"), score_BC)
                 hit_B += (next_B < end).to(hit_B.dtype)
@@ -176,7 +173,7 @@ def scan_kernel(  # type: ignore[no-untyped-def]
         before_B = highest_B
         highest_B = tl.maximum(highest_B, tl.max(score_BC, 1))
         finite_B = tl.maximum(highest_B, -3.4028234e38)
-        weight_BC = tl.exp2((score_BC - finite_B[:, None]) * BITS)  # of the highest: exactly 1, which half precision holds
+        weight_BC = tl.exp2((score_BC - finite_B[:, None]) * BITS)  # exactly 1 for the highest, which half precision holds
         shrink_B = tl.exp2((before_B - finite_B) * BITS)
         total_B = total_B * shrink_B + tl.sum(weight_BC, 1)
         sum_BD = tl.dot(weight_BC.to(item_type), item_CD, sum_BD * shrink_B[:, None], input_precision=PRECISION)
@@ -187,7 +184,7 @@ def scan_kernel(  # type: ignore[no-untyped-def]
             sum_BP += tl.where(at_P[None, :] == p, tl.sum(weight_BC * popularity_BC, 1)[:, None], 0.0)
     out_B = split * num_queries + query_B
     bits_B = highest_B * BITS
-    excess_B = tl.where(total_B == 0, 1.0, tl.exp2(tl.fma(highest_B, BITS, -bits_B)))  # over what is rounded
+    excess_B = tl.where(total_B == 0, 1.0, tl.exp2(tl.fma(highest_B, BITS, -bits_B)))  # corrects for the rounding of bits_B
     total_B *= excess_B
     sum_BD *= excess_B[:, None]
     sum_BP *= excess_B[:, None]
@@ -198,12 +195,12 @@ def scan_kernel(  # type: ignore[no-untyped-def]
     tl.store(sum_B[:, None] + D + at_P[None, :], sum_BP, mask=real_B[:, None] & (at_P < P)[None, :])
 
 
-def scan_part(
-    queries: Queries, items: FrozenCatalogue, bias: Tensor | None, hit_query_H: Tensor, hit_column_H: Tensor
+def scan_span(
+    queries: Queries, items: ItemVectors, bias: Tensor | None, hit_query_H: Tensor, hit_column_H: Tensor
 ) -> SoftmaxState:
-    """The state of each query over all items but its hits, which are distinct, by query and then by column.
+    """The softmax state of each query over all items but its hits. Hits are distinct, sorted by query and then by column.
 
-    `bias` (nats), [C] or [W, C], is as wide as popularity or, where that has no dimension, as its columns are counted.
+    `bias` (nats) is [C] or [W, C]. It has as many columns as popularity, even where popularity has no dimension.
     """
     num_queries, num_candidates, device = len(queries.vectors_QV), len(items.vectors_ND), queries.vectors_QV.device
     (_, num_days, _), (stride_p, stride_t, stride_n) = items.popularity_PTN.shape, items.popularity_PTN.stride()
@@ -219,7 +216,7 @@ def scan_part(
     if num_queries:
         scan_kernel[(num_blocks, num_splits)](
             queries.vectors_QV.float().contiguous(),
-            queries.day_Q.argsort(stable=True),  # neighbours then read the same popularity
+            queries.day_Q.argsort(stable=True),  # queries of one program then read the same popularity
             queries.day_Q,
             queries.window_Q,
             items.vectors_ND.contiguous(),
@@ -254,7 +251,7 @@ def pairs_kernel(  # type: ignore[no-untyped-def]
     D: tl.constexpr, P: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
     BITS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Program q: the state of query q over its pairs, bound[q] to bound[q + 1], and their scores."""
+    """Program q: the softmax state of query q over its pairs, bound[q] to bound[q + 1], and the pairs' scores."""
     query = tl.program_id(0).to(tl.int64)
     at_D, at_P = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_P)
     query_D = tl.load(query_ptr + query * (D + P) + at_D, mask=at_D < D, other=0.0) * BITS
@@ -295,9 +292,9 @@ def pairs_kernel(  # type: ignore[no-untyped-def]
 
 
 def scan_pairs(
-    queries: Queries, catalogue: FrozenCatalogue, query_M: Tensor, row_M: Tensor, extra_M: Tensor
+    queries: Queries, catalogue: ItemVectors, query_M: Tensor, row_M: Tensor, extra_M: Tensor
 ) -> tuple[SoftmaxState, Tensor]:
-    """The state of each query over its pairs alone, which are by query, and their scores in bits: with `extra_M` (nats) added."""
+    """The state of each query over its pairs alone (sorted by query), and the scores in bits. `extra_M` (nats) is added."""
     num_queries, device = len(queries.vectors_QV), queries.vectors_QV.device
     query_QV = queries.vectors_QV.float().contiguous()
     highest_Q, total_Q = query_QV.new_empty(num_queries), query_QV.new_empty(num_queries)

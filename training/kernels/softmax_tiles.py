@@ -1,79 +1,77 @@
-"""The softmax over frozen candidates on a processor: tile by tile, so that no score leaves its cache.
+"""The frozen softmax on a CPU: tile by tile, so that no score leaves the processor's cache.
 
 Q: queries, D: item width, P: popularity dimensions, V: D + P, U: distinct days of the queries,
 C: candidates of one tile, B: queries of one tile, M: certain pairs of a query and an item
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from training.kernels.candidates import Certain, Chunk, Days, FrozenCatalogue, Part, Pool
+from training.kernels.candidates import CandidateSet, Certain, Chunk, Days, ItemVectors, Pool
 from training.kernels.softmax_state import BITS, SoftmaxState, concatenate, empty_state, finite, merge
 
-TILE_SCORES = 1 << 19  # 2 MB stay in the processor's cache
-TILE_QUERIES = 1024  # most of it: items are then read the fewest times
-MISSING_QUERIES = 32  # neighbours are of one user, whose items are then gathered once
+TILE_SCORES = 1 << 19  # 2 MB, which fit the processor's cache
+TILE_QUERIES = 1024  # many queries and few items, because items are then read from memory the fewest times
+MISSING_QUERIES = 32  # neighbouring queries are of one user, so a user's items are gathered once
 
 
-def sampled_softmax_reference(
-    query_QV: Tensor, extra_M: Tensor, certain: Certain, day_Q: Tensor, catalogue: FrozenCatalogue, parts: Sequence[Part]
+def frozen_softmax_reference(
+    query_QV: Tensor, extra_M: Tensor, certain: Certain, day_Q: Tensor, catalogue: ItemVectors, candidates: CandidateSet
 ) -> tuple[SoftmaxState, Tensor]:
-    """Tile by tile; a certain item's score is replaced where its tile is."""
+    """Tile by tile: the score of a certain pair replaces that of its candidate in the tile where the candidate is."""
     query_QV, extra_M = query_QV * BITS, extra_M * BITS
-    state, score_M = empty_state(query_QV), torch.empty_like(extra_M)
-    missing_M = torch.ones_like(certain.rows_M, dtype=torch.bool)
-    for part in parts:
-        column_M = part.columns_of(certain.rows_M)
-        inside = torch.nonzero(column_M >= 0)[:, 0]
-        pairs = Pairs(certain.query_M[inside], column_M[inside], extra_M[inside])
-        seen, score_M[inside] = scan(query_QV, pairs, day_Q, catalogue, part)
-        state, missing_M[inside] = merge(state, seen), False
-    outside = torch.nonzero(missing_M)[:, 0]
+    score_M = torch.empty_like(extra_M)
+    column_M = candidates.columns_of(certain.rows_M)
+    inside, outside = torch.nonzero(column_M >= 0)[:, 0], torch.nonzero(column_M < 0)[:, 0]
+    pairs = Pairs(certain.query_M[inside], column_M[inside], extra_M[inside])
+    state, score_M[inside] = scan(query_QV, pairs, day_Q, catalogue, candidates)
     if len(outside):
         pairs = Pairs(certain.query_M[outside], certain.rows_M[outside], extra_M[outside])
-        seen, score_M[outside] = scan_missing(query_QV, pairs, day_Q, catalogue)
-        state = merge(state, seen)
+        missing, score_M[outside] = scan_missing(query_QV, pairs, day_Q, catalogue)
+        state = merge(state, missing)
     return state, score_M
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Certain items and where they are: columns of a part, or rows of the catalogue."""
+    """Certain pairs, with the place of each item: a column of the candidates, or a row of the catalogue."""
 
     query_M: Tensor
     place_M: Tensor
     extra_M: Tensor
 
 
-def scan(query_QV: Tensor, pairs: Pairs, day_Q: Tensor, catalogue: FrozenCatalogue, part: Part) -> tuple[SoftmaxState, Tensor]:
-    """The state over all of `part`, and the scores of the pairs, which are columns of it."""
+def scan(
+    query_QV: Tensor, pairs: Pairs, day_Q: Tensor, catalogue: ItemVectors, candidates: CandidateSet
+) -> tuple[SoftmaxState, Tensor]:
+    """The state over all candidates, and the scores of the pairs, whose places are columns of the candidates."""
     num_queries, days, width = min(len(query_QV), TILE_QUERIES), Days(day_Q), catalogue.vectors_ND.shape[1]
     num_candidates = TILE_SCORES // max(num_queries, 1)
     starts = range(0, len(query_QV), TILE_QUERIES)
     blocks = [_Block(query_QV[start : start + TILE_QUERIES], width) for start in starts]
-    scratch = query_QV.new_empty(1 + len(catalogue.popularity_PTN), num_queries * min(len(part), num_candidates))
+    scratch = query_QV.new_empty(1 + len(catalogue.popularity_PTN), num_queries * min(len(candidates), num_candidates))
     score_M = torch.empty_like(pairs.extra_M)
-    by_tile = _pairs_by_tile(pairs, len(part), num_candidates, len(blocks))
-    for start in range(0, len(part), num_candidates):
-        chunk = part.chunk(catalogue, start, min(start + num_candidates, len(part)), days)
+    by_tile = _pairs_by_tile(pairs, len(candidates), num_candidates, len(blocks))
+    for start in range(0, len(candidates), num_candidates):
+        chunk = candidates.chunk(catalogue, start, min(start + num_candidates, len(candidates)), days)
         for first, block in zip(starts, blocks, strict=True):
             here = next(by_tile)
             scores_BC, *popularity = block.score(chunk, chunk.day_index_Q[first : first + TILE_QUERIES], scratch)
             at_M = pairs.query_M[here] - first, pairs.place_M[here] - start
-            score_M[here] = own_M = scores_BC[at_M] + pairs.extra_M[here]
+            score_M[here] = pair_score_M = scores_BC[at_M] + pairs.extra_M[here]
             if chunk.log_weight_C is not None:
                 scores_BC.add_(chunk.log_weight_C, alpha=BITS)
-            scores_BC[at_M] = own_M
+            scores_BC[at_M] = pair_score_M
             block.add(scores_BC, chunk.items_CD, popularity)
     return concatenate([block.state for block in blocks]) if blocks else empty_state(query_QV), score_M
 
 
 class _Block:
-    """Some queries, and what they have seen of the candidates."""
+    """Some of the queries, and their softmax over the tiles added so far."""
 
     def __init__(self, query_BV: Tensor, width: int) -> None:
         self._query_BD, self._query_BP = query_BV[:, :width].contiguous(), query_BV[:, width:]
@@ -82,14 +80,14 @@ class _Block:
 
     @property
     def state(self) -> SoftmaxState:
-        """Over the candidates seen so far."""
+        """The softmax over the tiles added so far."""
         sum_BV = torch.cat([self._state.sum_QV, self._popularity_BP], 1)
         return SoftmaxState(self._state.highest_Q, self._state.total_Q, sum_BV)
 
     def score(self, chunk: Chunk, day_index_B: Tensor, scratch: Tensor) -> list[Tensor]:
-        """Scores of a tile, and each dimension of popularity as it was scored, [B, C] in `scratch`.
+        """The scores of a tile and each popularity dimension of it, all [B, C], written into `scratch`.
 
-        Fresh memory each time would cost a tenth of the time in page faults.
+        The memory is reused because allocating it anew for each tile would cost a tenth of the time in page faults.
         """
         shape = len(self._query_BD), len(chunk.items_CD)
         scores_BC, *popularity = (page[: shape[0] * shape[1]].view(shape) for page in scratch)
@@ -100,7 +98,7 @@ class _Block:
         return [scores_BC, *popularity]
 
     def add(self, scores_BC: Tensor, items_CD: Tensor, popularity: list[Tensor]) -> None:
-        """Adds a tile, whose tensors it overwrites."""
+        """Add a tile to the softmax. Overwrites `scores_BC` and `popularity`."""
         state = self._state
         highest_B = torch.maximum(state.highest_Q, scores_BC.amax(1))
         reference_B = finite(highest_B)
@@ -115,7 +113,7 @@ class _Block:
 
 
 def _pairs_by_tile(pairs: Pairs, num_candidates: int, tile_candidates: int, num_blocks: int) -> Iterator[Tensor]:
-    """Numbers of the pairs that lie in each tile, candidates outermost."""
+    """The indices of the pairs in each tile; tiles go over the blocks of queries first, then over the candidates."""
     tile_M = pairs.place_M // tile_candidates * num_blocks + pairs.query_M // TILE_QUERIES
     sorted_M, order_M = torch.sort(tile_M, stable=True)
     num_tiles = -(-num_candidates // tile_candidates) * num_blocks
@@ -123,8 +121,11 @@ def _pairs_by_tile(pairs: Pairs, num_candidates: int, tile_candidates: int, num_
     return (order_M[start:stop] for start, stop in pairwise(bounds))
 
 
-def scan_missing(query_QV: Tensor, pairs: Pairs, day_Q: Tensor, catalogue: FrozenCatalogue) -> tuple[SoftmaxState, Tensor]:
-    """The state over the pairs alone, which are rows of the catalogue, and their scores: pools where all else weighs nothing."""
+def scan_missing(query_QV: Tensor, pairs: Pairs, day_Q: Tensor, catalogue: ItemVectors) -> tuple[SoftmaxState, Tensor]:
+    """The state over the pairs alone, whose places are rows of the catalogue, and their scores.
+
+    A block of queries scores a pool of all its pairs' items. Their log weight is -inf, so only a query's own pairs count.
+    """
     states, scores = [], []
     bounds = torch.searchsorted(
         pairs.query_M, torch.arange(0, len(query_QV) + MISSING_QUERIES, MISSING_QUERIES, device=day_Q.device)
@@ -132,9 +133,9 @@ def scan_missing(query_QV: Tensor, pairs: Pairs, day_Q: Tensor, catalogue: Froze
     for first, (start, stop) in zip(range(0, len(query_QV), MISSING_QUERIES), pairwise(bounds.tolist()), strict=True):
         here, of_block = slice(start, stop), slice(first, first + MISSING_QUERIES)
         rows_K, column_M = torch.unique(pairs.place_M[here], return_inverse=True)
-        nothing = Pool(rows_K, query_QV.new_full((len(rows_K),), -torch.inf))
+        weightless = Pool(rows_K, query_QV.new_full((len(rows_K),), -torch.inf))
         placed = Pairs(pairs.query_M[here] - first, column_M, pairs.extra_M[here])
-        state, score_M = scan(query_QV[of_block], placed, day_Q[of_block], catalogue, nothing)
+        state, score_M = scan(query_QV[of_block], placed, day_Q[of_block], catalogue, weightless)
         states.append(state)
         scores.append(score_M)
     return concatenate(states), torch.cat(scores)

@@ -1,9 +1,9 @@
-"""The log partitions of stage 1, with gradients to queries, candidates and repeat scores; no [Q, C] matrix is ever made.
+"""The trained softmax (stage 1): log partitions with gradients to queries, candidates and repeat scores, without a [Q, C] matrix.
 
-A sum over queries whose weights are known, so that a processor makes all gradients in one pass: a block of queries is scored
-against all candidates, turned into probabilities and multiplied back into gradients while it is in the cache. On a GPU the
-forward pass makes the gradients of queries and repeats; those of candidates come from scores computed again (Wijmans et al.
-2024), as every program would otherwise add to every candidate.
+The result is a weighted sum over queries. Because the weights are known, a CPU computes all gradients in one pass: a block of
+queries is scored against all candidates, turned into probabilities and multiplied back into gradients while it is in the cache.
+On a GPU the forward pass computes the gradients of queries and repeat scores; those of candidates come from scores computed
+again (Wijmans et al. 2024), because otherwise every program would have to add to every candidate.
 
 Q: queries, C: candidates, V: width of scored vectors (D + P), D: item vector width, P: popularity dimensions,
 T: distinct days, B: windows, M: past items of all queries, A: answers, S: queries of a block
@@ -14,53 +14,59 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from training.kernels.candidates import FrozenCatalogue, aligned
-from training.kernels.frozen_softmax import Queries, item_shape, num_columns, precision, scan_pairs, scan_part
+from training.kernels.candidates import ItemVectors, aligned
+from training.kernels.frozen_softmax import Queries, item_shape, num_columns, precision, scan_pairs, scan_span
 from training.kernels.softmax_state import BITS, finite, merge
 from twotower.kernels.configurations import configuration, current_target
 from twotower.kernels.dispatch import jit, tl, use_triton
 
-BLOCK_SCORES = 400_000  # of a block of queries: 1.6 MB stay in the processor's cache
+BLOCK_SCORES = 400_000  # scores of a block of queries: 1.6 MB, which fit the processor's cache
 
 
-class Scored(NamedTuple):
-    """Candidates as queries meet them. Score = <query, [vector, popularity of its day]> + bias of its window + repeat."""
+class TrainedCandidates(NamedTuple):
+    """The candidates of a step. Score = <query, [vector, popularity on the query's day]> + bias of its window + repeat score."""
 
     vectors_CD: Tensor
-    popularity_TCP: Tensor  # log popularity on the distinct days of the queries
-    day_Q: Tensor  # which of them is the query's
+    popularity_PTC: Tensor  # log popularity on the distinct days of the queries
+    day_Q: Tensor  # index of the query's day among the T distinct ones
     bias_BC: Tensor  # correction for sampling: log of one over the probability to be among the candidates
     window_Q: Tensor
 
     def of(self, query_A: Tensor, column_A: Tensor) -> Tensor:
-        """Candidates as certain queries meet them, [A, V]."""
-        return torch.cat([self.vectors_CD[column_A], self.popularity_TCP[self.day_Q[query_A], column_A]], 1)
+        """Scored vectors [A, V] of pairs of a query and a candidate."""
+        return torch.cat([self.vectors_CD[column_A], self.popularity_PTC[:, self.day_Q[query_A], column_A].T], 1)
 
 
 class PastPairs(NamedTuple):
-    """Repeat scores, by query and then by column; pairs are distinct."""
+    """What is added to the scores of past items. Pairs are distinct, sorted by query and then by column."""
 
     query_M: Tensor
     column_M: Tensor
     repeat_M: Tensor
 
 
-def weighted_log_partition(query_QV: Tensor, scored: Scored, past: PastPairs, weight_Q: Tensor) -> Tensor:
+def trained_log_partition(query_QV: Tensor, candidates: TrainedCandidates, past: PastPairs, weight_Q: Tensor) -> Tensor:
     """sum_q weight_q log sum_c exp(score_qc), in nats. Gradients flow to queries, vectors and repeat scores."""
-    on_gpu = use_triton(query_QV.detach(), scored.vectors_CD.detach())
-    implementation = WeightedLogPartitionTriton if on_gpu else WeightedLogPartitionReference
+    on_gpu = use_triton(query_QV.detach(), candidates.vectors_CD.detach())
+    implementation = TrainedLogPartitionTriton if on_gpu else TrainedLogPartitionReference
     with torch.autocast(query_QV.device.type, enabled=False):
-        return implementation.apply(query_QV, scored.vectors_CD, past.repeat_M, past, weight_Q, scored)  # type: ignore[no-any-return, no-untyped-call]
+        return implementation.apply(query_QV, candidates.vectors_CD, past.repeat_M, past, weight_Q, candidates)  # type: ignore[no-any-return, no-untyped-call]
 
 
-class WeightedLogPartitionReference(torch.autograd.Function):
-    """Block by block."""
+class TrainedLogPartitionReference(torch.autograd.Function):
+    """On a CPU, block by block of queries."""
 
     @staticmethod
     def forward(
-        ctx: Any, query_QV: Tensor, vectors_CD: Tensor, repeat_M: Tensor, past: PastPairs, weight_Q: Tensor, scored: Scored
+        ctx: Any,
+        query_QV: Tensor,
+        vectors_CD: Tensor,
+        repeat_M: Tensor,
+        past: PastPairs,
+        weight_Q: Tensor,
+        candidates: TrainedCandidates,
     ) -> Tensor:
-        """Returns a scalar; the gradients are made on the way."""
+        """The weighted sum, a scalar; computes the gradients as well."""
         num_queries, width = len(query_QV), vectors_CD.shape[1]
         block = max(8, BLOCK_SCORES // len(vectors_CD))
         starts = torch.arange(0, num_queries + block, block, device=past.query_M.device)
@@ -70,19 +76,19 @@ class WeightedLogPartitionReference(torch.autograd.Function):
         for number, start in enumerate(range(0, num_queries, block)):
             rows, mine = slice(start, start + block), slice(bounds[number], bounds[number + 1])
             query_SV, weight_S1 = query_QV[rows], weight_Q[rows, None]
-            popularity_PSC = scored.popularity_TCP[scored.day_Q[rows]].movedim(2, 0)
+            popularity_PSC = candidates.popularity_PTC[:, candidates.day_Q[rows]]
             scores_SC = query_SV[:, :width] @ vectors_CD.T
             for p, popularity_SC in enumerate(popularity_PSC):
                 scores_SC.addcmul_(query_SV[:, width + p, None], popularity_SC)
-            scores_SC += scored.bias_BC[scored.window_Q[rows]]
-            past_places = past.query_M[mine] - start, past.column_M[mine]
-            scores_SC.index_put_(past_places, repeat_M[mine], accumulate=True)
+            scores_SC += candidates.bias_BC[candidates.window_Q[rows]]
+            pair_places = past.query_M[mine] - start, past.column_M[mine]
+            scores_SC.index_put_(pair_places, repeat_M[mine], accumulate=True)
             highest_S1 = scores_SC.amax(1, keepdim=True)
             weights_SC = scores_SC.sub_(highest_S1).exp_()
             sum_S1 = weights_SC.sum(1, keepdim=True)
             total += (weight_S1 * (sum_S1.log() + highest_S1)).sum()
             weights_SC *= weight_S1 / sum_S1  # d loss / d score
-            grad_repeat_M[mine] = weights_SC[past_places]
+            grad_repeat_M[mine] = weights_SC[pair_places]
             torch.mm(weights_SC, vectors_CD, out=grad_query_QV[rows, :width])
             for p, popularity_SC in enumerate(popularity_PSC):
                 grad_query_QV[rows, width + p] = torch.linalg.vecdot(weights_SC, popularity_SC)
@@ -92,35 +98,41 @@ class WeightedLogPartitionReference(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Scales what forward made."""
+        """The gradients of the forward pass, times that of the sum."""
         query_QV, vectors_CD, repeat_M = ctx.saved_tensors
         return query_QV * grad[0], vectors_CD * grad[0], repeat_M * grad[0], None, None, None
 
 
-class WeightedLogPartitionTriton(torch.autograd.Function):
-    """In single precision."""
+class TrainedLogPartitionTriton(torch.autograd.Function):
+    """On a GPU, in single precision."""
 
     @staticmethod
     def forward(
-        ctx: Any, query_QV: Tensor, vectors_CD: Tensor, repeat_M: Tensor, past: PastPairs, weight_Q: Tensor, scored: Scored
+        ctx: Any,
+        query_QV: Tensor,
+        vectors_CD: Tensor,
+        repeat_M: Tensor,
+        past: PastPairs,
+        weight_Q: Tensor,
+        candidates: TrainedCandidates,
     ) -> Tensor:
-        """Returns a scalar."""
-        queries = Queries(query_QV, scored.day_Q, scored.window_Q)
-        items = FrozenCatalogue(vectors_CD, aligned(scored.popularity_TCP.permute(2, 0, 1)))
-        bias_BC = aligned(scored.bias_BC.float())
-        extra_M = repeat_M + bias_BC[scored.window_Q[past.query_M], past.column_M]
+        """The weighted sum, a scalar."""
+        queries = Queries(query_QV, candidates.day_Q, candidates.window_Q)
+        items = ItemVectors(vectors_CD, aligned(candidates.popularity_PTC))
+        bias_BC = aligned(candidates.bias_BC.float())
+        extra_M = repeat_M + bias_BC[candidates.window_Q[past.query_M], past.column_M]
         pairs, score_M = scan_pairs(queries, items, past.query_M, past.column_M, extra_M)
-        state = merge(pairs, scan_part(queries, items, bias_BC, past.query_M, past.column_M))
+        state = merge(pairs, scan_span(queries, items, bias_BC, past.query_M, past.column_M))
         probability_M = state.probability(past.query_M, score_M)
         ctx.save_for_backward(state.mean_QV, probability_M, weight_Q, state.highest_Q, state.total_Q, score_M)
-        ctx.scored = queries, items, bias_BC, past
+        ctx.scanned = queries, items, bias_BC, past
         return (weight_Q.double() * state.log_partition_Q).sum().to(query_QV.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of queries and repeats are there; those of candidates are made."""
+        """Scales the gradients of queries and repeat scores; computes those of candidates."""
         mean_QV, probability_M, weight_Q, highest_Q, total_Q, score_M = ctx.saved_tensors
-        queries, items, bias_BC, past = ctx.scored
+        queries, items, bias_BC, past = ctx.scanned
         weight_Q = weight_Q * grad[0]
         grad_vectors_CD = candidate_gradient(queries, items, bias_BC, past, score_M, finite(highest_Q), weight_Q / total_Q)
         grad_repeat_M = weight_Q[past.query_M] * probability_M
@@ -136,7 +148,7 @@ def candidate_gradient_kernel(  # type: ignore[no-untyped-def]
 ) -> None:  # fmt: skip
     """Program c: sum over queries of share * 2^(score - highest) * query, for a block of candidates.
 
-    `rounded_ptr` holds the queries without popularity, of the candidates' type.
+    `rounded_ptr` holds the queries without popularity, in the type of the candidates.
     """
     item_type = vectors_ptr.dtype.element_ty
     at_D = tl.arange(0, BLOCK_D)
@@ -168,7 +180,7 @@ def candidate_gradient_kernel(  # type: ignore[no-untyped-def]
         highest_B = tl.load(highest_ptr + query_B, mask=real_B, other=0.0)
         score_BC = tl.fma(score_BC + beside_BC, BITS, -highest_B[:, None])
         end = tl.minimum(start + BLOCK_Q, num_queries)
-        if tl.min(next_C, 0) < end:  # a loop bare in a loop would keep loads from being issued ahead
+        if tl.min(next_C, 0) < end:  # without this test, the inner loop would keep loads from being issued ahead
             while tl.min(next_C, 0) < end:
                 paired_C = tl.load(pair_score_ptr + pair_C, mask=pair_C < end_C, other=0.0)
                 paired_BC = paired_C[None, :] - highest_B[:, None]
@@ -183,7 +195,7 @@ def candidate_gradient_kernel(  # type: ignore[no-untyped-def]
 
 def candidate_gradient(
     queries: Queries,
-    items: FrozenCatalogue,
+    items: ItemVectors,
     bias_BC: Tensor,
     past: PastPairs,
     score_M: Tensor,
@@ -192,15 +204,15 @@ def candidate_gradient(
 ) -> Tensor:
     """sum_q share_q 2^(score_qc - highest_q) query_q for every candidate, [C, D].
 
-    Pairs' scores and the highest are in bits. A share is a weight over the sum of 2^(score - highest): with the highest apart
-    from the sum, scores that come out here as they did there make the same probabilities, however large they are.
+    The scores of pairs and the highest scores are in bits. A share is a weight over the sum of 2^(score - highest). The highest
+    is kept apart from the sum, so that equal scores give equal probabilities here and in the forward pass, however large.
     """
     num_queries, (num_candidates, width) = len(queries.vectors_QV), items.vectors_ND.shape
     line = "candidate_gradient_float32" if items.vectors_ND.dtype == torch.float32 else "candidate_gradient"
     config = configuration(line, current_target())
     order_M = (past.column_M * num_queries + past.query_M).argsort()
     columns_C = torch.arange(num_candidates + 1, device=share_Q.device)
-    scale = share_Q.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)  # half precision does not hold a query's share
+    scale = share_Q.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)  # a share is too small for half precision
     grad_CD = torch.empty_like(items.vectors_ND, dtype=torch.float32)
     candidate_gradient_kernel[(-(-num_candidates // config["BLOCK_C"]),)](
         queries.vectors_QV.float().contiguous(),

@@ -3,25 +3,22 @@
 Q: queries, V: width of scored vectors (D + P), M: past items of all queries, A: answers
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from training.kernels.candidates import Certain, FrozenCatalogue, Part
+from training.kernels.candidates import CandidateSet, Certain, ItemVectors
 from training.kernels.trained_softmax import PastPairs
-from training.losses.log_partition import log_partition
-from training.losses.trained_loss import Answers
+from training.losses.frozen_log_partition import frozen_log_partition
+from training.losses.trained_loss import NextItems
 
 
 def frozen_set_loss(
-    query_QV: Tensor, past: PastPairs, answers: Answers, day_Q: Tensor, catalogue: FrozenCatalogue, parts: Sequence[Part]
+    query_QV: Tensor, past: PastPairs, answers: NextItems, day_Q: Tensor, catalogue: ItemVectors, candidates: CandidateSet
 ) -> Tensor:
     """Weighted mean over answers of -log softmax(score)[answer], in nats; columns are catalogue rows.
 
-    The softmax is over `parts`: the whole catalogue, its shards, or a pool drawn from it. A query's past items and its
-    answers count exactly once and with weight 1 whether they were drawn or not, so a pool whose weights are one over the
-    probability to be drawn gives an unbiased estimate of the sum over the catalogue.
+    A query's past items and its answers count exactly once and with weight 1, whether they were drawn or not. A pool in which
+    each item weighs one over its probability to be drawn therefore gives an unbiased estimate of the sum over the catalogue.
     """
     dtype, num_items = catalogue.vectors_ND.dtype, len(catalogue.vectors_ND)
     query_QV = query_QV.to(dtype)
@@ -30,7 +27,7 @@ def frozen_set_loss(
     place_M, place_A = place[: len(past.query_M)], place[len(past.query_M) :]
     extra = query_QV.new_zeros(len(certain)).index_add(0, place_M, past.repeat_M.to(dtype))
     pairs = Certain(certain // num_items, certain % num_items)
-    log_partition_Q = log_partition(query_QV, extra, pairs, day_Q, catalogue, parts)
+    log_partition_Q = frozen_log_partition(query_QV, extra, pairs, day_Q, catalogue, candidates)
     item_AV = catalogue.items(answers.column_A, day_Q[answers.query_A])
     score_A = (query_QV[answers.query_A] * item_AV).sum(1) + extra[place_A]
     return ((log_partition_Q[answers.query_A] - score_A) * answers.weight_A).sum()

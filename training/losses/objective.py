@@ -1,4 +1,4 @@
-"""What is differentiated: both towers as one module whose forward pass is the loss of a batch.
+"""What a step differentiates: both towers as one module, whose forward pass is the loss of a batch.
 
 D: vector width, N: items, C: candidates, Q: queries, P: popularity dimensions, M: past items of all queries
 """
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from training.data.batches import TrainBatch
 from training.data.popularity_snapshots import PopularitySnapshots
-from training.kernels.candidates import FrozenCatalogue, Part, Pool, Shard, aligned
-from training.kernels.trained_softmax import PastPairs, Scored
+from training.kernels.candidates import CandidateSet, ItemVectors, Pool, WholeCatalogue, aligned
+from training.kernels.trained_softmax import PastPairs, TrainedCandidates
 from training.losses.candidates import Candidates, certain_items
 from training.losses.frozen_loss import frozen_set_loss
-from training.losses.trained_loss import Answers, joint_set_loss
+from training.losses.trained_loss import NextItems, trained_set_loss
 from twotower.data.features import EncodedRows
 from twotower.data.past_items import PastVectors
 from twotower.model.catalogue import tensors
@@ -28,8 +28,8 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
-class SampledItems:
-    """Candidates of a step with their features, to be embedded with gradients."""
+class TrainedItems:
+    """The candidates of a step and their features, which the step embeds with gradients."""
 
     drawn: Candidates
     features: EncodedRows
@@ -37,16 +37,16 @@ class SampledItems:
 
 @dataclass(frozen=True, slots=True)
 class FrozenItems:
-    """Fixed vectors of the whole catalogue, and the pool a step scores instead of all of it, if it draws one."""
+    """Frozen vectors of the whole catalogue, and the pool that the step scores; None scores the whole catalogue."""
 
     vectors_ND: Tensor
     drawn: Candidates | None
 
 
 class Objective(nn.Module):
-    """Both towers. Calling it is the whole of what a step differentiates, so that a wrapper can shard it.
+    """Both towers. A step differentiates one call of this module and nothing else, so that a wrapper can shard it.
 
-    What is looked up by numpy is looked up where batches are drawn, on the CPU; the rest follows the weights.
+    Batches come from the CPU and numpy lookups happen there; all else runs on the device of the weights.
     """
 
     popularity_PTN: Tensor
@@ -56,32 +56,33 @@ class Objective(nn.Module):
         self.embedder = embedder
         self.contextualizer = contextualizer
         self.snapshots = snapshots
-        self.register_buffer("popularity_PTN", torch.from_numpy(snapshots.table_TNP).movedim(2, 0), persistent=False)
+        self.register_buffer("popularity_PTN", torch.from_numpy(snapshots.table_PTN), persistent=False)
 
-    def forward(self, batch: TrainBatch, scored: SampledItems | FrozenItems) -> Tensor:
-        """The set loss in nats, over sampled items or over fixed vectors."""
-        return self._frozen(batch, scored) if isinstance(scored, FrozenItems) else self._sampled(batch, scored)
+    def forward(self, batch: TrainBatch, items: TrainedItems | FrozenItems) -> Tensor:
+        """The set loss in nats, over items that are trained (stage 1) or frozen (stage 2)."""
+        return self._frozen(batch, items) if isinstance(items, FrozenItems) else self._trained(batch, items)
 
-    def _sampled(self, batch: TrainBatch, sampled: SampledItems) -> Tensor:
+    def _trained(self, batch: TrainBatch, items: TrainedItems) -> Tensor:
         """Corrected for how the candidates were drawn."""
-        drawn, device = sampled.drawn, self.popularity_PTN.device
-        days, day_Q = np.unique(self.snapshots.index(batch.now_ms_Q), return_inverse=True)
-        popularity_TCP = torch.from_numpy(self.snapshots.table_TNP[days[:, None], drawn.rows_C]).to(device)
+        drawn, device = items.drawn, self.popularity_PTN.device
+        days, day_of_query = np.unique(self.snapshots.index(batch.now_ms_Q), return_inverse=True)
+        popularity_PTC = torch.from_numpy(self.snapshots.table_PTN[:, days[:, None], drawn.rows_C]).to(device)
         bias_BC = torch.where(certain_items(batch, drawn), 0.0, torch.from_numpy(drawn.log_weight_C)).to(device)
         past_column_M = drawn.column_of(batch.past.rows_M).to(device)
         read_column_BL = drawn.column_of(batch.histories.item_rows_BL).to(device)
         answer_column_A = drawn.column_of(batch.answer_rows_A).to(device)
-        vectors_CD = self.embedder(*on(device, tensors(sampled.features))).float()
+        vectors_CD = self.embedder(*on(device, tensors(items.features))).float()
         batch = on(device, batch)
-        past, scored = batch.past, Scored(vectors_CD, popularity_TCP, torch.from_numpy(day_Q).to(device), bias_BC, batch.window_Q)
-        popularity_MP = popularity_TCP[scored.day_Q[past.request_M], past_column_M]
+        past, day_Q = batch.past, torch.from_numpy(day_of_query).to(device)
+        candidates = TrainedCandidates(vectors_CD, popularity_PTC, day_Q, bias_BC, batch.window_Q)
+        popularity_MP = popularity_PTC[:, day_Q[past.request_M], past_column_M].T
         vectors = PastVectors(vectors_CD, past_column_M, popularity_MP)
         query_QV, repeat_M = self._queries(batch, vectors_CD[read_column_BL], vectors)
-        answers = Answers(batch.answer_query_A, answer_column_A, batch.answer_weights_A)
-        return joint_set_loss(query_QV, scored, PastPairs(past.request_M, past_column_M, repeat_M), answers)
+        answers = NextItems(batch.answer_query_A, answer_column_A, batch.answer_weights_A)
+        return trained_set_loss(query_QV, candidates, PastPairs(past.request_M, past_column_M, repeat_M), answers)
 
     def _frozen(self, batch: TrainBatch, items: FrozenItems) -> Tensor:
-        """Over the whole catalogue exactly, or estimated from a pool."""
+        """Exact over the whole catalogue, or estimated from a pool."""
         vectors_ND, drawn, device = items.vectors_ND, items.drawn, self.popularity_PTN.device
         day_Q = torch.from_numpy(self.snapshots.index(batch.now_ms_Q)).to(device)
         batch = on(device, batch)
@@ -90,23 +91,23 @@ class Objective(nn.Module):
         vectors = PastVectors.of(vectors_ND, past.rows_M, popularity_MP)
         query_QV, repeat_M = self._queries(batch, vectors_ND[batch.histories.item_rows_BL], vectors)
         if device.type == "cuda":
-            self.popularity_PTN = aligned(self.popularity_PTN)  # once: then it is
-        part: Part = Shard(0, len(vectors_ND))
+            self.popularity_PTN = aligned(self.popularity_PTN)  # pads and copies once; later steps find it aligned
+        candidates: CandidateSet = WholeCatalogue(len(vectors_ND))
         if drawn is not None:
-            part = Pool(torch.from_numpy(drawn.rows_C).to(device), torch.from_numpy(drawn.log_weight_C).to(device))
+            candidates = Pool(torch.from_numpy(drawn.rows_C).to(device), torch.from_numpy(drawn.log_weight_C).to(device))
         return frozen_set_loss(
             query_QV,
             PastPairs(past.request_M, past.rows_M, repeat_M),
-            Answers(batch.answer_query_A, batch.answer_rows_A, batch.answer_weights_A),
+            NextItems(batch.answer_query_A, batch.answer_rows_A, batch.answer_weights_A),
             day_Q,
-            FrozenCatalogue(vectors_ND, self.popularity_PTN),
-            [part],
+            ItemVectors(vectors_ND, self.popularity_PTN),
+            candidates,
         )
 
     def _queries(self, batch: TrainBatch, read_BLD: Tensor, vectors: PastVectors) -> tuple[Tensor, Tensor]:
-        """Query vectors [Q, V] and repeat scores [M], from the vectors of the events read and of the past items.
+        """Query vectors [Q, V] and repeat scores [M], from the vectors of the events and of the past items.
 
-        Under autocast, what sums over items or events stays in single precision: vectors, residual stream and scores.
+        Under autocast, sums over items or events stay in single precision: vectors, residual stream and scores.
         """
         hidden_BLD = self.contextualizer(read_BLD, batch.histories)
         hidden_QD = hidden_BLD[batch.window_Q, batch.position_Q.clamp(min=0)]
@@ -118,7 +119,7 @@ class Objective(nn.Module):
 
 
 def on(device: torch.device, value: Value) -> Value:
-    """The same with every tensor on `device`, those of dataclasses and tuples too."""
+    """A copy with every tensor on `device`, including those inside dataclasses and tuples."""
     if isinstance(value, Tensor):
         return value.to(device)  # type: ignore[return-value]
     if isinstance(value, tuple):
@@ -129,6 +130,6 @@ def on(device: torch.device, value: Value) -> Value:
 
 
 def hide_ids(rows: EncodedRows, model: ModelConfig, share: float, rng: np.random.Generator) -> None:
-    """Silence the id's hashes for a share of the rows, in place, so that an unseen item can stand on its content."""
+    """Zero the weights of the id hashes for a share of the rows, in place, so that vectors of new items rest on content."""
     hidden = rng.random(len(rows)) < share
     rows.weights_NS[hidden, : model.item_spec.num_id_hashes] = 0.0

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.kernels.trained_softmax import PastPairs, Scored, weighted_log_partition
+from training.kernels.trained_softmax import PastPairs, TrainedCandidates, trained_log_partition
 
 
-class Answers(NamedTuple):
+class NextItems(NamedTuple):
     """The items of the next baskets; weights sum to 1."""
 
     query_A: Tensor
@@ -19,13 +19,13 @@ class Answers(NamedTuple):
     weight_A: Tensor
 
 
-def joint_set_loss(query_QV: Tensor, scored: Scored, past: PastPairs, answers: Answers) -> Tensor:
-    """Weighted mean over answers of -log softmax(score)[answer], in nats; answers count as certain candidates (no bias)."""
+def trained_set_loss(query_QV: Tensor, candidates: TrainedCandidates, past: PastPairs, answers: NextItems) -> Tensor:
+    """Weighted mean over answers of -log softmax(score)[answer], in nats; answers are certain candidates, so have no bias."""
     weight_Q = query_QV.new_zeros(len(query_QV)).index_add(0, answers.query_A, answers.weight_A)
-    partition = weighted_log_partition(query_QV, scored, past, weight_Q)
-    score_A = (query_QV[answers.query_A] * scored.of(answers.query_A, answers.column_A)).sum(1)
+    partition = trained_log_partition(query_QV, candidates, past, weight_Q)
+    score_A = (query_QV[answers.query_A] * candidates.of(answers.query_A, answers.column_A)).sum(1)
     if len(past.query_M):
-        num_candidates = len(scored.vectors_CD)
+        num_candidates = len(candidates.vectors_CD)
         past_key = past.query_M * num_candidates + past.column_M
         answer_key = answers.query_A * num_candidates + answers.column_A
         place = torch.searchsorted(past_key, answer_key).clamp(max=len(past_key) - 1)

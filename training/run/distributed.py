@@ -7,11 +7,11 @@ B: windows, Q: queries, M: past items of all queries, A: answers
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -21,10 +21,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from training.data.batches import TrainBatch
+from training.data.batches import Axis, TrainBatch
 from training.losses.objective import Objective
-
-Record = TypeVar("Record", bound=Any)
 
 TIMEOUT = timedelta(minutes=10)  # a rank that waits longer for another ends with an error
 CPU = torch.device("cpu")
@@ -114,8 +112,8 @@ def shard_batch(batch: TrainBatch, world: World) -> TrainBatch:
         return batch
     mine_B = torch.arange(len(batch.users_B)) % world.size == world.rank
     mine_Q = mine_B[batch.window_Q]
-    mine = {"B": mine_B, "Q": mine_Q, "M": mine_Q[batch.past.request_M], "A": mine_Q[batch.answer_query_A]}
-    part: TrainBatch = pick(batch, mine)
+    mine: dict[Axis, Tensor] = {"B": mine_B, "Q": mine_Q, "M": mine_Q[batch.past.request_M], "A": mine_Q[batch.answer_query_A]}
+    part = pick(batch, mine)
     place_Q = torch.cumsum(mine_Q, 0) - 1
     return replace(
         part,
@@ -125,13 +123,13 @@ def shard_batch(batch: TrainBatch, world: World) -> TrainBatch:
     )
 
 
-def pick(record: Record, mine: dict[str, Tensor]) -> Record:
-    """The rows of a dataclass of tensors and arrays that are `mine`, told by the first letter of each one's shape."""
-    parts = {}
-    for name in (f.name for f in fields(record)):
-        value, rows = getattr(record, name), mine.get(name.rpartition("_")[2][0])
-        if rows is None:
-            parts[name] = pick(value, mine)
-        else:
-            parts[name] = value[rows] if isinstance(value, Tensor) else value[rows.numpy()]
-    return replace(record, **parts)
+def pick(batch: TrainBatch, mine: Mapping[Axis, Tensor]) -> TrainBatch:
+    """The rows of a batch that are `mine` (a mask per axis). The metadata of a field of TrainBatch names its axis."""
+
+    def rows_of(value: Any, axis: Axis, exceptions: Mapping[str, Axis]) -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            names = [f.name for f in fields(value)]
+            return replace(value, **{n: rows_of(getattr(value, n), exceptions.get(n, axis), {}) for n in names})
+        return value[mine[axis]] if isinstance(value, Tensor) else value[mine[axis].numpy()]
+
+    return replace(batch, **{f.name: rows_of(getattr(batch, f.name), **f.metadata) for f in fields(batch)})

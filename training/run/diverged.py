@@ -11,7 +11,7 @@ from torch import Tensor
 
 from training.data.batches import TrainBatch
 from training.losses.candidates import Candidates
-from training.losses.objective import SampledItems
+from training.losses.objective import TrainedItems
 from training.run.checkpoint import RunDirectory
 from twotower.errors import TwoTowerError
 
@@ -21,7 +21,7 @@ class TrainingDiverged(TwoTowerError):
 
 
 def keep_step(
-    run: RunDirectory, step: int, batch: TrainBatch, drawn: SampledItems | Candidates | None, user_ids: list[str]
+    run: RunDirectory, step: int, batch: TrainBatch, drawn: TrainedItems | Candidates | None, user_ids: list[str]
 ) -> Path:
     """Write diverged-step-N.safetensors, every tensor the step read, and beside it a .json that names users and items."""
     tensors = flat(batch, "batch") | (flat(drawn, "candidates") if drawn is not None else {})

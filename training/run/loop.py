@@ -18,7 +18,7 @@ from training.data.batches import BatchSampler, TrainBatch, stream_batches
 from training.data.draws import Draw, seed_dropout, step_rng
 from training.data.popularity_snapshots import PopularitySnapshots
 from training.losses.candidates import Proposal, draw_candidates, owner_share, propose
-from training.losses.objective import FrozenItems, Objective, SampledItems, hide_ids
+from training.losses.objective import FrozenItems, Objective, TrainedItems, hide_ids
 from training.recipes.config import TrainConfig
 from training.run.checkpoint import Position, RunDirectory, load_checkpoint, save_checkpoint
 from training.run.distributed import ALONE, World, agreed, shard_batch, shard_weights, share_gradients, summed, whole
@@ -215,7 +215,7 @@ def train_step(
     """One optimizer step on the global batch; returns its loss in nats and the gradient's norm before clipping."""
     config, world = inputs.config, inputs.world
     seed_dropout(config.seed, state.step, world.rank)
-    scored = sample_items(inputs, state, batch) if frozen is None else draw_pool(inputs, state, frozen)
+    scored = draw_trained_items(inputs, state, batch) if frozen is None else draw_frozen_items(inputs, state, frozen)
     with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         rank_loss: Tensor = forward(shard_batch(batch, world), scored)
     state.optimizer.zero_grad(set_to_none=True)
@@ -231,7 +231,7 @@ def train_step(
     return loss, gradient_norm
 
 
-def sample_items(inputs: TrainInputs, state: TrainState, batch: TrainBatch) -> SampledItems:
+def draw_trained_items(inputs: TrainInputs, state: TrainState, batch: TrainBatch) -> TrainedItems:
     """The candidates of a step that trains the embedder."""
     config = inputs.config
     num_items = len(inputs.items)
@@ -240,17 +240,17 @@ def sample_items(inputs: TrainInputs, state: TrainState, batch: TrainBatch) -> S
     drawn = draw_candidates(rng, batch, inputs.owner_share_N, num_uniform, config.batch_windows)
     features = inputs.items.take(drawn.rows_C)
     hide_ids(features, inputs.model, config.id_dropout, rng)
-    return SampledItems(drawn, features)
+    return TrainedItems(drawn, features)
 
 
-def draw_pool(inputs: TrainInputs, state: TrainState, frozen: Frozen) -> FrozenItems:
+def draw_frozen_items(inputs: TrainInputs, state: TrainState, frozen: Frozen) -> FrozenItems:
     """What a step scores that leaves the embedder as it is."""
     rng = step_rng(inputs.config.seed, Draw.CANDIDATES, state.step)
     return FrozenItems(frozen.vectors_ND, frozen.proposal.draw(rng) if frozen.proposal else None)
 
 
 def diverged(
-    inputs: TrainInputs, state: TrainState, batch: TrainBatch, scored: SampledItems | FrozenItems, what: str, rate: float
+    inputs: TrainInputs, state: TrainState, batch: TrainBatch, scored: TrainedItems | FrozenItems, what: str, rate: float
 ) -> TrainingDiverged:
     """The error that ends the run, and what the step read beside it."""
     kept = ""

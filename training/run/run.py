@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 import torch
 
@@ -133,7 +132,7 @@ def run(
 
 def popularity_table(data: Data) -> pa.Table:
     """item_id, and log popularity and signals as of the end of training, for bundles embedded without an event log."""
-    values_NP = data.snapshots.at(np.array([data.train_until_ms]))[0]
+    values_NP = data.snapshots.day(data.train_until_ms).T
     return pa.table({"item_id": data.item_ids, "log_popularity": pa.array(values_NP.tolist(), pa.list_(pa.float32()))})
 
 

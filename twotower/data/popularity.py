@@ -30,14 +30,14 @@ def fade(counts_PN: Counts, elapsed_ms: int, half_lives_days: tuple[float, ...])
 
 
 def log_popularity(counts_PN: Counts) -> Floats:
-    """log of each item's smoothed share under the first half-life; of its trend against that under every other, [N, P].
+    """Log popularity [P, N]: of each item's smoothed share under the first half-life, and of its trend under every other.
 
-    A trend is how many times as often an item is bought as its share says, shrunk to 1 where few events tell.
+    A trend is how many times as often an item is bought as its share predicts, shrunk to 1 where there are few events.
     """
     smoothed_N = counts_PN[0] + SMOOTHING
     share_N = smoothed_N / smoothed_N.sum()
     others_PN = counts_PN[1:]
     expected_PN = share_N * others_PN.sum(1, keepdims=True)
     trends_PN = (others_PN + SHRINKAGE) / (expected_PN + SHRINKAGE)
-    values: Floats = np.log(np.concatenate([share_N[None], trends_PN])).T.astype(np.float32)
+    values: Floats = np.log(np.concatenate([share_N[None], trends_PN])).astype(np.float32)
     return values

@@ -12,7 +12,7 @@ from twotower.data.item_statistics import ItemStatistics, item_statistics
 NOW_MS = 1000 * DAY_MS
 NOBODY = ItemStatistics.empty()
 # Five items; the last is the most popular.
-POPULARITY = PopularitySnapshots(np.log(np.array([[0.1], [0.1], [0.2], [0.2], [0.4]], np.float32))[None], 0, DAY_MS)
+POPULARITY = PopularitySnapshots(np.log(np.array([[[0.1, 0.1, 0.2, 0.2, 0.4]]], np.float32)), 0, DAY_MS)
 
 
 def history(*events: tuple[int, int]) -> ItemStatistics:

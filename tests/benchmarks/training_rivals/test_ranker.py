@@ -45,7 +45,7 @@ def test_a_user_without_a_known_history_gets_what_is_popular(data: Data, tmp_pat
 
     answered = scores(load_peer(directory, data, queries), queries[0], len(data.item_ids))
 
-    assert answered.tolist() == data.snapshots.day(queries[0].now_ms)[:, 0].tolist()
+    assert answered.tolist() == data.snapshots.day(queries[0].now_ms)[0].tolist()
 
 
 def test_a_peer_is_judged_by_the_code_that_judges_ours(data: Data, tmp_path: Path) -> None:

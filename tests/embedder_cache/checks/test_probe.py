@@ -96,7 +96,7 @@ def test_popularity_is_that_of_the_week_s_beginning(probe: Probe, bundle: Bundle
     from_ms = int(log.times_ms_E.max()) - 7 * DAY_MS
     before = log.times_ms_E < from_ms
     counts = decayed_counts(log.item_rows_E[before].astype(np.int64), log.times_ms_E[before], from_ms, (14.0,), len(item_ids))
-    np.testing.assert_allclose(probe.popularity(bundle.towers.config, item_ids), log_popularity(counts), rtol=1e-5)
+    np.testing.assert_allclose(probe.popularity(bundle.towers.config, item_ids), log_popularity(counts).T, rtol=1e-5)
     backwards = pa.concat_arrays([pa.array(["unheard of"]), item_ids[::-1]])
     there = probe.popularity(bundle.towers.config, backwards)
     assert there[0, 0] == there.min()

@@ -55,8 +55,8 @@ def test_december_knows_its_mailers(december: Data) -> None:
     assert december.signals.report.unknown_items == december.signals.report.never_valid == 0
     log, snapshots = december.log, december.snapshots
     bought = log.times_ms_E >= december.test_from_ms
-    mailer = snapshots.of_items(log.times_ms_E[bought], log.item_rows_E[bought].astype(np.int64))[:, 1]
-    catalogue = snapshots.at(np.unique(log.times_ms_E[bought] // DAY_MS) * DAY_MS)[..., 1]
+    mailer = snapshots.of_items(log.times_ms_E[bought], log.item_rows_E[bought].astype(np.int64))[1]
+    catalogue = snapshots.at(np.unique(log.times_ms_E[bought] // DAY_MS) * DAY_MS)[1]
     assert (mailer > 0).mean() > 3 * (catalogue > 0).mean()
 
 

@@ -84,7 +84,7 @@ def test_a_user_of_hidden_items_alone_disappears(fresh: Shop) -> None:
 
 def test_popularity_forgets_them_too(fresh: Shop) -> None:
     planted = plant(fresh.data, 0.1, HALF_LIVES, seed=0)
-    on_the_first_day = planted.data.snapshots.day(planted.data.test_from_ms)[:, 0]
+    on_the_first_day = planted.data.snapshots.day(planted.data.test_from_ms)[0]
     assert on_the_first_day[planted.rows].max() == on_the_first_day.min()
 
 

@@ -100,7 +100,7 @@ def test_one_pass_per_window_equals_one_request_at_a_time(shop: Shop) -> None:
     for row, (query, past) in enumerate(zip(queries, statistics, strict=True)):
         start = log.span(query.user)[0]
         history = log.history(start + anchor(query.seen), start + query.seen)
-        popularity = torch.from_numpy(shop.data.snapshots.at(np.array([query.now_ms]))[0])
+        popularity = torch.from_numpy(shop.data.snapshots.day(query.now_ms).T)
         vectors_NV = torch.cat([model.vectors_ND, popularity], 1)
         request = Request(history, past, query.now_ms)
         alone = answer(model.contextualizer, config, vectors_NV, [request]).dense_scores(vectors_NV)[0]
@@ -206,7 +206,7 @@ def test_batch_local_candidates_are_the_answers_of_64_consecutive_queries(shop: 
     owner = ranked.answer_query_A
     for first, last in ((0, 64), (64, 70)):
         candidates = np.unique(np.concatenate([q.answers for q in queries[first:last]]))
-        scores = shop.data.snapshots.day(queries[first].now_ms)[:, 0]
+        scores = shop.data.snapshots.day(queries[first].now_ms)[0]
         expected = [1 + (scores[candidates] > scores[a]).sum() for a in queries[first].answers]
         ties = [((scores[candidates] == scores[a]).sum() - 1) / 2 for a in queries[first].answers]
         assert ranked.local_rank_A[owner == first].tolist() == (np.array(expected) + ties).tolist()

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from unittest import mock
 
 import pytest
@@ -12,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.interpreter import checked
-from training.kernels import frozen_softmax as sampled_softmax
-from training.kernels.candidates import Certain, FrozenCatalogue, Part, Pool, Shard, aligned
-from training.kernels.frozen_softmax import sampled_softmax_triton
+from training.kernels import frozen_softmax
+from training.kernels.candidates import CandidateSet, Certain, ItemVectors, Pool, WholeCatalogue, aligned
+from training.kernels.frozen_softmax import frozen_softmax_triton
 from training.kernels.softmax_state import SoftmaxState
-from training.kernels.softmax_tiles import sampled_softmax_reference
+from training.kernels.softmax_tiles import frozen_softmax_reference
 
 SCANS = ("softmax_scan", "softmax_scan_float32", "softmax_scan_popularity")
 SMALL = {**{name: {"BLOCK_Q": 16, "BLOCK_C": 32} for name in SCANS}, "softmax_pairs": {"BLOCK_C": 16}}
@@ -27,7 +26,7 @@ Answer = tuple[SoftmaxState, Tensor]
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks() -> Iterator[None]:
     """Several programs and partial tiles in small problems."""
-    with mock.patch.multiple(sampled_softmax, configuration=lambda name, _: SMALL[name], PROGRAMS=6, GATHERED=24):
+    with mock.patch.multiple(frozen_softmax, configuration=lambda name, _: SMALL[name], PROGRAMS=6, GATHERED=24):
         yield
 
 
@@ -39,28 +38,30 @@ class Case:
     extra_M: Tensor
     certain: Certain
     day_Q: Tensor
-    catalogue: FrozenCatalogue
-    parts: tuple[Part, ...]
+    catalogue: ItemVectors
+    candidates: CandidateSet
 
     def kernels(self) -> Answer:
         with checked():
-            return sampled_softmax_triton(
-                self.query_QV.float(), self.extra_M, self.certain, self.day_Q, self.catalogue, self.parts
+            return frozen_softmax_triton(
+                self.query_QV.float(), self.extra_M, self.certain, self.day_Q, self.catalogue, self.candidates
             )
 
     def reference(self, dtype: torch.dtype) -> Answer:
         """All of it in one precision."""
-        catalogue = FrozenCatalogue(self.catalogue.vectors_ND.to(dtype), self.catalogue.popularity_PTN.to(dtype))
-        parts = [replace(p, log_weight_K=p.log_weight_K.to(dtype)) if isinstance(p, Pool) else p for p in self.parts]
-        return sampled_softmax_reference(
-            self.query_QV.to(dtype), self.extra_M.to(dtype), self.certain, self.day_Q, catalogue, parts
+        catalogue = ItemVectors(self.catalogue.vectors_ND.to(dtype), self.catalogue.popularity_PTN.to(dtype))
+        candidates = self.candidates
+        if isinstance(candidates, Pool):
+            candidates = replace(candidates, log_weight_K=candidates.log_weight_K.to(dtype))
+        return frozen_softmax_reference(
+            self.query_QV.to(dtype), self.extra_M.to(dtype), self.certain, self.day_Q, catalogue, candidates
         )
 
 
 def make_case(
     seed: int, dtype: torch.dtype, num_queries: int, num_items: int, num_popularity: int, share: float, held: float, scale: float
 ) -> Case:
-    """`share` of the items is a pool; 1 is the whole catalogue in two shards. A share `held` of the pairs is certain."""
+    """`share` of the items is a pool; 1 is the whole catalogue. A share `held` of the pairs is certain."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -73,17 +74,16 @@ def make_case(
     certain = Certain(*torch.nonzero(uniform(num_queries, num_items) < held, as_tuple=True))
     extra_M = normal(len(certain.rows_M))
     rows_K = torch.nonzero(uniform(num_items) < share)[:, 0]
-    cut = seed % (num_items + 1)
     popularity_PTN = normal(num_days, num_items, num_popularity).movedim(2, 0).to(dtype)  # of one item together, or of one kind
     return Case(
         query_QV=(scale * width**-0.5 * normal(num_queries, width + num_popularity)).to(dtype),
         extra_M=torch.where(uniform(len(extra_M)) < 0.2, -torch.inf, extra_M),
         certain=certain,
         day_Q=(uniform(num_queries) * num_days).long(),
-        catalogue=FrozenCatalogue(
+        catalogue=ItemVectors(
             normal(num_items, width).to(dtype), (popularity_PTN, popularity_PTN.contiguous(), aligned(popularity_PTN))[seed % 3]
         ),
-        parts=(Shard(0, cut), Shard(cut, num_items)) if share == 1 else (Pool(rows_K, normal(len(rows_K)).to(dtype).float()),),
+        candidates=WholeCatalogue(num_items) if share == 1 else Pool(rows_K, normal(len(rows_K)).to(dtype).float()),
     )
 
 
@@ -136,14 +136,11 @@ def no_worse(ours: Tensor, theirs: Tensor, truth: Tensor) -> None:
 
 
 @pytest.mark.parametrize("programs", [1, 7, 1000])
-@pytest.mark.parametrize("cuts", [(), (1, 50), (31, 32, 33, 100)])
-def test_splits_and_shards_merge_to_the_whole(monkeypatch: pytest.MonkeyPatch, programs: int, cuts: tuple[int, ...]) -> None:
-    monkeypatch.setattr(sampled_softmax, "PROGRAMS", programs)
-    whole = make_case(1, torch.float32, 5, 101, 1, share=1.0, held=0.1, scale=1.0)
-    bounds = (0, *cuts, 101)
-    shards = tuple(Shard(start, stop) for start, stop in pairwise(bounds))
+def test_splits_of_the_candidates_merge_to_the_whole(monkeypatch: pytest.MonkeyPatch, programs: int) -> None:
+    monkeypatch.setattr(frozen_softmax, "PROGRAMS", programs)
+    case = make_case(1, torch.float32, 5, 101, 1, share=1.0, held=0.1, scale=1.0)
 
-    ours, truth = replace(whole, parts=shards).kernels()[0], replace(whole, parts=(Shard(0, 101),)).reference(torch.float64)[0]
+    ours, truth = case.kernels()[0], case.reference(torch.float64)[0]
 
     torch.testing.assert_close(ours.log_partition_Q.double(), truth.log_partition_Q, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(ours.mean_QV.double(), truth.mean_QV, rtol=1e-5, atol=1e-6)
@@ -177,9 +174,9 @@ def by_hand(scores: list[float], pairs: list[tuple[int, float]], pool: Pool | No
     query_QV[0, 0] = 1.0
     rows, extras = zip(*pairs, strict=True) if pairs else ((), ())
     certain = Certain(torch.zeros(len(rows), dtype=torch.long), torch.tensor(rows, dtype=torch.long))
-    catalogue = FrozenCatalogue(vectors_ND, torch.zeros(0, 1, len(scores)))
+    catalogue = ItemVectors(vectors_ND, torch.zeros(0, 1, len(scores)))
     extra_M = torch.tensor(extras)
-    case = Case(query_QV, extra_M, certain, torch.tensor([0]), catalogue, (Shard(0, len(scores)) if pool is None else pool,))
+    case = Case(query_QV, extra_M, certain, torch.tensor([0]), catalogue, WholeCatalogue(len(scores)) if pool is None else pool)
     return case.kernels()[0]
 
 

@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.interpreter import checked
-from training.kernels import frozen_softmax as sampled_softmax
-from training.kernels import trained_softmax as recompute_softmax
-from training.kernels.trained_softmax import PastPairs, Scored, WeightedLogPartitionReference, WeightedLogPartitionTriton
+from training.kernels import frozen_softmax, trained_softmax
+from training.kernels.trained_softmax import (
+    PastPairs,
+    TrainedCandidates,
+    TrainedLogPartitionReference,
+    TrainedLogPartitionTriton,
+)
 
 SCANS = ("softmax_scan", "softmax_scan_float32", "softmax_scan_popularity")
 SMALL = {
@@ -28,8 +32,8 @@ SMALL = {
 def small_blocks() -> Iterator[None]:
     """Several programs and partial tiles in small problems."""
     with (
-        mock.patch.multiple(sampled_softmax, configuration=lambda name, _: SMALL[name], PROGRAMS=6),
-        mock.patch.object(recompute_softmax, "configuration", lambda name, _: SMALL[name]),
+        mock.patch.multiple(frozen_softmax, configuration=lambda name, _: SMALL[name], PROGRAMS=6),
+        mock.patch.object(trained_softmax, "configuration", lambda name, _: SMALL[name]),
     ):
         yield
 
@@ -39,34 +43,37 @@ class Case:
     """What the op reads."""
 
     query_QV: Tensor
-    scored: Scored
+    candidates: TrainedCandidates
     past: PastPairs
     weight_Q: Tensor
 
     def to(self, dtype: torch.dtype) -> "Case":
         query_QV, vectors_CD, repeat_M = (
-            tensor.detach().to(dtype).requires_grad_() for tensor in (self.query_QV, self.scored.vectors_CD, self.past.repeat_M)
+            tensor.detach().to(dtype).requires_grad_()
+            for tensor in (self.query_QV, self.candidates.vectors_CD, self.past.repeat_M)
         )
-        scored = self.scored._replace(
-            vectors_CD=vectors_CD, popularity_TCP=self.scored.popularity_TCP.to(dtype), bias_BC=self.scored.bias_BC.to(dtype)
+        candidates = self.candidates._replace(
+            vectors_CD=vectors_CD,
+            popularity_PTC=self.candidates.popularity_PTC.to(dtype),
+            bias_BC=self.candidates.bias_BC.to(dtype),
         )
-        return Case(query_QV, scored, self.past._replace(repeat_M=repeat_M), self.weight_Q.to(dtype))
+        return Case(query_QV, candidates, self.past._replace(repeat_M=repeat_M), self.weight_Q.to(dtype))
 
     def run(self, implementation: type[torch.autograd.Function]) -> Tensor:
-        vectors_CD, repeat_M = self.scored.vectors_CD, self.past.repeat_M
-        return implementation.apply(self.query_QV, vectors_CD, repeat_M, self.past, self.weight_Q, self.scored)  # type: ignore[no-any-return, no-untyped-call]
+        vectors_CD, repeat_M = self.candidates.vectors_CD, self.past.repeat_M
+        return implementation.apply(self.query_QV, vectors_CD, repeat_M, self.past, self.weight_Q, self.candidates)  # type: ignore[no-any-return, no-untyped-call]
 
     def dense(self) -> Tensor:
         """By a matrix of all scores, which autograd goes back through."""
-        width = self.scored.vectors_CD.shape[1]
-        scores_QC = self.query_QV[:, :width] @ self.scored.vectors_CD.T
-        popularity_QCP = self.scored.popularity_TCP[self.scored.day_Q]
-        scores_QC = scores_QC + torch.einsum("qp,qcp->qc", self.query_QV[:, width:], popularity_QCP)
+        width = self.candidates.vectors_CD.shape[1]
+        scores_QC = self.query_QV[:, :width] @ self.candidates.vectors_CD.T
+        popularity_PQC = self.candidates.popularity_PTC[:, self.candidates.day_Q]
+        scores_QC = scores_QC + torch.einsum("qp,pqc->qc", self.query_QV[:, width:], popularity_PQC)
         scores_QC = scores_QC.index_put((self.past.query_M, self.past.column_M), self.past.repeat_M, accumulate=True)
-        return ((scores_QC + self.scored.bias_BC[self.scored.window_Q]).logsumexp(1) * self.weight_Q).sum()
+        return ((scores_QC + self.candidates.bias_BC[self.candidates.window_Q]).logsumexp(1) * self.weight_Q).sum()
 
     def gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(loss, [self.query_QV, self.scored.vectors_CD, self.past.repeat_M])
+        return torch.autograd.grad(loss, [self.query_QV, self.candidates.vectors_CD, self.past.repeat_M])
 
 
 def make_case(
@@ -84,15 +91,15 @@ def make_case(
     width, num_days, num_windows = 16 + 8 * (seed % 2), 3, 2
     query_M, column_M = torch.nonzero(torch.rand(num_queries, num_candidates, generator=generator) < held, as_tuple=True)
     weight_Q = torch.rand(num_queries, generator=generator) / num_queries
-    scored = Scored(
+    candidates = TrainedCandidates(
         normal(num_candidates, width),
-        normal(num_days, num_candidates, num_popularity),
+        normal(num_popularity, num_days, num_candidates),
         places(num_days),
         normal(num_windows, num_candidates).abs(),
         places(num_windows),
     )
     query_QV = scale * width**-0.5 * normal(num_queries, width + num_popularity)
-    return Case(query_QV, scored, PastPairs(query_M, column_M, normal(len(query_M))), weight_Q).to(dtype)
+    return Case(query_QV, candidates, PastPairs(query_M, column_M, normal(len(query_M))), weight_Q).to(dtype)
 
 
 cases = st.builds(
@@ -126,9 +133,9 @@ def test_the_kernels_are_no_worse_than_torch_on_many_shapes(case: Case) -> None:
 def compare(case: Case) -> None:
     """Loss and gradients, by the kernels and by torch, with the truth."""
     exact = case.to(torch.float64)
-    truth, theirs = exact.dense(), case.run(WeightedLogPartitionReference)
+    truth, theirs = exact.dense(), case.run(TrainedLogPartitionReference)
     with checked():
-        ours = case.run(WeightedLogPartitionTriton)
+        ours = case.run(TrainedLogPartitionTriton)
         our_gradients = case.gradients(3 * ours)
     no_worse(ours, theirs, truth)
     for mine, its, true in zip(our_gradients, case.gradients(3 * theirs), exact.gradients(3 * truth), strict=True):
@@ -146,8 +153,8 @@ def no_worse(ours: Tensor, theirs: Tensor, truth: Tensor) -> None:
 
 def test_the_reference_is_what_autograd_makes_of_the_definition() -> None:
     case = make_case(6, torch.float64, 23, 40, 2, held=0.2, scale=2.0)
-    with mock.patch.object(recompute_softmax, "BLOCK_SCORES", 8 * 40):
-        ours = case.run(WeightedLogPartitionReference)
+    with mock.patch.object(trained_softmax, "BLOCK_SCORES", 8 * 40):
+        ours = case.run(TrainedLogPartitionReference)
     truth = case.dense()
     torch.testing.assert_close(ours, truth)
     for mine, true in zip(case.gradients(ours), case.gradients(truth), strict=True):
@@ -157,9 +164,9 @@ def test_the_reference_is_what_autograd_makes_of_the_definition() -> None:
 @pytest.mark.parametrize("weight", [0.0, 1e-30])
 def test_queries_that_weigh_nothing_leave_no_gradient(weight: float) -> None:
     case = make_case(8, torch.float16, 5, 9, 1, held=0.3, scale=1.0)
-    light = Case(case.query_QV, case.scored, case.past, torch.full((5,), weight))
+    light = Case(case.query_QV, case.candidates, case.past, torch.full((5,), weight))
     with checked():
-        gradients = light.gradients(light.run(WeightedLogPartitionTriton))
+        gradients = light.gradients(light.run(TrainedLogPartitionTriton))
     assert all(gradient.abs().max() == 0 for gradient in gradients)
 
 
@@ -170,10 +177,10 @@ def test_two_candidates_by_hand() -> None:
     vectors_CD = torch.zeros(2, 16)
     vectors_CD[1, 0] = torch.tensor(3.0).log()
     one = torch.tensor([0])
-    scored = Scored(vectors_CD, torch.zeros(1, 2, 0), one, torch.zeros(1, 2), one)
-    case = Case(query_QV, scored, PastPairs(one, one, torch.tensor([2.0]).log()), torch.ones(1)).to(torch.float32)
+    candidates = TrainedCandidates(vectors_CD, torch.zeros(0, 1, 2), one, torch.zeros(1, 2), one)
+    case = Case(query_QV, candidates, PastPairs(one, one, torch.tensor([2.0]).log()), torch.ones(1)).to(torch.float32)
     with checked():
-        found = case.run(WeightedLogPartitionTriton)
+        found = case.run(TrainedLogPartitionTriton)
         gradients = case.gradients(found)
     assert found.exp().item() == pytest.approx(5)
     assert gradients[1][:, 0].tolist() == pytest.approx([2 / 5, 3 / 5])

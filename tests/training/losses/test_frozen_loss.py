@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from training.kernels.candidates import FrozenCatalogue, Part, Pool, Shard
+from training.kernels.candidates import CandidateSet, ItemVectors, Pool, WholeCatalogue
 from training.kernels.trained_softmax import PastPairs
 from training.losses.candidates import PROPOSALS
 from training.losses.frozen_loss import frozen_set_loss
-from training.losses.trained_loss import Answers
+from training.losses.trained_loss import NextItems
 from training.recipes.config import Negatives
 
 WIDTH = 5
@@ -25,12 +25,12 @@ class Case:
 
     query_QV: Tensor
     past: PastPairs
-    answers: Answers
+    answers: NextItems
     day_Q: Tensor
-    catalogue: FrozenCatalogue
+    catalogue: ItemVectors
 
-    def loss(self, *parts: Part) -> Tensor:
-        return frozen_set_loss(self.query_QV, self.past, self.answers, self.day_Q, self.catalogue, parts)
+    def loss(self, candidates: CandidateSet) -> Tensor:
+        return frozen_set_loss(self.query_QV, self.past, self.answers, self.day_Q, self.catalogue, candidates)
 
     def scores(self) -> Tensor:
         popularity_PQN = self.catalogue.popularity_PTN[:, self.day_Q]
@@ -61,9 +61,9 @@ def make_case(num_items: int, num_past: int, num_popularity: int, num_queries: i
             torch.cat(past_rows),
             (2 * torch.randn(num_queries * num_past, dtype=torch.float64)).requires_grad_(),
         ),
-        answers=Answers(torch.arange(num_queries).repeat_interleave(2), answers.flatten(), weights / weights.sum()),
+        answers=NextItems(torch.arange(num_queries).repeat_interleave(2), answers.flatten(), weights / weights.sum()),
         day_Q=torch.randint(3, (num_queries,)),
-        catalogue=FrozenCatalogue(
+        catalogue=ItemVectors(
             torch.randn(num_items, WIDTH, dtype=torch.float64), torch.randn(num_popularity, 3, num_items, dtype=torch.float64)
         ),
     )
@@ -73,18 +73,10 @@ def make_case(num_items: int, num_past: int, num_popularity: int, num_queries: i
 @pytest.mark.parametrize("num_popularity", [1, 2])
 def test_streaming_equals_scoring_everything(num_items: int, num_past: int, num_popularity: int) -> None:
     case = make_case(num_items, num_past, num_popularity)
-    streamed, whole = case.loss(Shard(0, num_items)), case.nll(case.scores().logsumexp(1))
+    streamed, whole = case.loss(WholeCatalogue(num_items)), case.nll(case.scores().logsumexp(1))
     torch.testing.assert_close(streamed, whole)
     for ours, truth in zip(case.gradients(streamed), case.gradients(whole), strict=True):
         torch.testing.assert_close(ours, truth)
-
-
-@pytest.mark.parametrize("num_shards", [2, 3, 7])
-def test_shards_add_up_to_the_whole(num_shards: int) -> None:
-    case = make_case(num_items=50, num_past=4, num_popularity=1)
-    cuts = [50 * n // num_shards for n in range(num_shards + 1)]
-    shards = [Shard(start, stop) for start, stop in pairwise(cuts)]
-    torch.testing.assert_close(case.loss(*shards), case.loss(Shard(0, 50)), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["uniform", "popular"])
@@ -108,7 +100,7 @@ def test_a_pool_estimates_the_whole_partition_without_bias(name: Negatives, size
 
 def test_a_pool_of_everything_is_the_whole_catalogue() -> None:
     case = make_case(num_items=40, num_past=3, num_popularity=1)
-    pooled, whole = case.loss(Pool(torch.arange(40), torch.zeros(40))), case.loss(Shard(0, 40))
+    pooled, whole = case.loss(Pool(torch.arange(40), torch.zeros(40))), case.loss(WholeCatalogue(40))
     torch.testing.assert_close(pooled, whole)
     for ours, truth in zip(case.gradients(pooled), case.gradients(whole), strict=True):
         torch.testing.assert_close(ours, truth)
@@ -129,9 +121,9 @@ def test_gradients_of_a_pool_are_those_of_its_dense_softmax() -> None:
 
 
 def test_by_hand() -> None:
-    """Scores 0, log 2 and log 5; the answer, the second, is also the query's own and gains log 3 by it: 6 of 12."""
-    catalogue = FrozenCatalogue(torch.tensor([1.0, 2.0, 5.0]).log()[:, None], torch.zeros(0, 1, 3))
+    """Scores 0, log 2 and log 5; the answer, the second, is also a past item and gains log 3 by it: 6 of 12."""
+    catalogue = ItemVectors(torch.tensor([1.0, 2.0, 5.0]).log()[:, None], torch.zeros(0, 1, 3))
     past = PastPairs(torch.tensor([0]), torch.tensor([1]), torch.tensor([3.0]).log())
-    answers = Answers(torch.tensor([0]), torch.tensor([1]), torch.tensor([1.0]))
-    loss = frozen_set_loss(torch.ones(1, 1), past, answers, torch.tensor([0]), catalogue, [Shard(0, 3)])
+    answers = NextItems(torch.tensor([0]), torch.tensor([1]), torch.tensor([1.0]))
+    loss = frozen_set_loss(torch.ones(1, 1), past, answers, torch.tensor([0]), catalogue, WholeCatalogue(3))
     assert loss.item() == pytest.approx(np.log(2))

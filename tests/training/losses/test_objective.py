@@ -6,7 +6,7 @@ import torch
 
 from tests.training.conftest import Shop
 from training.losses.objective import FrozenItems, hide_ids
-from training.run.loop import embed_catalogue_once, prepare_training, sample_items
+from training.run.loop import draw_trained_items, embed_catalogue_once, prepare_training
 
 
 def test_id_dropout_silences_ids_and_nothing_else(shop: Shop) -> None:
@@ -25,7 +25,7 @@ def test_mixed_precision_computes_nearly_the_same_loss_and_gradients(shop: Shop)
     inputs, state = prepare_training(shop.config, shop.model, shop.items, shop.sampler(), shop.data.snapshots)
     batch = inputs.sampler.sample(np.random.default_rng(0))
     objective = state.objective.eval()
-    for scored in (sample_items(inputs, state, batch), FrozenItems(embed_catalogue_once(inputs, state), None)):
+    for scored in (draw_trained_items(inputs, state, batch), FrozenItems(embed_catalogue_once(inputs, state), None)):
         found = []
         for enabled in (False, True):
             objective.zero_grad()

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,12 +16,12 @@ import torch
 
 from tests.training.conftest import Shop
 from tests.training.train_tiny import Errand, read_losses, start
-from training.data.batches import TrainBatch
+from training.data.batches import Axis, TrainBatch
 from training.losses.objective import FrozenItems
 from training.recipes.config import TrainConfig
 from training.run.checkpoint import newest_checkpoint
 from training.run.distributed import ALONE, World, launched_world, pick, shard_batch
-from training.run.loop import TrainInputs, TrainState, embed_catalogue_once, prepare_training, sample_items, train
+from training.run.loop import TrainInputs, TrainState, draw_trained_items, embed_catalogue_once, prepare_training, train
 
 ROOT = Path(__file__).parents[3]
 RANKS = [World(rank, size=2) for rank in range(2)]
@@ -52,7 +53,7 @@ def test_without_torchrun_a_process_is_alone() -> None:
     assert launched_world() == ALONE
 
 
-def test_the_ranks_hold_every_window_query_past_item_and_answer_once(batch: TrainBatch) -> None:
+def test_the_ranks_hold_every_window_query_own_item_and_answer_once(batch: TrainBatch) -> None:
     parts = [shard_batch(batch, world) for world in RANKS]
     assert [len(part.users_B) for part in parts] == [2, 1]
     assert sum(len(part.window_Q) for part in parts) == len(batch.window_Q)
@@ -67,33 +68,53 @@ def test_the_ranks_hold_every_window_query_past_item_and_answer_once(batch: Trai
     assert second.answer_rows_A[second.answer_query_A == 0].tolist() == wanted.tolist()
 
 
-@pytest.mark.parametrize("stage", ["sampled", "exact"])
+def test_every_field_of_a_batch_is_shared_along_the_axis_of_its_metadata(batch: TrainBatch) -> None:
+    """The lengths tell: they are different for windows, queries, past items and answers."""
+    lengths = {"B": len(batch.users_B), "Q": len(batch.window_Q), "M": len(batch.past.rows_M), "A": len(batch.answer_rows_A)}
+    assert len(set(lengths.values())) == len(lengths)
+    for field in fields(batch):
+        value, axis, exceptions = getattr(batch, field.name), field.metadata["axis"], field.metadata["exceptions"]
+        inner = {f.name: getattr(value, f.name) for f in fields(value)} if is_dataclass(value) else {field.name: value}
+        assert set(exceptions) <= set(inner)
+        assert {name: len(rows) for name, rows in inner.items()} == {n: lengths[exceptions.get(n, axis)] for n in inner}
+
+
+@pytest.mark.parametrize("stage", ["trained", "frozen"])
 def test_the_ranks_losses_add_up_to_the_loss(
-    prepared: tuple[TrainInputs, TrainState], batch: TrainBatch, stage: Literal["sampled", "exact"]
+    prepared: tuple[TrainInputs, TrainState], batch: TrainBatch, stage: Literal["trained", "frozen"]
 ) -> None:
     inputs, state = prepared
-    scored = sample_items(inputs, state, batch) if stage == "sampled" else FrozenItems(embed_catalogue_once(inputs, state), None)
+    scored = (
+        draw_trained_items(inputs, state, batch) if stage == "trained" else FrozenItems(embed_catalogue_once(inputs, state), None)
+    )
     whole = state.objective(batch, scored)
     parts = [state.objective(shard_batch(batch, world), scored) for world in RANKS]
     torch.testing.assert_close(parts[0] + parts[1], whole)
 
 
-@pytest.mark.parametrize("stage", ["sampled", "exact"])
+@pytest.mark.parametrize("stage", ["trained", "frozen"])
 def test_a_rank_without_queries_takes_part_with_a_loss_of_zero(
-    prepared: tuple[TrainInputs, TrainState], batch: TrainBatch, stage: Literal["sampled", "exact"]
+    prepared: tuple[TrainInputs, TrainState], batch: TrainBatch, stage: Literal["trained", "frozen"]
 ) -> None:
     """Every weight that the others train gets a gradient there too, or they would wait for it."""
     inputs, state = prepared
-    scored = sample_items(inputs, state, batch) if stage == "sampled" else FrozenItems(embed_catalogue_once(inputs, state), None)
+    scored = (
+        draw_trained_items(inputs, state, batch) if stage == "trained" else FrozenItems(embed_catalogue_once(inputs, state), None)
+    )
     part = shard_batch(batch, RANKS[1])
-    counts = {"B": len(part.users_B), "Q": len(part.window_Q), "M": len(part.past.rows_M), "A": len(part.answer_rows_A)}
-    silent = pick(part, {letter: torch.full((count,), letter == "B") for letter, count in counts.items()})
+    counts: dict[Axis, int] = {
+        "B": len(part.users_B),
+        "Q": len(part.window_Q),
+        "M": len(part.past.rows_M),
+        "A": len(part.answer_rows_A),
+    }
+    silent = pick(part, {axis: torch.full((count,), axis == "B") for axis, count in counts.items()})
     assert len(silent.window_Q) == 0
     state.objective.zero_grad(set_to_none=True)
     loss = state.objective(silent, scored)
     loss.backward()
     assert loss.item() == 0
-    trained = state.objective if stage == "sampled" else state.objective.contextualizer
+    trained = state.objective if stage == "trained" else state.objective.contextualizer
     assert all(p.grad is not None and not p.grad.any() for p in trained.parameters())
 
 

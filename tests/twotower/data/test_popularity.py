@@ -19,16 +19,15 @@ def test_counting_in_two_parts_is_counting_at_once() -> None:
 
 
 def test_shares_sum_to_one_and_nothing_is_impossible() -> None:
-    log_share = log_popularity(np.array([[3.0, 0.0, 1.0]]))
-    assert log_share.shape == (3, 1)
+    (log_share,) = log_popularity(np.array([[3.0, 0.0, 1.0]]))
     np.testing.assert_allclose(np.exp(log_share).sum(), 1.0, rtol=1e-6)
     assert log_share[0] > log_share[2] > log_share[1] > -np.inf
 
 
 def test_a_trend_is_bought_over_expected_shrunk_where_few_events_tell() -> None:
     """Shares are about .5, .25 and .25; of 400 recent events 200 were expected of the first, 100 of each other."""
-    trend = log_popularity(np.array([[2e6, 1e6, 1e6], [200.0, 200.0, 0.0]]))[:, 1]
+    trend = log_popularity(np.array([[2e6, 1e6, 1e6], [200.0, 200.0, 0.0]]))[1]
     np.testing.assert_allclose(np.exp(trend), [1.0, 203 / 103, 3 / 103], rtol=1e-4)
-    quiet = log_popularity(np.array([[2e6, 1e6, 1e6], [2.0, 2.0, 0.0]]))[:, 1]
+    quiet = log_popularity(np.array([[2e6, 1e6, 1e6], [2.0, 2.0, 0.0]]))[1]
     assert 0 < quiet[1] < trend[1]
     assert trend[2] < quiet[2] < 0

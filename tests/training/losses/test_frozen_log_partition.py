@@ -1,7 +1,6 @@
-"""Tiles, shards and pools give what one dense softmax gives, gradients too."""
+"""Tiles of the catalogue or of a pool give what one dense softmax gives, gradients too."""
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from unittest import mock
 
 import pytest
@@ -11,36 +10,36 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from training.kernels import softmax_tiles as module
-from training.kernels.candidates import Certain, FrozenCatalogue, Part, Pool, Shard
+from training.kernels.candidates import CandidateSet, Certain, ItemVectors, Pool, WholeCatalogue
 from training.kernels.softmax_state import SoftmaxState, empty_state, merge
-from training.losses.log_partition import log_partition
+from training.losses.frozen_log_partition import frozen_log_partition
 
 TILES = mock.patch.multiple(module, TILE_SCORES=12, TILE_QUERIES=3, MISSING_QUERIES=2)
 
 
 @dataclass(frozen=True)
 class Case:
-    """Everything log_partition reads; every query has at least one certain item."""
+    """Everything frozen_log_partition reads; every query has at least one certain item."""
 
     query_QV: Tensor
     extra_M: Tensor
     certain: Certain
     day_Q: Tensor
-    catalogue: FrozenCatalogue
-    parts: tuple[Part, ...]
+    catalogue: ItemVectors
+    candidates: CandidateSet
 
     def run(self) -> Tensor:
-        return log_partition(self.query_QV, self.extra_M, self.certain, self.day_Q, self.catalogue, self.parts)
+        return frozen_log_partition(self.query_QV, self.extra_M, self.certain, self.day_Q, self.catalogue, self.candidates)
 
     def dense(self) -> Tensor:
-        """The same by a matrix of all scores: -inf for what is neither in a part nor certain."""
+        """The same by a matrix of all scores: -inf for what is neither a candidate nor certain."""
         num_items, width = self.catalogue.vectors_ND.shape
         log_weight_N = torch.full((num_items,), -torch.inf, dtype=self.query_QV.dtype)
-        for part in self.parts:
-            if isinstance(part, Shard):
-                log_weight_N[part.start : part.stop] = 0.0
-            elif isinstance(part, Pool):
-                log_weight_N[part.rows_K] = part.log_weight_K
+        match self.candidates:
+            case WholeCatalogue():
+                log_weight_N[:] = 0.0
+            case Pool(rows_K, log_weight_K):
+                log_weight_N[rows_K] = log_weight_K
         raw_QN = self.query_QV[:, :width] @ self.catalogue.vectors_ND.T
         popularity_PQN = self.catalogue.popularity_PTN[:, self.day_Q]
         raw_QN = raw_QN + torch.einsum("qp,pqn->qn", self.query_QV[:, width:], popularity_PQN)
@@ -52,14 +51,16 @@ class Case:
         return torch.autograd.grad((log_partition_Q * weight_Q).sum(), [self.query_QV, self.extra_M])
 
     def to(self, dtype: torch.dtype) -> "Case":
-        catalogue = FrozenCatalogue(self.catalogue.vectors_ND.to(dtype), self.catalogue.popularity_PTN.to(dtype))
-        parts = tuple(replace(p, log_weight_K=p.log_weight_K.to(dtype)) if isinstance(p, Pool) else p for p in self.parts)
+        catalogue = ItemVectors(self.catalogue.vectors_ND.to(dtype), self.catalogue.popularity_PTN.to(dtype))
+        candidates = self.candidates
+        if isinstance(candidates, Pool):
+            candidates = replace(candidates, log_weight_K=candidates.log_weight_K.to(dtype))
         query_QV, extra_M = (t.detach().to(dtype).requires_grad_() for t in (self.query_QV, self.extra_M))
-        return replace(self, query_QV=query_QV, extra_M=extra_M, catalogue=catalogue, parts=parts)
+        return replace(self, query_QV=query_QV, extra_M=extra_M, catalogue=catalogue, candidates=candidates)
 
 
 def make_case(seed: int, num_queries: int, num_items: int, num_popularity: int, share: float, scale: float) -> Case:
-    """`share` of the items is a pool; 1 is the whole catalogue in two shards. Scores spread as far as `scale`."""
+    """`share` of the items is a pool; 1 is the whole catalogue. Scores spread as far as `scale`."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -72,15 +73,14 @@ def make_case(seed: int, num_queries: int, num_items: int, num_popularity: int, 
     held_QN = uniform(num_queries, num_items) < 0.2
     held_QN[:, seed % num_items] = True
     certain = Certain(*torch.nonzero(held_QN, as_tuple=True))
-    cut = seed % (num_items + 1)
     rows_K = torch.nonzero(uniform(num_items) < share)[:, 0]
     case = Case(
         query_QV=scale * normal(num_queries, width + num_popularity),
         extra_M=normal(len(certain.rows_M)),
         certain=certain,
         day_Q=(uniform(num_queries) * num_days).long(),
-        catalogue=FrozenCatalogue(normal(num_items, width), normal(num_popularity, num_days, num_items)),
-        parts=(Shard(0, cut), Shard(cut, num_items)) if share == 1 else (Pool(rows_K, normal(len(rows_K))),),
+        catalogue=ItemVectors(normal(num_items, width), normal(num_popularity, num_days, num_items)),
+        candidates=WholeCatalogue(num_items) if share == 1 else Pool(rows_K, normal(len(rows_K))),
     )
     return case.to(torch.float64)
 
@@ -118,38 +118,21 @@ def test_single_precision_is_about_as_good_as_the_dense_softmax_in_it(case: Case
     assert ((ours - truth).abs() <= allowed + 1e-6 * truth.abs() + 1e-6).all()
 
 
-@given(st.integers(0, 10**6), st.integers(1, 5))
-@settings(deadline=None, max_examples=50)
-def test_shards_merge_to_the_whole_in_any_order(seed: int, num_shards: int) -> None:
-    case = make_case(seed, 5, 40, 1, share=1.0, scale=1.0).to(torch.float32)
-    cuts = [0, *sorted(torch.randint(41, (num_shards - 1,), generator=torch.Generator().manual_seed(seed)).tolist()), 40]
-    shards = [Shard(start, stop) for start, stop in pairwise(cuts)]
-    whole = replace(case, parts=(Shard(0, 40),))
-    once = whole.run()
-    expected = whole.gradients(once)
-    for order in (shards, shards[::-1]):
-        merged = replace(case, parts=tuple(order))
-        ours = merged.run()
-        torch.testing.assert_close(ours, once, rtol=1e-6, atol=1e-6)
-        for mine, theirs in zip(merged.gradients(ours), expected, strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
-
-
 def test_two_candidates_by_hand() -> None:
     """Scores 0 and log 3: their exponentials add up to 4, and the mean item leans three quarters to the second."""
     query_QV = torch.tensor([[torch.tensor(3.0).log()]], requires_grad=True)
-    catalogue = FrozenCatalogue(torch.tensor([[0.0], [1.0]]), torch.zeros(0, 1, 2))
+    catalogue = ItemVectors(torch.tensor([[0.0], [1.0]]), torch.zeros(0, 1, 2))
     nothing = Certain(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
-    found = log_partition(query_QV, torch.zeros(0), nothing, torch.tensor([0]), catalogue, [Shard(0, 2)])
+    found = frozen_log_partition(query_QV, torch.zeros(0), nothing, torch.tensor([0]), catalogue, WholeCatalogue(2))
     assert found.exp().item() == pytest.approx(4.0)
     assert torch.autograd.grad(found.sum(), query_QV)[0].item() == pytest.approx(0.75)
 
 
 def test_a_certain_item_that_was_drawn_counts_once_and_without_the_drawn_ones_weight() -> None:
-    catalogue = FrozenCatalogue(torch.zeros(3, 1), torch.zeros(0, 1, 3))
+    catalogue = ItemVectors(torch.zeros(3, 1), torch.zeros(0, 1, 3))
     drawn = Pool(torch.tensor([0, 2]), torch.tensor([10.0, 5.0]).log())
     certain = Certain(torch.tensor([0, 0]), torch.tensor([0, 1]))  # one drawn, one not
-    found = log_partition(torch.zeros(1, 1), torch.tensor([2.0, 3.0]).log(), certain, torch.tensor([0]), catalogue, [drawn])
+    found = frozen_log_partition(torch.zeros(1, 1), torch.tensor([2.0, 3.0]).log(), certain, torch.tensor([0]), catalogue, drawn)
     assert found.exp().item() == pytest.approx(2.0 + 3.0 + 5.0)
 
 
