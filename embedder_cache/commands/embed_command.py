@@ -22,11 +22,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--events", type=Path, help="refresh item popularity from these; else it is as of training")
     parser.add_argument("--signals", type=Path, help="what is announced for items; without it, nothing is")
     parser.add_argument("--delta", metavar="URL", help="fold in what a server's /v1/items was told: sqlite:///FILE")
-    parser.add_argument("--index", choices=("auto", *KINDS), default="auto", help="how items are found; see docs/operating.md")
+    parser.add_argument("--index", choices=("auto", *KINDS), default="auto", help="how items are found; see docs/nightly.md")
     parser.add_argument(
         "--engine", choices=ENGINES, default="local", help="embed in this process, or on a Ray cluster (RAY_ADDRESS)"
     )
-    parser.add_argument("--gates", type=Path, metavar="TOML", help="limits a release must keep; see docs/operating.md")
+    parser.add_argument("--gates", type=Path, metavar="TOML", help="limits a release must keep; see docs/nightly.md")
     parser.add_argument("--force", action="store_true", help="publish although a limit is broken; needs --reason")
     parser.add_argument("--reason", help="why, for the release's gates.json")
     parser.add_argument("--sign", metavar="PEM", help="sign the release with this key (TWOTOWER_SIGNING_KEY)")

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
             sub.add_argument("--from", dest="older", metavar="RELEASE", help="default: what a rollback would go to")
             sub.add_argument("--to", dest="newer", metavar="RELEASE", help="default: the current one")
             sub.add_argument("--bundle", type=Path, help="the bundle that made the newer one: what happened since it was trained")
-            sub.add_argument("--rules", type=Path, metavar="TOML", help="when to train again; see docs/operating.md")
+            sub.add_argument("--rules", type=Path, metavar="TOML", help="when to train again; see docs/nightly.md")
             sub.add_argument("--page", type=Path, metavar="FILE.html", help="write the report as a page that needs no network")
             sub.add_argument("--json", action="store_true", help="the report as JSON on stdout")
     args = parser.parse_args(argv)

@@ -13,7 +13,7 @@ _REFERENCE = "#/components/schemas/{name}"
 
 
 def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
-    """OpenAPI 3.1 for every route; aliases are left to the README."""
+    """OpenAPI 3.1 for every route; aliases are left to docs/api.md."""
     types = [t for r in routes for t in (r.takes, r.gives) if t is not None]
     _, components = msgspec.json.schema_components([*dict.fromkeys(types), ErrorBody], ref_template=_REFERENCE)
     paths: dict[str, dict[str, Any]] = {}

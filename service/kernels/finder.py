@@ -56,6 +56,6 @@ def on_device(index: Index, device: torch.device) -> Index:
         finder = DeviceFinder(index.vectors_NV, device)
     except torch.OutOfMemoryError as error:
         raise ReleaseMismatch(
-            f"{len(index)} vectors do not fit on {device}. Serve them with --device cpu, or give it more room."
+            f"{len(index)} vectors do not fit on {device}. Serve them with TWOTOWER_DEVICE=cpu, or give it more room."
         ) from error
     return Index(index.kind, index.vectors_NV, finder, exact=finder)

@@ -34,7 +34,7 @@ def device_of(settings: Settings) -> torch.device:
     """Where the engine searches; EnvironmentProblem when that is not there."""
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise EnvironmentProblem(
-            "--device cuda needs a GPU that torch can use, and there is none. Leave it out to search on the CPU."
+            "TWOTOWER_DEVICE=cuda needs a GPU that torch can use, and there is none. Leave it out to search on the CPU."
         )
     return torch.device(settings.device)
 

@@ -84,7 +84,7 @@ def data_notice(parameters: int, num_events: int) -> list[str]:
     events, size = f"{_short(num_events)} training events", f"a model of {_short(parameters)} parameters"
     return [
         f"{events}; {size} is compute-optimal with {_short(wanted)}: {wanted / num_events:,.0f} passes over the data",
-        "a run that made them all would overfit: choose its length on the validation part (docs/operating.md, How large a model)",
+        "a run that made them all would overfit: choose its length on the validation part (docs/training.md, How large a model)",
     ]
 
 

@@ -134,7 +134,7 @@ def test_an_answer_to_another_question_is_refused_and_its_connections_are_closed
 
 
 def test_a_user_with_few_rights_and_a_ca_of_ones_own_are_parts_of_the_url(redis: RedisServer, tmp_path: Path) -> None:
-    (documented,) = re.findall("^ACL SETUSER .*$", (ROOT / "docs/operating.md").read_text(), re.MULTILINE)
+    (documented,) = re.findall("^ACL SETUSER .*$", (ROOT / "docs/serving.md").read_text(), re.MULTILINE)
     assert redis.ask(documented.replace("PASSWORD", "se/cret")) == b"+OK\r\n"
     ca = make_ca(tmp_path)
 

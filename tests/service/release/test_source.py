@@ -25,7 +25,7 @@ def damage(store: Path, release: str) -> None:
 
 def test_a_gpu_that_is_not_there_is_no_place_to_search(two: TwoReleases, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(EnvironmentProblem, match="--device cuda needs a GPU"):
+    with pytest.raises(EnvironmentProblem, match="TWOTOWER_DEVICE=cuda needs a GPU"):
         source_of(Settings(store=two.store, device="cuda"))
 
 
