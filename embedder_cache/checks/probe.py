@@ -181,7 +181,7 @@ def ask(probe: Probe, towers: Towers, item_ids: pa.Array, vectors_NV: Tensor) ->
     answer_rows_A = rows_of(probe.answer_ids_A, item_ids)
     rank_A = np.full(len(answer_rows_A), np.inf)
     size = max(1, min(BLOCK_REQUESTS, BLOCK_SCORES // len(item_ids)))
-    scores_QN = torch.empty(size, len(item_ids))
+    scores_QN, rows_N = torch.empty(size, len(item_ids)), torch.arange(len(item_ids))
     tops, queries = [], []
     for begin in range(0, len(requests), size):
         asked = requests[begin : begin + size]
@@ -189,7 +189,7 @@ def ask(probe: Probe, towers: Towers, item_ids: pa.Array, vectors_NV: Tensor) ->
         block_QN = scores_QN[: len(asked)]
         torch.matmul(found.vectors_QV[:, : model.width], vectors_ND.T, out=block_QN)
         block_QN.addmm_(found.vectors_QV[:, model.width :], popularity_NP.T)
-        block_QN.index_put_((found.past_request_M, found.past_rows_M), found.repeat_M, accumulate=True)
+        found.add_repeat_scores(block_QN, rows_N)
         if not math.isfinite(block_QN.sum().item()):
             raise DataError("the scores of real requests are not finite: train the bundle again")
         for q, scores_N in enumerate(block_QN.numpy(), start=begin):

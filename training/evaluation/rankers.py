@@ -156,7 +156,7 @@ class Model:
         for row_N, query, weights_P in zip(out_QN, queries, answered.vectors_QV[:, config.width :].tolist(), strict=True):
             for p, weight in enumerate(weights_P):
                 row_N.add_(torch.from_numpy(self.snapshots.day(query.now_ms)[p]), alpha=weight)
-        out_QN.index_put_((past.request_M, past.rows_M), answered.repeat_M, accumulate=True)
+        answered.add_repeat_scores(out_QN, torch.arange(out_QN.shape[1]))
 
     def _window(self, query: Query) -> tuple[int, int]:
         return query.user, anchor(query.seen, self.config.window, self.config.page)

@@ -1,6 +1,10 @@
-"""score(u, j) = <query_u, [e_j, log popularity_j]> + [j is u's own] * repeat(u, j): the one place where it is computed.
+"""score(u, j) = <query_u, [e_j, popularity_j]> + [j is a past item of u] * repeat(u, j), for requests that are read whole.
 
-Q: requests, V: vector width (D + P), D: item vector width, P: popularity dimensions, M: past items of all requests, N: items
+This is the definition. The same score is computed again where more is known: `service.model.incremental` reads only what is
+new of a request and keeps the rest, `training.losses` wants gradients, `twotower.index.search` sums in float64.
+
+Q: requests, V: vector width (D + P), D: item vector width, P: popularity dimensions and signals,
+M: past items of all requests, N: items, R: some rows of them
 """
 
 from collections.abc import Sequence
@@ -44,8 +48,14 @@ class Queries:
 
     def dense_scores(self, item_vectors_NV: Tensor) -> Tensor:
         """Scores of the whole catalogue, [Q, N]."""
-        scores_QN = self.vectors_QV @ item_vectors_NV.T
-        return scores_QN.index_put_((self.past_request_M, self.past_rows_M), self.repeat_M, accumulate=True)
+        return self.add_repeat_scores(self.vectors_QV @ item_vectors_NV.T, torch.arange(len(item_vectors_NV)))
+
+    def add_repeat_scores(self, scores_QR: Tensor, rows_R: Tensor) -> Tensor:
+        """The scores of some rows, distinct and ascending, to which the repeat scores of past items among them are added."""
+        place_M = torch.searchsorted(rows_R, self.past_rows_M).clamp(max=len(rows_R) - 1)
+        here_M = rows_R[place_M] == self.past_rows_M
+        scores_QR[self.past_request_M[here_M], place_M[here_M]] += self.repeat_M[here_M]
+        return scores_QR
 
 
 @torch.inference_mode()

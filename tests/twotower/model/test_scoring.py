@@ -14,7 +14,7 @@ from twotower.data.item_statistics import item_statistics
 from twotower.data.window import History
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
-from twotower.model.scoring import Request, answer
+from twotower.model.scoring import Queries, Request, answer
 
 NOW_MS = 20_000 * DAY_MS
 
@@ -25,6 +25,15 @@ def request(model: ModelConfig, rows: list[int], wanted: str | None = None, now_
     types = pa.array(["purchase"] * len(rows), pa.string())
     context = encode_rows({"event_type": types}, model.context_spec, model.context_table_rows)
     return Request(History(item_rows, times, context), item_statistics(item_rows, times), now_ms, wanted)
+
+
+def test_repeat_scores_are_added_to_past_items_among_the_rows_given() -> None:
+    """User 0 had items 2 and 5, user 1 had item 5; the scores are of rows 1, 5 and 6."""
+    past_request_M, past_rows_M = torch.tensor([0, 0, 1]), torch.tensor([2, 5, 5])
+    queries = Queries(torch.zeros(2, 1), past_request_M, past_rows_M, repeat_M=torch.tensor([10.0, 20.0, 40.0]))
+    scores_QR = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    added = queries.add_repeat_scores(scores_QR, torch.tensor([1, 5, 6]))
+    assert added.tolist() == [[1.0, 22.0, 3.0], [4.0, 45.0, 6.0]]
 
 
 def test_past_items_score_their_dot_product_plus_repeat(tiny_bundle: Path) -> None:
