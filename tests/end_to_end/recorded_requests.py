@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from tests.end_to_end.bad_requests import FILTERS, bad_requests
 from tests.end_to_end.made_up_users import DAY_MS, HOUR_MS, USERS, Life, event, item, options
-from tests.end_to_end.sent import FIRST_RELEASE, OTHER_RELEASE, T0_MS, TOKEN_OF, Sent
+from tests.end_to_end.sent import DAMAGED_RELEASE, FIRST_RELEASE, OTHER_RELEASE, T0_MS, TOKEN_OF, Sent
 
 
 def requests() -> list[Sent]:
@@ -226,6 +226,7 @@ def operators() -> Iterator[Sent]:
     yield recommend("swap/before", user_id="dora", num_results=2)
     yield Sent("admin/refresh 1", "POST", "/v1/admin/refresh")
     yield Sent("admin/unknown", "POST", "/v1/admin/activate", {"release": "release-000000000000"})
+    yield Sent("admin/damaged", "POST", "/v1/admin/activate", {"release": DAMAGED_RELEASE})
     yield Sent("admin/activate", "POST", "/v1/admin/activate", {"release": OTHER_RELEASE})
     yield Sent("admin/swapped", "GET", "/readyz", until=OTHER_RELEASE)
     yield Sent("admin/refresh 2", "POST", "/v1/admin/refresh")

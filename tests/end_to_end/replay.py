@@ -197,7 +197,8 @@ def parsed(text: str, kind: str) -> Any:
     if kind.startswith("text/html"):
         return "<page>"
     if "version=0.0.4" in kind:
-        return sorted(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+        # A metric's time of creation is listed only once its labels were used.
+        return sorted(n for n in re.findall(r"^# TYPE (\S+)", text, re.MULTILINE) if not n.endswith("_created"))
     if not kind.startswith("application/json") or not text:
         return text
     body = json.loads(text)

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 T0_MS = 1_743_465_600_000  # 2025-04-01, within the tiny shop's log
 TOKEN_OF = "token of "  # a page_token that begins so is the next_page_token of the answer to the request named after it
-OTHER_RELEASE, FIRST_RELEASE = "<other release>", "<first release>"  # the replay puts ids in their place
+# The replay puts ids in their place.
+FIRST_RELEASE, OTHER_RELEASE, DAMAGED_RELEASE = "<first release>", "<other release>", "<damaged release>"
 
 Server = Literal["plain", "guarded", "admin"]  # one without keys; one with keys, arms and a lost store; its admin port
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.end_to_end.recorded_requests import requests
 from tests.end_to_end.replay import OTHER_MACHINE, SAME_MACHINE, Answer, ask, differences, machine, replay, servers
-from tests.end_to_end.sent import FIRST_RELEASE, OTHER_RELEASE, Sent
+from tests.end_to_end.sent import DAMAGED_RELEASE, FIRST_RELEASE, OTHER_RELEASE, Sent
 from twotower.cli import main
 
 GOLDEN = Path(__file__).parent / "golden" / "recorded_answers.jsonl"
@@ -55,10 +55,12 @@ def answers(tiny_store: Path, tiny_shop: Path, tiny_bundle: Path, tmp_path_facto
     assert main([str(argument) for argument in embed]) == 0
     other = json.loads((store / "CURRENT").read_bytes())["release"]
     assert main(["releases", "activate", first, "--store", str(store)]) == 0
-    names = {FIRST_RELEASE: first, OTHER_RELEASE: other}
+    damaged = Path(shutil.copytree(store / "releases" / other, store / "releases" / "release-ffffffffffff"))
+    (damaged / "vectors.npy").write_bytes(b"no vectors")
+    names = {FIRST_RELEASE: first, OTHER_RELEASE: other, DAMAGED_RELEASE: damaged.name}
     with servers(store, names, directory) as connections:
         _, _, listed = ask(connections["plain"], "GET", "/v1/releases", None, {})
-        entry = json.loads(listed)["releases"][0]
+        entry = next(entry for entry in json.loads(listed)["releases"] if entry["id"] == first)
         names |= {"<bundle>": entry["bundle"], "<vector space>": entry["vector_space_id"]}
         found = list(replay(requests(), connections, names))
     if "RECORD_ANSWERS" in os.environ:
