@@ -8,6 +8,8 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+BENCHMARKS := $(filter-out report,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
+
 .PHONY: help demo test test-faults test-kernels bench loadtest
 .DEFAULT_GOAL := help
 
@@ -41,8 +43,7 @@ test-kernels: $(VENV)/.test-installed
 	$(BIN)/python -m benchmarks.kernel_mutants
 
 bench: $(VENV)/.test-installed
-	@test -n "$(NAME)" && test -f "benchmarks/$(NAME).py" || { \
-	  echo "give NAME= one of: $(filter-out report,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))" >&2; exit 2; }
+	@test "$(words $(NAME)) $(filter $(BENCHMARKS),$(NAME))" = "1 $(NAME)" || { echo "give NAME= one of: $(BENCHMARKS)" >&2; exit 2; }
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
 loadtest: $(VENV)/.test-installed

@@ -17,7 +17,7 @@ from training.evaluation.cold_start import SHOWN
 from training.recipes.recipes import RECIPES
 
 OUT = DIRECTORY / "cold_start"
-SHARE = 0.05  # of the products that were bought in training (quality research)
+SHARE = 0.05  # of the products that were bought in training
 
 
 def main(argv: Sequence[str] | None = None) -> int:

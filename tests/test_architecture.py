@@ -1,8 +1,11 @@
 """The house rules that a program can check."""
 
 import ast
+import io
+import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +18,8 @@ ROOMS = (*PACKAGES, "benchmarks", "loadtests", "deploy")
 MAX_LINES = 500
 CODE = sorted(path for room in PACKAGES for path in (ROOT / room).rglob("*.py"))
 EVERYTHING = sorted(path for room in (*ROOMS, "tests") for path in (ROOT / room).rglob("*.py"))
+BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "report")
+CAPITALISED = {"ALICE", "NVIDIA"}  # names that are written in capitals
 CODE_LOADERS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 
 
@@ -67,6 +72,50 @@ def test_the_check_for_code_in_data_finds_each_way_in() -> None:
 
     assert sorted(line for line, _ in code_from_data(ast.parse(bad))) == [1, 2, 3, 4, 5, 6]
     assert list(code_from_data(ast.parse(good))) == []
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_that_make_offers_runs_its_main(name: str) -> None:
+    """A file without one would do nothing, and `make bench` would end with exit status 0."""
+    tree = ast.parse((ROOT / "benchmarks" / f"{name}.py").read_text())
+    assert "main" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    last = tree.body[-1]
+    assert isinstance(last, ast.If)
+    assert ast.unparse(last) == "if __name__ == '__main__':\n    sys.exit(main())"
+
+
+@pytest.mark.parametrize("name", ["", "report", "kernel_races/loss_gemm", "demo kernels"])
+def test_make_bench_refuses_what_is_no_benchmark_and_names_those_there_are(name: str, tmp_path: Path) -> None:
+    """`report` is the module that the benchmarks write their tables with."""
+    (tmp_path / ".test-installed").touch()
+    command = ["make", "bench", f"NAME={name}", f"VENV={tmp_path}", "BIN=/none"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode != 0
+    offered = run.stderr.splitlines()[0].removeprefix("give NAME= one of: ")
+    assert sorted(offered.split()) == BENCHMARKS
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=relative)
+def test_no_citation_names_a_document_that_is_not_here(path: Path) -> None:
+    """A reader can look up a paper or a file of the repository, and nothing else."""
+    assert citations(path.read_text()) == []
+
+
+def test_the_check_for_citations_finds_them_in_comments_and_docstrings_alone() -> None:
+    bad = '"""Small (SCIENCE: table 2)."""\nx = 1  # of all (NOTES)\n'
+    good = '"""See README (SVG, HNSW)."""\nx = f(WIDTH)  # f(WIDTH), (MAX_LINES), (Hesterberg 1995)\n'
+    assert citations(bad) == ["SCIENCE", "NOTES"]
+    assert citations(good) == []
+
+
+def citations(source: str) -> list[str]:
+    """Words of five or more capitals that begin a parenthesis in a comment or a docstring."""
+    statements = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Expr))
+    docstrings = {node.lineno for node in statements if isinstance(node.value, ast.Constant)}
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    prose = (t.string for t in tokens if t.type == tokenize.COMMENT or (t.type == tokenize.STRING and t.start[0] in docstrings))
+    found = [word for text in prose for word in re.findall(r"(?<!\w)\(([A-Z]{5,})(?![A-Z_(\w])", text)]
+    return [word for word in found if word not in CAPITALISED]
 
 
 def code_from_data(tree: ast.Module) -> Iterator[tuple[int, str]]:

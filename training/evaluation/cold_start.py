@@ -1,8 +1,8 @@
-"""The planted cold-start protocol: items that sold well are hidden from training, and must be found by their content.
+"""The planted cold-start protocol: items with events are hidden from training, and must be found by their content.
 
-Naturally cold items are few and odd. So a share of the items that have training events, stratified by how many, loses every
-event before the test part, and stays in the catalogue: to the model they are launched on its first day. The full catalogue
-is ranked (quality research, cold-start protocol b).
+Naturally cold items are few and untypical. So a share of the items that have training events, stratified by popularity, loses
+every event before the test part and stays in the catalogue: for the model they are launched on the first day of the test part.
+The full catalogue is ranked.
 
 N: items, E: events, Q: queries, A: answers, U: users
 """

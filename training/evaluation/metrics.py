@@ -89,7 +89,7 @@ def candidate_set(num_items: int, *, past_masked: bool) -> str:
 
 
 def summarise(rankings: Rankings, num_items: int) -> dict[str, float]:
-    """Every metric, and the 95 % intervals of the headline ones, as one flat table (EVALUATION)."""
+    """Every metric, and the 95 % intervals of the headline ones, as one flat table."""
     result = point_metrics(rankings, num_items)
     for name, (values, users) in headline_values(rankings).items():
         if name in result:
@@ -243,7 +243,7 @@ def per_query(rankings: Rankings, hit_A: Flags, weights_A: Array | Flags) -> Arr
 
 
 def ndcg(rankings: Rankings, rank_A: Array, k: int, among_A: Flags) -> Array:
-    """NDCG@k of each query: gain 1/log2(rank + 1), ideal cut at min(answers, k) (EVALUATION); NaN without answers."""
+    """NDCG@k of each query: gain 1/log2(rank + 1), over an ideal cut at min(answers, k); NaN without answers."""
     return ndcg_at(k, rank_A[among_A], rankings.answer_query_A[among_A], len(rankings.user_Q))
 
 

@@ -1,4 +1,4 @@
-"""Parameter budgets: the embedder is sized to its share of all trainable scalars, hash table included."""
+"""Parameter budgets: the embedder, with its hash table, gets a fixed share of all trainable parameters."""
 
 import math
 from bisect import bisect_left, bisect_right
@@ -16,16 +16,16 @@ from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.kinds import KINDS, build_embedder, embedder_class
 
-TABLE_SHARE = 0.35  # of the embedder's budget; rows before width, or the tail of the catalogue collides (quality research)
+TABLE_SHARE = 0.35  # of the embedder's budget; with fewer rows, rare items collide in the hash table
 MIN_TABLE_ROWS = 64
 MIN_HIDDEN = 8
-WIDTHS = (*range(32, 256, 8), *range(256, 1024, 32), *range(1024, 8193, 128))  # that `shape_for` may choose
+WIDTHS = (*range(32, 256, 8), *range(256, 1024, 32), *range(1024, 8193, 128))  # from which `shape_for` chooses
 HEAD_WIDTH, ASPECT, TOLERANCE = 32, 32, 0.05
 CONTEXT_TABLE_ROWS = 256  # event types, channels and the like; part of the contextualizer
 
 
 class Shape(NamedTuple):
-    """The contextualizer's sizes, by their names in a TrainConfig."""
+    """The sizes of the contextualizer, named as in TrainConfig."""
 
     width: int
     num_layers: int
@@ -34,7 +34,7 @@ class Shape(NamedTuple):
 
 
 class ParameterCount(NamedTuple):
-    """Trainable scalars of both towers."""
+    """Trainable parameters of both towers."""
 
     embedder: int
     contextualizer: int
@@ -48,7 +48,7 @@ class ParameterCount(NamedTuple):
 def size_model(
     config: TrainConfig, item_spec: FeatureSpec, context_spec: FeatureSpec, num_signals: int = 0, clock: bool = True
 ) -> ModelConfig:
-    """The contextualizer as asked for, and an embedder fitted to `embedder_share` of all scalars."""
+    """The contextualizer of the config, and an embedder that gets `embedder_share` of all parameters."""
     model = ModelConfig(
         item_spec=item_spec,
         context_spec=context_spec,
@@ -70,10 +70,10 @@ def size_model(
 
 
 def shape_for(parameters: float, share: float) -> Shape:
-    """A shape whose total, embedder included, comes within 5 % of `parameters`; event features may add as much again.
+    """A shape whose total, embedder included, is within 5 % of `parameters`; event features may add another 5 %.
 
-    Of all that do, the one whose width over layers is nearest to that of the recipes measured here (128 over 4). Heads are
-    about 32 wide, as there, and share keys and values in pairs. ValueError for a size that no shape has.
+    Of all such shapes, the one whose ratio of width to layers is nearest to that of the recipes measured here (128 to 4). Heads
+    are about 32 wide, as there, and pairs of heads share keys and values. ValueError for a size that no shape has.
     """
     wanted = parameters * (1 - share)
     usual = bisect_left(WIDTHS, wanted, key=lambda width: count_contextualizer(_shape(width, max(1, width // ASPECT))))
@@ -94,14 +94,14 @@ def shape_for(parameters: float, share: float) -> Shape:
 
 
 def _shape(width: int, num_layers: int) -> Shape:
-    """With the usual heads."""
+    """The shape of a width and a depth, with the usual heads."""
     heads = [h for h in range(2, width // 2 + 1, 2) if width % (2 * h) == 0]
     num_heads = min(heads, key=lambda h: abs(math.log(width / h / HEAD_WIDTH)))
     return Shape(width, num_layers, num_heads, num_heads // 2)
 
 
 def count_contextualizer(shape: Shape) -> int:
-    """Scalars of a contextualizer whose events have a type and nothing else; a numeric feature adds about ten times the width."""
+    """Parameters of a contextualizer whose events have only a type. A numeric feature adds about ten times the width."""
     nothing = FeatureSpec(fields=())
     model = ModelConfig(
         item_spec=nothing,
@@ -115,15 +115,15 @@ def count_contextualizer(shape: Shape) -> int:
 
 
 def ffn_width(width: int) -> int:
-    """Of SwiGLU: 8/3 of the width, so that its three matrices cost what the usual two of four widths do (Shazeer 2020)."""
+    """Hidden width of SwiGLU: 8/3 of the width, so that its three matrices cost as much as two of four widths (Shazeer 2020)."""
     return width * 8 // 3 // 8 * 8
 
 
 def fit_embedder(model: ModelConfig, share: float) -> ModelConfig:
-    """`embedder_hidden` and `table_rows` such that an embedder of any kind holds at most `share` of all scalars.
+    """`embedder_hidden` and `table_rows` such that an embedder of any kind has at most `share` of all parameters.
 
-    Sizes are found by counting the real module: the width takes what `TABLE_SHARE` leaves, then rows fill the budget.
-    DataError when even the smallest is too large.
+    Sizes are found by counting the parameters of the real module: the width takes what `TABLE_SHARE` leaves, then rows fill the
+    budget. DataError when even the smallest embedder is too large.
     """
     budget = share / (1 - share) * count_parameters(model).contextualizer
     table = MIN_TABLE_ROWS * model.table_dim
@@ -148,13 +148,13 @@ def fit_embedder(model: ModelConfig, share: float) -> ModelConfig:
 
 
 def count_parameters(model: ModelConfig) -> ParameterCount:
-    """Count without allocating."""
+    """Trainable parameters of both towers, counted without allocating them."""
     with torch.device("meta"):
         return ParameterCount(count_embedder(model), _count(Contextualizer(model)))
 
 
 def count_embedder(model: ModelConfig) -> int:
-    """The embedder's part of `count_parameters`."""
+    """Trainable parameters of the embedder, counted without allocating them."""
     with torch.device("meta"):
         return _count(build_embedder(model))
 

@@ -1,10 +1,11 @@
-"""How large a model, and how much data, a budget of FLOPs asks for; and what a model asks of the data that is there.
+"""The compute-optimal model size and amount of data for a budget of FLOPs, and for a given model the data it needs.
 
-Five points are published (SCIENCE): events per parameter at 1e15 to 1e19 FLOPs. With C = 6 N D they give N* and D*, whose
-least-squares exponents are the published law's, N* ~ C^0.617 and D* ~ C^0.383. Points and line differ: the points are curved,
-and the line through them gives 445, 260, 152, 88 and 52 events per parameter where the points say 344, 265, 222, 110 and 36
-(up to 1.46x; anchored at the first point instead it gives 344, 201, 117, 68 and 40, up to 1.9x). The points are followed
-where they are, interpolated in logarithms, and the law beyond them.
+"Scaling Laws for Behavioral Foundation Models over User Event Sequences" (Brüel Gabrielsson 2026, arXiv 2606.05257) publishes
+the events per parameter at five budgets, 1e15 to 1e19 FLOPs. With C = 6 N D they give N* and D*, whose least-squares exponents
+are those of the published law, N* ~ C^0.617 and D* ~ C^0.383. Points and law differ, because the points lie on a curve: the
+law gives 445, 260, 152, 88 and 52 events per parameter where the points say 344, 265, 222, 110 and 36 (up to 1.46x; through
+the first point instead it gives 344, 201, 117, 68 and 40, up to 1.9x). Between the points we interpolate them in logarithms;
+beyond them we follow the law.
 
 C: FLOPs, N: parameters, D: events
 """
@@ -16,24 +17,24 @@ from typing import NamedTuple
 EVENTS_PER_PARAMETER = {1e15: 344.0, 1e16: 265.0, 1e17: 222.0, 1e18: 110.0, 1e19: 36.0}
 PARAMETER_EXPONENT, EVENT_EXPONENT = 0.617, 0.383
 FLOPS_PER_PARAMETER_AND_EVENT = 6  # forward and backward
-NEGATIVES_AT_1E15, MAX_NEGATIVES = 200_000, 1_000_000  # after freezing: low hundreds of thousands, capped from 1e18 on
+NEGATIVES_AT_1E15, MAX_NEGATIVES = 200_000, 1_000_000  # in stage 2; the maximum is reached at 1e18
 
 
 class Plan(NamedTuple):
-    """What a budget asks for: 6 x parameters x events = flops."""
+    """The compute-optimal sizes for a budget: 6 x parameters x events = flops."""
 
     flops: float
     parameters: float  # of both towers
-    events: float  # read in training, all stages together
+    events: float  # read in training, in all stages together
 
     @property
     def events_per_parameter(self) -> float:
-        """D/N; text models take about 20."""
+        """D/N. Text models take about 20."""
         return self.events / self.parameters
 
 
 def compute_optimal(flops: float) -> Plan:
-    """N* and D* of a budget: interpolated between the published points, by the law from the nearest point beyond them."""
+    """N* and D* for a budget: interpolated between the published points; beyond them by the law, from the nearest point."""
     if not 0 < flops < math.inf:
         raise ValueError(f"flops is {flops}: give a positive number, such as 1e15")
     points = published()
@@ -42,7 +43,7 @@ def compute_optimal(flops: float) -> Plan:
 
 
 def fitted_law(flops: float) -> Plan:
-    """The same by the published law alone: a line through all five points, of slope 0.617."""
+    """N* and D* by the published law alone: a line of slope 0.617 through all five points, in logarithms."""
     points = published()
     centre = math.exp(sum(math.log(p.parameters) for p in points) / len(points))
     middle = math.exp(sum(math.log(p.flops) for p in points) / len(points))
@@ -51,7 +52,7 @@ def fitted_law(flops: float) -> Plan:
 
 
 def published() -> list[Plan]:
-    """The five points."""
+    """The five published points as plans."""
     return [
         Plan(flops, *(math.sqrt(flops * x / FLOPS_PER_PARAMETER_AND_EVENT) for x in (1 / ratio, ratio)))
         for flops, ratio in EVENTS_PER_PARAMETER.items()
@@ -59,7 +60,7 @@ def published() -> list[Plan]:
 
 
 def optimal_events(parameters: float) -> float:
-    """D* of the budget at which a model of this size is compute-optimal."""
+    """D* of the budget for which a model of this size is compute-optimal."""
     points = published()
     return _log_log(parameters, [p.parameters for p in points], [p.events for p in points], EVENT_EXPONENT / PARAMETER_EXPONENT)
 
@@ -71,13 +72,13 @@ def num_negatives(flops: float) -> int:
 
 
 def plan_lines(flops: float) -> list[str]:
-    """A plan for the terminal: the points beside the law, and by how much they differ."""
+    """A plan for the terminal: by the published points, and by the law."""
     plan, law = compute_optimal(flops), fitted_law(flops)
     return [f"{flops:.3g} FLOPs, by the published points: {_described(plan)}", f"by the law through them: {_described(law)}"]
 
 
 def data_notice(parameters: int, num_events: int) -> list[str]:
-    """What to tell before training starts when the data is short of D* for a model of this size; nothing when it is not."""
+    """Lines for the terminal if there is less data than D* for a model of this size; none otherwise."""
     wanted = optimal_events(parameters)
     if num_events >= wanted:
         return []

@@ -1,4 +1,4 @@
-"""What a training run is: frozen, checked when made, written into the bundle's provenance."""
+"""The configuration of a training run: frozen, checked when made, written into the provenance of the bundle."""
 
 from typing import Literal
 
@@ -13,10 +13,10 @@ Negatives = Literal["uniform", "popular", "popular_uncorrected"]
 class StageConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One stage of training. It ends after its share of the run's minutes or, in a run without minutes, after `max_steps`."""
 
-    share: float  # of the run, and so of the learning rate's cosine
+    share: float  # of the whole run, and so of the cosine of the learning rate
     num_negatives: int | None  # drawn per step beside a query's past items and answers; None is the whole catalogue, exactly
     train_embedder: bool
-    negatives: Negatives = "uniform"  # how they are drawn; corrected, so that the loss is the catalogue's, but for the last
+    negatives: Negatives = "uniform"  # how they are drawn; only "popular_uncorrected" changes what the loss estimates
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -25,14 +25,14 @@ class StageConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.num_negatives is not None and self.num_negatives < 1:
             raise ValueError(f"num_negatives is {self.num_negatives}: give a number, or None for the whole catalogue")
         if self.train_embedder and self.negatives != "uniform":
-            raise ValueError("a stage that trains the embedder adds popular items by the batch itself: leave negatives uniform")
+            raise ValueError("a stage that trains the embedder scores the batch's popular items anyway: leave negatives uniform")
 
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A run. `metric` is what the deployment serves and what the recipe was chosen by."""
+    """A training run. `metric` is the one that the recipe was chosen by."""
 
     metric: str
-    protocol: ProtocolName = "next-basket"  # that the run is judged by
+    protocol: ProtocolName = "next-basket"  # by which the model is evaluated
     minutes: float | None  # None: the stages' max_steps decide, and the same seed gives the same weights
     stages: tuple[StageConfig, ...]
     width: int = 128
@@ -40,25 +40,25 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     num_heads: int = 4
     num_kv_heads: int = 2
     embedder: str = "mlp"  # a name of `twotower.model.kinds`, or the user's own as module:Class
-    embedder_share: float = 0.02  # of all trainable scalars, the compute-optimal share (SCIENCE)
+    embedder_share: float = 0.02  # of all trainable scalars, the compute-optimal share (Brüel Gabrielsson 2026)
     batch_windows: int = 8
-    max_queries: int = 160  # basket boundaries of a batch that are scored
-    learning_rate: float = 2e-3  # at a batch of 512 queries; scaled by sqrt(queries / 512) (SCIENCE)
-    mup_base_width: int | None = None  # the width that learning_rate was chosen at; None: plain parametrisation (SCIENCE)
-    warmup: float = 0.05  # of the run
+    max_queries: int = 160  # at most so many basket boundaries of a batch are scored
+    learning_rate: float = 2e-3  # at a batch of 512 queries; scaled by sqrt(queries / 512), as published there
+    mup_base_width: int | None = None  # the width that learning_rate was chosen at; None: plain parametrisation
+    warmup: float = 0.05  # share of the run
     weight_decay: float = 0.02
     dropout: float = 0.1
     id_dropout: float = 0.1  # share of items per step that are embedded from their content alone
     gradient_clip: float = 1.0
-    plant_cold: float = 0.0  # share of the items that lose their events before the test part: the cold-start protocol
-    window: int = 256  # events the contextualizer reads at most (SCIENCE)
+    plant_cold: float = 0.0  # share of the items whose events before the test part are hidden, for the cold-start protocol
+    window: int = 256  # events that the contextualizer reads at most, as published there
     page: int = 64  # events between two moves of the window's anchor
-    half_lives_days: tuple[float, ...] = (14.0, 2.0)  # of popularity, and of its trends
-    evaluations: int = 8  # while training, on 3,000 validation answers each; 0 is none, and so no validation curves
-    checkpoint_minutes: float = 5.0  # between checkpoints: what a killed run loses at most
-    prefetch: int = 0  # batches drawn ahead by a thread; on two cores it only takes turns (.45 s a step against .31)
+    half_lives_days: tuple[float, ...] = (14.0, 2.0)  # the first of popularity, the others of its trends
+    evaluations: int = 8  # on 3,000 validation answers each, while training; 0 gives no validation curves
+    checkpoint_minutes: float = 5.0  # between checkpoints, which is what a killed run loses at most
+    prefetch: int = 0  # batches drawn ahead by a thread; slower on two cores (.45 s a step against .31)
     precision: Literal["fp32", "bf16"] = "fp32"  # of the arithmetic; weights stay fp32
-    sharding: Literal["ddp", "fsdp"] = "ddp"  # under torchrun: whole weights on every rank, or a part of each
+    sharding: Literal["ddp", "fsdp"] = "ddp"  # under torchrun: all weights on every rank (ddp), or a part of each (fsdp)
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -1,19 +1,19 @@
-"""Named runs. Each is a function returning a config, and says which metric it was chosen by."""
+"""Recipes: functions that return the configuration of a run. Each says which metric it was chosen by."""
 
 import math
 from collections.abc import Callable
 
 import msgspec
 
-from training.recipes.config import StageConfig, TrainConfig
+from training.recipes.config import Negatives, StageConfig, TrainConfig
 
 
 def demo(minutes: float = 3.0) -> TrainConfig:
     """A few minutes on two cores, for the demo: chosen by next-basket NDCG@10 on Complete Journey's November.
 
-    So short a run sees a fraction of the events once: there is nothing to regularise, and it takes a rate five times the
-    default. Two minutes each on 600 households, before the model attended to past items: 2e-3 with dropout .1 gave NDCG@10
-    .216; without dropout 5e-3 gave .228, and 1e-2 .227 at a lower set loss (8.61 against 8.64 nats).
+    Such a short run reads only a fraction of the events, each once. So it needs no regularisation and a learning rate five times
+    the default. Measured in two minutes each on 600 households, before the model attended to past items: 2e-3 with dropout .1
+    gave NDCG@10 .216; without dropout 5e-3 gave .228, and 1e-2 gave .227 at a lower set loss (8.61 against 8.64 nats).
     """
     return TrainConfig(
         metric="next-basket NDCG@10",
@@ -28,11 +28,11 @@ def demo(minutes: float = 3.0) -> TrainConfig:
 
 
 def complete_journey(minutes: float | None = None) -> TrainConfig:
-    """The strongest model of grocery baskets: chosen by next-basket NDCG@10 on Complete Journey's November.
+    """The best model of grocery baskets that we found: chosen by next-basket NDCG@10 on Complete Journey's November.
 
-    Limited by steps, so that the same seed gives the same weights; `minutes` limits it by the clock instead. Nearly two
-    passes over the boundaries: on 3,000 of November's baskets half as many steps gave NDCG@10 .255 against .258, and R@10 of
-    new items .0161 against .0174. With 10 % of the parameters the embedder gave the same NDCG@10 (.258).
+    Limited by steps, so that the same seed gives the same weights; `minutes` limits it by the clock instead. It makes nearly two
+    passes over the basket boundaries. On 3,000 of November's baskets, half as many steps gave NDCG@10 .255 instead of .258, and
+    R@10 of new items .0161 instead of .0174. An embedder with 10 % of the parameters gave the same NDCG@10 (.258).
     """
     return TrainConfig(
         metric="next-basket NDCG@10",
@@ -49,13 +49,13 @@ def complete_journey(minutes: float | None = None) -> TrainConfig:
 def amazon_loo(minutes: float | None = None) -> TrainConfig:
     """Leave-one-out benchmarks such as Amazon Beauty: chosen by NDCG@10 on the events before the last, past items masked.
 
-    The embedder holds most of the parameters, not 2 %: 12,101 items are described by categories and a brand alone, which
-    86 % of them share with others, so what tells items apart has to be learned item by item. There is no second stage.
+    The embedder holds most of the parameters, not 2 %. The 12,101 items are described by categories and a brand alone, and 86 %
+    of them share their description with others, so the model must learn item by item what tells them apart. There is no second
+    stage.
 
-    15 passes with little dropped: on validation R@10 .105, NDCG@10 .062. With half of everything dropped, 15 passes gave .093
-    and .051, and 45 passes .102 and .060; with .3, 15 gave .102 and .058; with .2, 30 gave .101 and .061, past their best. The
-    exact softmax over all items gave no more than 3,000 drawn ones. The files name no times, so popularity is the count of
-    everything.
+    15 passes with dropout .15 gave R@10 .105 and NDCG@10 .062 on validation. With dropout .5, 15 passes gave .093 and .051, and
+    45 passes .102 and .060; with .3, 15 passes gave .102 and .058; with .2, 30 passes gave .101 and .061, past their best. The
+    exact softmax over all items was no better than 3,000 drawn ones. The files have no times, so popularity counts all events.
     """
     return TrainConfig(
         metric="leave-one-out NDCG@10",
@@ -80,12 +80,12 @@ def amazon_loo(minutes: float | None = None) -> TrainConfig:
 
 
 def from_budget(flops: float = 1e15) -> TrainConfig:
-    """What a budget of training FLOPs is best spent on, by the published optimum, for next-basket recall@10.
+    """The compute-optimal model for a budget of training FLOPs, by the published law, for next-basket recall@10.
 
-    The model has N* parameters (2 % of them the embedder's) and reads D* events, full windows assumed; all boundaries of
-    eight windows are scored at once, 2,048 where every event is a basket (the batch that SCIENCE ships, beyond the critical
-    one of this metric). The plan counts 6 N D; scoring candidates, which grows with their number and not with the model,
-    comes on top. The budget ends the run, not the clock: the same seed gives the same weights.
+    The model has N* parameters (2 % of them the embedder's) and reads D* events if all windows are full. A step scores all
+    boundaries of eight windows: 2,048 where every event is a basket, the batch that Brüel Gabrielsson 2026 recommends. The plan
+    counts 6 N D; scoring candidates comes on top, because it grows with their number and not with the model. Steps limit the
+    run, not the clock, so the same seed gives the same weights.
     """
     from training.recipes.budget import shape_for  # these need torch, which `twotower train --help` should not wait for
     from training.recipes.compute_optimal import compute_optimal, num_negatives
@@ -110,15 +110,31 @@ def from_budget(flops: float = 1e15) -> TrainConfig:
 
 
 def mup(flops: float = 1e15) -> TrainConfig:
-    """`from_budget` under muP, for the comparison by its own metric: the rate is that of width 128, at every width.
+    """`from_budget` under muP, to compare the two: at every width the learning rate is that of width 128.
 
-    SCIENCE: muP transfers rates, and plain truncated-normal reaches a lower loss at every scale. Not for serving.
+    Not for serving: muP transfers rates, but plain truncated-normal reached a lower loss at every scale (Brüel Gabrielsson 2026).
     """
     return msgspec.structs.replace(from_budget(flops), mup_base_width=128)
 
 
+def popular_negatives(flops: float = 1e15) -> TrainConfig:
+    """`from_budget` with half of stage 2's negatives drawn by popularity, corrected by logQ, to compare with uniform ones."""
+    return _with_negatives(from_budget(flops), "popular")
+
+
+def uncorrected_negatives(flops: float = 1e15) -> TrainConfig:
+    """`popular_negatives` without the correction, to measure its effect. Not for serving: the ranking it learns is biased."""
+    return _with_negatives(from_budget(flops), "popular_uncorrected")
+
+
+def _with_negatives(config: TrainConfig, negatives: Negatives) -> TrainConfig:
+    """The config whose last stage draws its negatives in another way."""
+    *others, last = config.stages
+    return msgspec.structs.replace(config, stages=(*others, msgspec.structs.replace(last, negatives=negatives)))
+
+
 def _steps(steps: int, minutes: float | None) -> int | None:
-    """A stage's limit, unless the clock limits the run."""
+    """A stage's limit of steps; None if the clock limits the run."""
     return steps if minutes is None else None
 
 
@@ -126,6 +142,8 @@ RECIPES: dict[str, Callable[..., TrainConfig]] = {
     "demo": demo,
     "from_budget": from_budget,
     "mup": mup,
+    "popular_negatives": popular_negatives,
+    "uncorrected_negatives": uncorrected_negatives,
     "complete_journey": complete_journey,
     "amazon_loo": amazon_loo,
 }

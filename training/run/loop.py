@@ -203,7 +203,7 @@ def progress(config: TrainConfig, state: TrainState) -> float:
 
 
 def learning_rate(progress: float, num_queries: int, config: TrainConfig) -> float:
-    """2e-3 sqrt(B / 512) (SCIENCE), linear warm-up, cosine to zero."""
+    """2e-3 sqrt(B / 512) (Brüel Gabrielsson 2026, arXiv 2606.05257), with a linear warm-up and a cosine to zero."""
     peak = config.learning_rate * math.sqrt(num_queries / 512)
     warm = min(1.0, progress / config.warmup) if config.warmup else 1.0
     return peak * max(warm, 1e-3) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

@@ -1,9 +1,10 @@
 """Maximal update parametrisation (Yang et al. 2022, table 8, Adam): a learning rate chosen at one width holds at others.
 
-Plain truncated-normal reached a lower loss at every scale (SCIENCE) and stays the default; this is for the comparison.
-Only initial scales and learning rates change, so the forward pass is the plain one: a multiplier in front of a matrix is,
-under Adam, the same factor on its initial scale and on its rate. Heads keep their width in the recipes' shapes, so attention
-needs nothing.
+Plain truncated-normal reached a lower loss at every scale (Brüel Gabrielsson 2026, arXiv 2606.05257) and stays the default;
+this is to compare with.
+Only initial scales and learning rates change, not the forward pass: under Adam, a multiplier in front of a matrix is the same
+as that factor on its initial scale and on its learning rate. Attention needs no change, because heads keep their width in the
+shapes of the recipes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +20,11 @@ from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.kinds import build_embedder
 
-QUERY_OUT = "contextualizer.query_out."  # makes the vector whose dot product with items, over the width, is the score
+QUERY_OUT = "contextualizer.query_out."  # its output is the query vector, whose dot product with an item is over the whole width
 
 
 class Scale(NamedTuple):
-    """What a parameter's learning rate and its initial values are multiplied by."""
+    """Factors on the learning rate and on the initial values of a parameter."""
 
     rate: float = 1.0
     start: float = 1.0
@@ -32,8 +33,8 @@ class Scale(NamedTuple):
 def mup_scales(config: TrainConfig, model: ModelConfig) -> dict[str, Scale]:
     """The scale of every parameter of both towers (`embedder.*`, `contextualizer.*`), from its shape here and at the base width.
 
-    A matrix whose input grows learns slower by as much; one whose output does not grow with it also starts smaller. Lookup
-    tables, biases and norms stay. At the base width every scale is 1; nothing is scaled in a run without one.
+    The learning rate of a matrix shrinks as its input grows. A matrix whose input grows but not its output also starts smaller.
+    Lookup tables, biases and norms keep theirs. At the base width every scale is 1. Without a base width nothing is scaled.
     """
     if (width := config.mup_base_width) is None:
         return {}
@@ -43,13 +44,13 @@ def mup_scales(config: TrainConfig, model: ModelConfig) -> dict[str, Scale]:
     ratio = width / model.width
     for name in (f"{QUERY_OUT}weight", f"{QUERY_OUT}bias"):
         rate, start = scales[name]
-        # The bias holds the popularity prior, which no width changes: it starts where it is.
+        # The bias holds the popularity prior, which does not depend on the width, so its initial values are kept.
         scales[name] = Scale(rate * ratio, start * ratio if name.endswith("weight") else start)
     return scales
 
 
 def shapes(model: ModelConfig) -> dict[str, torch.Size]:
-    """Of every parameter of both towers."""
+    """The shape of every parameter of both towers."""
     with torch.device("meta"):
         towers = nn.ModuleDict({"embedder": build_embedder(model), "contextualizer": Contextualizer(model)})
     return {name: parameter.shape for name, parameter in towers.named_parameters()}
@@ -63,14 +64,14 @@ def _scale(name: str, here: torch.Size, there: torch.Size) -> Scale:
 
 
 def start_mup(towers: nn.Module, scales: Mapping[str, Scale]) -> None:
-    """Rescale freshly initialised parameters, in place; before they are sharded."""
+    """Rescale freshly initialised parameters in place. To be called before they are sharded."""
     with torch.no_grad():
         for name, parameter in towers.named_parameters():
             parameter.mul_(scales.get(name, Scale()).start)
 
 
 def mup_groups(groups: Sequence[Mapping[str, Any]], towers: nn.Module, scales: Mapping[str, Scale]) -> list[dict[str, Any]]:
-    """An optimizer's groups, split so that each has one `rate_scale`: its rate is the schedule's times that."""
+    """The groups of an optimizer, split so that each has one `rate_scale`, a factor on the scheduled learning rate."""
     rates = {parameter: scales.get(name, Scale()).rate for name, parameter in towers.named_parameters()}
     return [
         {**group, "params": [p for p in group["params"] if rates[p] == rate], "rate_scale": rate}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from twotower.data.features import EVENT_TIME_WIDTH, EncodedRows, Ints, event_time_features
 
-WINDOW = 256  # events the contextualizer reads at most (SCIENCE: the published window)
+WINDOW = 256  # events that the contextualizer reads at most, as in Brüel Gabrielsson 2026 (arXiv 2606.05257)
 PAGE = 64  # events between two moves of the anchor
 
 

@@ -98,7 +98,7 @@ class Contextualizer(nn.Module):
         self.register_buffer("sin_LE", angles.sin(), persistent=False)
 
     def _initialise(self, config: ModelConfig) -> None:
-        """Plain truncated-normal: it beat muP at every scale tried (SCIENCE). Residual outputs start small."""
+        """Plain truncated-normal: it beat muP at every scale (Brüel Gabrielsson 2026). Residual outputs start small."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=1 / math.sqrt(module.in_features))

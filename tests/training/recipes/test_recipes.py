@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from training.recipes.recipes import RECIPES, from_budget, mup
+from training.recipes.recipes import RECIPES, from_budget, mup, popular_negatives, uncorrected_negatives
 from twotower.data.window import WINDOW
 
 
@@ -16,7 +16,7 @@ def test_a_recipe_names_its_metric_and_freezes_the_embedder_last(name: str) -> N
     assert not config.stages[-1].train_embedder or len(config.stages) == 1
     last = config.stages[-1]
     if not last.train_embedder:
-        assert last.num_negatives is None or last.num_negatives >= 200_000, "as many as SCIENCE finds useful"
+        assert last.num_negatives is None or last.num_negatives >= 200_000, "as many as are published as useful"
 
 
 def test_a_budget_buys_the_published_model_and_data() -> None:
@@ -38,3 +38,11 @@ def test_a_larger_budget_buys_a_larger_model_and_more_negatives() -> None:
 def test_mup_is_the_same_run_parametrised_otherwise() -> None:
     assert msgspec.structs.replace(mup(3e15), mup_base_width=None) == from_budget(3e15)
     assert mup(3e15).mup_base_width == 128
+
+
+def test_other_negatives_are_the_same_run_with_another_pool() -> None:
+    for recipe, negatives in ((popular_negatives, "popular"), (uncorrected_negatives, "popular_uncorrected")):
+        changed, plain = recipe(3e15), from_budget(3e15)
+        assert changed.stages[:-1] == plain.stages[:-1]
+        assert changed.stages[-1] == msgspec.structs.replace(plain.stages[-1], negatives=negatives)
+        assert msgspec.structs.replace(changed, stages=plain.stages) == plain
