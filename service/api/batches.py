@@ -15,7 +15,7 @@ _ENTRY = {"oneOf": [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind i
 
 
 class BatchRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Several questions at once; each is answered or refused by itself."""
+    """Several requests at once; each is answered or refused by itself."""
 
     requests: Annotated[list[RecommendRequest], Meta(max_length=MAX_BATCH)]  # answered in this order
 
@@ -27,7 +27,7 @@ class BatchBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class BatchResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """In the order of the requests, what each would have got alone: its answer, or the body of its error."""
+    """For each request what it would have got alone: its answer, or the body of its error."""
 
     results: Annotated[list[Any], Meta(extra_json_schema={"items": _ENTRY})]  # in the order of the requests
     took_ms: float  # time in the server, in milliseconds

@@ -17,19 +17,19 @@ class PutItemsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class PutItemsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """PutItemsRequest as decoded: each item is judged by itself."""
+    """PutItemsRequest as decoded: each item is checked by itself."""
 
     items: Annotated[list[msgspec.Raw], Meta(max_length=MAX_CHANGES)]
 
 
 class DeleteItemsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Items to take out; an id that the catalogue does not know is taken out of what the nightly job reads next."""
+    """Items to take out of the catalogue; an id that it does not know is taken out of what the nightly job reads next."""
 
     item_ids: Annotated[list[Id], Meta(max_length=MAX_CHANGES)]  # items to take out
 
 
 class DeleteItemsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """DeleteItemsRequest as decoded: each id is judged by itself."""
+    """DeleteItemsRequest as decoded: each id is checked by itself."""
 
     item_ids: Annotated[list[msgspec.Raw], Meta(max_length=MAX_CHANGES)]
 

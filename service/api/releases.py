@@ -19,7 +19,7 @@ class ReleaseEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReleasesResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The releases of the store, oldest first, the one that answers, and what this server made of the others."""
+    """The releases of the store, the one that answers, and what this server decided about the others."""
 
     serving: str  # the release that answers
     previous: str | None  # still in memory, so that going back to it is instant
@@ -43,7 +43,7 @@ class PointerResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RefreshResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a look at the pointer, and the release that answers now."""
+    """The outcome of a look at the pointer, and the release that answers now."""
 
     outcome: Literal["unchanged", "swapped", "trial", "refused", "unavailable"]  # what came of it
     serving: str  # the release that answers now

@@ -133,10 +133,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class AboutUser(Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of whom a request speaks, known by stored history, inline events or both, and at which moment."""
+    """The user that a request is about, known by stored history, inline events or both, at a moment."""
 
     user_id: Id | None = None  # whose stored history is read; without it only `events` are known
-    session_id: Id | None = None  # carried for the caller's own bookkeeping: it does not change the answer
+    session_id: Id | None = None  # without a `user_id`, decides the arm and which cached state is read on
     events: Annotated[list[Event], Meta(max_length=MAX_EVENTS)] = []  # inline events: known to this request, not stored
     history_mode: HistoryMode = "append"  # inline events are read after the stored ones, instead of them, or not at all
     target_event_type: Id | None = None  # rank for the next event of this type; without it, for the next event of any type
@@ -172,7 +172,7 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class RecommendRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What comes next for a user."""
+    """Rank what comes next for a user."""
 
     num_results: NumResults = 10  # items of the answer, or of one page
     filter: FilterText | None = None  # only items whose features match
@@ -229,7 +229,7 @@ def is_plain(body: bytes) -> bool:
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True):
-    """A past item that speaks for a recommended one, which may be that item itself."""
+    """A past item that makes a recommended item likelier; it may be that item itself."""
 
     text: str  # the reason as a sentence
     item_id: str  # the past item
@@ -293,7 +293,7 @@ class SimilarResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Events to store; each is judged by itself."""
+    """Events to store; each is checked by itself."""
 
     events: Annotated[list[Event], Meta(max_length=MAX_EVENTS)]
 

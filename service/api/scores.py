@@ -22,7 +22,7 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScoreResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """Those of the items that the catalogue knows, the likeliest first, each once."""
+    """The items that the catalogue knows, likeliest first, each once."""
 
     items: list[Scored]  # likeliest first
     release: str  # the release that scored
