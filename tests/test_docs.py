@@ -35,7 +35,9 @@ from tests.documents import (
     text_of,
     without_blocks,
 )
+from training.recipes.recipes import RECIPES
 from twotower.cli import COMMANDS, PACKAGES
+from twotower.index.kinds import KINDS
 
 README, DOCS = ROOT / "README.md", ROOT / "docs"
 EVERYTHING = "\n".join(path.read_text() for path in PAGES)
@@ -165,6 +167,17 @@ def test_the_map_goes_from_the_top_down() -> None:
         rooms = [name.strip("`/").split("/") for name, _ in table[1:]]
         heights = [floor[room] for owner, room in rooms if owner == package]
         assert heights == sorted(heights)
+
+
+def first_column(name: str) -> set[str]:
+    """The names in the first cells of all tables of a page."""
+    return {found for table in tables(page(name)) for row in table for found in re.findall(r"`([^`]+)`", row[0])}
+
+
+def test_every_recipe_every_benchmark_and_every_kind_of_index_has_a_row() -> None:
+    assert RECIPES.keys() <= first_column("training.md")
+    assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"report"} <= first_column("benchmarks.md")
+    assert set(KINDS) <= first_column("nightly.md")
 
 
 # What is named is there.

@@ -25,7 +25,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--run", type=Path, metavar="DIR", help="what the run leaves while it goes on (default: BUNDLE.run)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory, if there is one")
     parser.add_argument("--minutes", type=float, help="time for training, instead of the recipe's own")
-    parser.add_argument("--flops", type=float, help="training compute to spend, for from_budget and the recipes that compare with it")
+    parser.add_argument(
+        "--flops", type=float, help="training compute to spend, for from_budget and the recipes that compare with it"
+    )
     parser.add_argument("--seed", type=int, help="of all that is random, instead of the recipe's own")
     parser.add_argument("--embedder", metavar="KIND", help="mlp, tab_transformer, bag, or your own as module:Class")
     parser.add_argument("--plant-cold", type=float, metavar="SHARE", help="hide a share of the items: the protocol cold-start")
