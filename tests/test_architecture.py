@@ -6,12 +6,13 @@ import re
 import subprocess
 import sys
 import tokenize
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from twotower.cli import COMMANDS, PACKAGES
+from twotower.cli import COMMANDS, DISTRIBUTIONS, PACKAGES
 
 ROOT = Path(__file__).parents[1]
 ROOMS = (*PACKAGES, "benchmarks", "loadtests", "deploy")
@@ -59,6 +60,74 @@ def test_every_test_file_mirrors_what_it_tests(room: str) -> None:
         if test.stem.removeprefix("test_") not in stems:
             homeless.append(relative(test))
     assert not homeless
+
+
+# Files that need more than their package, and the extra it comes with. Other files import them inside a function only.
+FURTHER = {
+    "twotower/demo.py": "demo",
+    "twotower/artefacts/object_store.py": "s3",
+    "twotower/index/approximate.py": "cpu",
+    "twotower/index/milvus.py": "milvus",
+    "twotower/report/svg.py": "train",
+    "embedder_cache/drift/page.py": "train",
+    "embedder_cache/embedding/ray_engine.py": "ray",
+    "service/telemetry/tracing.py": "otel",
+}
+EXTRAS = {"twotower": (), "training": ("train",), "embedder_cache": ("embed", "cpu"), "service": ("serve", "cpu")}
+
+
+def test_a_stage_imports_only_the_libraries_of_its_extra() -> None:
+    """So that an image needs no more than its own extra, and no file of it fails for want of another."""
+    declared = distributions_of_extras()
+    reached = {relative(path): reached_distributions(path) for path in CODE}
+    for file, found in reached.items():
+        extras = ("", *EXTRAS[file.partition("/")[0]], *([FURTHER[file]] if file in FURTHER else []))
+        assert found <= set().union(*(declared[extra] for extra in extras)), file
+
+
+def test_every_file_that_needs_more_than_its_package_does_need_it() -> None:
+    declared = distributions_of_extras()
+    for file, extra in FURTHER.items():
+        package = set().union(*(declared[name] for name in ("", *EXTRAS[file.partition("/")[0]])))
+        assert (reached_distributions(ROOT / file) - package) & declared[extra], file
+
+
+def distributions_of_extras() -> dict[str, set[str]]:
+    """Names of the distributions of each extra, and under "" those that are always installed, from pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lists = {"": project["dependencies"], **project["optional-dependencies"]}
+    return {extra: {re.split(r"[^\w.-]", line)[0].replace("_", "-") for line in lines} for extra, lines in lists.items()}
+
+
+def reached_distributions(path: Path) -> set[str]:
+    """Distributions that a file imports anywhere, and those that files of ours need which it imports at module level."""
+    found, seen, waiting = set[str](), set[Path](), [path]
+    while waiting:
+        file = waiting.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        tree = ast.parse(file.read_text())
+        outside = {module.partition(".")[0] for module in imported(ast.walk(tree))} - sys.stdlib_module_names - set(PACKAGES)
+        found |= {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in outside if file == path or name in at_top(tree)}
+        ours = (ROOT / module.replace(".", "/") for module in imported(iter(tree.body)) if module.partition(".")[0] in PACKAGES)
+        waiting += [module.with_suffix(".py") for module in ours if module.with_suffix(".py").exists()]
+    return found
+
+
+def at_top(tree: ast.Module) -> set[str]:
+    """Top-level packages that a file imports as soon as it is imported itself."""
+    return {module.partition(".")[0] for module in imported(iter(tree.body))}
+
+
+def imported(nodes: Iterator[ast.AST]) -> Iterator[str]:
+    """Dotted names of the modules that statements import; of `from a import b` both a and a.b, which may be a module."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @pytest.mark.parametrize("path", CODE, ids=relative)

@@ -9,7 +9,10 @@ from typing import NamedTuple
 from twotower.errors import TwoTowerError
 
 PACKAGES = ("twotower", "training", "embedder_cache", "service")
-
+STAGES = {"training": "train", "embedder_cache": "embed", "service": "serve"}  # package -> the extra with its libraries
+COMPOSED = ("demo", "test")  # extras that hold those of every stage
+# Python package -> the distribution that holds it, where their names differ.
+DISTRIBUTIONS = {"faiss": "faiss-cpu", "opentelemetry": "opentelemetry-sdk"}
 
 _NO_MEMORY = ("allocate memory", "bad_alloc", "can't start new thread", "launch worker thread", "failed to map segment")
 
@@ -130,6 +133,8 @@ def missing_module(error: ModuleNotFoundError, name: str) -> str | None:
 
     package = package_of(error.name or "")
     if package not in PACKAGES:
+        if extra := extra_of(package, STAGES.get(package_of(COMMANDS[name].target), "")):
+            return f"`twotower {name}` needs {package}, which comes with the extra `{extra}`: pip install 'twotower[{extra}]'"
         return (
             f"`twotower {name}` needs the Python package {package!r}, which is not installed. "
             f"`twotower doctor` says what to install."
@@ -137,6 +142,21 @@ def missing_module(error: ModuleNotFoundError, name: str) -> str | None:
     if find_spec(package) is None:
         return f"`twotower {name}` is not part of this installation. Run it where the package {package!r} is installed."
     return None
+
+
+def extra_of(package: str, stage: str) -> str | None:
+    """The extra that installs a Python package, the smallest one that does: of the stage first; None when there is none."""
+    import re
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        requirements = requires("twotower") or []
+    except PackageNotFoundError:
+        return None
+    wanted = DISTRIBUTIONS.get(package, package.replace("_", "-"))
+    named = (re.match(r"""([\w.-]+).*\bextra == ["']([\w-]+)["']""", requirement) for requirement in requirements)
+    extras = [found[2] for found in named if found and found[1].lower() == wanted.lower()]
+    return min(extras, key=lambda extra: (extra != stage, extra not in STAGES.values(), extra in COMPOSED), default=None)
 
 
 def package_of(module: str) -> str:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -24,6 +25,7 @@ from twotower.memory import available_bytes
 
 PROBE_TIMEOUT_S = 120
 DEMO_MEMORY_GIB = 4.0  # what `twotower demo` may take
+DEMANDING = frozenset({"embedder_cache", "service"})  # packages that need FAISS; the second also a client of Redis
 
 _TORCH = """
 import torch
@@ -91,24 +93,29 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="twotower doctor", description=main.__doc__)
     parser.add_argument("--redis", metavar="URL", help="also require that this Redis answers (redis://host:6379/0)")
     arguments = parser.parse_args(argv)
-    checks = examine(run_probe, arguments.redis)
+    checks = examine(run_probe, arguments.redis, installed_packages())
     Console().print(report(checks))
     return 0 if all(check.works for check in checks if check.required) else 1
 
 
-def examine(probe: RunProbe, redis_url: str | None) -> list[Check]:
-    """Every check, in the order of the report."""
+def installed_packages() -> frozenset[str]:
+    """Which stages that need more than training are here: an image holds one."""
+    return frozenset(name for name in DEMANDING if find_spec(name) is not None)
+
+
+def examine(probe: RunProbe, redis_url: str | None, packages: frozenset[str] = DEMANDING) -> list[Check]:
+    """Every check, in the order of the report. A library is required where one of our `packages` that needs it is here."""
     torch = probe(_TORCH, "")
     return [
         python_check(),
-        library_check("pyarrow", probe),
-        library_check("numpy", probe),
+        library_check("pyarrow", probe, "pyarrow"),
+        library_check("numpy", probe, "numpy"),
         torch_check(torch),
         cores_check(torch, usable_cores()),
         memory_check(available_bytes()),
-        faiss_check(probe(_FAISS, "")),
+        faiss_check(probe(_FAISS, ""), required=bool(packages)),
         sqlite_check(probe(_SQLITE, "")),
-        library_check("redis", probe),
+        library_check("redis", probe, "'twotower[serve]'", required="service" in packages),
         redis_server_check(shutil.which("redis-server")) if redis_url is None else redis_url_check(probe(_REDIS_PING, redis_url)),
         gpu_check(torch),
         triton_check(torch, probe(_VERSION, "triton")),
@@ -142,13 +149,12 @@ def python_check() -> Check:
     return Check("Python", platform.python_version(), works, advice="" if works else "install Python 3.11 or newer")
 
 
-def library_check(module: str, probe: RunProbe) -> Check:
-    """A required library that only needs to be importable."""
+def library_check(module: str, probe: RunProbe, source: str, required: bool = True) -> Check:
+    """A library that only needs to be importable; `source` is what to install for it."""
     found = probe(_VERSION, module)
     name = "redis client" if module == "redis" else module
-    if found.failure:
-        return Check(name, found.failure, works=False, advice=f"pip install -c constraints.txt {module}")
-    return Check(name, str(found.facts["version"]), works=True)
+    advice = f"pip install -c constraints.txt {source}" if found.failure else ""
+    return Check(name, found.failure or str(found.facts["version"]), not found.failure, required, advice)
 
 
 def torch_check(torch: Probe) -> Check:
@@ -176,12 +182,12 @@ def memory_check(num_bytes: int | None) -> Check:
     return Check("memory", f"{available:.1f} GiB available", works=enough, required=False, advice=advice)
 
 
-def faiss_check(faiss: Probe) -> Check:
-    """FAISS finds the nearest of four vectors."""
+def faiss_check(faiss: Probe, required: bool) -> Check:
+    """FAISS finds the nearest of four vectors. Training does without it."""
     if faiss.failure:
-        return Check("FAISS", faiss.failure, works=False, advice="pip install -c constraints.txt 'twotower[cpu]' (or [gpu])")
+        return Check("FAISS", faiss.failure, False, required, "pip install -c constraints.txt 'twotower[cpu]' (or [gpu])")
     gpus = faiss.facts["gpus"]
-    return Check("FAISS", f"{faiss.facts['version']}, search is right, {gpus or 'no'} GPU", works=True)
+    return Check("FAISS", f"{faiss.facts['version']}, search is right, {gpus or 'no'} GPU", True, required)
 
 
 def sqlite_check(sqlite: Probe) -> Check:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,18 @@ def test_an_image_holds_its_own_package_and_the_shared_one(target: str) -> None:
     copied = [rest.split()[0] for name, rest in instructions(environment) if name == "COPY" and rest.split()[0] in PACKAGES]
 
     assert copied == ["twotower", TARGETS[target]]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_holds_the_libraries_of_its_own_stage_alone(target: str) -> None:
+    (environment,) = re.findall(r"^--from=(\S+) /venv /venv$", last(target, "COPY"))
+    lines = [rest for name, rest in instructions(environment) if name == "RUN"]
+    extras = {extra for line in lines for named in re.findall(r"'\.\[([\w,]+)\]'", line) for extra in named.split(",")}
+    assert extras & set(TARGETS) == {target}
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras <= declared.keys()
+    installed = {re.match(r"[\w.-]+", line)[0] for extra in extras for line in declared[extra]}  # type: ignore[index]
+    assert ("uvicorn" in installed, "matplotlib" in installed) == (target == "serve", target == "train")
 
 
 def test_what_is_copied_exists_and_is_not_ignored() -> None:

@@ -1,7 +1,9 @@
 import subprocess
 import sys
 import time
+import tomllib
 from importlib.metadata import version
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -133,6 +135,45 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
     assert main(["try"]) == 2
     assert "needs the Python package 'a_library_that_nobody_has'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "extra"),
+    [
+        ("serve", "starlette", "serve"),
+        ("serve", "pydantic_settings", "serve"),
+        ("serve", "prometheus_client", "serve"),
+        ("embed", "prometheus_client", "embed"),
+        ("report", "matplotlib", "train"),
+        ("releases", "matplotlib", "train"),  # its page has drawings
+        ("serve", "faiss", "cpu"),
+        ("embed", "obstore", "s3"),
+        ("demo", "httpx", "demo"),
+    ],
+)
+def test_a_library_of_an_extra_comes_with_the_line_to_type(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, module: str, extra: str
+) -> None:
+    """The extras are those of pyproject.toml as metadata holds them: sorted, and with the extras that others are made of."""
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    stages = [line for name in ("train", "embed", "serve") for line in declared[name]]
+    requirements = [
+        f"{line.partition(';')[0]}; extra == '{name}'"
+        for name, lines in sorted(declared.items())
+        for line in [*lines, *(stages if name in ("demo", "test") else [])]
+    ]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: requirements)
+
+    def without(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(cli, "load", without)
+    assert main([command]) == 2
+    shown = capsys.readouterr().err
+    assert shown == (
+        f"twotower: error: `twotower {command}` needs {module}, which comes with the extra `{extra}`: "
+        f"pip install 'twotower[{extra}]'\n"
+    )
 
 
 def test_a_command_of_a_package_that_was_left_out_says_so(

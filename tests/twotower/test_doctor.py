@@ -45,6 +45,19 @@ def test_a_broken_faiss_is_required_and_comes_with_advice() -> None:
     assert "pip install" in faiss.advice
 
 
+def test_a_stage_requires_only_what_it_needs() -> None:
+    """An image holds one stage: nothing is searched in the one for training, and nothing is kept in Redis but by the server."""
+
+    def required(*packages: str) -> set[str]:
+        checks = examine(only_fails("", "not here"), None, frozenset(packages))
+        return {check.what for check in checks if check.required and not check.works}
+
+    base = required()
+    assert base == {"pyarrow", "numpy", "torch", "SQLite"}
+    assert required("embedder_cache") == base | {"FAISS"}
+    assert required("service") == base | {"FAISS", "redis client"}
+
+
 def test_a_missing_requirement_decides_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "run_probe", only_fails("import torch", "No module named 'torch'"))
 
