@@ -73,6 +73,10 @@ def ranking_rules(rng: Random) -> Iterator[Sent]:
         promotions = [{"name": f"p{place}", "filter": text, **where} for place, (text, where) in enumerate(chosen)]
         about = {"user_id": rng.choice(list(USERS)), "diversity": rng.choice([0.0, 0.0, 0.3])}
         yield recommend(f"promotions/{n}", **about, promotions=promotions, num_results=6)
+    clashing = [("late", "price < 3", 3), ("early", "price < 2.5", 1), ("between", "price < 3", 2)]
+    for name in USERS:
+        promotions = [{"name": called, "filter": text, "position": position} for called, text, position in clashing]
+        yield recommend(f"promotions/clashing {name}", user_id=name, promotions=promotions, num_results=4)
     for n, diversity in enumerate((0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1)):
         yield recommend(f"diversity/{n}", user_id="bob", diversity=diversity, num_results=6)
         yield recommend(f"diversity/cold {n}", diversity=diversity, filter="price < 4", num_results=6)
@@ -95,6 +99,9 @@ def pages(rng: Random) -> Iterator[Sent]:
                 yield Sent(f"events/page/{n}/{page}", "POST", "/v1/events", {"events": [told]})
     token = f"{TOKEN_OF}recommend/page/1/1"
     yield recommend("page/of another question", user_id="ann", diversity=0.123, page_token=token)
+    yield recommend("page/size/1", user_id="bob", num_results=2)
+    more = {"num_results": 4, "timeout_ms": 50_000, "events": [event(rng, T0_MS + 60 * DAY_MS)]}
+    yield recommend("page/size/2", user_id="bob", **more, page_token=f"{TOKEN_OF}recommend/page/size/1")
     last = {"candidate_item_ids": ["item-1", "item-2", "item-3"], "num_results": 2}
     yield recommend("page/last/1", **last)
     yield recommend("page/last/2", **last, page_token=f"{TOKEN_OF}recommend/page/last/1")
@@ -201,6 +208,7 @@ def changed_items(rng: Random) -> Iterator[Sent]:
         ("DELETE", "item_ids", ["item-5", "new-2", "never-there"]),
         ("DELETE", "item_ids", ["", 5, None, "a\0b", "a" * 129]),
         ("DELETE", "item_ids", []),
+        ("PUT", "items", [base | {"item_id": f"twin-{n}"} for n in (2, 0, 1)]),
         ("PUT", "items", [base | {"item_id": f"many-{n}"} for n in range(30)]),
     ]
     for n, (method, name, listed) in enumerate(changes):
@@ -214,6 +222,7 @@ def changed_items(rng: Random) -> Iterator[Sent]:
         body = {"timestamp": T0_MS + 95 * DAY_MS, "user_id": "more"}
         yield Sent(f"score/changed {n}", "POST", "/v1/score", body | {"candidate_item_ids": ["new-1", "item-3", "item-5"]})
         yield Sent(f"similar/changed {n}", "POST", "/v1/similar", body | {"item_id": "new-1", "num_results": 3})
+    yield recommend("changed/twins", user_id="dora", candidate_item_ids=["twin-0", "twin-1", "twin-2", "new-1"])
     told = [event(rng, T0_MS + 95 * DAY_MS) | {"user_id": "ann", "item_id": i} for i in ("new-1", "item-5", "item-3")]
     yield Sent("events/changed", "POST", "/v1/events", {"events": told})
     yield recommend("changed/own", user_id="ann", explain=True, num_results=3)

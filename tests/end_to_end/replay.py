@@ -251,11 +251,16 @@ def is_near(one: float, other: float, tolerance: float) -> bool:
 
 
 def in_recorded_order(recorded: list[Any], now: list[Any], tolerance: float) -> list[Any]:
-    """Items that changed places are swapped back where their scores are so near that rounding may decide which is first."""
+    """Items that changed places are swapped back where their scores are so near that rounding may decide which is first.
+
+    Equal scores are no such case: they are ordered by row.
+    """
     result = list(now)
     for place, one in enumerate(recorded):
         score = score_of(result[place])
         if score is None or score_of(one) is None or one["item_id"] == result[place]["item_id"]:
+            continue
+        if score_of(one) in {score_of(other) for other in recorded if other is not one}:
             continue
         for later in range(place + 1, len(result)):
             if result[later]["item_id"] == one["item_id"] and is_near(score_of(result[later]) or 0.0, score, tolerance):
