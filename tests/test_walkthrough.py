@@ -17,7 +17,9 @@ import pytest
 
 from tests.documents import ROOT, Block, blocks
 
-START_S = 30
+pytestmark = pytest.mark.timeout(400)  # some ten commands, each of which loads torch: 45 s on a quiet core
+
+STOP_S = 30
 PORT = "localhost:8000"  # as the pages say
 LEFT_OUT = "make demo"
 
@@ -66,7 +68,7 @@ class Terminal:
         """End the server as a user does."""
         if self.server is not None:
             self.server.terminate()
-            assert self.server.wait(timeout=START_S) == 0
+            assert self.server.wait(timeout=STOP_S) == 0
             assert self.server.stdout is not None
             self.server.stdout.close()
 
@@ -117,12 +119,8 @@ def shape(value: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
-    """A terminal in a directory that holds the two CSV files of the page."""
+    """A terminal in an empty directory."""
     opened = Terminal(tmp_path_factory.mktemp("your-data"))
-    for block in blocks((ROOT / "docs/your-data.md").read_text()):
-        if block.kind == "csv":
-            name, _, rows = block.text.partition("\n")
-            (opened.directory / name.removeprefix("# ")).write_text(rows)
     yield opened
     opened.close()
 
