@@ -35,7 +35,7 @@ from embedder_cache.checks.gates import (
     unchanged_gate,
 )
 from embedder_cache.checks.holdout import ask_both, holdout_gates
-from embedder_cache.checks.index_choice import Asked, make_index
+from embedder_cache.checks.index_choice import RequestedKind, make_index
 from embedder_cache.embedding.interrupted_run import Note, Work, work_directory
 from embedder_cache.embedding.local_engine import Embedded, Engine, embed_here, item_vectors, still_to_embed
 from embedder_cache.embedding.unchanged_items import Kept, kept_embeddings
@@ -90,7 +90,7 @@ def build_release(
     limits: Limits = Limits(),  # noqa: B008  # frozen
     forced: str | None = None,
     signer: Signer | None = None,
-    index: Asked = "auto",
+    index: RequestedKind = "auto",
     engine: Engine = embed_here,
     delta: Changes = Changes(),  # noqa: B008  # frozen
 ) -> Published:
@@ -128,11 +128,11 @@ def build_release(
         (golden,) = in_parallel(lambda ids: golden_queries(bundle, ids, vectors_NV, as_of_ms), [item_ids])
         (directory / GOLDEN).write_bytes(msgspec.json.encode(golden))
         refuse_nonsense(vectors_NV, bundle.towers.config.model.width, golden)
-        asked = None
+        holdout = None
         if events is not None and as_of_ms is not None:
             with step("ask real requests"):
-                asked = ask_both(events, as_of_ms, bundle, item_ids, vectors_NV, served)
-        queries_QV = asked.new.queries_QV if asked else sample_queries(bundle.towers, vectors_NV, as_of_ms, SAMPLE_QUERIES)
+                holdout = ask_both(events, as_of_ms, bundle, item_ids, vectors_NV, served)
+        queries_QV = holdout.new.queries_QV if holdout else sample_queries(bundle.towers, vectors_NV, as_of_ms, SAMPLE_QUERIES)
         with step("build the index"):
             made = make_index(directory, np.asarray(vectors_NV), bundle.towers.config.model.width, index, queries_QV)
         info = ReleaseInfo(
@@ -153,8 +153,8 @@ def build_release(
         ]
         if (kept.rows_N >= 0).any():
             gates.append(unchanged_gate(vectors_NV, kept.vectors, bundle.towers.config.model.width, kept.rows_N))
-        if asked:
-            gates += holdout_gates(asked, bundle, item_ids, limits)
+        if holdout:
+            gates += holdout_gates(holdout, bundle, item_ids, limits)
         require(gates, forced)
         (directory / GATES).write_bytes(report(gates, forced, len(item_ids), made.report))
         with step("publish"):

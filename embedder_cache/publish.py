@@ -9,7 +9,17 @@ from pathlib import Path
 
 from embedder_cache.catalogue.opened_release import OpenedRelease, open_release
 from twotower.artefacts.manifest import MANIFEST, Manifest, parse_manifest, staging, sync
-from twotower.artefacts.release import GATES, KIND, Address, Seen, mend_current, newest, open_store, verify, write_pointer
+from twotower.artefacts.release import (
+    GATES,
+    KIND,
+    Address,
+    PointerAtStart,
+    mend_current,
+    newest,
+    open_store,
+    verify,
+    write_pointer,
+)
 from twotower.artefacts.signature import SIGNATURE, Signer, Verifier
 from twotower.artefacts.store import RELEASES, LocalStore, Store
 from twotower.errors import ArtefactError, EnvironmentProblem, StoreError
@@ -52,7 +62,7 @@ class Publication:
     """One run of the nightly job: from its first look at the store's pointer to its own."""
 
     store: Store
-    seen: Seen
+    at_start: PointerAtStart
     directory: Path  # where the release is built
     signer: Signer | None
     served: OpenedRelease | None  # the release that is served now, opened and hashed once for the whole run
@@ -76,10 +86,10 @@ class Publication:
         if not whole:
             self.store.add(self.directory, release)
             verify(self.store, release, signed_by)
-        pointer = self.seen.pointer
-        changed = pointer is None or (pointer.sequence, pointer.release) != (self.seen.sequence, release)
+        pointer = self.at_start.pointer
+        changed = pointer is None or (pointer.sequence, pointer.release) != (self.at_start.sequence, release)
         if changed:
-            write_pointer(self.store, release, "published by twotower embed", self.seen)
+            write_pointer(self.store, release, "published by twotower embed", self.at_start)
         if known and known != release:
             self.store.retire(known, lambda: False)  # damaged: no release any more
         return release, changed
@@ -90,9 +100,9 @@ class Publication:
         return manifest is not None and manifest.id == release
 
 
-def open_served(store: Store, seen: Seen) -> OpenedRelease | None:
+def open_served(store: Store, at_start: PointerAtStart) -> OpenedRelease | None:
     """The release that is served now; None when there is none to compare with. Where that is no first run, it is said."""
-    pointer = seen.pointer
+    pointer = at_start.pointer
     if pointer is None:
         return None
     try:
@@ -111,10 +121,10 @@ def publishing(address: Address, signer: Signer | None = None) -> Iterator[Publi
     make_store(store.local)
     with only_publisher(store.local):
         mend_current(store)
-        seen = newest(store)
+        at_start = newest(store)
         with staging(store.local / RELEASES) as directory:
             try:
-                yield Publication(store, seen, directory, signer, open_served(store, seen))
+                yield Publication(store, at_start, directory, signer, open_served(store, at_start))
             except OSError as error:
                 raise EnvironmentProblem(
                     f"cannot build a release in {store.local}: {error}. What is served has not changed; run this again once "

@@ -8,6 +8,7 @@ import sys
 import tokenize
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -101,23 +102,23 @@ def distributions_of_extras() -> dict[str, set[str]]:
 
 def reached_distributions(path: Path) -> set[str]:
     """Distributions that a file imports anywhere, and those that files of ours need which it imports at module level."""
-    found, seen, waiting = set[str](), set[Path](), [path]
+    anywhere, _ = imports_of(path)
+    found, seen, waiting = set(anywhere), {path}, [path]
     while waiting:
-        file = waiting.pop()
-        if file in seen:
-            continue
-        seen.add(file)
-        tree = ast.parse(file.read_text())
-        outside = {module.partition(".")[0] for module in imported(ast.walk(tree))} - sys.stdlib_module_names - set(PACKAGES)
-        found |= {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in outside if file == path or name in at_top(tree)}
-        ours = (ROOT / module.replace(".", "/") for module in imported(iter(tree.body)) if module.partition(".")[0] in PACKAGES)
-        waiting += [module.with_suffix(".py") for module in ours if module.with_suffix(".py").exists()]
-    return found
+        _, at_once = imports_of(waiting.pop())
+        ours = {ROOT / f"{module.replace('.', '/')}.py" for module in at_once if module.partition(".")[0] in PACKAGES} - seen
+        found |= at_once
+        seen |= ours
+        waiting += [file for file in ours if file.exists()]
+    outside = {module.partition(".")[0] for module in found} - sys.stdlib_module_names - set(PACKAGES)
+    return {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in outside}
 
 
-def at_top(tree: ast.Module) -> set[str]:
-    """Top-level packages that a file imports as soon as it is imported itself."""
-    return {module.partition(".")[0] for module in imported(iter(tree.body))}
+@cache
+def imports_of(path: Path) -> tuple[set[str], set[str]]:
+    """Dotted names of the modules that a file imports anywhere, and of those that it imports when it is imported itself."""
+    tree = ast.parse(path.read_text())
+    return set(imported(ast.walk(tree))), set(imported(iter(tree.body)))
 
 
 def imported(nodes: Iterator[ast.AST]) -> Iterator[str]:

@@ -15,8 +15,8 @@ from embedder_cache.catalogue.opened_release import OpenedRelease
 from embedder_cache.checks.gates import Gate, Limits
 from embedder_cache.checks.probe import (
     PERIOD_DAYS,
-    Answers,
     Probe,
+    ProbeAnswers,
     ask,
     ask_popularity,
     overlap,
@@ -33,13 +33,13 @@ HOLDOUT = ("holdout_recall10", "holdout_ndcg10")
 
 
 @dataclass(frozen=True, slots=True)
-class Heldout:
+class HoldoutAnswers:
     """Real requests and what the new release and the one `served` answer to them."""
 
     probe: Probe
-    new: Answers
+    new: ProbeAnswers
     served: OpenedRelease | None
-    old: Answers | None
+    old: ProbeAnswers | None
 
 
 def ask_both(
@@ -49,7 +49,7 @@ def ask_both(
     item_ids: pa.Array,
     vectors_NV: npt.NDArray[np.float32],
     served: OpenedRelease | None,
-) -> Heldout | None:
+) -> HoldoutAnswers | None:
     """Requests of the log's last week, which ends with the last event at `until_ms`; None without any, and that is said."""
     comparable = _comparable(served)
     others = [] if comparable is None else [comparable.towers]
@@ -62,29 +62,31 @@ def ask_both(
         say("  WARNING: the bundle was trained on events of the last week, so its hold-out numbers flatter it")
     new = ask(probe, bundle.towers, item_ids, torch.from_numpy(vectors_NV))
     if comparable is None:
-        return Heldout(probe, new, None, None)
+        return HoldoutAnswers(probe, new, None, None)
     old = ask(probe, comparable.towers, comparable.item_ids, torch.from_numpy(comparable.vectors_NV))
-    return Heldout(probe, new, comparable, old)
+    return HoldoutAnswers(probe, new, comparable, old)
 
 
-def holdout_gates(asked: Heldout, bundle: Bundle, item_ids: pa.Array, limits: Limits) -> list[Gate]:
+def holdout_gates(holdout: HoldoutAnswers, bundle: Bundle, item_ids: pa.Array, limits: Limits) -> list[Gate]:
     """The new release against popularity and, where there is one, the release served now."""
     gates = []
-    for name, ours, popular in zip(HOLDOUT, _graded(asked.new), ask_popularity(asked.probe, bundle.towers.config), strict=True):
+    for name, ours, popular in zip(
+        HOLDOUT, _graded(holdout.new), ask_popularity(holdout.probe, bundle.towers.config), strict=True
+    ):
         gates.append(no_worse(f"{name}_over_popularity", ours, popular, 1.0))
-    if asked.served is None or asked.old is None:
+    if holdout.served is None or holdout.old is None:
         return gates
-    for name, ours, theirs in zip(HOLDOUT, _graded(asked.new), _graded(asked.old), strict=True):
+    for name, ours, theirs in zip(HOLDOUT, _graded(holdout.new), _graded(holdout.old), strict=True):
         gates.append(no_worse(name, ours, theirs, limits.holdout))
-    least = limits.overlap20_same_bundle if asked.served.info.bundle_id == bundle.manifest.id else limits.overlap20
-    shared = overlap(asked.new, item_ids, asked.old, asked.served.item_ids)
+    least = limits.overlap20_same_bundle if holdout.served.info.bundle_id == bundle.manifest.id else limits.overlap20
+    shared = overlap(holdout.new, item_ids, holdout.old, holdout.served.item_ids)
     gates.append(Gate(name="overlap20", value=shared, at_least=least))
-    kept = limits.coverage20 * asked.old.coverage
-    gates.append(Gate(name="coverage20", value=asked.new.coverage, at_least=kept, base=asked.old.coverage))
+    kept = limits.coverage20 * holdout.old.coverage
+    gates.append(Gate(name="coverage20", value=holdout.new.coverage, at_least=kept, base=holdout.old.coverage))
     return gates
 
 
-def _graded(answers: Answers) -> tuple[Array, Array]:
+def _graded(answers: ProbeAnswers) -> tuple[Array, Array]:
     return answers.recall10_Q, answers.ndcg10_Q
 
 

@@ -17,7 +17,7 @@ from twotower.index.kinds import FILES, IndexInfo, Kind
 from twotower.index.scan import Float32Rows, Scan
 from twotower.index.search import Index
 
-Asked = Kind | Literal["auto"]
+RequestedKind = Kind | Literal["auto"]
 RESULTS = 100
 TIMED_QUERIES = 25
 RECALL = 0.95  # that `auto` asks of an approximate index
@@ -55,13 +55,13 @@ def make_index(
     directory: Path,
     vectors_NV: Floats,
     width: int,
-    asked: Asked,
+    requested: RequestedKind,
     queries_QV: Floats,
     sizes: Sizes = Sizes(),
 ) -> Made:
     """Build the kind asked for, or the one that suits, over vectors whose first `width` columns are the embedding; measure it."""
-    if asked != "auto":
-        return _make(directory, vectors_NV, width, asked, "asked for", queries_QV)
+    if requested != "auto":
+        return _make(directory, vectors_NV, width, requested, "asked for", queries_QV)
     if len(vectors_NV) > sizes.exact_items:
         why = f"more than {sizes.exact_items:,} items"
         made = _make(directory, vectors_NV, width, "ivfpq", why, queries_QV)

@@ -85,7 +85,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class ProbeAnswers:
     """What one release answers to a probe."""
 
     recall10_Q: Array
@@ -169,7 +169,7 @@ def _second_pass(
 
 
 @torch.inference_mode()
-def ask(probe: Probe, towers: Towers, item_ids: pa.Array, vectors_NV: Tensor) -> Answers:
+def ask(probe: Probe, towers: Towers, item_ids: pa.Array, vectors_NV: Tensor) -> ProbeAnswers:
     """Rank the whole catalogue of a release for every request; an answer that it does not hold is missed.
 
     Memory is 64 MiB of scores, or one request's. DataError when a score is not finite.
@@ -184,9 +184,9 @@ def ask(probe: Probe, towers: Towers, item_ids: pa.Array, vectors_NV: Tensor) ->
     scores_QN, rows_N = torch.empty(size, len(item_ids)), torch.arange(len(item_ids))
     tops, queries = [], []
     for begin in range(0, len(requests), size):
-        asked = requests[begin : begin + size]
-        found = answer_as_of(towers.contextualizer, model, vectors_ND, popularity_NP, asked)
-        block_QN = scores_QN[: len(asked)]
+        batch = requests[begin : begin + size]
+        found = answer_as_of(towers.contextualizer, model, vectors_ND, popularity_NP, batch)
+        block_QN = scores_QN[: len(batch)]
         torch.matmul(found.vectors_QV[:, : model.width], vectors_ND.T, out=block_QN)
         block_QN.addmm_(found.vectors_QV[:, model.width :], popularity_NP.T)
         found.add_repeat_scores(block_QN, rows_N)
@@ -198,7 +198,7 @@ def ask(probe: Probe, towers: Towers, item_ids: pa.Array, vectors_NV: Tensor) ->
         tops.append(block_QN.topk(min(TOP, len(item_ids))).indices.numpy())
         queries.append(found.vectors_QV.numpy())
     graded = (rank_A, probe.answer_query_A, len(probe))
-    return Answers(recall_at(10, *graded), ndcg_at(10, *graded), np.concatenate(tops), np.concatenate(queries))
+    return ProbeAnswers(recall_at(10, *graded), ndcg_at(10, *graded), np.concatenate(tops), np.concatenate(queries))
 
 
 def ask_popularity(probe: Probe, config: BundleConfig) -> tuple[Array, Array]:
@@ -213,7 +213,7 @@ def ranks(scores_N: Floats, rows: Ints) -> Array:
     return tied_ranks(np.ascontiguousarray(scores_N), rows, past=np.zeros(0, np.int64))[0]
 
 
-def overlap(new: Answers, item_ids: pa.Array, old: Answers, old_item_ids: pa.Array) -> float:
+def overlap(new: ProbeAnswers, item_ids: pa.Array, old: ProbeAnswers, old_item_ids: pa.Array) -> float:
     """Mean share of the old top 20 that the new one holds too; items that are gone do not count."""
     shares = []
     rows_QK = rows_of(old_item_ids.take(pa.array(old.top_QK.ravel())), item_ids).reshape(old.top_QK.shape)

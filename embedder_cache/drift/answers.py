@@ -25,7 +25,7 @@ BATCH_QUESTIONS = 8
 NUM_RANKED = 20_000  # common items whose order is compared: enough for three digits, and sorted in no time
 
 
-class Answers(msgspec.Struct, frozen=True, kw_only=True):
+class AnswerDrift(msgspec.Struct, frozen=True, kw_only=True):
     """Means over the questions. Lists are over each release's whole catalogue, scores over items of both.
 
     `score_shift` is in standard deviations of the older scores; `score_spread` is one standard deviation over the other.
@@ -52,7 +52,7 @@ class Question:
     now_ms: int
 
 
-def compare_answers(older: OpenedRelease, newer: OpenedRelease, newer_rows_N: Ints, num_histories: int) -> Answers:
+def compare_answers(older: OpenedRelease, newer: OpenedRelease, newer_rows_N: Ints, num_histories: int) -> AnswerDrift:
     """Both releases' answers to the older one's golden queries and to `num_histories` made-up ones.
 
     `newer_rows_N` are the newer rows of the older items, -1 for those that are gone; at least one is not.
@@ -83,7 +83,7 @@ def compare_answers(older: OpenedRelease, newer: OpenedRelease, newer_rows_N: In
                 correlations.append(float(spearman(np.stack([before_C, after_C], 1))[0, 1]))
                 shifts.append(float((after_C.mean() - before_C.mean()) / spread))
                 spreads.append(float(after_C.std() / spread))
-    return Answers(
+    return AnswerDrift(
         num_golden=len(golden),
         num_made_up=num_histories,
         depth=depth,

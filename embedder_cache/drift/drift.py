@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from embedder_cache.catalogue.demand import divergence, over_either
 from embedder_cache.catalogue.opened_release import OpenedRelease
-from embedder_cache.drift.answers import Answers, compare_answers
+from embedder_cache.drift.answers import AnswerDrift, compare_answers
 from embedder_cache.drift.retrain import Advice, Rules, SinceTraining, advise, since_training
 from twotower.artefacts.bundle import Bundle
 from twotower.data.features import Floats, Ints
@@ -88,7 +88,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     same_vector_space: bool
     vectors: VectorDrift | None
     popularity: PopularityDrift
-    answers: Answers | None
+    answers: AnswerDrift | None
     since_training: SinceTraining | None
     advice: Advice
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from matplotlib.axes import Axes
 
-from embedder_cache.drift.answers import Answers
+from embedder_cache.drift.answers import AnswerDrift
 from embedder_cache.drift.drift import Drift, Moved, Mover, PopularityDrift, VectorDrift
 from embedder_cache.drift.retrain import sentence, urgent_first
 from twotower.report.page import Markup, definitions, element, figure, joined, moment, page, section, table
@@ -127,7 +127,7 @@ def moved_table(moved: Sequence[Moved]) -> Markup:
     return table("The items that moved most", ["", "cosine"], rows)
 
 
-def answers(found: Answers) -> Markup:
+def answers(found: AnswerDrift) -> Markup:
     """How alike the answers are."""
     edges = np.linspace(0, 1, 6)
     # Overlap 1 belongs to the last class, as histogram has it.

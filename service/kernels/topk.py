@@ -190,7 +190,7 @@ def _products(  # type: ignore[no-untyped-def]
 
 
 @jit
-def finish(  # type: ignore[no-untyped-def]
+def unpack_keys(  # type: ignore[no-untyped-def]
     keys_ptr, rest_ptr, rows_ptr, scores_ptr, unproven_ptr, rest_stride, num_found, num_results, BLOCK_K: tl.constexpr
 ) -> None:
     """Rows and scores in the keys of one query, and whether a group that was not scored could hold a better row than the last."""
@@ -282,9 +282,9 @@ def _best(
     rows_QK = keys_QF.new_empty(num_queries, k)
     scores_QK = queries_QV.new_empty(num_queries, k)
     unproven_Q = place_QB.new_empty(num_queries, dtype=torch.int32)
-    finish[(num_queries,)](
+    unpack_keys[(num_queries,)](
         keys_QF, rest_Q, rows_QK, scores_QK, unproven_Q, highest_QB.shape[1], keys_QF.shape[1], k,
-        BLOCK_K=triton.next_power_of_2(k), **configuration("finish", current_target()),
+        BLOCK_K=triton.next_power_of_2(k), **configuration("unpack_keys", current_target()),
     )  # fmt: skip
     if rest_Q is not None:
         for query in compress(range(num_queries), unproven_Q.tolist()):

@@ -1,8 +1,9 @@
 """The model as it serves one user: what it read of a history is kept, so that one more event costs one token.
 
 Exact, because positions count from the window's anchor and nothing that an event's input is made of depends on the moment of
-the request. The arithmetic is that of `Contextualizer` and of `twotower.model.scoring.finish`, which tests hold this to. Where a
-matrix has few rows it is numpy's: there torch spends its time on calls. Of the last layer only the last token is computed.
+the request. The arithmetic is that of `Contextualizer` and of `queries_from_hidden` in `twotower.model.scoring`, which tests
+compare this with. Where a matrix has few rows it is numpy's: there torch spends its time on calls. Of the last layer only the
+last token is computed.
 
 T: events read at once, of all histories; C: events a memory has room for; L: layers; H: heads; G: key/value heads, each of H/G
 heads; E: head width; D: width; Q: histories; M: past items; A: width of a head of the attention over past items; Z: hidden width

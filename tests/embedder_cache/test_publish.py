@@ -118,7 +118,7 @@ def test_a_pointer_that_moved_during_the_run_stays_where_it_is(any_store: Store,
         write_pointer(any_store, first, reason="an operator")
         (publication.directory / "x").touch()
         with pytest.raises(StoreError, match="published meanwhile"):
-            write_pointer(any_store, second, "a run", publication.seen)
+            write_pointer(any_store, second, "a run", publication.at_start)
     assert read_pointer(any_store).release == first
 
 

@@ -24,7 +24,7 @@ from twotower.data.window import anchor, collate
 from twotower.metrics.ranking import tied_ranks
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
-from twotower.model.scoring import Request, finish
+from twotower.model.scoring import Request, queries_from_hidden
 
 WINDOWS_PER_BATCH = 16
 QUERIES_PER_BATCH = 64
@@ -150,7 +150,7 @@ class Model:
         past = past_items(*join_statistics(statistics), now)
         past_popularity_PM = self.snapshots.of_items(now[past.request_M.numpy()], past.rows_M.numpy())
         vectors = PastVectors.of(self.vectors_ND, past.rows_M, torch.from_numpy(past_popularity_PM).T)
-        answered = finish(self.contextualizer, config, torch.cat(hidden), requests, past, vectors)
+        answered = queries_from_hidden(self.contextualizer, config, torch.cat(hidden), requests, past, vectors)
         torch.matmul(answered.vectors_QV[:, : config.width], self.vectors_ND.T, out=out_QN)
         # A night's refresh changes the popularity dimensions alone, so each query meets its own day's.
         for row_N, query, weights_P in zip(out_QN, queries, answered.vectors_QV[:, config.width :].tolist(), strict=True):

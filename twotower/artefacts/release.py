@@ -53,8 +53,8 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     written_at: datetime
 
 
-class Seen(NamedTuple):
-    """The pointers as a writer found them when it began. What it writes is refused when another was faster."""
+class PointerAtStart(NamedTuple):
+    """The newest pointer as a writer found it when it began. What it writes is refused when another writer was faster."""
 
     sequence: int  # the highest; 0 before any
     pointer: Pointer | None  # the newest that can be read
@@ -89,12 +89,12 @@ def require(store: Store, release: str) -> None:
         raise StoreError(f"{store} has no release {release!r} (it has: {has}). See `twotower releases list --store {store}`.")
 
 
-def newest(store: Address) -> Seen:
+def newest(store: Address) -> PointerAtStart:
     """The newest pointer: of the numbered ones and of CURRENT, so that either may be lost or damaged."""
     store = open_store(store)
     current, sequences = _decode(store.read(POINTER)), _sequences(store)
     pointer = max(filter(None, (current, next(pointers(store), None))), key=lambda pointer: pointer.sequence, default=None)
-    return Seen(max(pointer.sequence if pointer else 0, *sequences[-1:], 0), pointer)
+    return PointerAtStart(max(pointer.sequence if pointer else 0, *sequences[-1:], 0), pointer)
 
 
 def read_pointer(store: Address) -> Pointer:
@@ -115,18 +115,18 @@ def current_release(store: Address) -> str | None:
 
 
 def write_pointer(
-    store: Address, release: str, reason: str, seen: Seen | None = None, back: tuple[str, ...] | None = None
+    store: Address, release: str, reason: str, at_start: PointerAtStart | None = None, back: tuple[str, ...] | None = None
 ) -> Pointer:
-    """Name `release` as current, under the number that follows what was `seen`; by default, what is there now.
+    """Make `release` current: write a pointer whose number follows that of the pointer `at_start`, by default the newest one.
 
-    `back` is where rollbacks go from then on: by default to what was current, and on from there. StoreError when another
-    pointer was written since, when the store does not hold the release, and when it cannot be written.
+    `back` is where rollbacks go from then on, by default to what was current and on from there. StoreError when another pointer
+    was written since, when the store does not hold the release, or when it cannot be written.
     """
     store = open_store(store)
-    seen = seen or newest(store)
-    back = _back(seen.pointer, release) if back is None else back
+    at_start = at_start or newest(store)
+    back = _back(at_start.pointer, release) if back is None else back
     pointer = Pointer(
-        sequence=seen.sequence + 1,
+        sequence=at_start.sequence + 1,
         release=release,
         previous=back[0] if back else None,
         earlier=back[1:MAX_ROLLBACKS],
@@ -135,7 +135,7 @@ def write_pointer(
     )
     with store.exclusive():
         require(store, release)
-        if newest(store).sequence != seen.sequence or not record(store, pointer):
+        if newest(store).sequence != at_start.sequence or not record(store, pointer):
             raise StoreError(
                 f"another run or operator published meanwhile: {store} has a newer pointer than when this began, so {release} is "
                 f"not current. See `twotower releases list --store {store}`; run this again if it is still right."
@@ -143,7 +143,7 @@ def write_pointer(
     # Without a lock a `gc` elsewhere may have been faster; its part is in ObjectStore.retire.
     if release not in store.releases():
         if pointer.previous:
-            write_pointer(store, pointer.previous, f"{release} was removed meanwhile", Seen(pointer.sequence, pointer))
+            write_pointer(store, pointer.previous, f"{release} was removed meanwhile", PointerAtStart(pointer.sequence, pointer))
         raise StoreError(f"{release} was removed from {store} meanwhile, so it is not current")
     return pointer
 
@@ -237,20 +237,20 @@ def verify(store: Store, release: str, signed_by: Verifier | None) -> Manifest:
 
 def activate(store: Store, release: str, signed_by: Verifier | None) -> Pointer:
     """Point at a release after verifying it."""
-    seen = newest(store)
+    at_start = newest(store)
     verify(store, release, signed_by)
-    return write_pointer(store, release, "activated by hand", seen)
+    return write_pointer(store, release, "activated by hand", at_start)
 
 
 def roll_back(store: Store, signed_by: Verifier | None) -> Pointer:
     """Point at the release before the current one, after verifying it; each further time one step further back."""
-    seen, current = newest(store), read_pointer(store)
+    at_start, current = newest(store), read_pointer(store)
     known = store.releases()
     back = [release for release in rollbacks(current) if release in known]
     if not back:
         raise StoreError(f"nothing that was current before {current.release} is in {store}: there is nothing to roll back to")
     verify(store, back[0], signed_by)
-    return write_pointer(store, back[0], f"rolled back from {current.release}", seen, tuple(back[1:]))
+    return write_pointer(store, back[0], f"rolled back from {current.release}", at_start, tuple(back[1:]))
 
 
 def _back(pointer: Pointer | None, release: str) -> tuple[str, ...]:

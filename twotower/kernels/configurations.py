@@ -29,7 +29,7 @@ TABLE: dict[str, dict[Target, dict[str, int]]] = {
     "group_bounds_few": _staged({"BLOCK_Q": 16, "num_warps": 4}, nvidia=3, amd=2),
     "group_bounds_masked": _staged({"BLOCK_Q": 64, "num_warps": 4}, nvidia=5, amd=3),
     "group_bounds_masked_few": _staged({"BLOCK_Q": 16, "num_warps": 4}, nvidia=5, amd=3),
-    "finish": {target: {"num_warps": 4} for target in TARGETS},
+    "unpack_keys": {target: {"num_warps": 4} for target in TARGETS},
     "rescore": {target: {"num_warps": 8} for target in TARGETS},
     "candidate_gradient": {
         "sm_80": {"BLOCK_Q": 32, "BLOCK_C": 32, "num_warps": 4, "num_stages": 3},

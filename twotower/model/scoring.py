@@ -75,11 +75,11 @@ def answer_as_of(
     last_QD = hidden_BLD[torch.arange(len(requests)), (batch.lengths_B - 1).clamp(min=0)]
     past = past_items(*join_statistics([r.statistics for r in requests]), np.array([r.now_ms for r in requests]))
     vectors = PastVectors(vectors_ND[past.rows_M], torch.arange(len(past.rows_M)), popularity_NP[past.rows_M])
-    return finish(contextualizer, config, last_QD, requests, past, vectors)
+    return queries_from_hidden(contextualizer, config, last_QD, requests, past, vectors)
 
 
 @torch.inference_mode()
-def finish(
+def queries_from_hidden(
     contextualizer: Contextualizer,
     config: ModelConfig,
     hidden_QD: Tensor,

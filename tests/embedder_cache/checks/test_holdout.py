@@ -158,9 +158,9 @@ def gates_of(bundle: Bundle, store: Path, tiny_shop: Path, limits: Limits) -> di
     until_ms = release.info.popularity_as_of_ms
     assert until_ms is not None
     events = tiny_shop / "events.parquet"
-    asked = ask_both(events, until_ms, bundle, release.item_ids, release.vectors_NV, release)
-    assert asked is not None
-    return {gate.name: gate for gate in holdout_gates(asked, bundle, release.item_ids, limits)}
+    holdout = ask_both(events, until_ms, bundle, release.item_ids, release.vectors_NV, release)
+    assert holdout is not None
+    return {gate.name: gate for gate in holdout_gates(holdout, bundle, release.item_ids, limits)}
 
 
 def test_worse_is_only_what_chance_does_not_explain() -> None:

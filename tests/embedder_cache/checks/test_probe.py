@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from embedder_cache.catalogue.popularity import popularity_from_events
-from embedder_cache.checks.probe import Answers, Probe, ask, ask_popularity, overlap, read_probe
+from embedder_cache.checks.probe import Probe, ProbeAnswers, ask, ask_popularity, overlap, read_probe
 from service.histories.history import StoredEvent
 from service.ranking.user_request import model_history
 from service.release.loading import open_release
@@ -132,15 +132,15 @@ def test_answers_are_the_exact_ranking(
     """Block by block as all at once."""
     path = release_path(tiny_store, read_pointer(tiny_store).release)
     vectors_NV = torch.from_numpy(np.load(path / VECTORS))
-    asked = ask(probe, bundle.towers, item_ids, vectors_NV)
+    answers = ask(probe, bundle.towers, item_ids, vectors_NV)
     vectors_NV[:, 32:] = torch.from_numpy(probe.popularity(bundle.towers.config, item_ids))
     requests = probe.requests(bundle.towers, item_ids)
     scores = answer(bundle.towers.contextualizer, bundle.towers.config.model, vectors_NV, requests).dense_scores(vectors_NV)
-    np.testing.assert_array_equal(asked.top_QK, scores.topk(20).indices.numpy())
-    hits = [np.isin(item_ids.take(pa.array(top)), answers_of(probe, q)) for q, top in enumerate(asked.top_QK[:, :10])]
-    np.testing.assert_allclose(asked.recall10_Q, [h.sum() / len(answers_of(probe, q)) for q, h in enumerate(hits)])
+    np.testing.assert_array_equal(answers.top_QK, scores.topk(20).indices.numpy())
+    hits = [np.isin(item_ids.take(pa.array(top)), answers_of(probe, q)) for q, top in enumerate(answers.top_QK[:, :10])]
+    np.testing.assert_allclose(answers.recall10_Q, [h.sum() / len(answers_of(probe, q)) for q, h in enumerate(hits)])
     monkeypatch.setattr("embedder_cache.checks.probe.BLOCK_SCORES", 1000)  # two requests at a time
-    np.testing.assert_array_equal(ask(probe, bundle.towers, item_ids, vectors_NV).top_QK, asked.top_QK)
+    np.testing.assert_array_equal(ask(probe, bundle.towers, item_ids, vectors_NV).top_QK, answers.top_QK)
 
 
 def answers_of(probe: Probe, request: int) -> list[str]:
@@ -168,7 +168,7 @@ def test_an_item_that_a_release_lacks_is_missed(probe: Probe, bundle: Bundle, it
 
 def test_overlap_counts_what_is_still_there() -> None:
     nothing = np.zeros(0)
-    old, new = (Answers(nothing, nothing, np.array(top), np.zeros((0, 0), np.float32)) for top in ([[0, 1, 2]], [[0, 1]]))
+    old, new = (ProbeAnswers(nothing, nothing, np.array(top), np.zeros((0, 0), np.float32)) for top in ([[0, 1, 2]], [[0, 1]]))
     old_ids, new_ids = pa.array(["gone", "hat", "shoe"]), pa.array(["shoe", "glove", "sock", "hat"])
     assert overlap(new, new_ids, old, old_ids) == 0.5, "of hat and shoe the shoe"
     assert overlap(old, old_ids, new, new_ids) == 1.0, "the shoe; the glove is not there"

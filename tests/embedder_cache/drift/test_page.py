@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
-from embedder_cache.drift.answers import Answers
+from embedder_cache.drift.answers import AnswerDrift
 from embedder_cache.drift.drift import Drift, Items, Moved, Mover, PopularityDrift, Side, VectorDrift
 from embedder_cache.drift.page import render
 from embedder_cache.drift.retrain import Rules, SinceTraining, advise
@@ -34,7 +34,7 @@ DRIFT = Drift(
     popularity=PopularityDrift(
         spearman=None, divergence=0.12, risers=[Mover(item_id="a", label="tea " * 20, before=0, after=0.031)], fallers=[]
     ),
-    answers=Answers(
+    answers=AnswerDrift(
         num_golden=2,
         num_made_up=0,
         depth=20,

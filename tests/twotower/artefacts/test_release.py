@@ -78,10 +78,10 @@ def test_only_so_many_rollbacks_are_remembered(store: Path) -> None:
 
 
 def test_a_pointer_is_refused_when_another_came_since(store: Path) -> None:
-    seen = newest(store)
+    at_start = newest(store)
     winner = write_pointer(store, another(store, 2), reason="an operator")
     with pytest.raises(StoreError, match="published meanwhile"):
-        write_pointer(store, another(store, 3), "a run that began before", seen)
+        write_pointer(store, another(store, 3), "a run that began before", at_start)
     assert read_pointer(store) == winner
 
 

@@ -89,11 +89,11 @@ def test_what_is_activated_meanwhile_stays(store: Store, monkeypatch: pytest.Mon
 
 def test_what_was_removed_meanwhile_is_not_activated(store: Store) -> None:
     """The removal is faster: whoever had begun to activate is told, and the pointer stays."""
-    seen = newest(store)
+    at_start = newest(store)
     collect(store, keep=1, grace_minutes=0)
     with pytest.raises(StoreError, match="no release"):
-        write_pointer(store, NAMES[0], "an operator", seen)
-    assert newest(store) == seen
+        write_pointer(store, NAMES[0], "an operator", at_start)
+    assert newest(store) == at_start
 
 
 def test_without_a_lock_a_pointer_to_what_just_went_is_taken_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,8 +65,8 @@ def test_what_is_asked_for_changes_the_answer(tiny_bundle: Path) -> None:
     towers = load_bundle(tiny_bundle).towers
     model = towers.config.model
     vectors_NV = torch.randn(50, model.width + 1)
-    asked = [request(model, [1, 2]), request(model, [1, 2], "view")]
-    anything, views = answer(towers.contextualizer, model, vectors_NV, asked).vectors_QV
+    requests = [request(model, [1, 2]), request(model, [1, 2], "view")]
+    anything, views = answer(towers.contextualizer, model, vectors_NV, requests).vectors_QV
     assert not torch.equal(anything, views)
 
 
@@ -86,6 +86,6 @@ def test_dates_matter_only_to_a_model_with_a_clock(tiny_bundle: Path, clock: boo
     model = msgspec.structs.replace(load_bundle(tiny_bundle).towers.config.model, clock=clock)
     contextualizer = Contextualizer(model).eval()
     times = (NOW_MS, NOW_MS + 100 * DAY_MS + DAY_MS // 2)
-    asked = [request(model, [1, 2, 1], now_ms=now_ms) for now_ms in times]
-    now, later = answer(contextualizer, model, torch.randn(50, model.width + 1), asked).vectors_QV
+    requests = [request(model, [1, 2, 1], now_ms=now_ms) for now_ms in times]
+    now, later = answer(contextualizer, model, torch.randn(50, model.width + 1), requests).vectors_QV
     assert torch.allclose(now, later, atol=1e-5) == (not clock)
