@@ -164,12 +164,12 @@ def changed(served: LoadedRelease, changes: Changed, put: pa.Table) -> LoadedRel
     """The release with changes after those that it has; `put` are the rows of the items put."""
     # Nobody asks the base any more: a fresh one, so that what it kept of users goes with the one that was served.
     base, before = (served.added.base, served.added.changes) if served.added else (replace(served), {})
-    unheard_P = served.added.unheard_P if served.added else unheard(base)
+    popularity_of_new_items_P = served.added.popularity_of_new_items_P if served.added else popularity_of_new_items(base)
     pending = {item_id: before[item_id] for item_id in before if item_id not in changes} | dict(changes)
     earlier = served.items.slice(len(base.items))
     stays_A = np.array([item_id not in changes for item_id in served.item_ids[len(base.items) :]], bool)
     table = pa.concat_tables([earlier.filter(pa.array(stays_A, pa.bool_())), put]).combine_chunks()
-    vectors_AV = vectors_of(base, put, unheard_P)
+    vectors_AV = vectors_of(base, put, popularity_of_new_items_P)
     if served.added is not None:
         vectors_AV = np.concatenate([served.added.vectors_AV.numpy()[stays_A], vectors_AV])
     assert isinstance(base.filters, Filters), "the base has no changes"
@@ -189,24 +189,24 @@ def changed(served: LoadedRelease, changes: Changed, put: pa.Table) -> LoadedRel
             vectors_AV=torch.from_numpy(vectors_AV),
             index=Index("flat", vectors_AV, scan, scan),
             hidden=np.array([base.rows[item_id] for item_id in pending if item_id in base.rows], np.int64),
-            unheard_P=unheard_P,
+            popularity_of_new_items_P=popularity_of_new_items_P,
         ),
     )
 
 
-def vectors_of(base: LoadedRelease, put: pa.Table, unheard_P: Floats) -> Floats:
-    """Vectors [A, V] of items put; those that the release does not know get popularity and signals `unheard_P`."""
+def vectors_of(base: LoadedRelease, put: pa.Table, popularity_of_new_items_P: Floats) -> Floats:
+    """Vectors [A, V] of items put; those that the release does not know get popularity and signals `popularity_of_new_items_P`."""
     model = base.towers.config.model
     vectors_AV = np.empty((len(put), base.info.vector_width), np.float32)
     if len(put):
         vectors_AV[:, : model.width] = embed_table(put, base.towers.embedder, model.item_spec, model.table_rows)
         rows_A = np.array([base.rows.get(item_id, -1) for item_id in put.column(ID_FIELD).to_pylist()])
         known_AP = base.vectors_NV[torch.from_numpy(rows_A), model.width :].numpy()
-        vectors_AV[:, model.width :] = np.where(rows_A[:, None] >= 0, known_AP, unheard_P)
+        vectors_AV[:, model.width :] = np.where(rows_A[:, None] >= 0, known_AP, popularity_of_new_items_P)
     return vectors_AV
 
 
-def unheard(base: LoadedRelease) -> Floats:
+def popularity_of_new_items(base: LoadedRelease) -> Floats:
     """Popularity and signals [P] of an item that no event names, as the nightly job has them."""
     tail_NP = base.vectors_NV[:, base.towers.config.model.width :].numpy()
     result_P = np.zeros(tail_NP.shape[1], np.float32)

@@ -36,7 +36,7 @@ class Added:
     vectors_AV: Tensor
     index: Index  # of these
     hidden: Ints  # rows of the release that were replaced or deleted
-    unheard_P: Floats  # popularity and signals of an item that no event names
+    popularity_of_new_items_P: Floats  # popularity and signals of an item that no event names
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ import torch
 
 from embedder_cache.build import build_release
 from service.histories.history import UserHistory
-from service.release.changes import unheard
 from service.release.loaded import LoadedRelease
 from service.release.loading import load_release
 from service.settings import Settings
@@ -378,7 +377,7 @@ def test_a_new_item_has_the_popularity_of_one_nobody_bought_and_no_signals(
         towers=replace(plain.towers, config=config),
         info=msgspec.structs.replace(plain.info, popularity_as_of_ms=as_of_ms),
     )
-    assert unheard(release).tolist() == expected
+    assert popularity_of_new_items(release).tolist() == expected
 
 
 def test_what_was_kept_of_users_goes_with_the_release_that_was_changed(shop: Shop, plain: LoadedRelease) -> None:
