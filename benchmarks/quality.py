@@ -29,9 +29,9 @@ from benchmarks.training_rivals.ranker import load_peer, train_peer
 from benchmarks.training_rivals.rows import beauty_rows, journey_rows
 from training.data.popularity_snapshots import take_snapshots
 from training.data.read import Data, read_data
-from training.evaluation.judge import sample
 from training.evaluation.metrics import Rankings
 from training.evaluation.rankers import Model, PersonalFrequency, Popularity, Query, Ranker, leave_one_out, next_basket, rank
+from training.evaluation.splits import sample
 from training.recipes.recipes import RECIPES
 from twotower.artefacts.bundle import Bundle, load_bundle
 from twotower.model.catalogue import embed_catalogue

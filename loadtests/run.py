@@ -1,4 +1,4 @@
-"""`make loadtest`: start a server on loopback, let Locust users replay real histories against it, judge the figures."""
+"""`make loadtest`: start a server, replay real histories against it with Locust, and check the figures against limits."""
 
 import argparse
 import itertools
@@ -32,7 +32,7 @@ LOCUSTFILE = Path(__file__).resolve().with_name("locustfile.py")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What Locust measured of one endpoint, or of all together."""
+    """What Locust measured on one endpoint, or on all of them together."""
 
     name: str
     num_requests: int
@@ -43,7 +43,7 @@ class Endpoint:
 
     @classmethod
     def of(cls, name: str, entries: Sequence[Json]) -> Self:
-        """Entries of Locust's statistics taken together. Its times are rounded: to 1 ms below 100 ms, then to two digits."""
+        """Combine entries of Locust's statistics. Locust rounds times to 1 ms below 100 ms, and to two digits above."""
         counts = [(float(ms), count) for e in entries for ms, count in e["response_times"].items()]
         times_ms = sorted(itertools.chain.from_iterable([ms] * count for ms, count in counts))
         num_requests = sum(e["num_requests"] for e in entries)
@@ -59,19 +59,19 @@ class Endpoint:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The least value that at least `share` of them do not exceed."""
+    """The smallest value that at least `share` of all values do not exceed."""
     return ordered[math.ceil(share * len(ordered)) - 1]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the load and print its figures; 1 when a gate fails, 2 when there is nothing to run against."""
+    """Run the load test and print its figures. Exit status 1 when a limit is missed, 2 when store or events are missing."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.run", description=main.__doc__)
     parser.add_argument("--store", type=Path, default=Path("build/demo/store"), help="release store to serve")
     parser.add_argument("--events", type=Path, default=Path("build/demo/data/events.parquet"), help="histories to replay")
     parser.add_argument("--duration", type=int, default=60, help="seconds under load (60)")
-    parser.add_argument("--users", type=int, default=2, help="households at once (2: what two cores shared with Locust bear)")
-    parser.add_argument("--p99-ms", type=float, default=100.0, help="gate: slowest 1 %% of recommendations (100)")
-    parser.add_argument("--max-failure-ratio", type=float, default=0.0, help="gate: share of failed requests (0)")
+    parser.add_argument("--users", type=int, default=2, help="users at once (2: what two cores can serve beside Locust)")
+    parser.add_argument("--p99-ms", type=float, default=100.0, help="limit on the p99 latency of recommendations, in ms (100)")
+    parser.add_argument("--max-failure-ratio", type=float, default=0.0, help="limit on the share of failed requests (0)")
     args = parser.parse_args(argv)
     if missing := [path for path in (args.store, args.events) if not path.exists()]:
         print(f"{missing[0]} does not exist: run `make demo ARGS=--once` first, or give --store and --events", file=sys.stderr)
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def serving(store: Path, directory: Path) -> Iterator[str]:
-    """A server of its own on a free loopback port, its histories in `directory`; yields its URL once it is ready."""
+    """A server process on a free port, with its histories in `directory`. Yields its URL once it is ready."""
     port, log = free_port(), directory / "service.log"
     command = ["serve", "--store", str(store), "--port", str(port), "--history", f"sqlite:///{directory / 'history.db'}"]
     with log.open("wb") as output:
@@ -112,14 +112,14 @@ def serving(store: Path, directory: Path) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port nothing listens on."""
+    """A port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Return when /readyz answers 200; SystemExit with the server's own words when it never will."""
+    """Return when /readyz answers 200. SystemExit with the server's log when it does not start."""
     deadline = time.monotonic() + READY_TIMEOUT_S
     while server.poll() is None and time.monotonic() < deadline:
         try:
@@ -131,12 +131,12 @@ def wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> No
 
 
 def run_locust(url: str, directory: Path, num_users: int, duration_s: int) -> list[Endpoint]:
-    """Run the users without a web page and return what was measured per endpoint, all together last."""
+    """Run Locust without its web page. Returns the figures of each endpoint and, last, of all together."""
     command = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless", "--only-summary"]
     command += ["--users", str(num_users), "--spawn-rate", str(num_users), "--run-time", f"{duration_s}s"]
     command += ["--host", url, "--json-file", str(directory / "locust"), "--exit-code-on-error", "0"]
     environment = os.environ | {"TWOTOWER_HISTORIES": str(directory / "histories.jsonl")}
-    # Locust imports what lies below its working directory.
+    # Locust imports modules relative to its working directory.
     finished = subprocess.run(command, env=environment, cwd=LOCUSTFILE.parents[1], capture_output=True, text=True, check=False)
     said = finished.stdout + finished.stderr
     if finished.returncode:
@@ -150,7 +150,7 @@ def run_locust(url: str, directory: Path, num_users: int, duration_s: int) -> li
 
 
 def endpoint_table(endpoints: Sequence[Endpoint]) -> Table:
-    """Figures per endpoint."""
+    """The figures of each endpoint as a table."""
     table = Table("endpoint", title="load test")
     for heading in ("requests", "failures", "requests/s", "p50 ms", "p99 ms"):
         table.add_column(heading, justify="right")
@@ -162,7 +162,7 @@ def endpoint_table(endpoints: Sequence[Endpoint]) -> Table:
 
 
 def report_rows(endpoints: Sequence[Endpoint], p99_ms: float, max_failure_ratio: float) -> list[Row]:
-    """The figures that are kept, with the two gates."""
+    """The figures for the report, two of them with limits."""
     by_name = {e.name: e for e in endpoints}
     total, recommend, events = by_name["all"], by_name["/v1/recommend"], by_name["/v1/events"]
     return [

@@ -69,7 +69,7 @@ def _queries_table(log: EventLog, order_E: Ints, queries: Sequence[Query], known
     answers: list[Ints] = []
     for query in queries:
         start = log.span(query.user)[0]
-        rows_L = order_E[start : start + query.seen]
+        rows_L = order_E[start : start + query.num_known]
         rows_L = rows_L[known_N[log.item_rows_E[rows_L]]][-length:]
         items.append(log.item_rows_E[rows_L].astype(np.int64))
         times.append(log.times_ms_E[rows_L])

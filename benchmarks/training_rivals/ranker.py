@@ -43,7 +43,7 @@ class Dot:
 
     def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:  # noqa: ARG002
         """Write [Q, N]."""
-        queries_QD = self.queries_QD[[self.place[q.user, q.seen] for q in queries]]
+        queries_QD = self.queries_QD[[self.place[q.user, q.num_known] for q in queries]]
         torch.matmul(queries_QD, self.vectors_ND.T, out=out_QN)
         out_QN[:, self.unknown_N] = MASKED
         for row in torch.nonzero((queries_QD == 0).all(1))[:, 0].tolist():
@@ -79,7 +79,7 @@ def load_peer(directory: Path, data: Data, queries: Sequence[Query]) -> Dot:
     queries_QD = _array(directory / QUERY_VECTORS)
     if len(queries_QD) != len(queries):
         raise ValueError(f"{directory} answers {len(queries_QD)} queries, not {len(queries)}: delete it, and it is trained again")
-    place = {(q.user, q.seen): row for row, q in enumerate(queries)}
+    place = {(q.user, q.num_known): row for row, q in enumerate(queries)}
     return Dot(torch.from_numpy(vectors_ND), torch.from_numpy(unknown_N), torch.from_numpy(queries_QD), place, data.snapshots)
 
 

@@ -135,7 +135,7 @@ def stored_events(bought: pa.Table, log: EventLog, item_ids: pa.Array) -> list[l
 def queries(shop: Shop) -> list[Query]:
     """Households at the moment of their first basket from FROM on, by length: then little of a batch is padding."""
     first = {q.user: q for q in reversed(next_basket(shop.log, utc_ms(FROM), utc_ms(UNTIL)))}
-    return sorted([first[user] for user in sorted(first)][:NUM_HISTORIES], key=lambda q: q.seen)
+    return sorted([first[user] for user in sorted(first)][:NUM_HISTORIES], key=lambda q: q.num_known)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def server(shop: Shop, queries: list[Query], tmp_path_factory: pytest.TempPathFa
     settings = Settings(store=directory / "store", torch_threads=1, max_wait_s=60, request_timeout_s=60, verify_share=0)
     history = RememberedHistories(SqliteHistory(directory / "history.db"), settings.history_cache_mb << 20, lambda: None)
     with Client(settings, load_release(directory / "store"), history) as client:
-        stored = client.run(history.append([event for q in queries for event in shop.stored[q.user][: q.seen]]))
+        stored = client.run(history.append([event for q in queries for event in shop.stored[q.user][: q.num_known]]))
         assert all(stored)
         yield client
 
@@ -195,9 +195,9 @@ async def ask(client: Client, shop: Shop, queries: Sequence[Query]) -> list[dict
 def check(shop: Shop, expected: Sequence[Ranked], answers: Sequence[dict[str, Any]]) -> None:
     """At each place stands the item that the evaluation puts there, or one whose score there differs by a rounding error."""
     for ranked, answer in zip(expected, answers, strict=True):
-        seen = ranked.query.seen
-        assert (answer["history_seq"], answer["degraded"], answer["events_ignored"]) == (seen, [], 0)
-        assert answer["events_used"] == seen - anchor(seen)
+        num_known = ranked.query.num_known
+        assert (answer["history_seq"], answer["degraded"], answer["events_ignored"]) == (num_known, [], 0)
+        assert answer["events_used"] == num_known - anchor(num_known)
         score_of = dict(zip(shop.item_ids.take(pa.array(ranked.rows_K)).to_pylist(), ranked.scores_K, strict=True))
         served = {item["item_id"]: item["score"] for item in answer["items"]}
         assert len(served) == NUM_RESULTS
@@ -212,7 +212,7 @@ def answers(shop: Shop, queries: list[Query], server: Client) -> list[dict[str, 
 
 
 def test_the_histories_are_of_every_length(queries: list[Query]) -> None:
-    lengths = np.array([q.seen for q in queries])
+    lengths = np.array([q.num_known for q in queries])
     assert len(queries) == NUM_HISTORIES
     assert (lengths == 0).any()
     for low, high, at_least in ((1, 20, 50), (193, 257, 50), (257, 320, 50), (321, 2000, 50)):
@@ -231,15 +231,17 @@ def test_they_still_are_when_histories_grew_and_only_what_is_new_was_read(
     shop: Shop, offline: Model, queries: list[Query], server: Client, answers: list[dict[str, Any]]
 ) -> None:
     """By one event, a third of them by up to five; long ones first, and of these where the window's anchor is about to move."""
-    with_room = [q for q in queries if len(shop.stored[q.user]) > q.seen + 5]
-    chosen = sorted(with_room, key=lambda q: (q.seen < WINDOW, -q.seen % PAGE))[:NUM_GROWN]
+    with_room = [q for q in queries if len(shop.stored[q.user]) > q.num_known + 5]
+    chosen = sorted(with_room, key=lambda q: (q.num_known < WINDOW, -q.num_known % PAGE))[:NUM_GROWN]
     grown, new = list[Query](), list[StoredEvent]()
     for place, query in enumerate(chosen):
-        events, seen = shop.stored[query.user], query.seen + (1 if place % 3 else 5 - place // 3 % 5)
-        grown.append(replace(query, seen=seen, now_ms=events[seen].time_ms))
-        new += events[query.seen : seen]
+        events, num_known = shop.stored[query.user], query.num_known + (1 if place % 3 else 5 - place // 3 % 5)
+        grown.append(replace(query, num_known=num_known, now_ms=events[num_known].time_ms))
+        new += events[query.num_known : num_known]
     assert server.post("/v1/events", {"events": [sent(e) for e in new]}).json()["accepted"] == len(new)
-    assert sum(q.seen > WINDOW and anchor(q.seen) != anchor(o.seen) for q, o in zip(grown, chosen, strict=True)) >= 3
+    assert (
+        sum(q.num_known > WINDOW and anchor(q.num_known) != anchor(o.num_known) for q, o in zip(grown, chosen, strict=True)) >= 3
+    )
     hits = server.app.state.service.keeping.hits
     again = server.run(ask(server, shop, grown))
     assert server.app.state.service.keeping.hits - hits == NUM_GROWN

@@ -102,7 +102,7 @@ def test_the_service_ranks_as_the_offline_evaluation_does(url: str, bundle: Path
     assert len(queries) >= 10
     for query in queries:
         user, start = data.log.user_ids[query.user], data.log.span(query.user)[0]
-        known = range(start, start + query.seen)
+        known = range(start, start + query.num_known)
         rows = [raw[user, item_ids[data.log.item_rows_E[e]], data.log.times_ms_E[e] / 1000] for e in known]
         inline = [
             {

@@ -25,9 +25,9 @@ def main(argv: list[str]) -> int:
 
     from training.data.read import read_data
     from training.evaluation.cold_start import compare_cold, plant_again, planted_items
-    from training.evaluation.judge import compare_with_counters
     from training.evaluation.metrics import BATCH_LOCAL_WARNING, candidate_set
     from training.evaluation.rankers import PROTOCOLS
+    from training.evaluation.splits import compare_with_counters
     from twotower.artefacts.bundle import load_bundle
     from twotower.errors import DataError
 
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         return 0
     queries = PROTOCOLS[args.protocol](data.log, data.test_from_ms, data.end_ms)
     if not queries:
-        raise DataError("nothing to judge: no event lies at or after the split's test_from")
+        raise DataError("nothing to evaluate: no event lies at or after the split's test_from")
     candidates = candidate_set(len(data.item_ids), past_masked=queries[0].mask_past_items)
     result = compare_with_counters(data, towers, args.items, queries, args.protocol)
     if args.json:

@@ -1,7 +1,7 @@
-"""Windows of histories with every basket boundary in them as a query.
+"""Batches of windows: parts of users' histories, in which every basket boundary is a query.
 
-A query stands after the last event of one basket; its answer is the set of items of the next. Items that share a time
-are shuffled freshly whenever they are drawn: their order in the log means nothing and must teach nothing.
+A query stands after the last event of one basket, and its answers are the items of the next. The items of a basket are shuffled
+every time they are drawn, because their order in the log has no meaning and the model must not learn it.
 
 B: windows, Q: queries, M: past items of all queries, A: answers (items of the next baskets)
 """
@@ -26,7 +26,7 @@ from twotower.data.past_items import PastItems, past_items
 from twotower.data.window import History, HistoryBatch, anchor, collate
 from twotower.model.config import ModelConfig
 
-WANTED_SHARE = 0.5  # of queries that name the event type they ask for
+WANTED_SHARE = 0.5  # of the queries, which name the event type of their answers
 
 
 Axis: TypeAlias = Literal["B", "Q", "M", "A"]
@@ -59,7 +59,7 @@ class TrainBatch:
 
 
 class _Queries(NamedTuple):
-    """Boundaries between two baskets, one row each; event indices are places in the log."""
+    """Boundaries between two baskets, one row each. Events are given as rows of the log."""
 
     window_Q: Ints
     position_Q: Ints
@@ -68,15 +68,16 @@ class _Queries(NamedTuple):
     stop_Q: Ints  # end of the next basket
 
     def take(self, index: Ints) -> "_Queries":
-        """The queries at `index`."""
+        """The queries at these indices."""
         return _Queries(*(column[index] for column in self))
 
 
 class BatchSampler:
-    """Draws windows such that boundaries are asked about equally often, whoever's they are.
+    """Draws windows such that every basket boundary of every user becomes a query about equally often.
 
-    Of K baskets a window holds W. Its end is uniform over 0 .. K + W, moved up to W and down to K: windows are full, old
-    and new boundaries as likely as those between (up to twice). Users are drawn in proportion to K / W.
+    A window holds W of a user's K baskets. Its end is drawn uniformly from 0 .. K + W and then clipped to W .. K. So windows
+    are full, and the oldest and newest boundaries are as likely as those between, or up to twice as likely. Users are drawn
+    in proportion to K / W.
     """
 
     def __init__(self, log: EventLog, train_until_ms: int, model: ModelConfig, config: TrainConfig) -> None:
@@ -88,7 +89,9 @@ class BatchSampler:
             times = times[: np.searchsorted(times, train_until_ms)]
             starts.append(np.append(start + basket_starts(times), start + len(times)))
             offsets.append(offsets[-1] + len(starts[-1]))
-        self.bound_K = np.concatenate(starts)  # every user's basket starts and, last, the end of the training events
+        self.bound_K = np.concatenate(
+            starts
+        )  # for every user, the starts of the baskets and, last, the end of the training events
         self.offset_U1 = np.array(offsets)
         baskets_U = np.diff(self.offset_U1) - 1
         if not baskets_U.any():
@@ -98,17 +101,17 @@ class BatchSampler:
         self.share_U = num_windows_U / num_windows_U.sum()
 
     def bounds(self, user: int) -> Ints:
-        """Places in the log of the user's training baskets' starts, and the end of the last."""
+        """Rows of the log at which the user's training baskets start and, last, at which the last one ends."""
         return self.bound_K[self.offset_U1[user] : self.offset_U1[user + 1]]
 
     def baskets_of_window(self, bounds: Ints) -> int:
-        """How many of the newest baskets fill a window of mean length: at least one, if there is one, however large it is."""
+        """How many of the newest baskets fit a window of mean length: at least one, even if it is larger."""
         mean_length = self.model.window - self.model.page // 2
         num_baskets = len(bounds) - 1
         return max(num_baskets - int(np.searchsorted(bounds, max(bounds[-1] - mean_length, bounds[0]))), min(num_baskets, 1))
 
     def sample(self, rng: np.random.Generator) -> TrainBatch:
-        """One batch."""
+        """Draw one batch."""
         users = rng.choice(self.log.num_users, self.config.batch_windows, p=self.share_U)
         histories: list[History] = []
         parts: list[_Queries] = []
@@ -127,9 +130,9 @@ class BatchSampler:
         return self._batch(rng, users, histories, queries) if len(queries.now_Q) else self.sample(rng)
 
     def _queries(self, window: int, bounds: Ints, first: int, end: int) -> _Queries:
-        """Queries of one window: after every basket that lies in it, and before the first when the window starts there.
+        """Queries of one window: one after every basket in it and, if it starts with the user's first basket, one before.
 
-        The last one reads a context exactly as it is served; those inside a window that starts late read a shorter one.
+        The last query reads as many events as when it is served; if the window starts late, earlier ones read fewer.
         """
         last = min(end, len(bounds) - 2)
         begin = int(np.searchsorted(bounds, first, "left" if first == bounds[0] else "right"))
@@ -163,7 +166,7 @@ class BatchSampler:
         )
 
     def _answers(self, rng: np.random.Generator, queries: _Queries) -> tuple[list[str | None], Ints, Ints]:
-        """The items of each next basket; half the time only those of one of its event types, which the query then names."""
+        """The items of each next basket. Half of the queries name an event type, and only items of that type are answers."""
         named_Q = rng.random(len(queries.now_Q)) < WANTED_SHARE
         wanted_Q = self.log.types_E[rng.integers(queries.now_Q, queries.stop_Q)]
         query_A, event_A = ranges(queries.now_Q, queries.stop_Q)
@@ -174,17 +177,17 @@ class BatchSampler:
 
 
 def ranges(start_Q: Ints, stop_Q: Ints) -> tuple[Ints, Ints]:
-    """All places of several ranges, one after the other: whose they are, and the places."""
+    """The integers of several ranges, one range after the other: the index of the range of each, and the integer."""
     sizes = stop_Q - start_Q
     owner = np.repeat(np.arange(len(sizes)), sizes)
     return owner, np.arange(sizes.sum()) + np.repeat(start_Q - np.cumsum(sizes) + sizes, sizes)
 
 
 def stream_batches(sampler: BatchSampler, seed: int, first_step: int = 0, prefetch: int = 0) -> Generator[TrainBatch]:
-    """The batches of steps first_step, first_step + 1, ... without end; up to `prefetch` of them drawn ahead by a thread.
+    """The batches of steps first_step, first_step + 1, ... without end. A thread draws up to `prefetch` of them ahead.
 
-    A batch depends on its step alone, so neither where the stream starts nor who draws it changes what is drawn. Close
-    the stream to end the thread.
+    A batch depends only on the seed and its step, not on where the stream starts or which thread draws it. Closing the stream
+    ends the thread.
     """
 
     def draw(step: int) -> TrainBatch:

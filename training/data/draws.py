@@ -1,4 +1,4 @@
-"""Every random number of a run follows from (seed, what is drawn, step): a step can be drawn early, done again, or shared out."""
+"""Random numbers follow from (seed, purpose, step), so a step can be drawn early, repeated, or shared by processes."""
 
 from enum import IntEnum
 
@@ -7,7 +7,7 @@ import torch
 
 
 class Draw(IntEnum):
-    """What is drawn; each has a stream of its own at every step."""
+    """The purpose of random numbers; each has its own stream at every step."""
 
     BATCH = 1
     CANDIDATES = 2
@@ -15,11 +15,11 @@ class Draw(IntEnum):
 
 
 def step_rng(seed: int, draw: Draw, step: int) -> np.random.Generator:
-    """The generator behind one draw of one step."""
+    """The generator for one purpose at one step."""
     return np.random.default_rng((seed, draw, step))
 
 
 def seed_dropout(seed: int, step: int, rank: int) -> None:
-    """Set torch's own generators for one step; ranks drop different activations."""
+    """Seed torch's generators for one step. Ranks get different seeds, because they drop different activations."""
     words = np.random.SeedSequence((seed, Draw.DROPOUT, step, rank)).generate_state(1, np.uint64)
     torch.manual_seed(int(words[0]))

@@ -1,4 +1,4 @@
-"""The event log as per-user sequences on disk: streamed in two passes, read through memory maps, never held whole.
+"""The event log as sequences of users, in memory maps on disk: written in two streaming passes, so never in memory as a whole.
 
 U: users, E: events, S: hash slots of an event's context, F: its dense features
 """
@@ -31,14 +31,14 @@ from twotower.data.schema import EVENT_TYPE, Schema, utc_ms
 from twotower.data.window import History
 from twotower.errors import DataError
 
-READS = 2  # passes over the log
+READS = 2  # passes over the event file
 SORT_EVENTS = 1_000_000  # events sorted at a time
-SAMPLE_EVENTS = 200_000  # training rows that bins are fitted on
+SAMPLE_EVENTS = 200_000  # training rows on which bins are fitted
 
 
 @dataclass(frozen=True, slots=True)
 class LogReport:
-    """What was read, and what of it cannot be used."""
+    """How many events were read, and how many of them cannot be used and why."""
 
     num_events: int
     num_used: int
@@ -50,7 +50,7 @@ class LogReport:
     in_future: int
 
     def lines(self) -> list[str]:
-        """For the terminal: one line, and one more per thing left out."""
+        """Lines for the terminal: one for all events, and one for each reason why events are left out."""
         lines = [f"{self.num_events:,} events of {self.num_users:,} users, {self.num_used:,} used"]
         if self.unknown_items:
             names = ", ".join(self.unknown_item_examples)
@@ -60,7 +60,7 @@ class LogReport:
         if self.without_user:
             lines.append(f"{self.without_user:,} events left out: no user id")
         if self.in_future:
-            lines.append(f"{self.in_future:,} events left out: they lie more than a day in the future")
+            lines.append(f"{self.in_future:,} events left out: their time is more than a day in the future")
         return lines
 
 
@@ -68,7 +68,7 @@ class LogReport:
 class EventLog:
     """Events of user u are rows [offsets[u], offsets[u + 1]), oldest first.
 
-    Events that share a time (a basket) stand in the order of their ids' hashes, whatever order the file had.
+    Events with the same time (a basket) are ordered by the hashes of their item ids, whatever their order in the file.
     """
 
     user_ids: list[str]
@@ -83,15 +83,15 @@ class EventLog:
 
     @property
     def num_users(self) -> int:
-        """U."""
+        """Users with at least one usable event."""
         return len(self.user_ids)
 
     def span(self, user: int) -> tuple[int, int]:
-        """First row and end of a user's events."""
+        """The rows [start, stop) of a user's events."""
         return int(self.offsets_U1[user]), int(self.offsets_U1[user + 1])
 
     def history(self, start: int, stop: int, order: Ints | None = None) -> History:
-        """Rows [start, stop), which belong to one user, optionally in another `order` within."""
+        """The rows [start, stop), which must be of one user, optionally reordered by `order`."""
         index = np.arange(start, stop) if order is None else start + order
         return History(self.item_rows_E[index].astype(np.int64), self.times_ms_E[index], self.context.take(index))
 
@@ -104,9 +104,9 @@ def read_event_log(
     context_spec: FeatureSpec | None = None,
     on_events: Callable[[int], None] = lambda _: None,
 ) -> EventLog:
-    """Stream the log twice: count, and fit the context's spec unless one is given; then place every event.
+    """Read the events twice: first to count them and to fit the context's spec (unless one is given), then to store them.
 
-    The maps' files vanish when the process ends.
+    The files of the memory maps vanish when the process ends.
     """
     counts, fitted, types, report = _first_pass(path, schema, item_ids, on_events)
     spec = context_spec or fitted
@@ -126,7 +126,7 @@ def read_event_log(
 def _first_pass(
     path: Path, schema: Schema, item_ids: pa.Array, on_events: Callable[[int], None]
 ) -> tuple[Counter[str], FeatureSpec, list[str], LogReport]:
-    """Events per user, the context's spec fitted on training rows, the event types, and the report."""
+    """Returns events per user, the context's spec fitted on training rows, the event types, and the report."""
     train_until = utc_ms(schema.split.validation_from) if schema.split else np.iinfo(np.int64).max
     users: Counter[str] = Counter()
     types: Counter[str] = Counter()
@@ -161,14 +161,14 @@ def _first_pass(
 
 
 class _Sample:
-    """The rows whose times and values hash lowest: a bounded sample that the order of the file cannot change."""
+    """A sample of bounded size that does not depend on the order of the file: the rows with the lowest hashes."""
 
     def __init__(self) -> None:
         self.keys = np.zeros(0, np.int64)
         self.values = np.zeros(0, np.float64)
 
     def add(self, times_ms: Ints, values: npt.NDArray[np.float64]) -> None:
-        """Consider more rows."""
+        """Add rows, and keep those with the lowest hashes."""
         prints = hash_slots(times_ms.astype(np.uint64), 1, 2**31 - 1)[0][:, 0].astype(np.uint64) ^ values.view(np.uint64)
         keys = hash_slots(prints, 1, 2**31 - 1)[0][:, 0].astype(np.int64)
         keys, values = np.concatenate([self.keys, keys]), np.concatenate([self.values, values])
@@ -182,7 +182,7 @@ def _count(counter: Counter[str], values: pa.Array) -> None:
 
 
 def _allocate(user_ids: list[str], offsets_U1: Ints, types: list[str], spec: FeatureSpec, report: LogReport) -> EventLog:
-    """An empty log of the right size, in memory maps whose files vanish when the process ends."""
+    """An empty log of the right size in memory maps, whose files vanish when the process ends."""
     num_events, num_slots = int(offsets_U1[-1]), sum(spec.slot_counts)
     return EventLog(
         user_ids=user_ids,
@@ -205,14 +205,14 @@ def _map(dtype: type, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     if not np.prod(shape):
         return np.zeros(shape, dtype)
     with tempfile.TemporaryFile(prefix="twotower-") as file:
-        # A plain array over the map: slicing a memmap costs ten times as much.
+        # As a plain array, because slicing a memmap takes ten times as long.
         return np.memmap(file, dtype, "w+", shape=shape).view(np.ndarray)
 
 
 def _place(
     batch: EventBatch, log: EventLog, item_ids: pa.Array, users: pa.Array, types: pa.Array, free: Ints, context_rows: int
 ) -> None:
-    """Write the usable rows of a batch behind what their users already have."""
+    """Write the usable rows of a batch after the rows that their users already have."""
     item_rows = pc.index_in(batch.item_ids, item_ids)
     user_rows = pc.index_in(batch.user_ids, users)
     usable = pc.and_(item_rows.is_valid(), user_rows.is_valid()).to_numpy(zero_copy_only=False)
@@ -234,7 +234,7 @@ def _place(
 
 
 def _sort(log: EventLog, prints_N: npt.NDArray[np.uint64]) -> None:
-    """Order every user's events by time and, within one time, by the hash of the item's id."""
+    """Sort the events of every user by time and, at the same time, by the hash of the item id."""
     user = 0
     while user < log.num_users:
         stop_user = int(np.searchsorted(log.offsets_U1, log.offsets_U1[user] + SORT_EVENTS, "right")) - 1
@@ -250,10 +250,10 @@ def _sort(log: EventLog, prints_N: npt.NDArray[np.uint64]) -> None:
 
 
 def basket_starts(times_ms: Ints) -> Ints:
-    """First index of each run of equal times: events of one user that happen together."""
+    """First index of each basket: a run of events with equal times, in the sorted events of one user."""
     return np.flatnonzero(np.diff(times_ms, prepend=times_ms[0] - 1)) if len(times_ms) else np.zeros(0, np.int64)
 
 
 def train_counts(log: EventLog, until_ms: int, num_items: int) -> Ints:
-    """Events of each item before `until_ms`, [N]."""
+    """Number of events of each item before `until_ms`, [N]."""
     return np.bincount(log.item_rows_E[log.times_ms_E < until_ms], minlength=num_items)

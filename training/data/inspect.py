@@ -1,4 +1,4 @@
-"""Look at events and items before anything is trained on them: guess a schema, and report what is wrong and what it costs."""
+"""Inspect events and items before training: guess a schema, and report problems and their cost."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from twotower.data.signals import read_signals, require_signals
 from twotower.errors import DataError
 from twotower.model.catalogue import fit_item_spec, read_item_ids, stream_items
 
-# Column names seen in public data sets, best guess first.
+# Column names in public data sets, best guess first.
 ROLE_NAMES = {
     "user_id": ("user_id", "userid", "user", "customer_id", "household_id", "visitor_id", "visitorid", "session_id"),
     "item_id": ("item_id", "itemid", "item", "product_id", "article_id", "sku", "asin"),
     "timestamp": ("timestamp", "time", "event_time", "datetime", "date", "ts", "transaction_timestamp"),
     "event_type": ("event_type", "event", "type", "action", "behavior"),
 }
-MANY_WORDS = 2.5  # mean words per value from which a string column is taken for text
+MANY_WORDS = 2.5  # a string column with more words per value, on average, is guessed to be text
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.1
 SAMPLE_ROWS = 20_000
 GROUP_IDS = ("basket_id", "session_id", "event_id")
@@ -33,7 +33,7 @@ GROUP_IDS = ("basket_id", "session_id", "event_id")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing about the data: where, what, and what it costs or what to do."""
+    """One finding about the data: where it is, what it is, and what it costs or what to do."""
 
     level: str  # "error" stops training, "warning" costs quality, "note" is for information
     where: str
@@ -41,7 +41,7 @@ class Finding:
 
 
 def infer_schema(events: Path, items: Path) -> Schema:
-    """A first schema from column names and types; the last tenth of the events is for test, the tenth before for validation."""
+    """A first schema from column names and types. The last tenth of the events is the test part, the tenth before validation."""
     event_schema, item_schema = open_parquet(events, "events").schema, open_parquet(items, "items").schema
     roles = {role: _find(role, event_schema.names, events) for role in ROLE_NAMES}
     item_id = _find("item_id", item_schema.names, items)
@@ -78,7 +78,7 @@ def _find(role: str, names: list[str], path: Path) -> str:
 
 
 def _event_kind(field: pa.Field) -> EventKind | None:
-    """Ids of groups (baskets, sessions) are not features, and integers may be such ids: floats and strings are taken."""
+    """Floats and strings are features. Integers are not, because they may be ids of groups such as baskets or sessions."""
     if pt.is_floating(field.type) or pt.is_decimal(field.type):
         return "numeric"
     is_text = any(check(field.type) for check in (pt.is_string, pt.is_large_string, pt.is_string_view, pt.is_dictionary))
@@ -102,7 +102,7 @@ def _item_kind(field: pa.Field, values: pa.ChunkedArray) -> ItemKind | None:
 
 
 def _split(events: Path, columns: EventColumns) -> Split:
-    """Time quantiles of the events, rounded down to a day when that keeps them apart."""
+    """Quantiles of the event times, rounded down to days unless that makes them equal."""
     stride = max(1, count_rows(events, "events") // 1_000_000)
     sample = np.concatenate([batch.times_ms_E[::stride] for batch in stream_events(events, columns)])
     at = np.quantile(sample, (1 - VALIDATION_SHARE - TEST_SHARE, 1 - TEST_SHARE))
@@ -111,12 +111,12 @@ def _split(events: Path, columns: EventColumns) -> Split:
     start = datetime.fromtimestamp(int(sample.min()) // 1000, UTC)
     first, second = days if start < days[0] < days[1] else moments
     if first >= second:
-        raise DataError(f"{events}: all events happen at one time, so they cannot be split into training, validation and test")
+        raise DataError(f"{events}: all events have the same time, so they cannot be split into training, validation and test")
     return Split(validation_from=first, test_from=second)
 
 
 def inspect(events: Path, items: Path, schema: Schema, signals: Path | None = None) -> list[Finding]:
-    """Everything worth knowing before training, errors first."""
+    """All findings about the data, errors first."""
     findings: list[Finding] = []
     looks: dict[str, Callable[[], list[Finding]]] = {
         "items": lambda: _look_at_items(items, schema),
@@ -127,7 +127,7 @@ def inspect(events: Path, items: Path, schema: Schema, signals: Path | None = No
         try:
             findings.extend(look())
         except DataError as error:
-            # Events and signals are read against the items, so a fault of the items may be met again.
+            # Reading events and signals reads the items too, so an error in the items can occur again.
             if str(error) not in (f.what for f in findings):
                 findings.append(Finding("error", where, str(error)))
     order = {"error": 0, "warning": 1, "note": 2}
@@ -151,7 +151,7 @@ def _look_at_items(items: Path, schema: Schema) -> list[Finding]:
 
 
 def _num_missing(column: pa.Array, name: str, kind: str) -> int:
-    """Missing values, NaN and infinities among them; DataError when the column is not of its kind."""
+    """Number of missing values, including NaN and infinities. DataError when the column is not of its kind."""
     match kind:
         case "numeric":
             return int((~np.isfinite(to_floats(column, name))).sum())
@@ -177,7 +177,7 @@ def _look_at_events(events: Path, items: Path, schema: Schema) -> list[Finding]:
     for name, moment in (("validation_from", schema.split.validation_from), ("test_from", schema.split.test_from)):
         aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         if not first < aware <= last:
-            findings.append(Finding("error", f"split.{name}", f"{aware:%Y-%m-%d} lies outside the events' time"))
+            findings.append(Finding("error", f"split.{name}", f"{aware:%Y-%m-%d} lies outside the time of the events"))
     return findings
 
 
@@ -186,7 +186,7 @@ def _left_out(report: LogReport) -> list[Finding]:
         (report.unknown_items, f"items are not in the catalogue (such as {', '.join(report.unknown_item_examples)})"),
         (report.without_item, "no item id"),
         (report.without_user, "no user id"),
-        (report.in_future, "they lie more than a day in the future"),
+        (report.in_future, "their time is more than a day in the future"),
     )
     return [
         Finding("warning", "events", f"{count:,} events ({count / report.num_events:.2%}) will be left out: {why}")
@@ -206,5 +206,5 @@ def _look_at_signals(signals: Path | None, items: Path, schema: Schema) -> list[
         if values_R.any():
             findings.append(Finding("note", f"signals.{name}", f"from {values_R.min():.3g} to {values_R.max():.3g}"))
         else:
-            findings.append(Finding("warning", f"signals.{name}", "0 in every row: it says nothing"))
+            findings.append(Finding("warning", f"signals.{name}", "0 in every row, so it has no information"))
     return findings

@@ -1,4 +1,4 @@
-"""What a run reads: the event log, the popularity of every day, and the moments that divide them."""
+"""Reads the data of a run: the event log, the popularity on every day, and the times that split them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from twotower.progress import say, step
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What a run reads, and the moments that divide it."""
+    """The data of a run, and the times that split it into training, validation and test."""
 
     schema: Schema
     item_ids: pa.Array
@@ -30,7 +30,7 @@ class Data:
 
     @property
     def train_count_N(self) -> Ints:
-        """Events of each item in training."""
+        """Number of training events of each item."""
         return train_counts(self.log, self.train_until_ms, len(self.item_ids))
 
 
@@ -43,9 +43,9 @@ def read_data(
     context_spec: FeatureSpec | None = None,
     signals: Path | None = None,
 ) -> Data:
-    """Stream events, signals and item ids; the schema must have a split. A bundle brings its own `context_spec`.
+    """Read events, signals and item ids as streams. The schema must have a split. With a bundle, give its `context_spec`.
 
-    DataError when the schema names signals and no file of them is given, or the other way round.
+    DataError when the schema names signals but no file is given, or the other way round.
     """
     split = schema.require_split()
     require_signals(schema.signals, signals)

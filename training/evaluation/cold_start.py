@@ -31,7 +31,7 @@ from twotower.metrics.ranking import user_bootstrap
 from twotower.model.catalogue import embed_catalogue, stream_items
 from twotower.progress import say, step
 
-PLANTED = "planted_cold_items"  # in a bundle's metrics.json: the ids of what it was trained without
+PLANTED = "planted_cold_items"  # key in metrics.json of a bundle: the ids of the items that were hidden from training
 SHOWN = {
     "recall@10": "R@10",
     "warm_recall@10": "warm R@10",
@@ -47,20 +47,20 @@ CHUNK_EVENTS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """Data whose planted items are cold, and which items those are."""
+    """Data from which the planted items' events were removed, and the planted items."""
 
     data: Data
     rows: Ints  # catalogue rows, sorted
 
     @property
     def item_ids(self) -> list[str]:
-        """For the bundle: evaluation must hide the same items."""
+        """Their ids, which the bundle keeps because evaluation must hide the same items."""
         ids: list[str] = pc.take(self.data.item_ids, pa.array(self.rows)).to_pylist()
         return ids
 
 
 def plant(data: Data, share: float, half_lives_days: tuple[float, ...], seed: int) -> Planted:
-    """Hide a seeded share of the items that have training events. `data` is used up: its log is compacted in place."""
+    """Hide a seeded share of the items that have training events. Consumes `data`: its log is compacted in place."""
     planted = withhold(data, choose(data.train_count_N, share, seed), half_lives_days)
     lost = data.log.report.num_used - int(planted.data.log.offsets_U1[-1])
     say(f"  {len(planted.rows):,} items planted cold: {lost:,} of their events are withheld")
@@ -68,7 +68,7 @@ def plant(data: Data, share: float, half_lives_days: tuple[float, ...], seed: in
 
 
 def plant_again(data: Data, item_ids: Sequence[str], half_lives_days: tuple[float, ...]) -> Planted:
-    """Hide the items a bundle was trained without; DataError when the catalogue lacks them. `data` is used up."""
+    """Hide the items that were hidden when a bundle was trained. Consumes `data`. DataError if the catalogue lacks some."""
     rows = pc.index_in(pa.array(item_ids, pa.string()), data.item_ids)
     if rows.null_count:
         raise DataError(
@@ -79,7 +79,7 @@ def plant_again(data: Data, item_ids: Sequence[str], half_lives_days: tuple[floa
 
 
 def planted_items(path: Path, metrics: Mapping[str, Any]) -> list[str]:
-    """The items that a bundle was trained without; DataError when it saw them all."""
+    """The items that were hidden when a bundle was trained; DataError if none were."""
     if PLANTED not in metrics:
         raise DataError(f"{path} was trained on every item: train a bundle with `twotower train ... --plant-cold 0.05`")
     hidden: list[str] = metrics[PLANTED]
@@ -87,7 +87,7 @@ def planted_items(path: Path, metrics: Mapping[str, Any]) -> list[str]:
 
 
 def choose(train_count_N: Ints, share: float, seed: int) -> Ints:
-    """Sorted rows of a random share of the items with training events: one of each stratum of 1/share items equally popular."""
+    """Sorted rows of a random share of the items with training events: one of each stratum of 1/share by popularity."""
     rng = np.random.default_rng(seed)
     rows = np.flatnonzero(train_count_N)
     by_popularity = rows[np.lexsort((rng.random(len(rows)), train_count_N[rows]))]
@@ -96,7 +96,7 @@ def choose(train_count_N: Ints, share: float, seed: int) -> Ints:
 
 
 def withhold(data: Data, rows: Ints, half_lives_days: tuple[float, ...]) -> Planted:
-    """`data` without any event of `rows` before its test part; popularity is counted anew."""
+    """`data` without the events of `rows` before the test part, and with popularity counted again."""
     hidden_N = np.zeros(len(data.item_ids), bool)
     hidden_N[rows] = True
     keep_E = ~(hidden_N[data.log.item_rows_E] & (data.log.times_ms_E < data.test_from_ms))
@@ -106,7 +106,7 @@ def withhold(data: Data, rows: Ints, half_lives_days: tuple[float, ...]) -> Plan
 
 
 def compacted(log: EventLog, keep_E: Flags) -> EventLog:
-    """Only the events kept, and the users who have any. The log's own arrays are overwritten: a second copy may not fit."""
+    """The log of the events to keep and of the users who have any. Overwrites the log's arrays, as a copy may not fit."""
     kept_before = np.concatenate([[0], np.cumsum(keep_E)])
     offsets_U1 = kept_before[log.offsets_U1]
     there_U = np.diff(offsets_U1) > 0
@@ -123,7 +123,7 @@ def compacted(log: EventLog, keep_E: Flags) -> EventLog:
 
 
 def _compact(array: npt.NDArray[Any], keep_E: Flags) -> npt.NDArray[Any]:
-    """Move the rows kept to the front, in place, and return that part."""
+    """Move the rows to keep to the front, in place, and return a view of them."""
     end = 0
     for start in range(0, len(keep_E), CHUNK_EVENTS):
         kept = array[start : start + CHUNK_EVENTS][keep_E[start : start + CHUNK_EVENTS]]
@@ -133,7 +133,7 @@ def _compact(array: npt.NDArray[Any], keep_E: Flags) -> npt.NDArray[Any]:
 
 
 def compare_cold(planted: Planted, towers: Towers, items: Path) -> dict[str, dict[str, float]]:
-    """A bundle's model beside what needs no training: likeness of content, and popularity as of each day."""
+    """Metrics of a bundle's model and of two baselines without training: content similarity, and daily popularity."""
     data, model, columns = planted.data, towers.config.model, towers.schema.items
     with step("embed items", total=len(data.item_ids), unit="items") as work:
         parts = embed_catalogue(items, columns, towers.embedder, model.item_spec, model.table_rows, work.advance)
@@ -143,15 +143,15 @@ def compare_cold(planted: Planted, towers: Towers, items: Path) -> dict[str, dic
         "content_knn": content_neighbours(data.log, stream_items(items, columns), model.item_spec),
         "popularity": Popularity(data.snapshots),
     }
-    return judge_cold(planted, rankers)
+    return evaluate_cold(planted, rankers)
 
 
-def judge_cold(planted: Planted, rankers: Mapping[str, Ranker]) -> dict[str, dict[str, float]]:
+def evaluate_cold(planted: Planted, rankers: Mapping[str, Ranker]) -> dict[str, dict[str, float]]:
     """Metrics of each ranker on the test part's baskets, and 95 % intervals of the first minus each other."""
     data = planted.data
     queries = next_basket(data.log, data.test_from_ms, data.end_ms)
     if not queries:
-        raise DataError("nothing to judge: no event lies at or after the split's test_from")
+        raise DataError("nothing to evaluate: no event lies at or after the split's test_from")
     with step("rank cold start", total=len(queries), unit="queries") as work:
         ranked = rank(rankers, data.log, queries, data.train_count_N, work.advance)
     cold_A = np.isin(np.concatenate([q.answers for q in queries]), planted.rows)
@@ -165,9 +165,9 @@ def judge_cold(planted: Planted, rankers: Mapping[str, Ranker]) -> dict[str, dic
 
 
 def cold_metrics(rankings: Rankings, cold_A: Flags, planted: Ints) -> dict[str, float]:
-    """Recall of warm, cold and all answers; `cold_unseen` are first purchases, ranked among what the user never had.
+    """Recall of warm, cold and all answers. `cold_unseen` are first purchases, ranked among items that the user never had.
 
-    Answers cold by nature, without training events and not planted, count in the overall recall alone.
+    Answers that have no training events but are not planted count in the overall recall only.
     """
     everything = np.ones(len(cold_A), bool)
     result = {
@@ -181,12 +181,12 @@ def cold_metrics(rankings: Rankings, cold_A: Flags, planted: Ints) -> dict[str, 
     for name, values_Q in cold_recalls(rankings, cold_A).items():
         result[name] = mean(values_Q)
         result |= interval(name, values_Q, rankings.user_Q)
-    # JSON has no NaN: what cannot be said of a ranker is left out.
+    # JSON has no NaN, so metrics without a value are left out.
     return {name: value for name, value in result.items() if not np.isnan(value)}
 
 
 def cold_recalls(rankings: Rankings, cold_A: Flags) -> dict[str, Array]:
-    """Of each query, NaN where it has no such answer."""
+    """Recall values [Q] of cold answers; NaN for a query without such answers."""
     new_A = cold_A & ~rankings.past_A
     return {
         "cold_recall@10": recall(rankings, rankings.rank_A, 10, cold_A),
@@ -197,7 +197,7 @@ def cold_recalls(rankings: Rankings, cold_A: Flags) -> dict[str, Array]:
 
 
 def interval(name: str, values_Q: Array, user_Q: Ints) -> dict[str, float]:
-    """95 % interval of a mean over queries, as two named metrics; nothing when there is nothing to average."""
+    """95 % interval of a mean over queries, as two named metrics; empty when all values are NaN."""
     if np.isnan(values_Q).all():
         return {}
     low, high = user_bootstrap(values_Q, user_Q)

@@ -1,4 +1,4 @@
-"""The baseline that cold items ask for: rank by likeness of content to what the user had last. Nothing in it is learned.
+"""The baseline for cold items: rank items by content similarity to the user's last items. Nothing in it is learned.
 
 Q: queries, N: items, S: hash slots, F: dense features, R: rows of the hashed space
 """
@@ -19,8 +19,8 @@ from twotower.data.features import EncodedRows, FeatureSpec, Floats
 from twotower.data.item_statistics import ItemStatistics
 from twotower.model.catalogue import encode_items
 
-RECENT_EVENTS = 50  # whose mean is the user's profile
-HASHED_ROWS = 2**16  # so many that few tokens collide
+RECENT_EVENTS = 50  # the user's profile is their mean
+HASHED_ROWS = 2**16  # enough that few tokens collide
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,18 @@ class ContentNeighbours:
 
     log: EventLog
     slots_NS: Tensor
-    weights_NS: Tensor  # signed, by inverse document frequency, rows of length one
-    dense_NF: Floats  # centred, rows of length one
+    weights_NS: Tensor  # signed, times the inverse document frequency; rows have length one
+    dense_NF: Floats  # centred; rows have length one
     has_probabilities: bool = False
 
     def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:  # noqa: ARG002
-        """All items tie for a user without a history."""
+        """Similarity of every item to each user's profile. All items tie for a user without a history."""
         profile_RQ = torch.zeros(HASHED_ROWS, len(queries))
         dense_QF = np.zeros((len(queries), self.dense_NF.shape[1]), np.float32)
         for q, query in enumerate(queries):
             start = self.log.span(query.user)[0]
-            recent = self.log.item_rows_E[start + max(0, query.seen - RECENT_EVENTS) : start + query.seen].astype(np.int64)
+            stop = start + query.num_known
+            recent = self.log.item_rows_E[max(start, stop - RECENT_EVENTS) : stop].astype(np.int64)
             if len(recent):
                 weights = self.weights_NS[recent].flatten() / len(recent)
                 profile_RQ[:, q].index_add_(0, self.slots_NS[recent].flatten(), weights)
@@ -49,7 +50,7 @@ class ContentNeighbours:
 
 
 def content_neighbours(log: EventLog, tables: Iterable[pa.Table], spec: FeatureSpec) -> ContentNeighbours:
-    """The baseline over a catalogue given as `stream_items` yields it; `spec` is a model's, whose id is left out."""
+    """The baseline for a catalogue as `stream_items` yields it. `spec` is that of a model; its id fields are not used."""
     content = replace(spec, fields=tuple(f for f in spec.fields if f.kind != "id"), num_hashes=1)
     rows = EncodedRows.concatenate([encode_items(table, content, HASHED_ROWS) for table in tables])
     seen_in_R = np.bincount(rows.slots_NS[rows.weights_NS != 0], minlength=HASHED_ROWS)
@@ -60,5 +61,5 @@ def content_neighbours(log: EventLog, tables: Iterable[pa.Table], spec: FeatureS
 
 
 def unit_rows(values: Floats) -> Floats:
-    """Each row divided by its length; a row of zeros stays."""
+    """Each row divided by its length; rows of zeros stay as they are."""
     return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12), np.float32)

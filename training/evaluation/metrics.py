@@ -1,4 +1,4 @@
-"""Metrics from ranks. The candidates are the full catalogue unless a name says otherwise: `candidate_set` puts it in words.
+"""Metrics computed from ranks. The candidates are the full catalogue unless the name of a metric says otherwise.
 
 Q: queries, A: answers of all queries, N: items, K: places of a list
 """
@@ -25,7 +25,7 @@ HEADLINE = {
     "hit_rate@10": "HR@10",
     "unseen_recall@10": "unseen R@10",
     "set_loss": "set loss",
-}  # metrics with intervals, and their names in tables
+}  # metrics with confidence intervals, and their names in tables
 BESIDE = {
     "coverage@10": "coverage@10",
     "gini@10": "Gini@10",
@@ -34,8 +34,8 @@ BESIDE = {
     "entropy": "entropy",
     "batch_local_loss": "batch-local loss",
     "batch_local_recall@10": "batch-local R@10",
-}  # what tables show beside the headline; losses and entropy in nats
-LOSSES = frozenset({"set_loss", "batch_local_loss"})  # less is better
+}  # further metrics in tables; losses and entropy are in nats
+LOSSES = frozenset({"set_loss", "batch_local_loss"})  # lower is better
 FREQUENCY_BUCKETS = {"0-0": (0, 0), "1-4": (1, 4), "5-9": (5, 9), "10-29": (10, 29), "30+": (30, 10**9)}
 UNSEEN = "unseen_{}"
 SLICES = {
@@ -45,7 +45,7 @@ SLICES = {
     "warm_{}": "warm: in training",
     "cold_{}": "cold: not in training",
     **{f"{{}}[train count {name}]": f"{name.replace('0-0', '0')} events in training" for name in FREQUENCY_BUCKETS},
-}  # kinds of answers: how their metrics are named, and what they are called in tables
+}  # kinds of answers: the pattern of their metrics' names, and their labels in tables
 BATCH_LOCAL_WARNING = (
     "batch-local loss is a poor stand-in for full-catalogue loss; its ranking is only a proxy, for comparing architectures"
 )
@@ -53,17 +53,17 @@ BATCH_LOCAL_WARNING = (
 
 @dataclass(frozen=True, slots=True)
 class Rankings:
-    """What a ranker did to every query of a protocol; enough for every metric, small enough to keep."""
+    """The results of a ranker on all queries of a protocol: enough to compute every metric, small enough to store."""
 
     user_Q: Ints
     answer_query_A: Ints
-    rank_A: Array  # among the catalogue, 1 is best; ties share their mean rank
-    unseen_rank_A: Array  # among the items the user never had
+    rank_A: Array  # in the catalogue; 1 is best, and tied items share their mean rank
+    unseen_rank_A: Array  # among items that the user never had
     local_rank_A: Array  # among the answers of the queries of its batch
     nll_A: Array  # -log softmax over the catalogue, nats; NaN for rankers without probabilities
     local_nll_A: Array  # -log softmax over the answers of the queries of its batch, nats
-    entropy_Q: Array  # of the softmax over the catalogue, nats
-    past_A: Flags  # the user had the item before
+    entropy_Q: Array  # entropy of the softmax over the catalogue, nats
+    past_A: Flags  # whether the user had the item before
     train_count_A: Ints  # events of the item in training
     top10_QK: Ints
 
@@ -75,7 +75,7 @@ class Rankings:
 
 
 def likelihood(scores_N: Floats) -> tuple[float, float]:
-    """log sum exp of one query's scores, and the entropy of their softmax, in nats."""
+    """The log partition of one query's scores and the entropy of their softmax, in nats."""
     highest = scores_N.max()
     weights_N = np.exp(scores_N - highest)
     total = float(weights_N.sum(dtype=np.float64))
@@ -84,7 +84,7 @@ def likelihood(scores_N: Floats) -> tuple[float, float]:
 
 
 def candidate_set(num_items: int, *, past_masked: bool) -> str:
-    """What is ranked, in words: without them a ranking metric says nothing."""
+    """Describes the candidates, without which the value of a ranking metric means nothing."""
     return f"full catalogue, {num_items:,} items, past items {'masked' if past_masked else 'kept'}"
 
 
@@ -98,7 +98,7 @@ def summarise(rankings: Rankings, num_items: int) -> dict[str, float]:
 
 
 def point_metrics(rankings: Rankings, num_items: int) -> dict[str, float]:
-    """`summarise` without intervals: cheap enough to repeat during a run. JSON has no NaN, so a mean over nothing is left out.
+    """`summarise` without intervals, which is cheap enough for use during training. Means over nothing are left out.
 
     `recall`, `ndcg`, `mrr` and `hit_rate` are means over queries, `user_` ones over users; losses are means over answers.
     """
@@ -131,7 +131,7 @@ def point_metrics(rankings: Rankings, num_items: int) -> dict[str, float]:
 
 
 def slices(rankings: Rankings) -> dict[str, tuple[Array, Flags]]:
-    """The ranks that count for each of SLICES, and which answers they are of."""
+    """For each of SLICES, the ranks to use and the answers that belong to it."""
     rank_A, past_A, count_A = rankings.rank_A, rankings.past_A, rankings.train_count_A
     parts = [
         (rank_A, past_A),
@@ -145,13 +145,13 @@ def slices(rankings: Rankings) -> dict[str, tuple[Array, Flags]]:
 
 
 def quality(template: str, rankings: Rankings, rank_A: Array, among_A: Flags) -> dict[str, float]:
-    """The four ranking metrics at 10 over some of the answers."""
+    """The four ranking metrics at 10 over the answers `among_A`."""
     measures = {"recall@10": recall, "ndcg@10": ndcg, "mrr@10": reciprocal_rank, "hit_rate@10": hit_rate}
     return {template.format(name): mean(measure(rankings, rank_A, 10, among_A)) for name, measure in measures.items()}
 
 
 def headline_values(rankings: Rankings) -> dict[str, tuple[Array, Ints]]:
-    """HEADLINE as values whose mean they are, each value with its user: what intervals are made of."""
+    """For each HEADLINE metric, the values whose mean it is and the user of each value, from which intervals are computed."""
     everything, users = np.ones(len(rankings.rank_A), bool), rankings.user_Q
     values = (
         (recall(rankings, rankings.rank_A, 10, everything), users),
@@ -165,7 +165,7 @@ def headline_values(rankings: Rankings) -> dict[str, tuple[Array, Ints]]:
 
 
 def paired_differences(ours: Rankings, theirs: Rankings) -> dict[str, float]:
-    """95 % intervals of our headline metrics minus theirs on the same queries; of those that both have."""
+    """95 % intervals of our headline metrics minus theirs on the same queries, for metrics that both have."""
     result: dict[str, float] = {}
     other = headline_values(theirs)
     for name, (values, users) in headline_values(ours).items():
@@ -176,7 +176,7 @@ def paired_differences(ours: Rankings, theirs: Rankings) -> dict[str, float]:
 
 
 class Gain(NamedTuple):
-    """95 % interval of the model minus another ranker, and what it says."""
+    """95 % interval of the model minus another ranker, and the conclusion from it."""
 
     low: float
     high: float
@@ -184,7 +184,7 @@ class Gain(NamedTuple):
 
 
 def gain(model: Mapping[str, float], other: str, name: str) -> Gain | None:
-    """What a judged model's table holds of its difference to `other`; None where it holds none."""
+    """The difference between a model and `other` as stored in the model's metrics; None if it is not there."""
     low, high = (model.get(f"minus {other}: {name}.{end}") for end in ("low", "high"))
     if low is None or high is None:
         return None
@@ -193,9 +193,9 @@ def gain(model: Mapping[str, float], other: str, name: str) -> Gain | None:
 
 
 def paired_ratio(ours: Array, theirs: Array, user_Q: Ints, seed: int = 0) -> tuple[float, float, float]:
-    """Our mean over theirs on the same queries, and its 95 % interval: each draw of whole users divides their two means.
+    """Our mean over theirs on the same queries, and its 95 % interval by resampling users.
 
-    All NaN where theirs is zero, in the data or in enough draws to reach the interval's end.
+    All NaN when theirs is zero, in the data or in so many resamples that an end of the interval is infinite.
     """
     there = ~np.isnan(ours) & ~np.isnan(theirs)
     if not there.any():
@@ -205,7 +205,7 @@ def paired_ratio(ours: Array, theirs: Array, user_Q: Ints, seed: int = 0) -> tup
     drawn = np.array([sums_U2.sum(0), *(sums_U2[pick].sum(0) for pick in resamples(len(users), seed))])
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio, *draws = drawn[:, 0] / drawn[:, 1]
-    # The nearest draw, because nothing lies half-way to infinity.
+    # The nearest resample, because one cannot interpolate towards infinity.
     low, high = np.quantile(draws, (0.025, 0.975), method="nearest")
     if not math.isfinite(ratio + high):
         return math.nan, math.nan, math.nan
@@ -213,28 +213,28 @@ def paired_ratio(ours: Array, theirs: Array, user_Q: Ints, seed: int = 0) -> tup
 
 
 def mean(values: Array) -> float:
-    """Mean of the values that are there."""
+    """Mean of the values that are not NaN."""
     there = values[~np.isnan(values)]
     return float(there.mean()) if len(there) else float("nan")
 
 
 def recall(rankings: Rankings, rank_A: Array, k: int, among_A: Flags) -> Array:
-    """Recall@k of each query over its answers `among_A`; NaN where it has none of them."""
+    """Recall@k of each query over its answers in `among_A`; NaN for a query without such answers."""
     return recall_at(k, rank_A[among_A], rankings.answer_query_A[among_A], len(rankings.user_Q))
 
 
 def debiased_recall(rankings: Rankings, k: int) -> Array:
     """Recall@k of each query with every answer weighted by one over its training events (at least one), self-normalised.
 
-    What is logged over-represents what is popular; inverse-propensity weights undo it (Yang et al. 2018, RecSys), here with
-    the training frequency as the propensity. A ranker that finds only best-sellers falls towards zero.
+    Logs over-represent popular items. Inverse-propensity weights undo that (Yang et al. 2018, RecSys); the propensity here is
+    the training frequency. A ranker that finds only best-sellers gets a value near zero.
     """
     weights_A = 1.0 / np.maximum(rankings.train_count_A, 1)
     return per_query(rankings, rankings.rank_A <= k, weights_A)
 
 
 def per_query(rankings: Rankings, hit_A: Flags, weights_A: Array | Flags) -> Array:
-    """Weighted share of hits of each query; NaN where the weights are zero."""
+    """Weighted share of hits for each query; NaN where all weights are zero."""
     num_queries = len(rankings.user_Q)
     hits = np.bincount(rankings.answer_query_A, hit_A * weights_A, num_queries)
     sizes = np.bincount(rankings.answer_query_A, weights_A, num_queries)
@@ -260,22 +260,22 @@ def hit_rate(rankings: Rankings, rank_A: Array, k: int, among_A: Flags) -> Array
 
 
 def per_user(values_Q: Array, user_Q: Ints) -> Array:
-    """Mean of each user's queries: a household with many baskets counts as one."""
+    """The mean value of each user, so that a user with many queries counts once."""
     users, owner = np.unique(user_Q, return_inverse=True)
     return np.bincount(owner, values_Q, len(users)) / np.bincount(owner, minlength=len(users))
 
 
 def gini(exposure_N: Ints) -> float:
-    """Inequality of how often items are shown: 0 when all are equally often, towards 1 when one item takes every place."""
+    """Inequality of how often items are shown: 0 when all are shown equally often, near 1 when one item takes every place."""
     ordered = np.sort(exposure_N).astype(np.float64)
     place = np.arange(1, len(ordered) + 1)
     return float(((2 * place - len(ordered) - 1) * ordered).sum() / (len(ordered) * ordered.sum()))
 
 
 def batch_local(scores_QN: Floats, answers: Sequence[Ints], has_probabilities: bool) -> tuple[Array, Array]:
-    """Rank and -log softmax of each answer where the candidates are the answers of this batch's queries alone.
+    """Rank and -log softmax of each answer when the only candidates are the answers of the batch's queries.
 
-    What training code prints for free. In-batch answers are the popular items, and few: BATCH_LOCAL_WARNING.
+    Many training programs report these, because they cost nothing. Such candidates are few and popular: BATCH_LOCAL_WARNING.
     """
     candidates = np.unique(np.concatenate(answers))
     nobody = np.zeros(0, np.int64)

@@ -1,4 +1,4 @@
-"""The protocols, and the rankers they judge: one code path for the model and for the counters beside it.
+"""Evaluation protocols and rankers: the model and the counting baselines are ranked by the same code.
 
 Q: queries, N: items, V: vector width, D: model width, P: popularity dimensions
 """
@@ -33,40 +33,40 @@ MASKED = -1e9  # finite, so that the entropy stays a number
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """After `seen` events of `user`, at `now_ms`: what comes next?"""
+    """One held-out question: after the first `num_known` events of `user`, what comes next at `now_ms`?"""
 
     user: int
-    seen: int
+    num_known: int
     now_ms: int
     answers: Ints
-    mask_past_items: bool = False  # leave-one-out only: seen items are not candidates
+    mask_past_items: bool = False  # leave-one-out only: past items are no candidates
 
 
 def next_basket(log: EventLog, from_ms: int, until_ms: int) -> list[Query]:
-    """One query per basket in [from, until): everything strictly before it is known, its items are the answer."""
+    """One query per basket in [from, until). All events strictly before it are known; its items are the answers."""
     return list(_baskets(log, from_ms, until_ms))
 
 
 def next_event(log: EventLog, from_ms: int, until_ms: int) -> list[Query]:
-    """One query per item of a basket in [from, until): everything strictly before its time is known, the item is the answer."""
+    """One query per item of a basket in [from, until). All events strictly before it are known; the item is the answer."""
     return [
-        Query(q.user, q.seen, q.now_ms, q.answers[i : i + 1])
+        Query(q.user, q.num_known, q.now_ms, q.answers[i : i + 1])
         for q in _baskets(log, from_ms, until_ms)
         for i in range(len(q.answers))
     ]
 
 
 def leave_one_out(log: EventLog, from_ms: int, until_ms: int) -> list[Query]:
-    """Every user's last event in [from, until), if there is one; what happened strictly before it is known and masked."""
+    """One query per user with events in [from, until): the last is the answer. Events strictly before are known and masked."""
     queries = []
     for user in range(log.num_users):
         start, stop = log.span(user)
         times = log.times_ms_E[start:stop]
         low, high = np.searchsorted(times, (from_ms, until_ms)).tolist()
         if low < high:
-            seen = int(np.searchsorted(times, times[high - 1]))
+            num_known = int(np.searchsorted(times, times[high - 1]))
             answers = log.item_rows_E[start + high - 1 : start + high].astype(np.int64)
-            queries.append(Query(user, seen, int(times[high - 1]), answers, mask_past_items=True))
+            queries.append(Query(user, num_known, int(times[high - 1]), answers, mask_past_items=True))
     return queries
 
 
@@ -84,43 +84,48 @@ def _baskets(log: EventLog, from_ms: int, until_ms: int) -> Iterator[Query]:
         bounds = np.append(basket_starts(times), len(times))
         first, last = np.searchsorted(times[bounds[:-1]], (from_ms, until_ms))
         for basket in range(int(first), int(last)):
-            seen, end = int(bounds[basket]), int(bounds[basket + 1])
-            yield Query(user, seen, int(times[seen]), np.unique(log.item_rows_E[start + seen : start + end]).astype(np.int64))
+            num_known, end = int(bounds[basket]), int(bounds[basket + 1])
+            yield Query(
+                user,
+                num_known,
+                int(times[num_known]),
+                np.unique(log.item_rows_E[start + num_known : start + end]).astype(np.int64),
+            )
 
 
 class Ranker(Protocol):
-    """Scores the whole catalogue for a batch of queries of consecutive users."""
+    """Scores the whole catalogue for a batch of queries."""
 
     @property
     def has_probabilities(self) -> bool:
-        """Whether a softmax over the scores is the predicted distribution."""
+        """Whether the softmax of the scores is the predicted distribution."""
 
     def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
-        """Write the scores into `out_QN`: one matrix for all batches, or the heap fragments by gigabytes."""
+        """Write the scores into `out_QN`. All batches share it: new ones would fragment the heap by gigabytes."""
 
 
 @dataclass(frozen=True)
 class Popularity:
-    """Log of the decayed global counts, refreshed nightly."""
+    """Ranks by decayed global counts, refreshed every night."""
 
     snapshots: PopularitySnapshots
     has_probabilities: bool = True
 
     def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:  # noqa: ARG002
-        """The same for every user."""
+        """Log popularity on the day of each query, equal for all users."""
         for row, query in enumerate(queries):
             out_QN[row] = torch.from_numpy(self.snapshots.day(query.now_ms)[0])
 
 
 @dataclass(frozen=True)
 class PersonalFrequency:
-    """How often the user had the item; ties, and what is left to fill, by global popularity."""
+    """Ranks by how often the user had an item. Global popularity orders ties and all other items."""
 
     snapshots: PopularitySnapshots
     has_probabilities: bool = False
 
     def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
-        """Counts, plus a popularity below one."""
+        """The user's counts plus global popularity, which is below one and so decides among equal counts only."""
         for row_N, query, past in zip(out_QN.numpy(), queries, statistics, strict=True):
             np.exp(self.snapshots.day(query.now_ms)[0], out=row_N)
             row_N[past.item_rows_M] += past.count_M
@@ -128,7 +133,7 @@ class PersonalFrequency:
 
 @dataclass(frozen=True)
 class Model:
-    """The two towers, each history cut by the anchored window exactly as the service cuts it."""
+    """The two towers. Histories are cut by the anchored window exactly as the service cuts them."""
 
     contextualizer: Contextualizer
     config: ModelConfig
@@ -139,7 +144,7 @@ class Model:
 
     @torch.inference_mode()
     def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
-        """One forward pass serves every query that shares its user and its anchor: attention is causal."""
+        """Queries of one user and one anchor share a forward pass, because attention is causal."""
         config = self.config
         windows = [list(g) for _, g in groupby(range(len(queries)), lambda i: self._window(queries[i]))]
         hidden: list[Tensor] = []
@@ -152,31 +157,31 @@ class Model:
         vectors = PastVectors.of(self.vectors_ND, past.rows_M, torch.from_numpy(past_popularity_PM).T)
         answered = queries_from_hidden(self.contextualizer, config, torch.cat(hidden), requests, past, vectors)
         torch.matmul(answered.vectors_QV[:, : config.width], self.vectors_ND.T, out=out_QN)
-        # A night's refresh changes the popularity dimensions alone, so each query meets its own day's.
+        # The nightly refresh changes only the popularity dimensions, so each query is scored with those of its day.
         for row_N, query, weights_P in zip(out_QN, queries, answered.vectors_QV[:, config.width :].tolist(), strict=True):
             for p, weight in enumerate(weights_P):
                 row_N.add_(torch.from_numpy(self.snapshots.day(query.now_ms)[p]), alpha=weight)
         answered.add_repeat_scores(out_QN, torch.arange(out_QN.shape[1]))
 
     def _window(self, query: Query) -> tuple[int, int]:
-        return query.user, anchor(query.seen, self.config.window, self.config.page)
+        return query.user, anchor(query.num_known, self.config.window, self.config.page)
 
     def _hidden(self, queries: Sequence[Query], windows: Sequence[list[int]]) -> Tensor:
         histories = []
         for members in windows:
             user, first = self._window(queries[members[0]])
             start = self.log.span(user)[0]
-            histories.append(self.log.history(start + first, start + max(queries[i].seen for i in members)))
+            histories.append(self.log.history(start + first, start + max(queries[i].num_known for i in members)))
         batch = collate(histories)
         hidden_BLD = self.contextualizer(self.vectors_ND[batch.item_rows_BL], batch)
         window = [b for b, members in enumerate(windows) for _ in members]
-        position = [max(queries[i].seen - self._window(queries[i])[1] - 1, 0) for members in windows for i in members]
+        position = [max(queries[i].num_known - self._window(queries[i])[1] - 1, 0) for members in windows for i in members]
         picked: Tensor = hidden_BLD[window, position]
         return picked
 
     def _request(self, query: Query, statistics: ItemStatistics) -> Request:
         start = self.log.span(query.user)[0]
-        last = start + query.seen
+        last = start + query.num_known
         return Request(self.log.history(max(last - 1, start), last), statistics, query.now_ms)
 
 
@@ -188,7 +193,7 @@ def rank(
     train_count_N: Ints,
     on_queries: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Rankings]:
-    """Rank the whole catalogue for every query, by each ranker; they share what is known of each query's user."""
+    """Rank the whole catalogue for every query by each ranker. The statistics of past items are computed once for all."""
     parts: dict[str, list[_Ranked]] = {name: [] for name in rankers}
     past: list[Flags] = []
     scores_QN = torch.empty(QUERIES_PER_BATCH, len(train_count_N))
@@ -220,7 +225,7 @@ def rank(
 
 
 class _Ranked(NamedTuple):
-    """One ranker's part of `Rankings`, of one batch."""
+    """The fields of `Rankings` that depend on the ranker, for one batch."""
 
     rank_A: Array
     unseen_rank_A: Array
@@ -232,24 +237,24 @@ class _Ranked(NamedTuple):
 
 
 def _rank_batch(ranker: Ranker, queries: Sequence[Query], statistics: Sequence[ItemStatistics], scores_QN: Tensor) -> _Ranked:
-    """Query by query: one row of scores stays in the cache, and no second matrix of them is ever made."""
+    """Ranks query by query, so that a row of scores stays in the cache and no second matrix is made."""
     ranker.score(queries, statistics, scores_QN)
     if not math.isfinite(scores_QN.sum().item()):
         raise ValueError("the ranker's scores are not finite: the model is broken, train it again")
-    ranks, nll, entropies, refused = [], [], [], []
+    ranks, nll, entropies, masked = [], [], [], []
     for scores_N, query, past in zip(scores_QN.numpy(), queries, statistics, strict=True):
         if query.mask_past_items:
             scores_N[past.item_rows_M] = MASKED
         ranks.append(tied_ranks(scores_N, query.answers, past.item_rows_M))
         log_partition, entropy = likelihood(scores_N) if ranker.has_probabilities else (np.nan, np.nan)
         nll.append(log_partition - scores_N[query.answers].astype(np.float64))
-        refused.append(np.isin(query.answers, past.item_rows_M) & query.mask_past_items)
+        masked.append(np.isin(query.answers, past.item_rows_M) & query.mask_past_items)
         entropies.append(entropy)
     overall, unseen = (np.concatenate(r) for r in zip(*ranks, strict=True))
-    # A few hundred columns of the matrix that is there: the only second array, and a small one.
+    # The only copy of scores, and a small one: a few hundred columns.
     local_rank_A, local_nll_A = batch_local(scores_QN.numpy(), [q.answers for q in queries], ranker.has_probabilities)
-    # An answer that may not be given has no likelihood.
-    nll_A, local_nll_A = (np.where(np.concatenate(refused), np.nan, each) for each in (np.concatenate(nll), local_nll_A))
+    # A masked answer has no likelihood.
+    nll_A, local_nll_A = (np.where(np.concatenate(masked), np.nan, each) for each in (np.concatenate(nll), local_nll_A))
     return _Ranked(overall, unseen, local_rank_A, nll_A, local_nll_A, np.array(entropies), top_rows(scores_QN))
 
 
@@ -259,7 +264,7 @@ def top_rows(scores_QN: Tensor, k: int = 10) -> Ints:
 
 
 def statistics_before(log: EventLog, query: Query) -> ItemStatistics:
-    """Statistics of everything the query may know."""
+    """Statistics of the past items at the moment of the query."""
     start = log.span(query.user)[0]
-    stop = start + query.seen
+    stop = start + query.num_known
     return item_statistics(log.item_rows_E[start:stop].astype(np.int64), log.times_ms_E[start:stop])

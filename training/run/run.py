@@ -13,9 +13,9 @@ import torch
 from training.data.batches import BatchSampler
 from training.data.read import Data, read_data
 from training.evaluation.cold_start import PLANTED, plant
-from training.evaluation.judge import judge
 from training.evaluation.metrics import candidate_set
 from training.evaluation.rankers import Model
+from training.evaluation.splits import evaluate_splits
 from training.recipes.budget import CONTEXT_TABLE_ROWS, ParameterCount, count_parameters, size_model
 from training.recipes.compute_optimal import data_notice
 from training.recipes.config import TrainConfig
@@ -107,7 +107,7 @@ def run(
     watch.evaluate(towers, state.step, len(config.stages))
     vectors_ND = embed_rows(towers.embedder, encoded).clone()
     ranker = Model(towers.contextualizer, model, vectors_ND, data.log, data.snapshots)
-    quality = judge(data, ranker, config.protocol, config.seed)
+    quality = evaluate_splits(data, ranker, config.protocol, config.seed)
     metrics = {
         "recipe_metric": config.metric,
         **described,

@@ -11,9 +11,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from training.data.read import Data
-from training.evaluation.judge import sample
 from training.evaluation.metrics import candidate_set, point_metrics
 from training.evaluation.rankers import PROTOCOLS, Model, PersonalFrequency, Popularity, Query, Ranker, rank
+from training.evaluation.splits import sample
 from training.losses.objective import Objective
 from training.recipes.config import TrainConfig
 from training.run.journal import EvaluationLine, RunJournal, StepLine

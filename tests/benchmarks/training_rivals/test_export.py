@@ -62,7 +62,7 @@ def test_queries_hold_the_newest_known_events_before_them_and_no_other(data: Dat
     assert len(written) == len(queries)
     for query, row in zip(queries, written, strict=True):
         start = data.log.span(query.user)[0]
-        events = zip(data.log.item_rows_E[start:][: query.seen].tolist(), data.log.times_ms_E[start:].tolist(), strict=False)
+        events = zip(data.log.item_rows_E[start:][: query.num_known].tolist(), data.log.times_ms_E[start:].tolist(), strict=False)
         expected = [event for event in events if event[0] in known][-LENGTH:]
         assert row["now_ms"] == query.now_ms
         assert sorted(row["times_ms"]) == row["times_ms"] == [time for _, time in expected]

@@ -58,7 +58,7 @@ def test_requests_are_those_that_training_asks(probe: Probe, bundle: Bundle, ite
         answers = sorted(item_ids.index(probe.answer_ids_A[r]).as_py() for r in rows)
         query = expected.pop((request.now_ms, tuple(answers)))
         start = log.span(query.user)[0]
-        known = log.history(start + anchor(query.seen), start + query.seen)
+        known = log.history(start + anchor(query.num_known), start + query.num_known)
         np.testing.assert_array_equal(request.history.item_rows_L, known.item_rows_L)
         np.testing.assert_array_equal(request.history.times_ms_L, known.times_ms_L)
         np.testing.assert_array_equal(request.history.context.slots_NS, known.context.slots_NS)

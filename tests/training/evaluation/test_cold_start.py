@@ -15,7 +15,7 @@ from training.evaluation.cold_start import (
     SHOWN,
     choose,
     cold_metrics,
-    judge_cold,
+    evaluate_cold,
     plant,
     plant_again,
     planted_items,
@@ -139,7 +139,7 @@ def test_the_cold_are_counted_apart() -> None:
 def test_rankers_are_judged_on_the_test_part_and_compared_in_pairs(fresh: Shop) -> None:
     planted = plant(fresh.data, 0.1, HALF_LIVES, seed=0)
     popularity = Popularity(planted.data.snapshots)
-    result = judge_cold(planted, {"model": popularity, "again": popularity})
+    result = evaluate_cold(planted, {"model": popularity, "again": popularity})
     queries = next_basket(planted.data.log, planted.data.test_from_ms, planted.data.end_ms)
     assert result["model"]["queries"] == len(queries)
     assert result["model"]["cold_answers"] == sum(np.isin(q.answers, planted.rows).sum() for q in queries) > 20

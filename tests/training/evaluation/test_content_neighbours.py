@@ -48,7 +48,7 @@ def scores_of(log: EventLog, query: Query, num_items: int) -> torch.Tensor:
 def query(shop: Shop) -> Query:
     """A user with a history long enough to have a part that is not recent."""
     queries = next_basket(shop.data.log, shop.data.test_from_ms, shop.data.end_ms)
-    return next(q for q in queries if q.seen > RECENT_EVENTS + 10)
+    return next(q for q in queries if q.num_known > RECENT_EVENTS + 10)
 
 
 def test_items_of_equal_content_tie_whoever_sold_better(shop: Shop, query: Query) -> None:
@@ -58,7 +58,7 @@ def test_items_of_equal_content_tie_whoever_sold_better(shop: Shop, query: Query
 
 def test_what_the_user_had_lately_comes_first_and_what_was_before_it_does_not_count(shop: Shop, query: Query) -> None:
     log = shop.data.log
-    now = log.span(query.user)[0] + query.seen
+    now = log.span(query.user)[0] + query.num_known
     rows_E = log.item_rows_E.copy()
     rows_E[:now] = 1
     rows_E[now - RECENT_EVENTS : now] = 2
@@ -68,5 +68,5 @@ def test_what_the_user_had_lately_comes_first_and_what_was_before_it_does_not_co
 
 
 def test_a_user_without_history_sees_a_tie(shop: Shop) -> None:
-    nobody = Query(user=0, seen=0, now_ms=shop.data.test_from_ms, answers=np.array([1]))
+    nobody = Query(user=0, num_known=0, now_ms=shop.data.test_from_ms, answers=np.array([1]))
     assert not scores_of(shop.data.log, nobody, len(shop.items)).any()

@@ -80,7 +80,9 @@ def test_leave_one_out_asks_for_the_last_event_and_masks_what_was_seen(shop: Sho
     queries = leave_one_out(log, shop.data.test_from_ms, shop.data.end_ms)
     lasts = log.times_ms_E[log.offsets_U1[1:] - 1]
     assert len(queries) == (lasts >= shop.data.test_from_ms).sum(), "an older last event was trained on"
-    assert all(log.times_ms_E[log.span(q.user)[0] + q.seen - 1] < q.now_ms for q in queries), "nothing of its own basket is known"
+    assert all(log.times_ms_E[log.span(q.user)[0] + q.num_known - 1] < q.now_ms for q in queries), (
+        "nothing of its own basket is known"
+    )
     ranked = judge(shop, PersonalFrequency(shop.data.snapshots), queries)
     past = ranked.past_A
     assert past.any()
@@ -92,14 +94,14 @@ def test_leave_one_out_asks_for_the_last_event_and_masks_what_was_seen(shop: Sho
 def test_one_pass_per_window_equals_one_request_at_a_time(shop: Shop) -> None:
     """The service cuts each history by the anchored window and answers alone; evaluation shares passes. Same scores."""
     model, log = untrained(shop), shop.data.log
-    queries = [q for q in queries_of(shop) if q.seen > 0][::7]
+    queries = [q for q in queries_of(shop) if q.num_known > 0][::7]
     statistics = [statistics_before(log, q) for q in queries]
     together = torch.empty(len(queries), len(shop.items))
     model.score(queries, statistics, together)
     config = shop.model
     for row, (query, past) in enumerate(zip(queries, statistics, strict=True)):
         start = log.span(query.user)[0]
-        history = log.history(start + anchor(query.seen), start + query.seen)
+        history = log.history(start + anchor(query.num_known), start + query.num_known)
         popularity = torch.from_numpy(shop.data.snapshots.day(query.now_ms).T)
         vectors_NV = torch.cat([model.vectors_ND, popularity], 1)
         request = Request(history, past, query.now_ms)
@@ -189,7 +191,7 @@ def test_leak_4_what_happens_after_the_target_changes_nothing(shop: Shop, tiny_s
 
 
 def test_personal_frequency_ranks_past_items_by_count_then_popularity(shop: Shop) -> None:
-    query = max(queries_of(shop), key=lambda q: q.seen)
+    query = max(queries_of(shop), key=lambda q: q.num_known)
     past = statistics_before(shop.data.log, query)
     scores = torch.empty(1, len(shop.items))
     PersonalFrequency(shop.data.snapshots).score([query], [past], scores)

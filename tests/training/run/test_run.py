@@ -13,8 +13,8 @@ import pytest
 from tests.training.conftest import TINY
 from training.commands.evaluate_command import main as evaluate
 from training.data.read import read_data
-from training.evaluation.judge import compare_with_counters
 from training.evaluation.rankers import next_basket
+from training.evaluation.splits import compare_with_counters
 from training.run.run import run
 from twotower.artefacts.bundle import load_bundle
 from twotower.data.schema import Schema, SignalColumns, load_schema
@@ -62,7 +62,7 @@ def test_a_run_that_was_killed_is_neither_overwritten_nor_lost(
     config = msgspec.structs.replace(TINY, checkpoint_minutes=0.0)
     given = tiny_shop / "events.parquet", tiny_shop / "items.parquet", load_schema(tiny_shop / "schema.toml"), tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr("training.run.run.judge", interrupt)
+        patch.setattr("training.run.run.evaluate_splits", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(config, *given)
     assert not (tmp_path / "out").exists()

@@ -141,7 +141,7 @@ def test_item_vectors_are_computed_once_in_a_stage_that_freezes_them(
 
 def test_the_sample_is_the_same_in_every_run_and_holds_whole_users(shop: Shop) -> None:
     one, other = watch(shop, None).queries, watch(shop, None).queries
-    assert [(q.user, q.seen) for q in one] == [(q.user, q.seen) for q in other]
+    assert [(q.user, q.num_known) for q in one] == [(q.user, q.num_known) for q in other]
     assert {q.now_ms < shop.data.test_from_ms and q.now_ms >= shop.data.train_until_ms for q in one} == {True}
 
 

@@ -1,4 +1,4 @@
-"""Rankers side by side on the parts of the split."""
+"""Evaluate rankers on the parts of the split: train, validation and test."""
 
 import math
 from pathlib import Path
@@ -14,25 +14,25 @@ from twotower.artefacts.bundle import Towers
 from twotower.model.catalogue import embed_catalogue
 from twotower.progress import step
 
-SAMPLE_ANSWERS = 10_000  # of the training and validation parts; the test part is judged whole
-EXPLORING = "unseen_recall@10"  # the metric whose ratio to popularity's is reported
+SAMPLE_ANSWERS = 10_000  # sampled of the train and validation parts; the test part is evaluated whole
+EXPLORING = "unseen_recall@10"  # the metric that is reported as a ratio to that of popularity
 
 
 def compare_with_counters(
     data: Data, towers: Towers, items: Path, queries: list[Query], name: str
 ) -> dict[str, dict[str, float]]:
-    """Metrics of a bundle's model and of the counters on the same queries."""
+    """Metrics of a bundle's model and of the counting baselines on the same queries."""
     model = towers.config.model
     with step("embed items", total=len(data.item_ids), unit="items") as work:
         parts = embed_catalogue(items, towers.schema.items, towers.embedder, model.item_spec, model.table_rows, work.advance)
         vectors_ND = torch.from_numpy(np.concatenate([vectors for _, vectors in parts]))
-    return judge_part(
+    return evaluate_part(
         data, with_counters(data, Model(towers.contextualizer, model, vectors_ND, data.log, data.snapshots)), queries, name
     )
 
 
 def with_counters(data: Data, model: Ranker) -> dict[str, Ranker]:
-    """The model, and what it must beat."""
+    """The model and the counting baselines that it must beat."""
     return {
         "model": model,
         "popularity": Popularity(data.snapshots),
@@ -40,8 +40,8 @@ def with_counters(data: Data, model: Ranker) -> dict[str, Ranker]:
     }
 
 
-def judge(data: Data, model: Ranker, protocol: ProtocolName, seed: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Metrics of the model on all three parts of the split, with the counters beside it on the test part."""
+def evaluate_splits(data: Data, model: Ranker, protocol: ProtocolName, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Metrics of the model on all three parts of the split; on the test part those of the counting baselines too."""
     rng, queries_of = np.random.default_rng(seed), PROTOCOLS[protocol]
     month_ms = data.test_from_ms - data.train_until_ms
     parts = {
@@ -51,12 +51,12 @@ def judge(data: Data, model: Ranker, protocol: ProtocolName, seed: int) -> dict[
     }
     result: dict[str, dict[str, dict[str, float]]] = {}
     for name, queries in parts.items():
-        result[name] = judge_part(data, with_counters(data, model) if name == "test" else {"model": model}, queries, name)
+        result[name] = evaluate_part(data, with_counters(data, model) if name == "test" else {"model": model}, queries, name)
     return result
 
 
-def judge_part(data: Data, rankers: dict[str, Ranker], queries: list[Query], name: str) -> dict[str, dict[str, float]]:
-    """Metrics of several rankers on the same queries; nothing when there are no queries."""
+def evaluate_part(data: Data, rankers: dict[str, Ranker], queries: list[Query], name: str) -> dict[str, dict[str, float]]:
+    """Metrics of several rankers on the same queries; empty when there are no queries."""
     if not queries:
         return {}
     with step(f"rank {name}", total=len(queries), unit="queries") as work:
@@ -72,7 +72,7 @@ def judge_part(data: Data, rankers: dict[str, Ranker], queries: list[Query], nam
 
 
 def exploring(model: Rankings, popularity: Rankings) -> dict[str, float]:
-    """How many times popularity's recall the model reaches on new items ranked among the unseen, with its paired interval."""
+    """The model's recall over that of popularity on items new to the user, ranked among such items, with a paired interval."""
     ours, theirs = headline_values(model)[EXPLORING][0], headline_values(popularity)[EXPLORING][0]
     name = f"over popularity: {EXPLORING}"
     bounds = paired_ratio(ours, theirs, model.user_Q)
@@ -80,9 +80,10 @@ def exploring(model: Rankings, popularity: Rankings) -> dict[str, float]:
 
 
 def sample(rng: np.random.Generator, queries: list[Query], num_answers: int) -> list[Query]:
-    """Queries with about `num_answers` answers in all, of whole users; users stay together because they share forward passes.
+    """All queries of so many users that they have about `num_answers` answers in total.
 
-    Answers, because they are what a metric averages over: 300 next baskets say as much as 3,000 next events.
+    Users are taken whole because their queries share forward passes. Answers are counted because metrics average over them: 300
+    next baskets tell as much as 3,000 next events.
     """
     users, user_Q = np.unique([q.user for q in queries], return_inverse=True)
     answers_U = np.bincount(user_Q, [len(q.answers) for q in queries])

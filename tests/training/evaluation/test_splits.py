@@ -5,8 +5,8 @@ import pytest
 
 from tests.training.conftest import Shop
 from tests.training.evaluation.test_rankers import untrained
-from training.evaluation.judge import judge_part, sample, with_counters
 from training.evaluation.rankers import Popularity, Query, next_basket
+from training.evaluation.splits import evaluate_part, sample, with_counters
 
 
 def queries(shop: Shop) -> list[Query]:
@@ -14,7 +14,7 @@ def queries(shop: Shop) -> list[Query]:
 
 
 def test_the_model_is_compared_with_each_counter(shop: Shop) -> None:
-    model = judge_part(shop.data, with_counters(shop.data, untrained(shop)), queries(shop), "test")["model"]
+    model = evaluate_part(shop.data, with_counters(shop.data, untrained(shop)), queries(shop), "test")["model"]
     for counter in ("popularity", "personal_frequency"):
         assert model[f"minus {counter}: ndcg@10.low"] < model[f"minus {counter}: ndcg@10.high"]
     assert model["minus popularity: set_loss.low"] > 0, "untrained"
@@ -22,18 +22,18 @@ def test_the_model_is_compared_with_each_counter(shop: Shop) -> None:
 
 
 def test_a_model_that_is_popularity_is_exactly_as_good_on_new_items(shop: Shop) -> None:
-    model = judge_part(shop.data, with_counters(shop.data, Popularity(shop.data.snapshots)), queries(shop), "test")["model"]
+    model = evaluate_part(shop.data, with_counters(shop.data, Popularity(shop.data.snapshots)), queries(shop), "test")["model"]
     name = "over popularity: unseen_recall@10"
     assert [model[f"{name}{end}"] for end in ("", ".low", ".high")] == [1.0, 1.0, 1.0]
 
 
 def test_without_popularity_there_is_no_ratio_to_it(shop: Shop) -> None:
-    model = judge_part(shop.data, {"model": untrained(shop)}, queries(shop)[:20], "test")["model"]
+    model = evaluate_part(shop.data, {"model": untrained(shop)}, queries(shop)[:20], "test")["model"]
     assert not [name for name in model if name.startswith(("over", "minus"))]
 
 
 def test_a_part_without_queries_has_no_metrics(shop: Shop) -> None:
-    assert judge_part(shop.data, {"model": untrained(shop)}, [], "test") == {}
+    assert evaluate_part(shop.data, {"model": untrained(shop)}, [], "test") == {}
 
 
 @pytest.mark.parametrize("num_answers", [1, 60, 10_000])
