@@ -195,7 +195,7 @@ def changed(served: LoadedRelease, changes: Changed, put: pa.Table) -> LoadedRel
 
 
 def vectors_of(base: LoadedRelease, put: pa.Table, popularity_of_new_items_P: Floats) -> Floats:
-    """Vectors [A, V] of items put; those that the release does not know get popularity and signals `popularity_of_new_items_P`."""
+    """Vectors [A, V] of items put; those that the release does not know get `popularity_of_new_items_P`."""
     model = base.towers.config.model
     vectors_AV = np.empty((len(put), base.info.vector_width), np.float32)
     if len(put):

@@ -17,6 +17,7 @@ import torch
 
 from embedder_cache.build import build_release
 from service.histories.history import UserHistory
+from service.release.changes import popularity_of_new_items
 from service.release.loaded import LoadedRelease
 from service.release.loading import load_release
 from service.settings import Settings
