@@ -180,6 +180,18 @@ def test_every_recipe_every_benchmark_and_every_kind_of_index_has_a_row() -> Non
     assert set(KINDS) <= first_column("nightly.md")
 
 
+def test_every_extra_has_a_row_and_every_extra_named_anywhere_is_there() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
+    assert extras <= first_column("quickstart.md")
+    named = {
+        (one.place, extra)
+        for one in said()
+        for found in re.findall(r"twotower\[([a-z0-9,]+)\]", one.text)
+        for extra in found.split(",")
+    }
+    assert sorted(pair for pair in named if pair[1] not in extras) == []
+
+
 # What is named is there.
 
 
