@@ -1,4 +1,4 @@
-"""`twotower evaluate`: a bundle under one of the protocols, with the counters beside it."""
+"""`twotower evaluate`: evaluate a bundle under one of the protocols, beside the counting baselines."""
 
 import argparse
 import json
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
 
 
 def print_tables(title: str, result: Results) -> None:
-    """Three tables: the headline with what the model gains, recall by kind of answer, and the rest."""
+    """Print three tables: the headline metrics, recall by kind of answer, and further metrics."""
     from rich.console import Console
 
     from training.evaluation.metrics import BATCH_LOCAL_WARNING
@@ -71,13 +71,13 @@ def print_tables(title: str, result: Results) -> None:
     if (low := result["model"].get("over popularity: unseen_recall@10.low")) is not None:
         ratio, high = (result["model"][f"over popularity: unseen_recall@10{end}"] for end in ("", ".high"))
         console.print(f"unseen R@10, model over popularity: {ratio:.2f}x, 95 % interval {low:.2f} to {high:.2f}", highlight=False)
-    console.print("unseen: new items ranked among those the user never had", highlight=False)
-    console.print("differences: 95 % intervals, paired, users resampled whole; losses and entropy in nats", highlight=False)
+    console.print("unseen: new items, ranked among items that the user never had", highlight=False)
+    console.print("differences: paired 95 % intervals, from resampling users; losses and entropy in nats", highlight=False)
     console.print(f"batch-local: candidates are the answers of 64 queries; {BATCH_LOCAL_WARNING}", highlight=False)
 
 
 def report_cold_start(result: Results, as_json: bool) -> None:
-    """What was hidden from training beside what was not, and the cold recalls' intervals of the model minus the others."""
+    """Print the metrics of planted and other items, and intervals of the model's cold recall minus that of each baseline."""
     from rich.console import Console
 
     from training.evaluation.cold_start import SHOWN
@@ -96,7 +96,7 @@ def report_cold_start(result: Results, as_json: bool) -> None:
 
 
 def headline_table(title: str, result: Results) -> "Table":
-    """Every ranker's headline metrics, and for each counter the 95 % interval of the model minus it."""
+    """Headline metrics of every ranker, and the 95 % interval of the model minus each baseline."""
     from training.evaluation.metrics import HEADLINE
 
     table = new_table(title, "ranker", list(HEADLINE.values()))
@@ -110,7 +110,7 @@ def headline_table(title: str, result: Results) -> "Table":
 
 
 def gain_cell(model: dict[str, float], ranker: str, name: str) -> str:
-    """The interval of the model minus a counter: green where the model is better, red where it is worse."""
+    """The interval of the model minus a baseline: green if the model is better, red if it is worse."""
     from training.evaluation.metrics import gain
 
     if (found := gain(model, ranker, name)) is None:
@@ -120,7 +120,7 @@ def gain_cell(model: dict[str, float], ranker: str, name: str) -> str:
 
 
 def slice_table(result: Results) -> "Table":
-    """Recall@10 of every ranker, and the model's loss, for each kind of answer."""
+    """Recall@10 of every ranker and the set loss of the model, by kind of answer."""
     from training.evaluation.metrics import SLICES
 
     table = new_table("R@10 by kind of answer", "", ["answers", *(r.replace("_", " ") for r in result), "set loss, model"])
@@ -132,17 +132,17 @@ def slice_table(result: Results) -> "Table":
 
 
 def other_table(result: Results) -> "Table":
-    """What is shown of the whole list: how wide it is, how sure, and what training code would have said."""
+    """Further metrics of every ranker: coverage, entropy, batch-local metrics and others."""
     from training.evaluation.metrics import BESIDE
 
-    table = new_table("beside them", "", [name.replace("_", " ") for name in result])
+    table = new_table("further metrics", "", [name.replace("_", " ") for name in result])
     for name, label in BESIDE.items():
         table.add_row(label, *(figure(metrics, name) for metrics in result.values()))
     return table
 
 
 def new_table(title: str, first: str, columns: list[str]) -> "Table":
-    """A table of figures."""
+    """A table with a first column of labels and right-aligned columns of figures."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
@@ -153,5 +153,5 @@ def new_table(title: str, first: str, columns: list[str]) -> "Table":
 
 
 def figure(metrics: dict[str, float], name: str) -> str:
-    """Four digits, or a dash for what cannot be said of this ranker."""
+    """A metric with four decimals, or a dash if the ranker has none."""
     return f"{metrics[name]:.4f}" if name in metrics else "-"

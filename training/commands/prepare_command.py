@@ -1,4 +1,4 @@
-"""`twotower prepare CORPUS`: a public corpus as events.parquet, items.parquet and schema.toml."""
+"""`twotower prepare CORPUS`: write a public corpus as events.parquet, items.parquet and schema.toml."""
 
 import argparse
 from pathlib import Path

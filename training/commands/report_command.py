@@ -1,4 +1,4 @@
-"""`twotower report`: one HTML page about a run."""
+"""`twotower report`: write an HTML page about a run."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ def main(argv: list[str]) -> int:
     """Write RUN/report.html, one file that needs no network, and open it."""
     parser = argparse.ArgumentParser(prog="twotower report", description=main.__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="directory BUNDLE.run that `twotower train` leaves, or the bundle")
-    parser.add_argument("--no-open", action="store_true", help="only write it")
+    parser.add_argument("--no-open", action="store_true", help="write the page without opening it")
     args = parser.parse_args(argv)
 
     from training.report.page import render
@@ -35,5 +35,5 @@ def main(argv: list[str]) -> int:
 
 
 def can_show() -> bool:
-    """Whether a browser with a window can be expected: the text browsers that Python would start else take the terminal."""
+    """Whether there is a graphical display. Without one, Python would start a text browser, which takes over the terminal."""
     return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

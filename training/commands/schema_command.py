@@ -1,4 +1,4 @@
-"""`twotower schema infer`: a first schema.toml from column names and types."""
+"""`twotower schema infer`: write a first schema.toml, guessed from column names and types."""
 
 import argparse
 from pathlib import Path

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from training.recipes.config import TrainConfig
 
-CHANGES = ("embedder", "plant_cold", "prefetch", "precision", "sharding", "seed")  # options that stand for a field of the config
+CHANGES = (
+    "embedder",
+    "plant_cold",
+    "prefetch",
+    "precision",
+    "sharding",
+    "seed",
+)  # options named as the config's field
 
 
 def main(argv: list[str]) -> int:
@@ -22,18 +29,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--schema", type=Path, required=True, help="schema.toml")
     parser.add_argument("--signals", type=Path, help="Parquet file, or a directory of them; needed when the schema names signals")
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write; must not exist")
-    parser.add_argument("--run", type=Path, metavar="DIR", help="what the run leaves while it goes on (default: BUNDLE.run)")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's directory, if there is one")
-    parser.add_argument("--minutes", type=float, help="time for training, instead of the recipe's own")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="directory for journal and checkpoints (default: BUNDLE.run)")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in the run directory, if any")
+    parser.add_argument("--minutes", type=float, help="training time, instead of the recipe's limit")
     parser.add_argument(
         "--flops", type=float, help="training compute to spend, for from_budget and the recipes that compare with it"
     )
-    parser.add_argument("--seed", type=int, help="of all that is random, instead of the recipe's own")
+    parser.add_argument("--seed", type=int, help="seed of all random numbers, instead of the recipe's")
     parser.add_argument("--embedder", metavar="KIND", help="mlp, tab_transformer, bag, or your own as module:Class")
-    parser.add_argument("--plant-cold", type=float, metavar="SHARE", help="hide a share of the items: the protocol cold-start")
-    parser.add_argument("--prefetch", type=int, metavar="BATCHES", help="draw so many ahead in a thread; for GPUs")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of the arithmetic; bf16 needs a GPU")
-    parser.add_argument("--sharding", choices=("ddp", "fsdp"), help="under torchrun: whole weights everywhere, or a part of each")
+    parser.add_argument(
+        "--plant-cold", type=float, metavar="SHARE", help="hide a share of the items, for the protocol cold-start"
+    )
+    parser.add_argument("--prefetch", type=int, metavar="BATCHES", help="draw so many batches ahead in a thread; for GPUs")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="precision of the arithmetic; bf16 needs a GPU")
+    parser.add_argument("--sharding", choices=("ddp", "fsdp"), help="under torchrun: every rank holds all weights, or a part")
     args = parser.parse_args(argv)
 
     from training.run.run import run
@@ -49,7 +58,7 @@ def main(argv: list[str]) -> int:
 
 
 def configure(args: argparse.Namespace) -> "TrainConfig":
-    """The recipe's config with what the command line changes; ValueError or EnvironmentProblem before any data is read."""
+    """The recipe's config with the changes of the command line. ValueError for options that the recipe does not take."""
     from msgspec.structs import replace
 
     from training.recipes.compute_optimal import plan_lines

@@ -1,11 +1,11 @@
-"""`twotower validate`: what is wrong with the data, by column, and what it costs."""
+"""`twotower validate`: report problems of the data, by column, and their cost."""
 
 import argparse
 from pathlib import Path
 
 
 def main(argv: list[str]) -> int:
-    """Read all of the files and report; exits with 1 when training would refuse them."""
+    """Read all files and report problems. Exit status 1 when training would refuse the data."""
     parser = argparse.ArgumentParser(prog="twotower validate", description=main.__doc__)
     parser.add_argument("--events", type=Path, required=True)
     parser.add_argument("--items", type=Path, required=True)

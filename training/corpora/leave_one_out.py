@@ -1,8 +1,8 @@
 """Leave-one-out benchmarks: one user per line, `user item item ...` in time order, and a JSON of item attributes.
 
-The files name no times, so every user's events are dated one day apart and the last ones fall on one day. The global time
-split of the schema then is leave-one-out: the last event of every user tests, the one before validates, the rest trains.
-The schema says that these dates are no clock: a model that read them would know the last day from all others.
+The files have no times. So each user's events are dated one day apart, and the last event of every user falls on the same day.
+Then the time split of the schema is leave-one-out: the last event of every user is for test, the one before for validation, the
+rest for training. The schema says `clock = false`, because a model that reads these dates would recognise the last day.
 """
 
 import json
@@ -24,11 +24,11 @@ SCHEMA = Schema(
     items=ItemColumns(features={"attributes": "list"}),
     split=Split(validation_from=LAST_DAY - timedelta(days=1), test_from=LAST_DAY),
 )
-MIN_EVENTS = 3  # one to train on, one to validate, one to test
+MIN_EVENTS = 3  # per user: one each for training, validation and test
 
 
 def prepare(sequences: Path, attributes: Path, out: Path) -> tuple[int, int]:
-    """Write events.parquet, items.parquet and schema.toml into `out`; returns the number of events and of items."""
+    """Write events.parquet, items.parquet and schema.toml into `out`. Returns the numbers of events and of items."""
     users, histories = read_sequences(sequences)
     known = read_attributes(attributes)
     items = sorted({item for history in histories for item in history}, key=lambda i: (len(i), i))
@@ -45,7 +45,7 @@ def prepare(sequences: Path, attributes: Path, out: Path) -> tuple[int, int]:
 
 
 def read_sequences(path: Path) -> tuple[list[str], list[list[str]]]:
-    """User ids and their items, oldest first; DataError names the line that is too short or repeats a user."""
+    """User ids and the items of each, oldest first. DataError for a line that is too short, and for repeated users."""
     users: list[str] = []
     histories: list[list[str]] = []
     try:
@@ -64,7 +64,7 @@ def read_sequences(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def read_attributes(path: Path) -> dict[str, list[str]]:
-    """Attributes of each item, as opaque strings."""
+    """Attributes of each item as strings."""
     try:
         content = json.loads(path.read_bytes())
         return {item: [str(value) for value in values] for item, values in content.items()}
@@ -73,7 +73,7 @@ def read_attributes(path: Path) -> dict[str, list[str]]:
 
 
 def events_table(users: list[str], histories: list[list[str]]) -> pa.Table:
-    """One event per item, the last of every user on the last day and each other one a day before the next."""
+    """One event per item. The last event of every user is on LAST_DAY, and each other one is a day before the next."""
     sizes = np.array([len(h) for h in histories])
     ends = np.repeat(np.cumsum(sizes), sizes)
     days_before = ends - 1 - np.arange(sizes.sum())

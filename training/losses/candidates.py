@@ -1,11 +1,12 @@
-"""Which items a step scores, and what that choice does to the softmax.
+"""Which items a step scores, and how the softmax is corrected for that choice.
 
-Stage 1 cannot afford to embed a whole catalogue per step. It scores the union of the batch's past items, its answers and
-`num_uniform` uniform draws, each once. An item that is in the set with probability pi stands for 1/pi items of its kind,
-so its exponential weighs 1/pi (Horvitz and Thompson 1952); uncorrected, popular items would be punished for being drawn.
+Stage 1 cannot embed the whole catalogue at every step, because that would cost too much. It scores the union of the batch's
+past items, its answers and `num_uniform` uniform draws, each once. The exponential of an item that is in this set with
+probability pi weighs 1/pi (Horvitz and Thompson 1952). Without that, popular items would get scores that are too low, because
+they are drawn more often.
 
-Stage 2 reads cached vectors and can score the whole catalogue, or a pool drawn from it: every item falls into the pool
-with a probability of its own, by itself (Poisson sampling), so no item is drawn twice and 1/pi is exact.
+Stage 2 reads cached vectors, so it can score the whole catalogue, or a pool drawn from it. Each item is drawn into the pool
+independently, with its own probability (Poisson sampling), so no item is drawn twice and the weight 1/pi is exact.
 
 N: items, C: candidates
 """
@@ -25,20 +26,20 @@ from twotower.data.features import Floats, Ints
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Sorted distinct rows, and what is added to their scores: -log of the probability to be among them, if corrected."""
+    """Sorted distinct rows, and what is added to their scores: -log of the probability to be drawn, or 0 if uncorrected."""
 
     rows_C: Ints
     log_weight_C: Floats
 
     def column_of(self, rows: Tensor) -> Tensor:
-        """Places of catalogue rows in the set; a row that is not in it gets some other place (padding is never read)."""
+        """Index of each catalogue row in the set. A row outside it gets an arbitrary index: such rows are padding, never read."""
         return torch.from_numpy(np.searchsorted(self.rows_C, rows.numpy()).clip(max=len(self.rows_C) - 1))
 
 
 def owner_share(sampler: BatchSampler, num_items: int) -> npt.NDArray[np.float64]:
-    """Probability [N] that a randomly drawn window holds the item among its history, past items and answers.
+    """Probability [N] that a randomly drawn window has the item in its history, past items or answers.
 
-    An item first had in basket b is there when the window ends at b or later: see `BatchSampler` for how ends are drawn.
+    An item that first occurs in basket b is there if the window ends at b or later. `BatchSampler` says how ends are drawn.
     """
     share_N = np.zeros(num_items)
     for user in np.flatnonzero(sampler.share_U).tolist():
@@ -51,9 +52,9 @@ def owner_share(sampler: BatchSampler, num_items: int) -> npt.NDArray[np.float64
 
 
 def certain_items(batch: TrainBatch, drawn: Candidates) -> Tensor:
-    """Which candidates each window [B, C] brought itself: for its queries they are there for certain, whatever was drawn.
+    """Mask [B, C] of the candidates that each window contributes, which are certain to be candidates of its queries.
 
-    All of a window's own, not only what a query may know: an item bought later is a candidate of earlier queries too.
+    Every item of the window counts, not only those that a query knows: a later purchase is a candidate of earlier queries too.
     """
     lengths_B = batch.histories.lengths_B
     certain_BC = torch.zeros(len(lengths_B), len(drawn.rows_C), dtype=torch.bool)
@@ -67,14 +68,14 @@ def certain_items(batch: TrainBatch, drawn: Candidates) -> Tensor:
 def draw_candidates(
     rng: np.random.Generator, batch: TrainBatch, owner_share_N: npt.NDArray[np.float64], num_uniform: int, num_windows: int
 ) -> Candidates:
-    """The candidate set of a batch. The probability is that of a query's view: drawn, or brought by another window."""
+    """The candidates of a batch, with weights for a query: an item is drawn uniformly or contributed by another window."""
     num_items = len(owner_share_N)
     drawn = rng.choice(num_items, min(num_uniform, num_items), replace=False, shuffle=False)
     histories = batch.histories
     real_BL = np.arange(histories.item_rows_BL.shape[1]) < histories.lengths_B.numpy()[:, None]
-    mine = [batch.past.rows_M.numpy(), batch.answer_rows_A.numpy(), histories.item_rows_BL.numpy()[real_BL]]
+    of_batch = [batch.past.rows_M.numpy(), batch.answer_rows_A.numpy(), histories.item_rows_BL.numpy()[real_BL]]
     chosen_N = np.zeros(num_items, bool)
-    for rows in (drawn, *mine):
+    for rows in (drawn, *of_batch):
         chosen_N[rows] = True
     rows_C = np.flatnonzero(chosen_N)
     stays_out = (1 - min(num_uniform / num_items, 1.0)) * (1 - owner_share_N[rows_C]) ** (num_windows - 1)
@@ -83,41 +84,41 @@ def draw_candidates(
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """How a pool is drawn: every item's probability to be in it, and its log weight there."""
+    """How a pool is drawn: the probability of every item to be in it, and its log weight if it is."""
 
     inclusion_N: npt.NDArray[np.float64]
     log_weight_N: Floats
 
     def draw(self, rng: np.random.Generator) -> Candidates:
-        """A pool; its size is the sum of the probabilities, give or take that sum's root."""
+        """Draw a pool. Its mean size is the sum of the probabilities; the standard deviation is at most that sum's root."""
         rows_C = np.flatnonzero(rng.random(len(self.inclusion_N)) < self.inclusion_N)
         return Candidates(rows_C, self.log_weight_N[rows_C])
 
 
 def propose(stage: StageConfig, owner_share_N: npt.NDArray[np.float64]) -> Proposal | None:
-    """How a stage with a frozen embedder draws its negatives; None where it scores the whole catalogue."""
+    """How a stage with a frozen embedder draws its negatives; None if it scores the whole catalogue."""
     if stage.num_negatives is None or stage.num_negatives >= len(owner_share_N):
         return None
     return PROPOSALS[stage.negatives](owner_share_N, stage.num_negatives)
 
 
 def uniform(owner_share_N: npt.NDArray[np.float64], size: int) -> Proposal:
-    """Every item alike, corrected by one constant: the pool's sum estimates the catalogue's without bias."""
+    """All items with equal probability and weight. The pool's sum estimates that of the catalogue without bias."""
     inclusion_N = np.full(len(owner_share_N), size / len(owner_share_N))
     return Proposal(inclusion_N, -np.log(inclusion_N).astype(np.float32))
 
 
 def popular(owner_share_N: npt.NDArray[np.float64], size: int) -> Proposal:
-    """Half in proportion to popularity, half uniform, corrected by logQ: without bias too.
+    """Half in proportion to popularity, half uniformly, corrected by logQ, so without bias too.
 
-    The uniform half bounds every weight by twice the uniform pool's (a defensive mixture: Hesterberg 1995).
+    The uniform half keeps weights below twice those of a uniform pool (a defensive mixture: Hesterberg 1995).
     """
     inclusion_N = inclusion_probabilities(owner_share_N / owner_share_N.sum() + 1 / len(owner_share_N), size)
     return Proposal(inclusion_N, -np.log(inclusion_N).astype(np.float32))
 
 
 def popular_uncorrected(owner_share_N: npt.NDArray[np.float64], size: int) -> Proposal:
-    """The same pool without logQ: the softmax of another catalogue, in which popular items are many. To compare with."""
+    """The pool of `popular` without the correction: the loss is biased, as if popular items were several. To compare with."""
     return Proposal(popular(owner_share_N, size).inclusion_N, np.zeros(len(owner_share_N), np.float32))
 
 
@@ -129,9 +130,9 @@ PROPOSALS: dict[Negatives, Callable[[npt.NDArray[np.float64], int], Proposal]] =
 
 
 def inclusion_probabilities(sizes_N: npt.NDArray[np.float64], expected: int) -> npt.NDArray[np.float64]:
-    """Probabilities in proportion to positive `sizes_N`, none above 1, that add up to `expected` (< N)."""
+    """Probabilities proportional to the positive `sizes_N` but at most 1, with the sum `expected` (< N)."""
     descending = np.sort(sizes_N)[::-1]
-    rest = np.cumsum(descending[::-1])[::-1]  # of all but the `certain` largest, were these drawn for certain
+    rest = np.cumsum(descending[::-1])[::-1]  # sum of the sizes from each place on
     scale = (expected - np.arange(expected)) / rest[:expected]
     certain = int(np.argmax(scale * descending[:expected] <= 1))
     inclusion_N: npt.NDArray[np.float64] = np.minimum(scale[certain] * sizes_N, 1.0)

@@ -1,4 +1,4 @@
-"""A user's own embedder, held to the interface before anything is trained with it.
+"""Checks a user's own embedder against the interface before it is trained.
 
 N: items, S: hash slots, F: dense features, D: model width
 """
@@ -17,10 +17,10 @@ TOLERANCE = 1e-5
 
 
 def check_embedder(made_from: Callable[[ModelConfig], Embedder], model: ModelConfig) -> None:
-    """ValueError, saying what to do, unless the class keeps to the interface of `twotower.model.embedder.Embedder`.
+    """ValueError that says what to do, unless the class implements `twotower.model.embedder.Embedder`.
 
-    It is tried on made-up items: vectors [N, D] float32 and finite; in evaluation mode each a function of its own row;
-    gradients for every parameter; and all of its state in `state_dict`, so that a bundle can bring it back.
+    Made-up items must get finite float32 vectors [N, D] that depend, in evaluation mode, on their own row only. Every parameter
+    must get a gradient, and `state_dict` must hold all of the state, so that a bundle can restore it.
     """
     name = getattr(made_from, "__name__", repr(made_from))
     if not (isinstance(made_from, type) and issubclass(made_from, nn.Module)):
@@ -37,7 +37,7 @@ def check_embedder(made_from: Callable[[ModelConfig], Embedder], model: ModelCon
 
 
 def made_up_items(model: ModelConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Seeded arguments of an embedder; some slots are silent, as those of missing words and of hidden ids are."""
+    """Seeded arguments of an embedder. Some slots have weight 0, as those of missing words and of hidden ids have."""
     random = torch.Generator().manual_seed(0)
     num_slots = sum(model.item_spec.slot_counts)
     slots_NS = torch.randint(model.table_rows, (NUM_ITEMS, num_slots), generator=random, dtype=torch.int32)
@@ -58,7 +58,7 @@ def _check_vectors(name: str, embedder: Embedder, items: tuple[Tensor, Tensor, T
 
 
 def _check_rows_stand_alone(name: str, embedder: Embedder, items: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Items are embedded in batches of any size and order, in training, by the nightly job and one by one in the service."""
+    """A vector must not depend on other items, because batches differ in training, in the nightly job and in the service."""
     order = torch.randperm(NUM_ITEMS, generator=torch.Generator().manual_seed(1))
     vectors_ND = embedder(*items)
     permuted_ND = embedder(*(x[order] for x in items))
@@ -88,7 +88,7 @@ def _check_gradients(name: str, embedder: Embedder, items: tuple[Tensor, Tensor,
 
 
 def _check_state(name: str, embedder: Embedder, fresh: Embedder, items: tuple[Tensor, Tensor, Tensor]) -> None:
-    """What a bundle does: weights to safetensors and into a fresh module."""
+    """Saves the weights to safetensors and loads them into a new module, as a bundle does."""
     try:
         fresh.load_state_dict(load(save({k: v.contiguous() for k, v in embedder.state_dict().items()})))
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Curves on the page of a run.
+"""The charts on the page of a run.
 
 R: points of a curve
 """
@@ -15,7 +15,7 @@ from twotower.report.page import Markup
 from twotower.report.svg import FAINT, MODEL, PERSONAL, POPULARITY, drawing
 
 SERIES = {"model": MODEL, "popularity": POPULARITY, "personal frequency": PERSONAL}
-# Interleaved, so that levels at the same height both show.
+# Interleaved, so that two levels at the same height are both visible.
 DASHES = {"popularity": (0, (4, 4)), "personal frequency": (4, (4, 4))}
 
 
@@ -26,7 +26,7 @@ class Curve:
     x_R: Sequence[float]
     y_R: Sequence[float]
     series: str = "model"
-    noisy: bool = False  # drawn pale, with its running mean on top
+    noisy: bool = False  # drawn pale, with the running mean on top
     marked: bool = False  # a dot at every point
 
 
@@ -56,7 +56,7 @@ def chart(name: str, curves: Sequence[Curve], levels: Sequence[Level] = (), boun
 
 
 def draw(axes: Axes, curve: Curve) -> None:
-    """One curve."""
+    """Draw one curve."""
     colour = SERIES[curve.series]
     if curve.noisy:
         axes.plot(curve.x_R, curve.y_R, color=colour, linewidth=0.7, alpha=0.35)
@@ -66,7 +66,7 @@ def draw(axes: Axes, curve: Curve) -> None:
 
 
 def running_mean(values_R: Array, share: float = 0.03) -> Array:
-    """Mean over a centred window of `share` of the curve, shorter at its ends."""
+    """Mean over a centred window of `share` of the curve; the window is shorter at both ends."""
     half = max(int(len(values_R) * share / 2), 1)
     sums = np.concatenate([[0.0], np.cumsum(values_R)])
     places = np.arange(len(values_R))

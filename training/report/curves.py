@@ -1,4 +1,4 @@
-"""The drawn half of a run's page: what training saw, how good it was along the way, and which metrics moved together."""
+"""The charts of a run's page: training curves, validation curves, and the correlation of metrics."""
 
 from itertools import pairwise
 
@@ -12,19 +12,19 @@ from twotower.metrics.rank_correlation import spearman
 from twotower.report.page import Markup, duration, element, figure, section, table, words
 
 WATCHED = {
-    "set_loss": "set loss, nats: less is better",
+    "set_loss": "set loss, nats (lower is better)",
     "ndcg@10": "NDCG@10",
     "recall@10": "R@10",
-    "unseen_recall@10": "unseen R@10: new items among the unseen",
+    "unseen_recall@10": "unseen R@10: new items, ranked among items the user never had",
     "entropy": "entropy of the prediction, nats",
     "coverage@10": "coverage@10: share of the catalogue shown",
 }
 CORRELATED = (*HEADLINE, "repeat_recall@10", *BESIDE)
-NUM_TO_CORRELATE = 4  # evaluations; below that a rank correlation is a coin
+NUM_TO_CORRELATE = 4  # evaluations; a rank correlation over fewer means little
 
 
 def validation_curves(run: RunRecord) -> Markup:
-    """The metrics of a fixed sample of validation queries along the run, counters dashed."""
+    """Metrics of a fixed sample of validation queries during the run, with the counting baselines as dashed lines."""
     lines = run.evaluations_of("model")
     if not lines:
         return Markup("")
@@ -38,8 +38,8 @@ def validation_curves(run: RunRecord) -> Markup:
             drawn.append(figure(label, chart(f"validation{number}", [curve], levels, boundaries(run))))
     took = sum(line.seconds for line in lines)
     about = (
-        f"{lines[0].metrics['queries']:,.0f} queries of {lines[0].metrics['users']:,.0f} users, the same at every point: "
-        f"compare points, not their height with the test part. Candidates: {lines[0].candidates}. "
+        f"{lines[0].metrics['queries']:,.0f} queries of {lines[0].metrics['users']:,.0f} users, the same at every point. "
+        f"Compare points with each other, not with the test part. Candidates: {lines[0].candidates}. "
         f"The evaluations took {duration(took)}."
     )
     legend = element(
@@ -49,11 +49,11 @@ def validation_curves(run: RunRecord) -> Markup:
         element("span", "personal frequency", kind="personal"),
         kind="legend",
     )
-    return section("Validation along the run", element("p", about, kind="faint"), legend, element("div", *drawn, kind="charts"))
+    return section("Validation during the run", element("p", about, kind="faint"), legend, element("div", *drawn, kind="charts"))
 
 
 def training_curves(run: RunRecord) -> Markup:
-    """What the optimizer saw."""
+    """Losses, learning rate, gradient norm and speed of the run."""
     steps = run.journal.steps
     if not steps:
         return Markup("")
@@ -68,17 +68,17 @@ def training_curves(run: RunRecord) -> Markup:
     normed = [line for line in steps if line.gradient_norm is not None]
     if normed:
         norms = Curve([line.step for line in normed], [line.gradient_norm or 0.0 for line in normed], noisy=True)
-        drawn.append(figure("norm of the gradient, before clipping", chart("norm", [norms], boundaries=boundaries(run))))
+        drawn.append(figure("gradient norm, before clipping", chart("norm", [norms], boundaries=boundaries(run))))
     speed = Curve(at, [line.events_per_s for line in steps])
     drawn.append(
-        figure("events/s, mean since the stage began, evaluations included", chart("speed", [speed], boundaries=boundaries(run)))
+        figure("events/s, mean since the stage began, including evaluations", chart("speed", [speed], boundaries=boundaries(run)))
     )
-    about = "Losses over different candidates do not compare. Pale: as noted; strong: running mean; dotted: the stage changes."
+    about = "Losses over different candidates cannot be compared. Pale: measured; strong: running mean; dotted: start of stage 2."
     return section("Training", element("p", about, kind="faint"), element("div", *drawn, kind="charts"))
 
 
 def pool(run: RunRecord, stage: int) -> str:
-    """What the loss of a stage is taken over."""
+    """Description of the candidates of a stage's loss."""
     stages = run.noted.get("config", {}).get("stages", [])
     if stage > len(stages):
         return "the stage's candidates"
@@ -87,13 +87,13 @@ def pool(run: RunRecord, stage: int) -> str:
 
 
 def boundaries(run: RunRecord) -> list[float]:
-    """Steps after which the stage changes."""
+    """The steps after which a new stage begins."""
     steps = run.journal.steps
     return [float(before.step) for before, after in pairwise(steps) if after.stage != before.stage]
 
 
 def agreement(run: RunRecord) -> Markup:
-    """Which metrics move together over this run's evaluations."""
+    """Rank correlations of the metrics over the evaluations of this run."""
     lines = run.evaluations_of("model")
     names = [name for name in CORRELATED if lines and all(known(line.metrics, name) for line in lines)]
     title = "Do the metrics agree?"
@@ -108,14 +108,14 @@ def agreement(run: RunRecord) -> Markup:
     ]
     caption = (
         f"Spearman's rank correlation over {len(lines)} evaluations of the model on validation; columns are numbered as "
-        "rows. A loss falls when rankings improve, so -1 between the two is agreement. Points of one run follow each other: "
-        "read no significance."
+        "rows. A loss falls when rankings improve, so -1 between the two is agreement. The points of one run are not "
+        "independent, so the values show no significance."
     )
     return section(title, element("div", table(caption, ["", *range(1, len(names) + 1)], rows), kind="matrix"))
 
 
 def correlation_cell(value: float) -> Markup:
-    """A figure on its colour; a metric that never moved has none."""
+    """A correlation on a background of its colour; a dash for a metric that never changed."""
     if np.isnan(value):
         return element("span", "-", kind="faint")
     hue = "--popularity" if value > 0 else "--model"

@@ -1,4 +1,4 @@
-"""One run as one HTML page, for the person who decides whether to ship it."""
+"""The HTML page of a run, for the person who decides whether to ship the model."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -10,25 +10,25 @@ from training.report.verdict import headline, kinds_of_answers, parts
 from twotower.report.page import Markup, definitions, duration, element, joined, moment, page, plain, section
 
 MEANINGS = {
-    "R@10": "share of the next basket's items that are among the first ten, mean over baskets",
-    "NDCG@10": "the same with more weight at the top of the list: 1 / log2(rank + 1) over the best possible",
-    "MRR@10": "one over the rank of the first right item, 0 beyond ten",
-    "HR@10": "share of baskets with at least one right item in the first ten",
-    "unseen R@10": "R@10 of the items the user never had before, ranked among all that the user never had",
-    "repeat, explore": "answers that the user had before, or had not",
+    "R@10": "share of the next basket's items that are in the top ten, mean over baskets",
+    "NDCG@10": "like R@10, but higher ranks count more: the sum of 1 / log2(rank + 1) over its best possible value",
+    "MRR@10": "one over the rank of the first right item, 0 if it is not in the top ten",
+    "HR@10": "share of baskets with at least one right item in the top ten",
+    "unseen R@10": "R@10 of items that the user never had before, ranked among all such items",
+    "repeat, explore": "answers that the user had before, or never had",
     "warm, cold": "answers with events in training, or without any",
-    "set loss": "-log of the probability that each item of the basket got, mean over items, in nats; perplexity is e to it",
-    "entropy": "of the predicted distribution, in nats: how undecided the model is",
-    "coverage@10": "share of the catalogue that appears in any of the lists of ten",
-    "Gini@10": "inequality of how often items appear in them: 0 all equally, 1 always the same",
-    "debiased R@10": "R@10 with every item weighted by one over its events in training, so that best-sellers count little",
-    "R@10 by user": "R@10, mean over users instead of baskets",
+    "set loss": "-log of the predicted probability of each item of the basket, mean over items, in nats; perplexity is e to it",
+    "entropy": "entropy of the predicted distribution, in nats: the higher, the less certain is the model",
+    "coverage@10": "share of the catalogue that appears in at least one top ten",
+    "Gini@10": "inequality of how often items appear in the top ten: 0 if all equally often, near 1 if always the same ones",
+    "debiased R@10": "R@10 with every item weighted by one over its training events, so that best-sellers count little",
+    "R@10 by user": "R@10, as a mean over users instead of baskets",
     "batch-local": f"candidates are only the answers of 64 queries; {BATCH_LOCAL_WARNING}",
 }
 
 
 def render(run: RunRecord) -> str:
-    """The whole file; parts of which nothing is known yet are left out or say so."""
+    """The whole HTML file. Sections without data yet are left out or say so."""
     test = run.metrics.get("quality", {}).get("test", {})
     name = run.bundle.name
     return page(
@@ -46,7 +46,7 @@ def render(run: RunRecord) -> str:
 
 
 def header(run: RunRecord) -> Markup:
-    """What run this is, and how far it is."""
+    """The name, protocol and dates of the run, and its progress if it has not finished."""
     noted = run.noted
     chosen_by = noted.get("config", {}).get("metric", "an unknown metric")
     protocol = noted.get("config", {}).get("protocol", "protocol unknown")
@@ -61,25 +61,25 @@ def header(run: RunRecord) -> Markup:
             element("div", element("strong", "This run has not finished"), element("p", how_far(run)), kind="verdict undecided")
         )
     elif not run.journal.steps:
-        parts.append(element("p", f"No journal lies at {run.directory}: there are no curves to show.", kind="faint"))
+        parts.append(element("p", f"There is no journal at {run.directory}, so there are no curves to show.", kind="faint"))
     return joined(parts)
 
 
 def how_far(run: RunRecord) -> str:
-    """The last thing the journal holds."""
+    """The progress of an unfinished run, from the last line of the journal."""
     if not run.journal.steps:
-        return "No step has been noted yet. There is nothing to see before the first."
+        return "No step has been written yet, so there is nothing to show."
     last = run.journal.steps[-1]
-    heard = f", {duration(run.heard_s)} ago" if run.heard_s is not None else ""
+    ago = f", {duration(run.idle_s)} ago" if run.idle_s is not None else ""
     return (
-        f"It was {last.progress:.0%} through at step {last.step:,}{heard}, in stage {last.stage}, at a loss of "
-        f"{last.loss:.3f} nats. There is no bundle, so nothing can be said about shipping it. If it was killed, "
-        "`twotower train --resume` goes on."
+        f"It was {last.progress:.0%} through at step {last.step:,}{ago}, in stage {last.stage}, at a loss of "
+        f"{last.loss:.3f} nats. There is no bundle yet, so the page has no verdict. If the run was killed, "
+        "`twotower train --resume` continues it."
     )
 
 
 def facts(run: RunRecord) -> Markup:
-    """Everything needed to repeat the run or to doubt it."""
+    """Everything that is needed to repeat the run or to question it."""
     noted = run.noted
     config = dict(noted.get("config", {}))
     stages = {
@@ -100,9 +100,12 @@ def facts(run: RunRecord) -> Markup:
 
 
 def share_bar(parameters: dict[str, float]) -> Markup:
-    """The embedder's share of all parameters, drawn."""
+    """A bar that shows the embedder's share of all parameters."""
     share = parameters["embedder_share"]
     bar = Markup(f'<div class="bar"><i style="width:{100 * float(share):.2f}%"></i></div>')
     return joined(
-        [element("p", f"The embedder holds {share:.2%}; the compute-optimal share is about 2 %, good from 1 to 6 %."), bar]
+        [
+            element("p", f"The embedder holds {share:.2%}; the compute-optimal share is about 2 %, 1 to 6 % is nearly as good."),
+            bar,
+        ]
     )

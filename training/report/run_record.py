@@ -1,4 +1,4 @@
-"""A run as it can be read afterwards, or while it goes on: its journal, and what its bundle says of itself."""
+"""Reads a finished or unfinished run: its journal, and the metrics and provenance of its bundle."""
 
 import json
 import time
@@ -14,23 +14,23 @@ from twotower.errors import EnvironmentProblem
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run. `metrics` and `provenance` are empty until it has written its bundle."""
+    """One run. `metrics` and `provenance` are empty until the bundle is written."""
 
     directory: Path
     bundle: Path
     journal: Journal
     metrics: dict[str, Any]
     provenance: dict[str, Any]
-    heard_s: float | None  # since the journal last grew
+    idle_s: float | None  # since the journal was last written
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is a bundle."""
+        """Whether the bundle is written."""
         return bool(self.metrics)
 
     @property
     def noted(self) -> dict[str, Any]:
-        """What the run is: config, parameters, data, versions."""
+        """Facts about the run: config, parameters, data and versions, from the journal and the bundle."""
         return (
             self.journal.config
             | self.provenance
@@ -38,12 +38,12 @@ class RunRecord:
         )
 
     def evaluations_of(self, ranker: str) -> list[EvaluationLine]:
-        """In the order they were made."""
+        """The evaluations of one ranker, in order of time."""
         return [line for line in self.journal.evaluations if line.ranker == ranker]
 
 
 def read_run(path: Path) -> RunRecord:
-    """The run of a run directory or of a bundle; EnvironmentProblem when `path` is neither."""
+    """Read the run of a run directory or of a bundle. EnvironmentProblem when `path` is neither."""
     beside = path.with_name(f"{path.name}{RUN_SUFFIX}")
     if (path / METRICS).is_file() and (path / MANIFEST).is_file():
         directory, bundle = beside, path
@@ -62,17 +62,17 @@ def read_run(path: Path) -> RunRecord:
         read_journal(directory),
         read_object(bundle / METRICS),
         read_object(bundle / PROVENANCE),
-        silence(directory),
+        seconds_idle(directory),
     )
 
 
 def is_run(path: Path) -> bool:
-    """Whether a journal was begun there."""
+    """Whether the directory holds a journal."""
     return (path / CONFIG).is_file() and (path / STEPS).is_file()
 
 
 def bundle_of(directory: Path) -> Path:
-    """Where the run's bundle is, or will be: beside it, or where the journal says."""
+    """The path of the run's bundle, which may not exist yet: beside the run directory, or as the journal says."""
     beside = directory.with_name(directory.name.removesuffix(RUN_SUFFIX))
     if beside != directory:
         return beside
@@ -80,12 +80,12 @@ def bundle_of(directory: Path) -> Path:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object, empty when there is no such file."""
+    """The JSON object in a file; empty if there is no file."""
     content: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
     return content
 
 
-def silence(directory: Path) -> float | None:
-    """Seconds since the journal last grew."""
+def seconds_idle(directory: Path) -> float | None:
+    """Seconds since the journal was last written."""
     times = [file.stat().st_mtime for name in (STEPS, EVALUATIONS) if (file := directory / name).is_file()]
     return time.time() - max(times) if times else None

@@ -1,4 +1,4 @@
-"""The judged half of a run's page: does the model beat the counters, and for which answers?"""
+"""The verdict on a run's page: does the model beat the counting baselines, and for which answers?"""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from twotower.report.page import Markup, element, joined, section, table, words
 
 Metrics = dict[str, float]
 
-DECIDING = ("recall@10", "ndcg@10")  # what a model must win to be worth its trouble
+DECIDING = ("recall@10", "ndcg@10")  # a model must be better in these to be worth serving
 LABELS = HEADLINE | BESIDE | {"repeat_recall@10": "repeat R@10"}
 
 
 def headline(test: dict[str, Metrics], candidates: str) -> Markup:
-    """The verdict, the figures it rests on, and the counters beside them."""
+    """The verdict, and the headline metrics of the model and of the counting baselines."""
     model = test["model"]
     counters = [name for name in test if name != "model"]
     rows: list[list[object]] = [[element("b", "model"), *(with_interval(model, name) for name in HEADLINE)]]
@@ -23,7 +23,7 @@ def headline(test: dict[str, Metrics], candidates: str) -> Markup:
     caption = (
         f"Test part: {model['queries']:,.0f} queries of {model['users']:,.0f} users. Candidates: "
         f"{candidates}; for unseen R@10 only items the user never had. Set loss in nats. "
-        "Ranges are 95 % intervals, users resampled whole."
+        "Ranges are 95 % intervals, from resampling users."
     )
     return joined(
         [
@@ -35,7 +35,7 @@ def headline(test: dict[str, Metrics], candidates: str) -> Markup:
 
 
 def verdict(model: Metrics, counters: Sequence[str]) -> Markup:
-    """One sentence: does it beat every counter on what decides?"""
+    """One sentence: is the model better than every counting baseline in the deciding metrics?"""
     lost, unknown, open_ = (not_won(model, counters, outcome) for outcome in ("worse", "unknown", "undecided"))
     if lost:
         kind, sentence = "worse", "Do not ship: a counter is better"
@@ -53,19 +53,19 @@ def verdict(model: Metrics, counters: Sequence[str]) -> Markup:
 
 
 def not_won(model: Metrics, counters: Sequence[str], outcome: str) -> str:
-    """The counters of an outcome, and on which of the deciding metrics."""
+    """The baselines with this outcome, and the deciding metrics in which they have it."""
     found = {name: [HEADLINE[m] for m in DECIDING if outcome == says(model, name, m)] for name in counters}
     return "; ".join(f"{words(name)} ({', '.join(metrics)})" for name, metrics in found.items() if metrics)
 
 
 def says(model: Metrics, other: str, name: str) -> str:
-    """What the difference says: better, worse, undecided; or unknown."""
+    """The conclusion from the difference: better, worse, undecided, or unknown."""
     found = gain(model, other, name)
     return found.says if found else "unknown"
 
 
 def exploring(model: Metrics) -> str:
-    """What the model adds where counters cannot go."""
+    """One sentence on items that are new to the user, which counting baselines cannot rank."""
     ratio, low, high = (model.get(f"over popularity: unseen_recall@10{end}") for end in ("", ".low", ".high"))
     if ratio is None or low is None or high is None:
         return ""
@@ -74,7 +74,7 @@ def exploring(model: Metrics) -> str:
 
 
 def tiles(test: dict[str, Metrics], counters: Sequence[str]) -> Markup:
-    """The headline once more, large: each figure with what it gains on the best counter."""
+    """The headline metrics in large print, each compared with the best counting baseline."""
     cells = []
     for name, label in HEADLINE.items():
         rivals = {c: test[c][name] for c in counters if known(test[c], name)}
@@ -93,7 +93,7 @@ def tiles(test: dict[str, Metrics], counters: Sequence[str]) -> Markup:
 
 
 def kinds_of_answers(test: dict[str, Metrics]) -> Markup:
-    """Where the model is good and where it is not."""
+    """Metrics by kind of answer."""
     columns = ["", "answers", *(f"{words(name)} R@10" for name in test), "model NDCG@10", "model set loss"]
     rows: list[list[object]] = []
     for template, label in SLICES.items():
@@ -106,39 +106,39 @@ def kinds_of_answers(test: dict[str, Metrics]) -> Markup:
 
 
 def parts(quality: dict[str, dict[str, Metrics]]) -> Markup:
-    """The model on the three parts of the split: a wide gap between train and test is memory, not skill."""
-    judged = {part: rankers["model"] for part, rankers in quality.items() if rankers}
+    """The model on the three parts of the split. A wide gap between train and test means that the model overfits."""
+    of_part = {part: rankers["model"] for part, rankers in quality.items() if rankers}
     names = LABELS | {"perplexity": "perplexity"}
-    rows = [[label, *(shown(metrics, name) for metrics in judged.values())] for name, label in names.items()]
-    columns = ["", *(f"{part} ({metrics['queries']:,.0f})" for part, metrics in judged.items())]
+    rows = [[label, *(shown(metrics, name) for metrics in of_part.values())] for name, label in names.items()]
+    columns = ["", *(f"{part} ({metrics['queries']:,.0f})" for part, metrics in of_part.items())]
     caption = (
-        "Full catalogue, but for the batch-local rows, whose candidates are the answers of 64 queries: "
+        "Full catalogue, except for the batch-local rows, whose candidates are the answers of 64 queries: "
         f"{BATCH_LOCAL_WARNING}. In brackets: queries."
     )
     return section("The model on every part of the split", table(caption, columns, rows))
 
 
 def known(metrics: Metrics, name: str) -> bool:
-    """Whether the figure is there; NaN, as older bundles have it, is not."""
+    """Whether a metric has a value. Older bundles have NaN where there is none."""
     return name in metrics and not np.isnan(metrics[name])
 
 
 def shown(metrics: Metrics, name: str) -> str:
-    """Four digits, or a dash for what cannot be said."""
+    """A metric with four decimals, or a dash if it has no value."""
     if not known(metrics, name):
         return "-"
     return f"{metrics[name]:.4f}" if abs(metrics[name]) < 100 else f"{metrics[name]:,.0f}"
 
 
 def with_interval(metrics: Metrics, name: str) -> Markup:
-    """A figure with its interval beneath."""
+    """A metric with its interval below."""
     low, high = (metrics.get(f"{name}.{end}") for end in ("low", "high"))
     interval = element("small", f"{low:.4f} to {high:.4f}") if low is not None and high is not None else Markup("")
     return joined([element("b", shown(metrics, name)), interval])
 
 
 def gain_cell(model: Metrics, other: str, name: str) -> Markup:
-    """The interval of a difference in the colour of what it says, and the word for those who see no colour."""
+    """The interval of a difference in the colour of its conclusion, and the conclusion as a word."""
     if (found := gain(model, other, name)) is None:
         return Markup("-")
     return joined([element("span", f"{found.low:+.4f} to {found.high:+.4f}", kind=found.says), element("small", found.says)])

@@ -1,4 +1,4 @@
-"""A run's checkpoint: weights, optimizer and place in the run, whole or absent, so that a killed run ends as if it had not been.
+"""Checkpoints: weights, optimizer and position of a run. A killed run that is resumed ends as if it had not been killed.
 
 N: items
 """
@@ -32,26 +32,26 @@ WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "sta
 
 
 class CheckpointMismatch(ArtefactError):
-    """The checkpoint is of another run: continuing it would give a model that no config and no data describe."""
+    """The checkpoint is of another run. The resumed model would not be that of any one config and data."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """What must not change between a run and its continuation."""
+    """What must be equal when a run is resumed."""
 
     num_items: int
-    data: str  # hash of every array that training reads
+    data: str  # hash of all arrays that training reads
     config: TrainConfig
     model: ModelConfig
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a run has come."""
+    """How much of a run is done."""
 
     step: int
     stage: int  # 0-based
     stage_step: int
     elapsed_s: float
-    losses: list[float]  # the last ones, in nats
+    losses: list[float]  # of the last steps, in nats
 
 
 class _State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,7 +61,7 @@ class _State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """Where a run leaves its checkpoint, and the batch it failed on. `item_ids` [N] give the rows their names."""
+    """The directory for checkpoints and for a batch on which training failed. `item_ids` [N] name the rows."""
 
     path: Path
     identity: Identity
@@ -69,14 +69,14 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """Holds step-N/ for the newest N, and for a moment the one before."""
+        """Holds step-N/ of the newest checkpoint and, while that is written, of the one before."""
         return checkpoints_of(self.path)
 
 
 def identify(
     config: TrainConfig, model: ModelConfig, items: EncodedRows, sampler: BatchSampler, signals: Signals | None = None
 ) -> Identity:
-    """The identity of a run; reads all its arrays once."""
+    """The identity of a run. Reads all its arrays once to hash them."""
     log = sampler.log
     arrays: list[npt.NDArray[Any]] = [sampler.offset_U1, sampler.bound_K, log.item_rows_E, log.times_ms_E, log.types_E]
     for rows in (log.context, items):
@@ -91,17 +91,17 @@ def identify(
 
 
 def checkpoints_of(run: Path) -> Path:
-    """Where a run's checkpoints lie."""
+    """The directory of a run's checkpoints."""
     return run / KIND
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """The complete checkpoint of the highest step."""
+    """The complete checkpoint of the highest step; None if there is none."""
     return max(checkpoints_of(run).glob(f"{STEP}*"), default=None)
 
 
 def refuse_unfinished(run: Path) -> None:
-    """EnvironmentProblem when an earlier run was not finished there."""
+    """EnvironmentProblem if the directory holds a checkpoint of an unfinished run."""
     if (found := newest_checkpoint(run)) is not None:
         raise EnvironmentProblem(f"{found} is the checkpoint of an unfinished run: continue it with --resume, or delete {run}")
 
@@ -109,7 +109,7 @@ def refuse_unfinished(run: Path) -> None:
 def save_checkpoint(
     run: RunDirectory, position: Position, objective: Objective, optimizer: torch.optim.Optimizer, world: World
 ) -> None:
-    """Write the checkpoint, then forget the one before. Every rank must call; rank 0 writes."""
+    """Write a checkpoint, then remove the one before. Every rank must call this; rank 0 writes."""
     weights = gathered(objective.state_dict().items(), world)
     moments = gathered(named_moments(objective, optimizer), world)
     if not world.leads:
@@ -127,7 +127,7 @@ def save_checkpoint(
 
 
 def gathered(tensors: Iterable[tuple[str, Tensor]], world: World) -> dict[str, Tensor]:
-    """On rank 0 every tensor, whole and on the CPU; nothing elsewhere. One at a time: they may not fit a GPU together."""
+    """Full tensors on the CPU, on rank 0 only. Gathered one by one, because together they may not fit a GPU."""
     kept = {}
     for name, tensor in tensors:
         full = whole(tensor)
@@ -137,16 +137,16 @@ def gathered(tensors: Iterable[tuple[str, Tensor]], world: World) -> dict[str, T
 
 
 def named_moments(objective: Objective, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    """What the optimizer remembers of each weight, as (weight.slot, tensor)."""
+    """The optimizer's state of each weight, as pairs of "weight.slot" and tensor."""
     for name, parameter in objective.named_parameters():
         for slot, tensor in optimizer.state[parameter].items():
             yield f"{name}.{slot}", tensor
 
 
 def load_checkpoint(run: RunDirectory, objective: Objective, optimizer: torch.optim.Optimizer, world: World) -> Position | None:
-    """Put the newest checkpoint into both, in place, and return where it stands; None when there is none.
+    """Load the newest checkpoint into both, in place, and return its position; None if there is no checkpoint.
 
-    Every rank reads the directory. CheckpointMismatch when the run is another, IntegrityError when a file is damaged.
+    Every rank reads the directory. CheckpointMismatch if it is of another run, IntegrityError if a file is damaged.
     """
     path = newest_checkpoint(run.path)
     step = 0 if path is None else int(path.name.removeprefix(STEP))
@@ -161,11 +161,11 @@ def load_checkpoint(run: RunDirectory, objective: Objective, optimizer: torch.op
     try:
         state = msgspec.json.decode((path / STATE).read_bytes(), type=_State)
     except msgspec.DecodeError as error:
-        raise FormatError(f"{path / STATE}: {error}. Finish the run with the version it was begun with.") from error
+        raise FormatError(f"{path / STATE}: {error}. Finish the run with the version of twotower that began it.") from error
     if differences := compare(state.identity, run.identity):
         raise CheckpointMismatch(
-            f"{path} is of another run: {'; '.join(differences)}. Resume with what it was begun with, or train anew by "
-            f"another --run or after deleting {run.path}."
+            f"{path} is of another run: {'; '.join(differences)}. Resume with the arguments and files that began it, or train "
+            f"anew with another --run or after deleting {run.path}."
         )
     weights = load_file(path / WEIGHTS)
     objective.load_state_dict({name: laid_out_like(weights[name], tensor) for name, tensor in objective.state_dict().items()})
@@ -177,7 +177,7 @@ def load_checkpoint(run: RunDirectory, objective: Objective, optimizer: torch.op
 
 
 def compare(was: Identity, now: Identity) -> list[str]:
-    """What differs, in words."""
+    """The differences as sentences for an error message."""
     differences = [
         f"{name} was {getattr(was.config, name)}, now it is {getattr(now.config, name)}"
         for name in TrainConfig.__struct_fields__
@@ -186,17 +186,17 @@ def compare(was: Identity, now: Identity) -> list[str]:
     if was.num_items != now.num_items:
         differences.append(f"its catalogue has {was.num_items:,} items, this one {now.num_items:,}")
     elif was.data != now.data:
-        differences.append("its events, items or signals are others")
+        differences.append("its events, items or signals are different")
     elif was.model != now.model and not differences:
-        differences.append("this version of the program builds another model")
+        differences.append("this version of twotower builds another model")
     return differences
 
 
 def forget_checkpoints(run: Path) -> None:
-    """A finished run needs none."""
+    """Remove all checkpoints, which a finished run does not need."""
     forget(checkpoints_of(run))
 
 
 def forget(path: Path) -> None:
-    """Remove a directory; what cannot be removed is in nobody's way."""
+    """Remove a directory. Errors are ignored, because leftovers do no harm."""
     shutil.rmtree(path, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""One run over several processes: each takes its own windows of the global batch, and the sum of their losses is the loss.
+"""One run over several processes: each takes some windows of the global batch, and the losses of all processes are summed.
 
-`torchrun` starts the processes and tells each its rank. Every rank draws the same batch and the same candidates; answer
-weights stay those of the global batch, so the ranks' losses add up to what one process would compute.
+`torchrun` starts the processes and gives each its rank. Every rank draws the same batch and the same candidates. Answers keep
+their weights in the global batch, so the losses of the ranks add up to what one process would compute.
 
 B: windows, Q: queries, M: past items of all queries, A: answers
 """
@@ -31,7 +31,7 @@ ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # set by torchrun
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Which of how many processes this is, and where it computes."""
+    """The rank of this process, the number of processes, and the device of this process."""
 
     rank: int = 0
     size: int = 1
@@ -39,7 +39,7 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that prints, evaluates and writes."""
+        """Whether this process prints, evaluates and writes."""
         return self.rank == 0
 
 
@@ -47,14 +47,14 @@ ALONE = World()
 
 
 def launched_world() -> World:
-    """The place torchrun gave this process; without torchrun, it is alone."""
+    """The rank, size and device that torchrun gave this process; ALONE without torchrun."""
     rank, size, local = (int(os.environ[n]) for n in ENVIRONMENT) if dist.is_torchelastic_launched() else (0, 1, 0)
     return World(rank, size, torch.device("cuda", local) if torch.cuda.is_available() else CPU)
 
 
 @contextmanager
 def joined(world: World) -> Iterator[None]:
-    """Connect the ranks, by gloo between CPUs and nccl between GPUs, and part from them all at once at the end."""
+    """Connect the ranks, by gloo on CPUs and nccl on GPUs, and disconnect at the end."""
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     if world.size == 1:
@@ -68,46 +68,46 @@ def joined(world: World) -> Iterator[None]:
 
 
 def shard_weights(objective: Objective, sharding: Literal["ddp", "fsdp"], world: World) -> None:
-    """Under FSDP2, leave each rank its part of every weight, in place. To be called before the optimizer is made."""
+    """Under FSDP2, shard every weight over the ranks, in place. To be called before the optimizer is made."""
     if world.size > 1 and sharding == "fsdp":
-        # As one unit: histories are grouped by length, so blocks run a different number of times on each rank, and units
-        # that are gathered at every call would wait for each other.
+        # As one unit, because histories are grouped by length: blocks run a different number of times on each rank, so units
+        # that are gathered at every call would wait for each other forever.
         fully_shard(objective, mesh=init_device_mesh(world.device.type, (world.size,)))
 
 
 def share_gradients(objective: Objective, sharding: Literal["ddp", "fsdp"], world: World) -> nn.Module:
-    """What a step calls: backward leaves the ranks' *mean* gradient. To be called anew when other weights are frozen."""
+    """The module that a step calls; its backward pass averages gradients over ranks. To be made anew when weights are frozen."""
     if world.size > 1 and sharding == "ddp":
         return DistributedDataParallel(objective, broadcast_buffers=False)
     return objective
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor of which each rank holds a part; every rank must ask."""
+    """The full tensor of which each rank holds a part. Every rank must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def laid_out_like(tensor: Tensor, pattern: Tensor) -> Tensor:
-    """A whole tensor as `pattern` is: on its device, and sharded where it is."""
+    """The full tensor moved to the device of `pattern` and sharded in the same way."""
     if isinstance(pattern, DTensor) and tensor.ndim:
         return distribute_tensor(tensor.to(pattern.device), pattern.device_mesh, pattern.placements)
     return tensor.to(pattern.device)
 
 
 def summed(value: Tensor, world: World) -> float:
-    """The sum of every rank's value."""
+    """The sum of the value over all ranks."""
     if world.size > 1:
         dist.all_reduce(value)
     return value.item()
 
 
 def agreed(value: float, world: World) -> float:
-    """Rank 0's value, so that all ranks decide alike."""
+    """The value of rank 0, so that all ranks decide alike."""
     return summed(torch.tensor(value if world.leads else 0.0, dtype=torch.float64, device=world.device), world)
 
 
 def shard_batch(batch: TrainBatch, world: World) -> TrainBatch:
-    """The windows rank, rank + size, ... with their queries, if they have any; weights still sum to 1 over all ranks."""
+    """The windows rank, rank + size, ... with their queries, if any. The weights of all ranks together sum to 1."""
     if world.size == 1:
         return batch
     mine_B = torch.arange(len(batch.users_B)) % world.size == world.rank

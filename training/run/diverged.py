@@ -1,4 +1,4 @@
-"""A step whose loss or gradient is not a number: training stops, and what it read is kept to be looked at."""
+"""When a loss or gradient is not finite, training stops, and the data of the step are written to a file for inspection."""
 
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -17,13 +17,13 @@ from twotower.errors import TwoTowerError
 
 
 class TrainingDiverged(TwoTowerError):
-    """The loss, a gradient or a weight is not a number any more; no bundle is written."""
+    """The loss, a gradient or a weight is not finite. No bundle is written."""
 
 
 def keep_step(
     run: RunDirectory, step: int, batch: TrainBatch, drawn: TrainedItems | Candidates | None, user_ids: list[str]
 ) -> Path:
-    """Write diverged-step-N.safetensors, every tensor the step read, and beside it a .json that names users and items."""
+    """Write every tensor that the step read to diverged-step-N.safetensors, and its users and items to a .json beside it."""
     tensors = flat(batch, "batch") | (flat(drawn, "candidates") if drawn is not None else {})
     path = run.path / f"diverged-step-{step}.safetensors"
     run.path.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def keep_step(
 
 
 def flat(record: object, name: str) -> dict[str, Tensor]:
-    """The tensors and arrays of a dataclass and of those inside it, by their dotted names."""
+    """The tensors and arrays of a dataclass and of dataclasses inside it, by dotted names."""
     if isinstance(record, Tensor):
         return {name: record.detach().cpu().clone().contiguous()}
     if isinstance(record, np.ndarray):

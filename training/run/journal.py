@@ -1,6 +1,6 @@
-"""What a run writes down while it goes on: config.json, steps.jsonl and evaluations.jsonl in the run's own directory.
+"""The journal that a run writes while it trains: config.json, steps.jsonl and evaluations.jsonl in its directory.
 
-Every line is whole JSON and is handed to the system at once: a killed run loses its last line at most.
+Every line is a complete JSON object, written by one call, so a killed run loses at most its last line.
 """
 
 import json
@@ -13,15 +13,15 @@ import msgspec
 
 from twotower.errors import FormatError
 
-RUN_SUFFIX = ".run"  # of the directory beside a bundle in which its run leaves what it writes
+RUN_SUFFIX = ".run"  # of the run directory beside a bundle
 CONFIG, STEPS, EVALUATIONS = "config.json", "steps.jsonl", "evaluations.jsonl"
-MAX_LINES = 2000  # of steps.jsonl: a line closes when the run has moved on by so small a part
+MAX_LINES = 2000  # of steps.jsonl: each line covers at least this fraction of the run
 
 
 class StepLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One step, or means over the steps since the line before; then `step` and what follows are those of the last."""
+    """One or more steps: `loss` and `gradient_norm` are means, the other fields are those of the last step."""
 
-    loss: float  # nats, over the stage's own candidates
+    loss: float  # in nats, over the candidates of the stage
     gradient_norm: float | None  # before clipping
     step: int
     stage: int
@@ -32,14 +32,14 @@ class StepLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvaluationLine(msgspec.Struct, frozen=True, kw_only=True):
-    """Metrics of one ranker after so many steps."""
+    """Metrics of one ranker after a number of steps."""
 
     step: int
     stage: int
-    part: str  # of the split
+    part: str  # part of the split
     ranker: str
-    candidates: str  # what was ranked, in words
-    seconds: float  # that it took
+    candidates: str  # description of what was ranked
+    seconds: float  # time of the evaluation
     metrics: dict[str, float]
 
 
@@ -48,7 +48,7 @@ Line = TypeVar("Line", StepLine, EvaluationLine)
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """What a run has written down so far."""
+    """What a run has written so far."""
 
     config: dict[str, Any]
     steps: list[StepLine]
@@ -64,7 +64,7 @@ class RunJournal:
         self._part_written = -1
 
     def begin(self, config: Mapping[str, Any], after_step: int) -> None:
-        """Note what the run is; of an earlier attempt keep what it wrote up to `after_step`, from where this one goes on."""
+        """Write the config. Keeps the lines of an earlier attempt up to `after_step`, from which this one continues."""
         self.directory.mkdir(parents=True, exist_ok=True)
         written = read_journal(self.directory) if after_step else Journal({}, [], [])
         steps = [line for line in written.steps if line.step <= after_step]
@@ -76,7 +76,7 @@ class RunJournal:
         self._part_written = part_of_run(steps[-1]) if steps else -1
 
     def step(self, line: StepLine) -> None:
-        """Note a step: a line of its own, or a share in one."""
+        """Add a step, and write a line if enough of the run has passed since the last one."""
         self._since.append(line)
         if part_of_run(line) > self._part_written:
             append(self.directory / STEPS, summary(self._since))
@@ -84,17 +84,17 @@ class RunJournal:
             self._part_written = part_of_run(line)
 
     def evaluation(self, line: EvaluationLine) -> None:
-        """Note what an evaluation found."""
+        """Write the result of an evaluation."""
         append(self.directory / EVALUATIONS, line)
 
 
 def part_of_run(line: StepLine) -> int:
-    """Which of the run's MAX_LINES parts a step lies in."""
+    """In which of MAX_LINES equal parts of the run a step lies."""
     return min(int(line.progress * MAX_LINES), MAX_LINES - 1)
 
 
 def summary(lines: Sequence[StepLine]) -> StepLine:
-    """The last step, with the means of loss and gradient norm over all of them."""
+    """The last step, with the mean loss and gradient norm over all steps."""
     norms = [line.gradient_norm for line in lines if line.gradient_norm is not None]
     return msgspec.structs.replace(
         lines[-1],
@@ -104,7 +104,7 @@ def summary(lines: Sequence[StepLine]) -> StepLine:
 
 
 def read_journal(directory: Path) -> Journal:
-    """The journal as it stands, also while the run goes on; empty parts where nothing was written yet."""
+    """The journal as written so far. Files that do not exist yet are empty parts."""
     config = directory / CONFIG
     return Journal(
         json.loads(config.read_bytes()) if config.exists() else {},
@@ -114,7 +114,7 @@ def read_journal(directory: Path) -> Journal:
 
 
 def read_lines(path: Path, kind: type[Line]) -> list[Line]:
-    """Lines of a file, without the torn one that a killed run may end in; FormatError names any other that cannot be read."""
+    """The lines of a file. An incomplete last line is ignored; FormatError for any other line that cannot be read."""
     raw = path.read_bytes().split(b"\n") if path.exists() else []
     lines: list[Line] = []
     for number, text in enumerate(raw, start=1):
@@ -127,18 +127,18 @@ def read_lines(path: Path, kind: type[Line]) -> list[Line]:
 
 
 def encode(line: StepLine | EvaluationLine) -> str:
-    """As it stands in the file."""
+    """A line of the file, with its newline."""
     return msgspec.json.encode(line).decode() + "\n"
 
 
 def append(path: Path, line: StepLine | EvaluationLine) -> None:
-    """One write per line, so that only the last can be torn."""
+    """Append a line by a single write, so that only the last line can be incomplete."""
     with path.open("a") as file:
         file.write(encode(line))
 
 
 def write_whole(path: Path, text: str) -> None:
-    """The whole file or the one before."""
+    """Replace a file at once, so that a reader finds the old or the new file, never a part."""
     aside = path.with_name(f".{path.name}.new")
     aside.write_text(text)
     aside.replace(path)

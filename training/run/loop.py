@@ -1,4 +1,4 @@
-"""Train both towers: stage 1 jointly on sampled candidates, stage 2 the contextualizer alone against cached item vectors.
+"""Train both towers: stage 1 both together, stage 2 the contextualizer alone, against frozen item vectors.
 
 D: vector width, N: items, C: candidates, Q: queries
 """
@@ -32,12 +32,12 @@ from twotower.model.contextualizer import Contextualizer
 from twotower.model.kinds import build_embedder
 
 ADAM_BETAS = (0.9, 0.98)
-SMOOTHED_STEPS = 50  # whose mean loss is shown
+SMOOTHED_STEPS = 50  # the loss that is shown is the mean over so many steps
 
 
 @dataclass
 class TrainState:
-    """Everything that changes while training."""
+    """Everything that changes during training."""
 
     objective: Objective
     optimizer: torch.optim.Optimizer
@@ -46,17 +46,17 @@ class TrainState:
     stage_step: int = 0
     elapsed_s: float = 0.0
     saved_s: float = 0.0  # elapsed_s of the last checkpoint
-    losses: list[float] = field(default_factory=list)  # of a resumed run: the last ones before, and all since
+    losses: list[float] = field(default_factory=list)  # of this process, and of a resumed run the last ones before it
 
     @property
     def smoothed_loss(self) -> float:
-        """In nats."""
+        """Mean loss of the last steps, in nats."""
         return float(np.mean(self.losses[-SMOOTHED_STEPS:]))
 
 
 @dataclass(frozen=True)
 class TrainInputs:
-    """Everything that does not. Without a run directory nothing is written: no checkpoints, no step that diverged."""
+    """Everything that stays the same during training. Without a run directory no checkpoint and no failed step is written."""
 
     config: TrainConfig
     model: ModelConfig
@@ -69,7 +69,7 @@ class TrainInputs:
 
 @dataclass(frozen=True)
 class Frozen:
-    """What a stage scores whose embedder stands still: every item's vector, or pools of them."""
+    """Item vectors for a stage with a frozen embedder, and how it draws pools; no proposal scores the whole catalogue."""
 
     vectors_ND: Tensor
     proposal: Proposal | None
@@ -77,7 +77,7 @@ class Frozen:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a progress display may show."""
+    """The state of a run after a step, for progress displays and the journal."""
 
     stage: int
     step: int
@@ -86,7 +86,7 @@ class StepReport:
     step_loss: float
     gradient_norm: float  # before clipping
     learning_rate: float
-    elapsed_s: float  # of training, attempts that were killed included
+    elapsed_s: float  # of training, including attempts that were killed
     events_per_s: float
 
 
@@ -99,7 +99,7 @@ def prepare_training(
     run: RunDirectory | None = None,
     world: World = ALONE,
 ) -> tuple[TrainInputs, TrainState]:
-    """Seeded towers on the world's device, and their optimizer."""
+    """Initialise the towers from the seed, on the device of this process, and their optimizer."""
     if config.precision == "bf16" and world.device.type == "cpu":
         raise EnvironmentProblem("bf16 is slower than fp32 on a CPU: train on a GPU, or with the precision fp32")
     if config.batch_windows < world.size:
@@ -114,7 +114,7 @@ def prepare_training(
 
 
 def resumed(inputs: TrainInputs, state: TrainState) -> TrainState:
-    """A fresh state brought to the run directory's newest checkpoint, or as it is when there is none."""
+    """The state of the newest checkpoint in the run directory; the given state if there is none."""
     assert inputs.run is not None
     if (position := load_checkpoint(inputs.run, state.objective, state.optimizer, inputs.world)) is None:
         return state
@@ -131,7 +131,7 @@ def resumed(inputs: TrainInputs, state: TrainState) -> TrainState:
 
 
 def make_optimizer(config: TrainConfig, objective: Objective, scales: Mapping[str, Scale]) -> torch.optim.Optimizer:
-    """AdamW. Only the matrices of the contextualizer decay: hash tables, norms and biases are touched too unevenly."""
+    """AdamW. Only matrices of the contextualizer decay, because gradients reach hash tables, norms and biases too unevenly."""
     decays: list[nn.Parameter] = []
     keeps = list(objective.embedder.parameters())
     for name, parameter in objective.contextualizer.named_parameters():
@@ -141,7 +141,7 @@ def make_optimizer(config: TrainConfig, objective: Objective, scales: Mapping[st
 
 
 def train(inputs: TrainInputs, state: TrainState, on_step: Callable[[StepReport], None] = lambda _: None) -> TrainState:
-    """Run every stage of the config that is not done yet; the learning rate follows one cosine over all of them."""
+    """Run all remaining stages of the config. The learning rate follows one cosine over all stages."""
     begun = time.monotonic() - state.elapsed_s
     config = inputs.config
     with closing(stream_batches(inputs.sampler, config.seed, state.step, config.prefetch)) as batches:
@@ -157,7 +157,7 @@ def train(inputs: TrainInputs, state: TrainState, on_step: Callable[[StepReport]
 def run_stage(
     inputs: TrainInputs, state: TrainState, batches: Iterator[TrainBatch], begun: float, on_step: Callable[[StepReport], None]
 ) -> None:
-    """Train until the stage is over. `begun` is the run's start on the monotonic clock."""
+    """Train until the stage ends. `begun` is the start of the run on the monotonic clock."""
     config, world, stage = inputs.config, inputs.world, inputs.config.stages[state.stage]
     state.objective.train()
     state.objective.embedder.train(stage.train_embedder).requires_grad_(stage.train_embedder)
@@ -189,12 +189,12 @@ def run_stage(
 
 
 def stage_starts(config: TrainConfig) -> list[float]:
-    """Where in the run each stage begins; last, where the run ends."""
+    """The progress at which each stage begins and, last, at which the run ends."""
     return [sum(stage.share for stage in config.stages[:n]) for n in range(len(config.stages) + 1)]
 
 
 def progress(config: TrainConfig, state: TrainState) -> float:
-    """How much of the run is done: by the clock alone in a run with minutes, by the steps alone in one without."""
+    """How much of the run is done: by the clock in a run with minutes, by the steps in a run without."""
     start, stage = stage_starts(config)[state.stage], config.stages[state.stage]
     if config.minutes is not None:
         return max(start, state.elapsed_s / (60 * config.minutes))
@@ -212,14 +212,14 @@ def learning_rate(progress: float, num_queries: int, config: TrainConfig) -> flo
 def train_step(
     inputs: TrainInputs, state: TrainState, forward: nn.Module, batch: TrainBatch, frozen: Frozen | None, rate: float
 ) -> tuple[float, float]:
-    """One optimizer step on the global batch; returns its loss in nats and the gradient's norm before clipping."""
+    """One optimizer step on the global batch. Returns its loss in nats and the gradient norm before clipping."""
     config, world = inputs.config, inputs.world
     seed_dropout(config.seed, state.step, world.rank)
     scored = draw_trained_items(inputs, state, batch) if frozen is None else draw_frozen_items(inputs, state, frozen)
     with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         rank_loss: Tensor = forward(shard_batch(batch, world), scored)
     state.optimizer.zero_grad(set_to_none=True)
-    (rank_loss * world.size).backward()  # type: ignore[no-untyped-call]  # the ranks' gradients are averaged
+    (rank_loss * world.size).backward()  # type: ignore[no-untyped-call]  # because the gradients of the ranks are averaged
     loss = summed(rank_loss.detach(), world)
     trained = [p for g in state.optimizer.param_groups for p in g["params"] if p.grad is not None]
     gradient_norm = whole(nn.utils.clip_grad_norm_(trained, config.gradient_clip)).item()
@@ -232,7 +232,7 @@ def train_step(
 
 
 def draw_trained_items(inputs: TrainInputs, state: TrainState, batch: TrainBatch) -> TrainedItems:
-    """The candidates of a step that trains the embedder."""
+    """The candidates of a step of stage 1, which trains the embedder."""
     config = inputs.config
     num_items = len(inputs.items)
     num_uniform = config.stages[state.stage].num_negatives or num_items  # a small catalogue can be embedded at every step
@@ -244,7 +244,7 @@ def draw_trained_items(inputs: TrainInputs, state: TrainState, batch: TrainBatch
 
 
 def draw_frozen_items(inputs: TrainInputs, state: TrainState, frozen: Frozen) -> FrozenItems:
-    """What a step scores that leaves the embedder as it is."""
+    """The frozen items of a step of stage 2, which does not train the embedder."""
     rng = step_rng(inputs.config.seed, Draw.CANDIDATES, state.step)
     return FrozenItems(frozen.vectors_ND, frozen.proposal.draw(rng) if frozen.proposal else None)
 
@@ -252,7 +252,7 @@ def draw_frozen_items(inputs: TrainInputs, state: TrainState, frozen: Frozen) ->
 def diverged(
     inputs: TrainInputs, state: TrainState, batch: TrainBatch, scored: TrainedItems | FrozenItems, what: str, rate: float
 ) -> TrainingDiverged:
-    """The error that ends the run, and what the step read beside it."""
+    """The error that ends the run. Writes what the step read into the run directory."""
     kept = ""
     if inputs.run is not None and inputs.world.leads:
         drawn = scored.drawn if isinstance(scored, FrozenItems) else scored
@@ -265,7 +265,7 @@ def diverged(
 
 
 def keep_checkpoint(inputs: TrainInputs, state: TrainState) -> None:
-    """Write a checkpoint when it is time for one."""
+    """Write a checkpoint if the last one is old enough."""
     if inputs.run is None or state.elapsed_s - state.saved_s < 60 * inputs.config.checkpoint_minutes:
         return
     position = Position(
@@ -280,7 +280,7 @@ def keep_checkpoint(inputs: TrainInputs, state: TrainState) -> None:
 
 
 def whole_objective(inputs: TrainInputs, state: TrainState) -> Objective:
-    """The towers unsharded and on the CPU; every rank must ask."""
+    """The towers as a whole and on the CPU. Every rank must call this."""
     if inputs.world.device.type == "cpu" and (inputs.world.size == 1 or inputs.config.sharding == "ddp"):
         return state.objective
     copy = Objective(build_embedder(inputs.model), Contextualizer(inputs.model), state.objective.snapshots)
@@ -289,5 +289,5 @@ def whole_objective(inputs: TrainInputs, state: TrainState) -> Objective:
 
 
 def embed_catalogue_once(inputs: TrainInputs, state: TrainState) -> Tensor:
-    """Vectors [N, D] of every item by the embedder as it stands, where the loss will read them."""
+    """Vectors [N, D] of all items from the current embedder, on the device that computes the loss."""
     return embed_rows(whole_objective(inputs, state).embedder, inputs.items).clone().to(inputs.world.device)

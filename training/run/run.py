@@ -1,4 +1,4 @@
-"""One training run, read top to bottom: data -> spec -> sizes -> both stages -> metrics -> bundle."""
+"""One training run from top to bottom: data -> spec -> sizes -> both stages -> metrics -> bundle."""
 
 import sys
 from collections.abc import Mapping
@@ -43,10 +43,10 @@ def run(
     resume: bool = False,
     signals: Path | None = None,
 ) -> dict[str, Any]:
-    """Train by `config`, write the bundle to `out`, and return what its metrics.json holds.
+    """Train with `config`, write the bundle to `out`, and return the content of its metrics.json.
 
-    What a run leaves while it goes on lies in `directory`, by default OUT.run; `resume` goes on from the checkpoint there.
-    Under torchrun every rank calls this: rank 0 prints, evaluates and writes, the others return nothing.
+    The journal and checkpoints are in `directory`, by default OUT.run; `resume` continues from the checkpoint there. Under
+    torchrun every rank calls this: rank 0 prints, evaluates and writes, the others return an empty dict.
     """
     world = launched_world()
     CONSOLE.quiet = not world.leads
@@ -56,7 +56,7 @@ def run(
         refuse_unfinished(directory)
     for place in (out.parent, directory):
         with staging(place):
-            pass  # a place that cannot be written to is found now, not after the training
+            pass  # so that a directory without write permission is found now, not after the training
     data = read_data(events, items, schema, config.half_lives_days, CONTEXT_TABLE_ROWS, signals=signals)
     hidden: list[str] = []
     if config.plant_cold:
@@ -91,7 +91,7 @@ def run(
         inputs, state = prepare_training(config, model, encoded, sampler, data.snapshots, files, world)
         if resume:
             state = resumed(inputs, state)
-            say(f"  going on after step {state.step}" if state.step else f"  no checkpoint in {directory}: from the beginning")
+            say(f"  resuming after step {state.step}" if state.step else f"  no checkpoint in {directory}: starting anew")
         watch.begin(state, {**provenance(config), **described, "bundle": str(out.resolve())})
         with step("train", total=100.0) as work:
 
@@ -131,13 +131,13 @@ def run(
 
 
 def popularity_table(data: Data) -> pa.Table:
-    """item_id, and log popularity and signals as of the end of training, for bundles embedded without an event log."""
+    """Log popularity and signals of each item at the end of training, to embed the bundle without an event log."""
     values_NP = data.snapshots.day(data.train_until_ms).T
     return pa.table({"item_id": data.item_ids, "log_popularity": pa.array(values_NP.tolist(), pa.list_(pa.float32()))})
 
 
 def data_table(data: Data) -> dict[str, int]:
-    """For metrics.json."""
+    """Numbers of events, users and items, for metrics.json."""
     return {
         "events": data.log.report.num_events,
         "events_used": data.log.report.num_used,
@@ -148,7 +148,7 @@ def data_table(data: Data) -> dict[str, int]:
 
 
 def parameter_table(parameters: ParameterCount) -> dict[str, float]:
-    """For metrics.json."""
+    """Numbers of parameters, for metrics.json."""
     return {
         "embedder": parameters.embedder,
         "contextualizer": parameters.contextualizer,
@@ -157,7 +157,7 @@ def parameter_table(parameters: ParameterCount) -> dict[str, float]:
 
 
 def provenance(config: TrainConfig) -> Mapping[str, Any]:
-    """Where a bundle comes from: the whole config, versions, cores, commit and date."""
+    """How a bundle was made: the whole config, versions, cores, commit and date."""
     return {
         "config": msgspec.to_builtins(config),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,4 +1,4 @@
-"""Watch a run: note its steps, and now and then how good it is on a fixed sample of validation queries."""
+"""Writes the steps of a run into its journal, and from time to time evaluates it on a fixed sample of validation queries."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,15 +23,15 @@ from twotower.model.catalogue import embed_rows
 from twotower.model.config import ModelConfig
 
 NUM_ANSWERS = 3000
-MAX_SHARE = 0.05  # of this attempt's training time; an evaluation is left out while those before it took more
+MAX_SHARE = 0.05  # of the training time; an evaluation is skipped if the earlier ones took more
 
 
 @dataclass
 class Watch:
-    """What is called at every step of a run, and once at its start and at its end.
+    """Called at the start of a run, at every step, and at the end.
 
-    Evaluations take from the training time: a run of 20 minutes ends after 20 minutes. Every rank of several has a watch,
-    because sharded weights are gathered by all of them; only rank 0 has a journal, and evaluates.
+    The time for evaluations counts as training time: a run of 20 minutes ends after 20 minutes. Every rank has a watch, because
+    all ranks take part in gathering sharded weights; only rank 0 has a journal and evaluates.
     """
 
     config: TrainConfig
@@ -39,20 +39,20 @@ class Watch:
     items: EncodedRows
     data: Data
     journal: RunJournal | None
-    _done: float = 0.0  # progress of the last evaluation
+    _done: float = 0.0  # progress at the last evaluation
     _begun_s: float = 0.0
     _spent_s: float = 0.0
-    _evaluated_s: float | None = None  # when the last evaluation began, until the next step tells how long it took
-    _frozen: dict[int, Tensor] = field(default_factory=dict)  # item vectors of the stage that does not change them
+    _evaluated_s: float | None = None  # start of the last evaluation; None once the next step has told how long it took
+    _frozen: dict[int, Tensor] = field(default_factory=dict)  # item vectors, by stage, if the stage does not train the embedder
 
     @cached_property
     def queries(self) -> list[Query]:
-        """Of validation, with about 3,000 answers, of whole users: the same in every run on these data with this seed."""
+        """Validation queries with about 3,000 answers: the same in every run with these data and this seed."""
         queries = PROTOCOLS[self.config.protocol](self.data.log, self.data.train_until_ms, self.data.test_from_ms)
         return sample(np.random.default_rng(self.config.seed), queries, NUM_ANSWERS) if self.config.evaluations else []
 
     def begin(self, state: TrainState, about: Mapping[str, Any]) -> None:
-        """A fresh run first notes how good the counters are; one that goes on has that in its journal."""
+        """Begin the journal. A new run also evaluates the counting baselines; a resumed run has that in its journal."""
         self._done, self._begun_s = progress(self.config, state), state.elapsed_s
         if self.journal is not None:
             self.journal.begin(about, after_step=state.step)
@@ -61,7 +61,7 @@ class Watch:
             self._note("personal_frequency", lambda: PersonalFrequency(self.data.snapshots), step=0, stage=0)
 
     def step(self, report: StepReport, towers: Callable[[], Objective]) -> None:
-        """Note a step, and evaluate when it is time; `towers` gives the towers whole and on the CPU."""
+        """Write a step, and evaluate if it is time. `towers` returns the towers as a whole and on the CPU."""
         if self.journal is not None:
             self.journal.step(
                 StepLine(
@@ -80,17 +80,17 @@ class Watch:
             self.evaluate(towers(), report.step, report.stage)
 
     def _is_due(self, report: StepReport) -> bool:
-        """All of it follows from what the ranks agree on, for they must decide alike."""
+        """Depends only on values on which all ranks agree, because they must decide alike."""
         if self._evaluated_s is not None:
             self._spent_s += report.elapsed_s - self._evaluated_s
             self._evaluated_s = None
-        parts = self.config.evaluations + 1  # the end is one more, and not for the watch
+        parts = self.config.evaluations + 1  # the last part ends with the run, which is evaluated separately
         passed_a_point = int(report.progress * parts) > int(self._done * parts)
         affordable = self._spent_s <= MAX_SHARE * (report.elapsed_s - self._begun_s)
         return passed_a_point and report.progress < 1 and affordable
 
     def evaluate(self, towers: Objective, step: int, stage: int) -> None:
-        """Note how good the towers are now; they keep the modes they are in."""
+        """Evaluate the towers and write the result. Training and evaluation modes are restored."""
         log, snapshots = self.data.log, self.data.snapshots
         with evaluating(towers):
             self._note(
@@ -129,7 +129,7 @@ class Watch:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """All of a module in evaluation mode; each part goes back to the mode it was in."""
+    """Put a module into evaluation mode, and restore the mode of each of its parts at the end."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:

@@ -37,7 +37,7 @@ def test_the_page_of_a_real_run_holds_its_verdict_and_its_curves(trained: Path, 
     page = path.read_text()
     for words in (
         "Against the counters",
-        "Validation along the run",
+        "Validation during the run",
         "loss of stage 2, nats, over the full catalogue",
         "events used",
     ):

@@ -48,7 +48,7 @@ def test_a_run_in_progress_says_how_far_it_is_and_shows_its_curves(tmp_path: Pat
 
 def test_a_run_without_a_step_says_so(tmp_path: Path) -> None:
     begun(tmp_path / "bundle.run").begin(ABOUT, after_step=0)
-    assert "No step has been noted yet" in render(read_run(tmp_path / "bundle.run"))
+    assert "No step has been written yet" in render(read_run(tmp_path / "bundle.run"))
 
 
 def test_a_finished_run_is_judged(tmp_path: Path) -> None:

@@ -52,14 +52,14 @@ def test_a_run_directory_of_any_name_names_its_bundle(run: Path) -> None:
 def test_a_bundle_whose_run_directory_is_gone_is_still_a_finished_run(tmp_path: Path) -> None:
     found = read_run(write_bundle(tmp_path / "bundle"))
     assert found.is_finished
-    assert (found.journal.steps, found.heard_s) == ([], None)
+    assert (found.journal.steps, found.idle_s) == ([], None)
 
 
 def test_the_silence_is_that_of_the_file_which_grew_last(run: Path) -> None:
     os.utime(run / "steps.jsonl", (0, 0))
-    heard_s = read_run(run).heard_s
-    assert heard_s is not None
-    assert heard_s < 600
+    idle_s = read_run(run).idle_s
+    assert idle_s is not None
+    assert idle_s < 600
 
 
 def test_any_other_directory_is_refused(tmp_path: Path) -> None:

@@ -134,20 +134,20 @@ def test_other_data_and_another_catalogue_are_told_apart(shop: Shop, config: Tra
     sampler = shop.sampler()
     sampler.bound_K = sampler.bound_K - 1
     assert compare(was, identify(config, shop.model, shop.items, shop.sampler())) == []
-    assert compare(was, identify(config, shop.model, shop.items, sampler)) == ["its events, items or signals are others"]
+    assert compare(was, identify(config, shop.model, shop.items, sampler)) == ["its events, items or signals are different"]
     fewer = identify(config, shop.model, shop.items.take(torch.arange(399).numpy()), sampler)
     assert compare(was, fewer) == ["its catalogue has 400 items, this one 399"]
     days = torch.arange(2).numpy()
     signals = Signals(400, days.astype("int32"), days, days + 1, days[:, None].astype("float32"), SignalReport(2, 0, (), 0))
     announced = identify(config, shop.model, shop.items, shop.sampler(), signals)
-    assert compare(was, announced) == ["its events, items or signals are others"]
+    assert compare(was, announced) == ["its events, items or signals are different"]
 
 
 def test_another_program_s_model_is_told_from_other_data(shop: Shop, config: TrainConfig) -> None:
     was = identify(config, shop.model, shop.items, shop.sampler())
     now = msgspec.structs.replace(was, model=msgspec.structs.replace(shop.model, repeat_rank=16))
     assert isinstance(now, Identity)
-    assert compare(was, now) == ["this version of the program builds another model"]
+    assert compare(was, now) == ["this version of twotower builds another model"]
 
 
 def test_ranks_that_do_not_share_a_file_system_are_refused(
