@@ -1,4 +1,4 @@
-"""The nightly job: embed the catalogue, index it, prove the result answers, publish it with the towers that made it.
+"""The nightly job: embed the catalogue, build the index, check the answers, and publish a release with the towers that made it.
 
 N: items, D: item vector width, P: popularity and signal dimensions, V: D + P
 """
@@ -53,25 +53,25 @@ from twotower.progress import say, step
 
 GOLDEN_LENGTHS = (0, 1, 2, 7, 30, 200)
 GOLDEN_RESULTS = 10
-SAMPLE_QUERIES, SAMPLE_EVENTS = 64, 32  # and fewer events
-# A new catalogue without any event is dated like this, so that golden answers do not depend on the clock.
+SAMPLE_QUERIES, SAMPLE_EVENTS = 64, 32  # made-up histories, and events of the longest
+# The moment of golden queries when no events are given: a fixed one, so that golden answers do not depend on the clock.
 _GOLDEN_NOW_MS = 1_735_689_600_000  # 2025-01-01
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What one run of the job did."""
+    """What one run of the nightly job did."""
 
     release: str
     num_items: int
-    changed: bool  # False when the same release was already there: nothing was written
+    changed: bool  # False when this release was current already, so that nothing was written
     served: OpenedRelease | None  # the release that was served before; None when there was none to compare with
-    num_embedded: int  # by this run; the others kept the vectors they had
-    embed_s: float  # that took so long; the rest of the job is reading, asking, hashing
-    num_gone: int  # items of the release before that are in the catalogue no more
-    num_put: int  # items that a server was told of and the file's own rows were replaced by, or did not hold
-    num_deleted: int
-    num_rejected: int  # rows that could not be embedded; the release's rejected.parquet says why
+    num_embedded: int  # items embedded by this run; the others kept the vectors they had
+    embed_s: float  # seconds of embedding; the rest of the job reads, compares answers and hashes
+    num_gone: int  # items of the release before that the catalogue no longer has
+    num_put: int  # items put through a server: each replaces its row of the file or adds one
+    num_deleted: int  # items deleted through a server
+    num_rejected: int  # rows that could not be embedded: rejected.parquet of the release says why
     gates: tuple[Gate, ...]
 
     def __str__(self) -> str:
@@ -94,13 +94,14 @@ def build_release(
     engine: Engine = embed_here,
     delta: Changes = Changes(),  # noqa: B008  # frozen
 ) -> Published:
-    """Embed, index, verify and publish `items` under `bundle`; the pointer moves only once all of it is true.
+    """Embed `items` with `bundle`, build the index, check and publish the release. The pointer moves last.
 
-    DataError when a gate is not passed and `forced`, the operator's reason to publish all the same, is not given.
+    DataError when a gate fails, unless `forced` gives the operator's reason to publish anyway.
 
-    With `events` the popularity dimension is as of the last event; without, as of the bundle's training. With `signals` theirs
-    are of the day that begins with the last event, or now; without, nothing is announced. `delta` is folded into the items.
-    What is embedded is kept on disk until a release is published, so that a run after one that was stopped goes on there.
+    With `events`, popularity is as of the last event; without them, as of the bundle's training. With `signals`, the release has
+    those of the day that begins with the last event, or now; without a file they are zero. `delta` holds items that were put
+    or deleted through a server. Embedded items stay on disk until a release is published, so that the run after a stopped one
+    continues with them.
     """
     columns = bundle.towers.schema.items
     with step("read items"):
@@ -124,7 +125,7 @@ def build_release(
             )
         embed_s = time.monotonic() - started
         vectors_NV = np.load(directory / VECTORS, mmap_mode="c")  # torch refuses a read-only map
-        # On one thread, like the vectors: else what several round otherwise would be a change.
+        # On one thread, like the vectors: several threads may round otherwise, and every night would publish a change.
         (golden,) = in_parallel(lambda ids: golden_queries(bundle, ids, vectors_NV, as_of_ms), [item_ids])
         (directory / GOLDEN).write_bytes(msgspec.json.encode(golden))
         refuse_nonsense(vectors_NV, bundle.towers.config.model.width, golden)
@@ -187,7 +188,7 @@ def embed_items(
     popularity_NP: Floats,
     on_items: Callable[[int], None],
 ) -> int:
-    """Write every item and its vector; how many this run embedded: not those kept, nor those of a run that was stopped."""
+    """Write every item and its vector. Returns how many items this run embedded: kept ones and those of a stopped run aside."""
     width, fresh_N = bundle.towers.config.model.width, kept.rows_N < 0
     work = Work(work_directory(store) / bundle.towers.config.vector_space_id, width)
     found = work.find(intake, fresh_N)
@@ -210,7 +211,7 @@ def write_items(
     note: Note,
     on_items: Callable[[int], None],
 ) -> None:
-    """Stream the catalogue into vectors.npy [N, V], items.arrow and content.npy; memory is a few batches."""
+    """Stream the catalogue into vectors.npy [N, V], items.arrow and content.npy with a few batches in memory."""
     shape = (len(intake.item_ids), width + popularity_NP.shape[1])
     with pa.OSFile(str(directory / ITEMS), "wb") as sink:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
@@ -234,7 +235,7 @@ def write_items(
 def golden_queries(
     bundle: Bundle, item_ids: pa.Array, vectors_NV: npt.NDArray[np.float32], as_of_ms: int | None
 ) -> list[GoldenQuery]:
-    """Made-up histories of several lengths with the exact answers of this release."""
+    """Golden queries: made-up histories of several lengths with this release's exact answers."""
     rng = np.random.default_rng(0)
     model = bundle.towers.config.model
     vectors = torch.from_numpy(vectors_NV)
@@ -258,7 +259,7 @@ def golden_queries(
 
 
 def sample_queries(towers: Towers, vectors_NV: Floats, as_of_ms: int | None, num_queries: int) -> Floats:
-    """Query vectors of made-up histories, to measure an index with."""
+    """Query vectors of made-up histories, to measure an index with when there are no events."""
     rng, model, now_ms = np.random.default_rng(1), towers.config.model, as_of_ms or _GOLDEN_NOW_MS
     lengths = rng.integers(0, SAMPLE_EVENTS, num_queries)
     requests = [golden_request(model, *made_up_history(rng, n, len(vectors_NV), now_ms), now_ms) for n in lengths]
@@ -266,5 +267,5 @@ def sample_queries(towers: Towers, vectors_NV: Floats, as_of_ms: int | None, num
 
 
 def made_up_history(rng: np.random.Generator, length: int, num_items: int, now_ms: int) -> tuple[Ints, Ints]:
-    """Random rows, and times of the last 60 days in order."""
+    """Random item rows, and random times of the last 60 days in ascending order."""
     return rng.integers(0, num_items, length), np.sort(now_ms - rng.integers(1, 60 * DAY_MS, length))

@@ -1,4 +1,4 @@
-"""Putting a sealed release into the store: one publisher at a time, moved whole, read back, and only then pointed at."""
+"""Puts a sealed release into the store. One run publishes at a time, and the pointer moves after the release was read back."""
 
 import fcntl
 import shutil
@@ -29,19 +29,19 @@ PUBLISHER_LOCK = ".publisher.lock"
 
 
 def make_store(store: Path) -> None:
-    """The store's directories; EnvironmentProblem when they cannot be made."""
+    """Make the store's directories; EnvironmentProblem when that fails."""
     try:
         (store / "releases").mkdir(parents=True, exist_ok=True)
-        sync(store)  # the first pointer must not outlive the directory that holds its release
+        sync(store)  # else a power cut could leave the first pointer without the directory of its release
     except OSError as error:
         raise EnvironmentProblem(f"cannot write to {store}: {error.strerror or error}. Choose another --store.") from error
 
 
 @contextmanager
 def only_publisher(store: Path) -> Iterator[None]:
-    """Keep other runs out of the store until this one ends, however it ends, and remove what killed runs left there.
+    """Lock the store against other runs until this one ends, and remove the files that killed runs left there.
 
-    StoreError while another run is at work.
+    StoreError while another run holds the lock.
     """
     try:
         lock = (store / PUBLISHER_LOCK).open("w")
@@ -59,7 +59,7 @@ def only_publisher(store: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One run of the nightly job: from its first look at the store's pointer to its own."""
+    """One run of the nightly job, from the pointer it found to the pointer it writes."""
 
     store: Store
     at_start: PointerAtStart
@@ -68,12 +68,12 @@ class Publication:
     served: OpenedRelease | None  # the release that is served now, opened and hashed once for the whole run
 
     def publish(self, manifest: Manifest) -> tuple[str, bool]:
-        """Put the sealed directory into the store, read it back, then point at it; its id, and whether it was not current yet.
+        """Put the sealed directory into the store, read it back and make it current. Returns its id, and whether that changed.
 
-        A release that is there already, because nothing changed, a run was killed or the catalogue went back, is only pointed
-        at; one that is there but damaged, or not signed as this one is, is replaced. What the gates said is no part of what a
-        release is: it tells of the release served before, and that is another one each night. StoreError when the pointer is
-        not the one that was there when the run began.
+        The store may have this release already: nothing changed, a run was killed, or the catalogue went back. Then only the
+        pointer moves. A release that is there but damaged, or signed otherwise, is replaced. gates.json does not count when
+        releases are compared, because it describes the release served before, which is another one each night. StoreError
+        when the pointer has moved since the run began.
         """
         signed_by = self.signer.verifier if self.signer else None
         if self.signer:
@@ -91,17 +91,17 @@ class Publication:
         if changed:
             write_pointer(self.store, release, "published by twotower embed", self.at_start)
         if known and known != release:
-            self.store.retire(known, lambda: False)  # damaged: no release any more
+            self.store.retire(known, lambda: False)  # it is damaged
         return release, changed
 
     def _read_already(self, release: str) -> bool:
-        """Whether this run has hashed the release where the store holds it; of a bucket it has read a copy on this machine."""
+        """Whether this run has hashed the release in the store itself. Of a bucket it has hashed a copy on this machine."""
         manifest = self.served.manifest if self.served and isinstance(self.store, LocalStore) else None
         return manifest is not None and manifest.id == release
 
 
 def open_served(store: Store, at_start: PointerAtStart) -> OpenedRelease | None:
-    """The release that is served now; None when there is none to compare with. Where that is no first run, it is said."""
+    """The release that is served now, or None when there is none to compare with, which is said unless this is the first run."""
     pointer = at_start.pointer
     if pointer is None:
         return None
@@ -116,7 +116,7 @@ def open_served(store: Store, at_start: PointerAtStart) -> OpenedRelease | None:
 
 @contextmanager
 def publishing(address: Address, signer: Signer | None = None) -> Iterator[Publication]:
-    """The one run that may build a release for this store on this machine, and a directory to build it in."""
+    """Lock the store on this machine, open the release served now, and make a directory to build the new release in."""
     store = open_store(address)
     make_store(store.local)
     with only_publisher(store.local):
@@ -133,7 +133,7 @@ def publishing(address: Address, signer: Signer | None = None) -> Iterator[Publi
 
 
 def same_content(store: Store, manifest: Manifest, signed_by: Verifier | None) -> str | None:
-    """Id of a release in the store that differs in nothing but what its gates said."""
+    """Id of a release in the store whose files are the same but for gates.json; None without one."""
     for release in store.releases():
         raw, signature = (store.read(f"{RELEASES}/{release}/{name}") for name in (MANIFEST, SIGNATURE))
         try:
@@ -146,7 +146,7 @@ def same_content(store: Store, manifest: Manifest, signed_by: Verifier | None) -
 
 
 def holds(store: Store, release: str, signed_by: Verifier | None) -> bool:
-    """Whether what the store holds of a release verifies, all of it read again."""
+    """Whether the release in the store is whole, by reading and hashing all of it again."""
     try:
         verify(store, release, signed_by)
     except ArtefactError:

@@ -1,4 +1,4 @@
-"""A hash of what an item says of itself: equal hashes, and the vector made before is still the item's.
+"""A hash of an item's features. While the hash stays equal, the vector embedded before is still right.
 
 N: items, M: elements of all items
 """
@@ -12,13 +12,13 @@ import xxhash
 from twotower.data.features import Hashes, mix64
 from twotower.errors import DataError
 
-# Constants of the polynomial; they stand in releases, so they may only change together with the name of the file.
+# Constants of the polynomial. Releases hold hashes made with them, so they may change only together with the file's name.
 _BYTES = mix64(np.arange(1, 257, dtype=np.uint64))
 _NULL = np.uint64(0x51_7C_C1_B7_27_22_0A_95)
 
 
 def content_hashes(table: pa.Table) -> Hashes:
-    """One 64-bit hash per row [N] over every column, its name included; values that differ only in their type may differ."""
+    """One 64-bit hash per row [N] over all columns and their names. Equal values of different types may hash differently."""
     total_N = np.zeros(len(table), np.uint64)
     for name in table.column_names:
         seed = np.uint64(xxhash.xxh3_64_intdigest(name.encode()))
@@ -27,7 +27,7 @@ def content_hashes(table: pa.Table) -> Hashes:
 
 
 def _hashes(column: pa.Array, name: str) -> Hashes:
-    """One hash per value, [N]; NaN is a missing value, as it is to the embedder."""
+    """One hash per value, [N]. NaN counts as missing, as it does to the embedder."""
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), None, column)
     if pa.types.is_null(column.type):
@@ -65,7 +65,7 @@ def _present(column: pa.Array, name: str) -> Hashes:
 
 
 def _fold(values_M: Hashes, lengths_N: npt.NDArray[np.int64]) -> Hashes:
-    """Hash of each run of values: the sum of value times a weight of its place, and the run's length."""
+    """Hash of each run of values: the sum of each value times the weight of its position, mixed with the run's length."""
     starts_N = np.cumsum(lengths_N) - lengths_N
     places_M = np.arange(len(values_M)) - np.repeat(starts_N, lengths_N)
     weights = mix64(np.arange(1, int(lengths_N.max(initial=0)) + 1, dtype=np.uint64)) | np.uint64(1)

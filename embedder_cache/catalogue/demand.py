@@ -12,10 +12,10 @@ Shares = npt.NDArray[np.float64]
 
 
 def demand(log_popularity_N: Floats) -> Shares:
-    """Shares of demand that sum to 1, or all 0 when no item stands above another.
+    """Shares of demand that sum to 1, or all 0 when all items are equally popular.
 
-    Popularity is smoothed, so that an item without events has some; that much is taken off every item again, lest a long
-    tail that nobody asked for look like demand.
+    Popularity is smoothed, which gives an item without events a small share. That share is subtracted from every item, so that
+    many items without events do not count as demand.
     """
     shares_N = np.exp(log_popularity_N.astype(np.float64))
     above_N = shares_N - shares_N.min()
@@ -24,9 +24,9 @@ def demand(log_popularity_N: Floats) -> Shares:
 
 
 def over_either(before_N: Shares, after_N: Shares, rows_N: Ints) -> tuple[Shares, Shares, Ints]:
-    """Both over the older side's items and then the added ones, 0 for an item that a side lacks; and their newer rows, or -1.
+    """Both shares over the older items followed by the added ones, 0 where a side lacks the item, and the newer row or -1.
 
-    `rows_N` are the newer rows of the older items, -1 for those that are gone.
+    `rows_N` maps older rows to newer ones, -1 for removed items.
     """
     common = rows_N >= 0
     is_added = np.ones(len(after_N), bool)
@@ -43,6 +43,6 @@ def divergence(p_U: Shares, q_U: Shares) -> float:
 
 
 def entropy(p_U: Shares) -> float:
-    """In bits."""
+    """Shannon entropy of the shares, in bits."""
     some = p_U[p_U > 0]
     return float(-(some * np.log2(some)).sum())

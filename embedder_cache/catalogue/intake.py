@@ -1,4 +1,4 @@
-"""The catalogue as the nightly job finds it: which of its rows can be embedded, and why the others cannot.
+"""Reads the catalogue for the nightly job: which of its rows can be embedded, and why the others cannot.
 
 R: rows of the file, N: items, the rows that can be embedded, B: rows of a batch
 """
@@ -28,22 +28,22 @@ REJECTED = pa.schema([("row", pa.int64()), ("item_id", pa.string()), ("column", 
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What one reading of the file found."""
+    """The result of reading the catalogue once."""
 
-    item_ids: pa.Array  # [N], in the order of the file; then those put
-    content_N: Hashes  # of everything the embedder reads of an item
-    places: tuple[slice, ...]  # of each batch of the file among all N, those without an accepted row left out
+    item_ids: pa.Array  # [N]: the file's in its order, then the items put through a server
+    content_N: Hashes  # hash of everything that the embedder reads of an item
+    places: tuple[slice, ...]  # of each batch among all N items; batches without an accepted row are left out
     accepted_R: Mask
-    rejected: pa.Table  # `REJECTED`: one line for each row left out, but for those replaced or deleted
+    rejected: pa.Table  # schema REJECTED: a line for each row that is left out, unless it was replaced or deleted
     changes: Overlay
 
 
 def take_in(path: Path, columns: ItemColumns, spec: FeatureSpec, delta: Changes = Changes()) -> Intake:  # noqa: B008  # frozen
-    """Read the catalogue once, changed by `delta`, and sort out what cannot be embedded.
+    """Read the catalogue once with the changes of `delta`, and reject rows that cannot be embedded.
 
-    That is a row without an id or with one met before, with text that is not UTF-8, with an infinite number, or with a
-    vector of another length or with holes. What is missing, NaN among the numbers too, is no fault. DataError when no row
-    is left, or when a column is not of its kind at all.
+    A row is rejected when its id is missing or repeated, text is not UTF-8, a number is infinite, or a vector has another length
+    or missing values. A missing value, NaN included, is no fault. DataError when no row is left, or when a column does not fit
+    its kind at all.
     """
 
     def sort_out(part: tuple[pa.Table, Mask]) -> tuple[pa.Array, Hashes, Mask, list[Lines]]:
@@ -77,7 +77,7 @@ def take_in(path: Path, columns: ItemColumns, spec: FeatureSpec, delta: Changes 
 
 
 def sound_items(path: Path, columns: ItemColumns, intake: Intake) -> Iterator[tuple[pa.Table, slice]]:
-    """Tables of the accepted rows, each with its place among all N; DataError when the file is not what it was."""
+    """Tables of accepted rows, each with its place among all N; DataError when the file changed since `take_in` read it."""
     row = done = 0
     for batch, _ in stream_changed(path, columns, intake.changes):
         accepted_B = intake.accepted_R[row : row + len(batch)]
@@ -96,7 +96,7 @@ def sound_items(path: Path, columns: ItemColumns, intake: Intake) -> Iterator[tu
 
 
 def occurred_before(item_ids: pa.Array) -> Mask:
-    """Which ids stand further up already, [N]."""
+    """Which ids are repetitions of an earlier row's, [N]."""
     if pc.count_distinct(item_ids).as_py() == len(item_ids):
         return np.zeros(len(item_ids), bool)
     codes_N = item_ids.dictionary_encode().indices.to_numpy()

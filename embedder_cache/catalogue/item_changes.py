@@ -1,4 +1,4 @@
-"""The catalogue's file with the changes that the server was told of since: rows put after the file's own, and the others' mask.
+"""The catalogue file with the changes made through a server: put rows follow those of the file, replaced rows are masked.
 
 B: rows of a batch
 """
@@ -21,21 +21,21 @@ from twotower.model.catalogue import BATCH_ITEMS, stream_rows
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """Changes as rows of the file."""
+    """Changes made through a server, as rows of the catalogue file."""
 
-    sequence: int  # the last one's
-    put: pa.Table  # the columns of the file, ids as strings
-    replaced: pa.Array  # ids whose rows in the file do not count, as bytes
+    sequence: int  # sequence number of the last change
+    put: pa.Table  # items put, with the columns of the file and ids as strings
+    replaced: pa.Array  # ids, as bytes, whose rows in the file do not count: of items put or deleted
     unusable: tuple[tuple[str, str, str], ...]  # id, column and reason of items put that do not fit the file's types
 
     @property
     def num_deleted(self) -> int:
-        """Items taken out."""
+        """Number of items deleted."""
         return len(self.replaced) - len(self.put)
 
 
 def overlay(path: Path, columns: ItemColumns, delta: Changes) -> Overlay:
-    """The changes under the columns that the file has now. An item put that does not fit leaves the file's own as it is."""
+    """The changes with the columns that the file has now. Where a put item does not fit them, the file's row stays."""
     known = open_parquet(path, "items").schema
     require_columns(known, [columns.item_id, *columns.features], path)
     schema = pa.schema([(name, _plain(known.field(name).type)) for name in columns.features])
@@ -52,7 +52,7 @@ def overlay(path: Path, columns: ItemColumns, delta: Changes) -> Overlay:
 
 
 def stream_changed(path: Path, columns: ItemColumns, changes: Overlay) -> Iterator[tuple[pa.Table, Mask]]:
-    """Rows of the file as they stand there, then those put; beside them which have not been replaced or deleted, [B]."""
+    """Rows of the file and then the put rows, each batch with a mask [B] of the rows that were not replaced or deleted."""
     for batch in stream_rows(path, columns):
         replaced = np.zeros(len(batch), bool)
         if len(changes.replaced):
@@ -66,5 +66,5 @@ def stream_changed(path: Path, columns: ItemColumns, changes: Overlay) -> Iterat
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type as `stream_rows` yields it."""
+    """The type of a column as `stream_rows` yields it: without a dictionary."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -1,4 +1,4 @@
-"""The popularity dimension of a release: fresh from the event log, or as the bundle remembers it.
+"""The popularity dimensions of a release, counted from the event log or taken from the bundle.
 
 N: items, P: half-lives
 """
@@ -16,9 +16,9 @@ from twotower.data.popularity import decayed_counts, fade, log_popularity
 
 
 def popularity_from_events(events: Path, bundle: Bundle, item_ids: pa.Array) -> tuple[Floats, int, float]:
-    """Log popularity [N, P] as of the last event, that event's time in ms, and how much of recent demand the catalogue holds.
+    """Log popularity [N, P] as of the last event, that event's time in ms, and the catalogue's coverage of recent events.
 
-    The last is a share of events, each weighted by its age and the first half-life. One pass, in any order of the log.
+    Coverage is a share of events, each weighted by its age and the first half-life. One pass; the log may be in any order.
     """
     half_lives = bundle.towers.config.popularity_half_lives_days
     counts_PN, all_P1 = np.zeros((len(half_lives), len(item_ids))), np.zeros((len(half_lives), 1))
@@ -37,7 +37,7 @@ def popularity_from_events(events: Path, bundle: Bundle, item_ids: pa.Array) -> 
 
 
 def popularity_from_bundle(bundle: Bundle, item_ids: pa.Array) -> Floats:
-    """Log popularity [N, P] as of the end of training; an item the bundle never saw gets the lowest it knows, and no trend."""
+    """Log popularity [N, P] as of the end of training. An item that the bundle does not list gets the lowest, and no trend."""
     known = bundle.popularity.column("log_popularity").combine_chunks()
     half_lives = bundle.towers.config.popularity_half_lives_days
     values_NP = np.stack(known.to_pylist()).astype(np.float32)[:, : len(half_lives)]  # signals of training are stale

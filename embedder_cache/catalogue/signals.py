@@ -1,4 +1,4 @@
-"""The signal dimensions of a release: what is announced for the day that begins when it is made.
+"""The signal dimensions of a release: the values announced for the day that begins when the release is made.
 
 N: items, S: signals
 """
@@ -17,7 +17,7 @@ from twotower.progress import say
 
 
 def announced(path: Path | None, towers: Towers, item_ids: pa.Array, as_of_ms: int | None) -> Floats:
-    """Values [N, S] of the 24 hours from `as_of_ms` (None: from now); without a file zeros, never the values of training.
+    """Values [N, S] for the 24 hours from `as_of_ms` (None: from now). Without a file they are zero, never those of training.
 
     DataError when there is a file and the towers know no signals.
     """

@@ -1,4 +1,4 @@
-"""What a release must be before it is served. Every number goes into gates.json beside the limit it was held to.
+"""The gates that a release must pass before it is served. Each number is written to gates.json beside its limit.
 
 N: items, V: vector width, D: its embedding columns, Q: requests
 """
@@ -27,21 +27,21 @@ from twotower.progress import say
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an operator may set, as TOML. Each is a share, but for the last two."""
+    """The limits of the gates, which an operator may set as TOML. Each is a share except the last two."""
 
-    item_count_change: float = 0.10  # at most, of the items of the release that is served now
-    rejected: float = 0.01  # at most, of the rows of the catalogue, those that cannot be embedded
-    recent_coverage: float = 0.95  # at least, of recent events, the items of the catalogue
-    golden_overlap: float = 0.10  # at least, of the answers of the release that is served now, among those of the new one
-    holdout: float = 0.98  # at least, of the served release's recall and NDCG on real requests, less what may be chance
-    overlap20: float = 0.10  # at least, of the served release's top 20 of real requests, among the new one's
-    overlap20_same_bundle: float = 0.80  # at least, where both were made from one bundle
-    coverage20: float = 0.50  # at least, of the served release's
-    recall100: float = 0.95  # at least, of the exact top 100 of real requests, what the index finds
-    recall100_drop: float = 0.01  # at most, below what the served release's index found
-    search_p99_rise: float = 0.20  # at most, of what was measured of the served release
-    search_p99_ms: float = 5.0  # never refused below: machines are noisy
-    max_bytes: int | None = None  # of the release on disk; no limit
+    item_count_change: float = 0.10  # at most; relative to the number of items of the served release
+    rejected: float = 0.01  # at most; share of the catalogue's rows that cannot be embedded
+    recent_coverage: float = 0.95  # at least; share of recent events whose item is in the catalogue
+    golden_overlap: float = 0.10  # at least; share of the served release's golden answers that the new one gives too
+    holdout: float = 0.98  # at least; recall and NDCG on real requests as a share of the served release's, less the noise
+    overlap20: float = 0.10  # at least; share of the served release's top 20 on real requests that is in the new one's
+    overlap20_same_bundle: float = 0.80  # at least; the same share where both releases were made from one bundle
+    coverage20: float = 0.50  # at least; catalogue coverage of the top 20 as a share of the served release's
+    recall100: float = 0.95  # at least; share of the exact top 100 of real requests that the index finds
+    recall100_drop: float = 0.01  # at most; how far recall100 may fall below the served release's
+    search_p99_rise: float = 0.20  # at most; how far the p99 of a search may rise, relative to the served release's
+    search_p99_ms: float = 5.0  # a p99 up to this is never refused, because machines are noisy
+    max_bytes: int | None = None  # of the release on disk; None is no limit
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -53,19 +53,19 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
-    """One number and its limit; without a limit it is only measured, for the releases to come."""
+    """One number and its limit. Without a limit it is only recorded, so that later releases can be compared with it."""
 
     name: str
     value: float
     at_least: float | None = None
     at_most: float | None = None
-    base: float | None = None  # what the limit was made of: the same number of the served release, or of popularity
-    noise: float | None = None  # how far the limit was moved, because as much may be chance
+    base: float | None = None  # the number that the limit derives from: the served release's or popularity's
+    noise: float | None = None  # how far the limit was loosened, because so large a difference may be chance
     unit: Literal["share", "ms", "bytes"] = "share"
 
     @property
     def passed(self) -> bool:
-        """Whether the number keeps within its limit; NaN never does."""
+        """Whether the number is within its limit. NaN never is."""
         low = -math.inf if self.at_least is None else self.at_least
         high = math.inf if self.at_most is None else self.at_most
         return low <= self.value <= high
@@ -92,7 +92,7 @@ def load_limits(path: Path | None) -> Limits:
 
 
 def refuse_nonsense(vectors_NV: npt.NDArray[np.float32], width: int, golden: Sequence[GoldenQuery]) -> None:
-    """DataError for a release that could not answer at all; nothing forces it. The first `width` columns are the embedding."""
+    """DataError for vectors or scores that cannot rank anything, forced or not. The first `width` columns are the embedding."""
     not_finite = int((~np.isfinite(vectors_NV)).any(1).sum())
     zero = int((~vectors_NV[:, :width].any(1)).sum())
     if not_finite or zero:
@@ -109,9 +109,9 @@ def check_gates(
     served: OpenedRelease | None,
     limits: Limits,
 ) -> list[Gate]:
-    """The new release against its limits and, where there is one, against the release `served` now.
+    """Compare the new release with its limits and, where there is one, with the release `served` now.
 
-    `recent_coverage` is None without events. A served release that cannot be read compares with nothing, and that is said.
+    `recent_coverage` is None without events. Where the served release cannot be read, nothing is compared with it; that is said.
     """
     gates = []
     if recent_coverage is not None:
@@ -132,7 +132,7 @@ def check_gates(
 def golden_overlap(
     bundle: Bundle, item_ids: pa.Array, vectors_NV: npt.NDArray[np.float32], promised: Sequence[GoldenQuery]
 ) -> float:
-    """Mean share of the promised answers that the new release gives too, each as many deep; items that are gone do not count."""
+    """Mean share of the promised answers that the new release gives too, at the same depth. Removed items do not count."""
     model, vectors = bundle.towers.config.model, torch.from_numpy(vectors_NV)
     shares = []
     for query in promised:
@@ -149,7 +149,7 @@ def golden_overlap(
 
 
 def index_gates(index: IndexReport, served: OpenedRelease | None, limits: Limits) -> list[Gate]:
-    """What the index finds and how fast, beside what was measured of the release `served` now."""
+    """Recall and search time of the new index, beside those measured for the release `served` now."""
     measured = {} if served is None else last_measured(served.path)
     recall, p99_ms = measured.get("recall100"), measured.get("search_p99_ms")
     least = limits.recall100 if recall is None else max(limits.recall100, recall - limits.recall100_drop)
@@ -161,7 +161,7 @@ def index_gates(index: IndexReport, served: OpenedRelease | None, limits: Limits
 
 
 def last_measured(release: Path) -> dict[str, float]:
-    """Numbers of a release's gates.json by name; none when it cannot be read."""
+    """The numbers of a release's gates.json by name; empty when the file cannot be read."""
     try:
         rows = msgspec.json.decode((release / GATES).read_bytes(), type=_Report).gates
     except (OSError, msgspec.DecodeError):
@@ -174,12 +174,12 @@ class _Report(msgspec.Struct):
 
 
 def rejected_gate(num_rejected: int, num_rows: int, limits: Limits) -> Gate:
-    """Rows of the catalogue that are left out because they cannot be embedded."""
+    """The gate on the share of rows that cannot be embedded and are left out."""
     return Gate(name="rejected", value=num_rejected / num_rows, at_most=limits.rejected)
 
 
 def size_gate(directory: Path, limits: Limits) -> Gate:
-    """Bytes of all files of a release."""
+    """The gate on the size of a release: the bytes of all its files."""
     num_bytes = sum(file.stat().st_size for file in directory.iterdir())
     return Gate(name="bytes", value=num_bytes, at_most=limits.max_bytes, unit="bytes")
 
@@ -190,9 +190,9 @@ def unchanged_gate(
     width: int,
     old_rows_N: Ints,
 ) -> Gate:
-    """Of the items that have not changed, those whose first `width` columns are, bit for bit, their row of the old vectors.
+    """The gate on unchanged items: the share whose embedding, the first `width` columns, equals the old one bit for bit.
 
-    `old_rows_N` is -1 where an item is new or has changed. For one vector space only; all of no items is all.
+    `old_rows_N` is -1 where an item is new or has changed. Both releases must be of one vector space. 1 without such items.
     """
     rows, same = np.flatnonzero(old_rows_N >= 0), 0
     for begin in range(0, len(rows), BATCH_ITEMS):
@@ -203,16 +203,16 @@ def unchanged_gate(
 
 
 def require(gates: Sequence[Gate], forced: str | None) -> None:
-    """DataError when a gate is not passed, unless the operator gave a reason to publish all the same."""
+    """DataError when a gate fails, unless `forced` gives the operator's reason to publish anyway."""
     failed = [str(gate) for gate in gates if not gate.passed]
     if failed and forced is None:
         raise DataError(
-            f"not published: {'; '.join(failed)}. Look at the catalogue, or publish all the same with --force --reason WHY."
+            f"not published: {'; '.join(failed)}. Look at the catalogue, or publish it anyway with --force --reason WHY."
         )
 
 
 def report(gates: Sequence[Gate], forced: str | None, num_items: int, index: IndexReport) -> bytes:
-    """gates.json."""
+    """The content of gates.json."""
     rows = [{**msgspec.to_builtins(gate), "passed": gate.passed} for gate in gates]
     content = {"passed": all(gate.passed for gate in gates), "forced": forced, "items": num_items, "index": index, "gates": rows}
     return msgspec.json.format(msgspec.json.encode(content))

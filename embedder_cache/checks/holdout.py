@@ -1,4 +1,4 @@
-"""Whether real requests get as good answers from the new release as from the one that is served, and better than popularity.
+"""Compares answers to real requests: the new release must do as well as the served one and better than popularity.
 
 N: items, V: vector width, Q: requests
 """
@@ -34,7 +34,7 @@ HOLDOUT = ("holdout_recall10", "holdout_ndcg10")
 
 @dataclass(frozen=True, slots=True)
 class HoldoutAnswers:
-    """Real requests and what the new release and the one `served` answer to them."""
+    """Real requests, and the answers of the new release and of the one `served` now."""
 
     probe: Probe
     new: ProbeAnswers
@@ -50,7 +50,7 @@ def ask_both(
     vectors_NV: npt.NDArray[np.float32],
     served: OpenedRelease | None,
 ) -> HoldoutAnswers | None:
-    """Requests of the log's last week, which ends with the last event at `until_ms`; None without any, and that is said."""
+    """Answers to requests of the last week of the log, which ends at `until_ms`; None when it has none, which is said."""
     comparable = _comparable(served)
     others = [] if comparable is None else [comparable.towers]
     probe = read_probe(events, item_ids, until_ms, bundle.towers, *others)
@@ -68,7 +68,7 @@ def ask_both(
 
 
 def holdout_gates(holdout: HoldoutAnswers, bundle: Bundle, item_ids: pa.Array, limits: Limits) -> list[Gate]:
-    """The new release against popularity and, where there is one, the release served now."""
+    """The gates that compare the new release with popularity and, where there is one, with the release served now."""
     gates = []
     for name, ours, popular in zip(
         HOLDOUT, _graded(holdout.new), ask_popularity(holdout.probe, bundle.towers.config), strict=True
@@ -91,7 +91,7 @@ def _graded(answers: ProbeAnswers) -> tuple[Array, Array]:
 
 
 def _comparable(served: OpenedRelease | None) -> OpenedRelease | None:
-    """The release served now, if its towers, items and vectors can be read; else None, and that is said."""
+    """The release served now; None, which is said, when its towers, items or vectors cannot be read."""
     try:
         if served is not None:
             _ = served.verified().towers, served.item_ids, served.vectors_NV
@@ -102,10 +102,10 @@ def _comparable(served: OpenedRelease | None) -> OpenedRelease | None:
 
 
 def no_worse(name: str, ours_Q: Array, theirs_Q: Array, share: float) -> Gate:
-    """That our mean is at least `share` of theirs, refused only when the requests say so beyond chance.
+    """The gate that our mean is at least `share` of theirs. It fails only when the difference is larger than chance explains.
 
-    The limit lies below `share` of theirs by as much as the upper end of the 95 % interval of the paired difference lies above
-    its mean, the requests resampled: so one release in 40 that is exactly `share` as good is refused.
+    The limit is `share` of their mean, less the distance from the mean of the paired difference to the upper end of its 95 %
+    interval (requests resampled). A release that is exactly `share` as good is therefore refused one time in 40.
     """
     missing_Q = ours_Q - share * theirs_Q
     _, high = user_bootstrap(missing_Q, np.arange(len(missing_Q)))

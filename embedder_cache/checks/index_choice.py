@@ -1,4 +1,4 @@
-"""Which index a release gets: chosen by the catalogue's size, proven on query vectors, and said why.
+"""Chooses the index of a release by the size of the catalogue, and measures its recall and speed on query vectors.
 
 N: items, V: vector width, D: embedding width, Q: queries, K: results
 """
@@ -20,32 +20,32 @@ from twotower.index.search import Index
 RequestedKind = Kind | Literal["auto"]
 RESULTS = 100
 TIMED_QUERIES = 25
-RECALL = 0.95  # that `auto` asks of an approximate index
-# Of these the first with that recall is kept, else the last.
+RECALL = 0.95  # that an approximate index must reach for `auto` to take it
+# Values of `effort` to try: the first that reaches RECALL is taken, else the last.
 _EFFORTS: dict[Kind, tuple[int, ...]] = {"ivfpq": (8, 16, 32, 64, 128), "hnsw": (1000, 2000, 4000)}
 
 
 class IndexReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What was built and why, for gates.json."""
+    """The index that was built, why, and what was measured: a part of gates.json."""
 
     kind: Kind
     why: str
-    recall: float  # of the exact best 100
+    recall: float  # share of the exact top 100 that the index finds
     memory_bytes: int
     search_p99_ms: float  # one query at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Where `auto` changes its mind."""
+    """The sizes at which `auto` chooses another kind."""
 
-    flat_bytes: int = 1 << 28  # above, the float32 vectors are worth a quarter of their memory
-    exact_items: int = 2_000_000  # above, a scan takes some tenths of a second on two cores
+    flat_bytes: int = 1 << 28  # above, int8 codes take a quarter of the memory
+    exact_items: int = 2_000_000  # above, a full scan takes some tenths of a second on two cores
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An index in its directory."""
+    """An index that was written into the release's directory."""
 
     info: IndexInfo
     report: IndexReport
@@ -59,7 +59,7 @@ def make_index(
     queries_QV: Floats,
     sizes: Sizes = Sizes(),
 ) -> Made:
-    """Build the kind asked for, or the one that suits, over vectors whose first `width` columns are the embedding; measure it."""
+    """Build and measure the requested kind of index, or the one that suits. The first `width` columns are the embedding."""
     if requested != "auto":
         return _make(directory, vectors_NV, width, requested, "asked for", queries_QV)
     if len(vectors_NV) > sizes.exact_items:
@@ -92,9 +92,9 @@ def _make(directory: Path, vectors_NV: Floats, width: int, kind: Kind, why: str,
 
 
 def search_p99_ms(index: Index, queries_QV: Floats) -> float:
-    """99th percentile of the time of one search over the first 25 queries, each the fastest of three.
+    """99th percentile of the time of one search, over the first 25 queries.
 
-    Where one of them is interrupted it is the machine that was slow, not the index.
+    Each query counts with its fastest of three runs, because an interrupted run says nothing about the index.
     """
 
     def timed_ms(query_1V: Floats) -> float:
@@ -107,6 +107,6 @@ def search_p99_ms(index: Index, queries_QV: Floats) -> float:
 
 
 def recall(found_QK: Ints, truth_QK: Ints) -> float:
-    """Mean share of the true rows that were found; -1 fills up."""
+    """Mean share of the true rows that were found. Row -1 is padding."""
     pairs = zip(found_QK, truth_QK, strict=True)
     return float(np.mean([np.isin(truth_K[truth_K >= 0], found_K).mean() for found_K, truth_K in pairs]))

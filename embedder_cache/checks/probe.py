@@ -1,9 +1,9 @@
-"""Real requests from the end of the event log, and what a release answers to them.
+"""Real requests from the end of the event log, and the answers of a release to them.
 
-A request is the last basket of a user in the log's last week: its items are the answers, everything strictly before it is
-the history. Every release is asked with popularity as of the beginning of that week. Popularity as of the log's end, which is
-what gets published, counts the answers themselves and would reward whoever leans on it; what an older release was published
-with lacks days that tonight's has. Signals are of one day, not of that week, so nothing is announced.
+A request is a user's last basket in the last week of the log: its items are the answers, and all earlier events are the
+history. Every release is asked with popularity as of the beginning of that week, because popularity as of its end, which is
+what gets published, already contains the answers, and an older release was published with fewer days. Signals hold for one
+day, not for that week, so they are zero.
 
 Q: requests, E: events of their users, A: answers of all requests, N: items, D: item vector width, P: half-lives (then signals),
 V: D + P, K: results
@@ -30,42 +30,42 @@ from twotower.errors import DataError
 from twotower.metrics.ranking import Array, ndcg_at, recall_at, tied_ranks
 from twotower.model.scoring import Request, answer_as_of
 
-PERIOD_DAYS = 7  # every weekday once
+PERIOD_DAYS = 7  # so that every weekday counts once
 MAX_REQUESTS = 256
 TOP = 20
 BLOCK_REQUESTS = 32
-BLOCK_SCORES = 2**24  # 64 MiB of scores at a time
+BLOCK_SCORES = 2**24  # scores in memory at a time: 64 MiB
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Requests whose items are named by id, so that each release finds its own rows.
+    """Requests that name items by id, because each release has rows of its own.
 
-    Events of request q are [start_Q1[q], start_Q1[q + 1]), oldest first; from answer_Q[q] on they are the basket.
+    The events of request q are [start_Q1[q], start_Q1[q + 1]), oldest first. Those from answer_Q[q] on are the basket.
     """
 
     item_ids_E: pa.Array
     times_ms_E: Ints
-    context_E: pa.Table  # event_type and the features of the schemas
+    context_E: pa.Table  # columns: event_type and the event features of the schemas
     start_Q1: Ints
     answer_Q: Ints
-    answer_ids_A: pa.Array  # items of the catalogue it was read for
+    answer_ids_A: pa.Array  # only items that are in `catalogue`
     answer_query_A: Ints
     catalogue: pa.Array
-    counts: dict[float, Counts]  # half-life in days -> decayed counts [N] of the catalogue at the period's start
+    counts: dict[float, Counts]  # half-life in days -> decayed counts [N] at the beginning of the week
 
     def __len__(self) -> int:
         return len(self.answer_Q)
 
     def popularity(self, config: BundleConfig, item_ids: pa.Array) -> Floats:
-        """Popularity dimensions [N, P] of any catalogue as of the period's start, signals all zero."""
+        """Popularity dimensions [N, P] of any catalogue as of the beginning of the week. Signals are zero."""
         rows = rows_of(item_ids, self.catalogue)
         counts_PN = np.stack([np.where(rows >= 0, self.counts[h][rows], 0) for h in config.popularity_half_lives_days])
         silent = np.zeros((len(item_ids), config.num_signals), np.float32)
         return np.concatenate([log_popularity(counts_PN).T, silent], 1)
 
     def requests(self, towers: Towers, item_ids: pa.Array) -> list[Request]:
-        """The requests as the service would make them for a release with these items."""
+        """The requests as the service would build them for a release with these items."""
         model = towers.config.model
         rows_E = rows_of(self.item_ids_E, item_ids)
         known = [np.flatnonzero(rows_E[a:b] >= 0) + a for a, b in zip(self.start_Q1[:-1], self.answer_Q, strict=True)]
@@ -86,24 +86,24 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswers:
-    """What one release answers to a probe."""
+    """The answers of one release to a probe."""
 
     recall10_Q: Array
     ndcg10_Q: Array
-    top_QK: Ints  # rows of the release
+    top_QK: Ints  # the best 20 items of each request, as rows of the release
     queries_QV: Floats
 
     @property
     def coverage(self) -> float:
-        """Distinct items over places."""
+        """Catalogue coverage: distinct items over all places of all lists."""
         return len(np.unique(self.top_QK)) / self.top_QK.size
 
 
 def read_probe(events: Path, item_ids: pa.Array, until_ms: int, towers: Towers, *others: Towers) -> Probe:
-    """Requests of the last week before `until_ms`, the last event's time; two passes, memory is the sampled users' events.
+    """Requests of the week before `until_ms`, the time of the last event. Two passes; only the sampled users' events are kept.
 
-    Users are those whose ids hash lowest: the same from night to night, whatever the order of the log. The `others` will be
-    asked too: their features are read where the log still has them.
+    The users whose ids hash lowest are sampled, so that the sample stays the same from night to night and does not depend on
+    the order of the log. `others` are towers that will be asked too: their event features are read where the log has them.
     """
     columns, present = towers.schema.events, open_parquet(events, "events").schema.names
     half_lives = {h for t in (towers, *others) for h in t.config.popularity_half_lives_days}
@@ -146,7 +146,7 @@ def _first_pass(
         )
         for user, ms in zip(table.column("user").to_pylist(), table.column("ms_max").to_pylist(), strict=True):
             last_ms[user] = max(ms, last_ms.get(user, ms))
-        # Who falls out here has 256 users below, for good: nobody comes back with a part of the events.
+        # A user who is dropped here has 256 users with lower hashes and stays dropped, so none returns with half of the events.
         users = list(last_ms)
         lowest = np.argsort(fingerprint("probe", pa.array(users, pa.string())), kind="stable")[:MAX_REQUESTS]
         last_ms = {users[i]: last_ms[users[i]] for i in lowest}
@@ -160,7 +160,7 @@ def _second_pass(
     users, last_ms_U = pa.array(list(last_ms), pa.string()), np.array([*last_ms.values(), 0], np.int64)
     parts = []
     for batch in stream_events(events, columns, features):
-        owner_E = rows_of(batch.user_ids, users)  # -1 of a stranger picks the time 0 behind the users'
+        owner_E = rows_of(batch.user_ids, users)  # -1, of users not sampled, picks the 0 at the end of last_ms_U
         kept = np.flatnonzero((owner_E >= 0) & (batch.times_ms_E <= last_ms_U[owner_E]))
         context = pa.table({"event_type": batch.event_types, **batch.features}).take(pa.array(kept))
         parts.append((owner_E[kept], batch.times_ms_E[kept], batch.item_ids.take(pa.array(kept)), context))
@@ -170,9 +170,9 @@ def _second_pass(
 
 @torch.inference_mode()
 def ask(probe: Probe, towers: Towers, item_ids: pa.Array, vectors_NV: Tensor) -> ProbeAnswers:
-    """Rank the whole catalogue of a release for every request; an answer that it does not hold is missed.
+    """Rank the whole catalogue of a release for every request. An answer that the release does not have counts as missed.
 
-    Memory is 64 MiB of scores, or one request's. DataError when a score is not finite.
+    Takes 64 MiB for scores, or the scores of one request where these are more. DataError when a score is not finite.
     """
     model = towers.config.model
     vectors_ND = vectors_NV[:, : model.width]
@@ -202,19 +202,19 @@ def ask(probe: Probe, towers: Towers, item_ids: pa.Array, vectors_NV: Tensor) ->
 
 
 def ask_popularity(probe: Probe, config: BundleConfig) -> tuple[Array, Array]:
-    """Recall@10 and NDCG@10 [Q] of the first half-life's popularity, the same list for everyone."""
+    """Recall@10 and NDCG@10 [Q] of the list of the most popular items by the first half-life, the same for every request."""
     rank_A = ranks(probe.popularity(config, probe.catalogue)[:, 0], rows_of(probe.answer_ids_A, probe.catalogue))
     graded = (rank_A, probe.answer_query_A, len(probe))
     return recall_at(10, *graded), ndcg_at(10, *graded)
 
 
 def ranks(scores_N: Floats, rows: Ints) -> Array:
-    """Rank of each row; ties share their mean rank."""
+    """Rank of each row among all items; ties share their mean rank."""
     return tied_ranks(np.ascontiguousarray(scores_N), rows, past=np.zeros(0, np.int64))[0]
 
 
 def overlap(new: ProbeAnswers, item_ids: pa.Array, old: ProbeAnswers, old_item_ids: pa.Array) -> float:
-    """Mean share of the old top 20 that the new one holds too; items that are gone do not count."""
+    """Mean share of the old top 20 that is in the new top 20. Items that the new release lacks do not count."""
     shares = []
     rows_QK = rows_of(old_item_ids.take(pa.array(old.top_QK.ravel())), item_ids).reshape(old.top_QK.shape)
     for wanted, top in zip(rows_QK, new.top_QK, strict=True):

@@ -1,4 +1,4 @@
-"""`twotower releases drift`: two releases compared, as a line, as JSON, as a page."""
+"""`twotower releases drift`: compares two releases, and reports as a line, as JSON or as a page."""
 
 import argparse
 
@@ -15,7 +15,7 @@ from twotower.errors import ArtefactError, EnvironmentProblem, StoreError
 
 
 def report(args: argparse.Namespace) -> int:
-    """Compare and tell; without names the current release with the one before it. Both are verified first."""
+    """Compare two releases, by default the current one with the one before it, and report. Both are verified first."""
     rules, bundle = load_rules(args.rules), None if args.bundle is None else load_bundle(args.bundle)
     store = open_store(args.store)
     pointer = read_pointer(store)
@@ -40,7 +40,7 @@ def report(args: argparse.Namespace) -> int:
 
 
 def line(served: OpenedRelease, store: Store, newer: str, bundle: Bundle) -> str:
-    """What a night changed, in a line. Only the golden queries are asked, which takes half a second."""
+    """What changed overnight, in a line. Only golden queries are asked, which takes half a second."""
     try:
         return summary(compare(served.verified(), open_release(store, newer).verified(), bundle, num_histories=0))
     except (ArtefactError, EnvironmentProblem, OSError, msgspec.DecodeError, pa.ArrowInvalid) as error:

@@ -14,25 +14,27 @@ EPILOG = (
 
 
 def main(argv: list[str]) -> int:
-    """Embed the catalogue, build the index, verify, and point the store at the new release."""
+    """Embed the catalogue, build the index, verify the new release, and make it the current one of the store."""
     parser = argparse.ArgumentParser(prog="twotower embed", description=main.__doc__, epilog=EPILOG)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--items", type=Path, required=True)
     parser.add_argument("--store", required=True, help="directory of releases, made when missing; or s3://BUCKET/PREFIX")
-    parser.add_argument("--events", type=Path, help="refresh item popularity from these; else it is as of training")
-    parser.add_argument("--signals", type=Path, help="what is announced for items; without it, nothing is")
-    parser.add_argument("--delta", metavar="URL", help="fold in what a server's /v1/items was told: sqlite:///FILE")
+    parser.add_argument("--events", type=Path, help="count item popularity from these; without it popularity is as of training")
+    parser.add_argument("--signals", type=Path, help="item signals by day (promotions, mailers); without it they are zero")
+    parser.add_argument(
+        "--delta", metavar="URL", help="include the items put and deleted through a server's /v1/items: sqlite:///FILE"
+    )
     parser.add_argument("--index", choices=("auto", *KINDS), default="auto", help="how items are found; see docs/nightly.md")
     parser.add_argument(
         "--engine", choices=ENGINES, default="local", help="embed in this process, or on a Ray cluster (RAY_ADDRESS)"
     )
-    parser.add_argument("--gates", type=Path, metavar="TOML", help="limits a release must keep; see docs/nightly.md")
+    parser.add_argument("--gates", type=Path, metavar="TOML", help="limits that a release must keep; see docs/nightly.md")
     parser.add_argument("--force", action="store_true", help="publish although a limit is broken; needs --reason")
     parser.add_argument("--reason", help="why, for the release's gates.json")
     parser.add_argument("--sign", metavar="PEM", help="sign the release with this key (TWOTOWER_SIGNING_KEY)")
     parser.add_argument("--keep", type=int, metavar="N", help="then remove all but the newest N, as `releases gc` does")
     parser.add_argument("--metrics", type=Path, metavar="FILE", help="write FILE for Prometheus' textfile collector: NAME.prom")
-    parser.add_argument("--json", action="store_true", help="what was done, as JSON on stdout")
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON on stdout")
     args = parser.parse_args(argv)
     if args.force != bool(args.reason):
         parser.error("--force and --reason go together")

@@ -1,4 +1,4 @@
-"""What a run of the nightly job tells Prometheus, as a file for the node exporter's textfile collector."""
+"""Metrics of a run of the nightly job, as a file for the textfile collector of Prometheus' node exporter."""
 
 import time
 from pathlib import Path
@@ -10,7 +10,7 @@ from twotower.errors import EnvironmentProblem
 
 
 def write_metrics(path: Path, published: Published, seconds: float) -> None:
-    """Write the metrics of a run that succeeded, whole or not at all; after one that failed the last success only ages."""
+    """Write the metrics of a successful run, whole or not at all. A failed run leaves the file, and its last success ages."""
     registry = CollectorRegistry()
 
     def gauge(name: str, what: str, value: float) -> None:

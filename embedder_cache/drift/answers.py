@@ -1,4 +1,4 @@
-"""The same questions asked of two releases: how much do the answers differ?
+"""Asks two releases the same questions and measures how much the answers differ.
 
 N: items, C: items of both releases, Q: questions of a batch, K: answers to a question
 """
@@ -20,24 +20,24 @@ from twotower.model.scoring import answer
 
 DEPTH = 20
 LONGEST_HISTORY = 200
-DAYS = 60  # that a made-up history spans
+DAYS = 60  # time span of a made-up history
 BATCH_QUESTIONS = 8
-NUM_RANKED = 20_000  # common items whose order is compared: enough for three digits, and sorted in no time
+NUM_RANKED = 20_000  # common items whose order is compared: enough for three digits
 
 
 class AnswerDrift(msgspec.Struct, frozen=True, kw_only=True):
-    """Means over the questions. Lists are over each release's whole catalogue, scores over items of both.
+    """Differences between the answers, as means over the questions. Lists rank each release's catalogue, scores common items.
 
-    `score_shift` is in standard deviations of the older scores; `score_spread` is one standard deviation over the other.
+    `score_shift` is in standard deviations of the older scores. `score_spread` is the newer standard deviation over the older.
     """
 
     num_golden: int
     num_made_up: int
     depth: int
-    overlap: float  # share of a list that the other release gives too
-    overlaps: list[float]  # of each question, golden ones first
-    share_added: float  # of the newer lists: items the older release did not have
-    share_removed: float  # of the older lists: items the newer release does not have
+    overlap: float  # share of the older list that the newer list has too
+    overlaps: list[float]  # overlap of each question, golden queries first
+    share_added: float  # share of the newer lists: items that the older release did not have
+    share_removed: float  # share of the older lists: items that the newer release does not have
     spearman: float | None
     score_shift: float | None
     score_spread: float | None
@@ -45,7 +45,7 @@ class AnswerDrift(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A history of items that both releases have, as rows of the older one, and the moment of the question."""
+    """A history of items that both releases have, as rows of the older release, and the moment to answer for."""
 
     older_rows_L: Ints
     times_ms_L: Ints
@@ -53,9 +53,9 @@ class Question:
 
 
 def compare_answers(older: OpenedRelease, newer: OpenedRelease, newer_rows_N: Ints, num_histories: int) -> AnswerDrift:
-    """Both releases' answers to the older one's golden queries and to `num_histories` made-up ones.
+    """Compare both releases' answers to the older one's golden queries and to `num_histories` made-up histories.
 
-    `newer_rows_N` are the newer rows of the older items, -1 for those that are gone; at least one is not.
+    `newer_rows_N` maps older rows to newer ones, -1 for removed items. At least one item must be common.
     """
     golden = older.golden
     questions = [*golden_questions(golden, older, newer_rows_N), *made_up(older, newer_rows_N, golden[0].now_ms, num_histories)]
@@ -98,12 +98,12 @@ def compare_answers(older: OpenedRelease, newer: OpenedRelease, newer_rows_N: In
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """None of nothing."""
+    """The mean, or None without values."""
     return float(np.mean(values)) if values else None
 
 
 def golden_questions(golden: Sequence[GoldenQuery], older: OpenedRelease, newer_rows_N: Ints) -> list[Question]:
-    """Golden queries without the items that are gone: the two releases are asked the same."""
+    """The golden queries without removed items, so that both releases get the same question."""
     questions = []
     for query in golden:
         rows_L = rows_of(pa.array(query.item_ids, older.item_ids.type), older.item_ids)
@@ -113,7 +113,7 @@ def golden_questions(golden: Sequence[GoldenQuery], older: OpenedRelease, newer_
 
 
 def made_up(older: OpenedRelease, newer_rows_N: Ints, now_ms: int, num_histories: int) -> list[Question]:
-    """Seeded histories of many lengths, short ones more often; their items are drawn by the older release's demand."""
+    """Seeded histories of many lengths, mostly short. Items are drawn by their demand in the older release."""
     rng = np.random.default_rng(0)
     common_C = np.flatnonzero(newer_rows_N >= 0)
     demand_C = older.demand_N[common_C]
@@ -126,7 +126,7 @@ def made_up(older: OpenedRelease, newer_rows_N: Ints, now_ms: int, num_histories
 
 
 def scores(release: OpenedRelease, questions: Sequence[Question], rows_N: Ints) -> Tensor:
-    """Scores of a release's whole catalogue, [Q, N]; `rows_N` are its rows of the older release's items."""
+    """Scores of a release's whole catalogue, [Q, N]. `rows_N` maps rows of the older release to rows of this one."""
     model, vectors = release.towers.config.model, torch.from_numpy(release.vectors_NV)
     requests = [golden_request(model, rows_N[q.older_rows_L], q.times_ms_L, q.now_ms) for q in questions]
     return answer(release.towers.contextualizer, model, vectors, requests).dense_scores(vectors)

@@ -1,4 +1,4 @@
-"""What changed from one release to the next: items, vectors, popularity, answers, and whether to train again.
+"""The drift report: what changed from one release to the next, and whether to train again.
 
 N: items of a release, C: items of both releases, D: embedding width, V: vector width, U: items of either
 """
@@ -20,23 +20,23 @@ from twotower.data.features import Floats, Ints
 from twotower.metrics.rank_correlation import spearman
 
 CHUNK_ITEMS = 65_536
-NUM_SHOWN = 10  # items that moved, rose or fell the most
+NUM_SHOWN = 10  # items named in each list of the report
 NUM_HISTORIES = 32
-COSINES = (0.9999, 0.999, 0.99, 0.9, 0.5)  # an item's vector against its own of the release before
+COSINES = (0.9999, 0.999, 0.99, 0.9, 0.5)  # bounds of classes: cosine of an item's vector to its vector in the older release
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the two releases."""
+    """What identifies one of the two releases."""
 
     release: str
     bundle_id: str
     vector_space_id: str
     num_items: int
-    popularity_as_of: datetime | None  # None: as of the bundle's training
+    popularity_as_of: datetime | None  # None when it is as of the bundle's training
 
 
 class Items(msgspec.Struct, frozen=True, kw_only=True):
-    """How many items stayed, came and went."""
+    """How many items both releases have, were added and were removed."""
 
     common: int
     added: int
@@ -44,7 +44,7 @@ class Items(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True):
-    """An item whose vector changed. `label` is its title, or the first text or category that it has."""
+    """An item whose vector changed. `label` is its title, or else its first text or category."""
 
     item_id: str
     label: str | None
@@ -52,7 +52,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VectorDrift(msgspec.Struct, frozen=True, kw_only=True):
-    """The embeddings of common items, popularity dimensions aside. `cosine` has percentiles over the changed ones."""
+    """Changes in the embeddings of common items, without popularity. `cosine` has percentiles over the changed ones."""
 
     bit_equal: int
     changed_share: float
@@ -62,7 +62,7 @@ class VectorDrift(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Mover(msgspec.Struct, frozen=True, kw_only=True):
-    """An item and its share of demand on both sides."""
+    """An item and its share of demand before and after."""
 
     item_id: str
     label: str | None
@@ -71,7 +71,7 @@ class Mover(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PopularityDrift(msgspec.Struct, frozen=True, kw_only=True):
-    """Demand by item. `spearman` is over common items, None where one side's never differ; `divergence` in bits, 0 to 1."""
+    """Changes in demand by item. `spearman` is over common items, None when one side is constant; `divergence` is 0 to 1 bit."""
 
     spearman: float | None
     divergence: float
@@ -80,7 +80,7 @@ class PopularityDrift(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
-    """The report as JSON. `vectors` is None between two vector spaces, `answers` without common items."""
+    """The whole report. `vectors` is None between different vector spaces, `answers` is None without common items."""
 
     older: Side
     newer: Side
@@ -100,10 +100,10 @@ def compare(
     rules: Rules = Rules(),  # noqa: B008  # frozen
     num_histories: int = NUM_HISTORIES,
 ) -> Drift:
-    """The drift from one release to another, neither of them damaged; memory is the ids and some numbers an item.
+    """The drift from one release to another, both undamaged. Memory: the ids and some numbers an item.
 
-    With the bundle of the newer one also what happened since it was trained; ReleaseMismatch for another bundle.
-    Answers are to the older release's golden queries and to `num_histories` made-up ones; without these it is twice as fast.
+    `bundle` must be the newer release's (else ReleaseMismatch) and adds what happened since its training. Both releases answer
+    the older one's golden queries and `num_histories` made-up histories; without the latter the report takes half the time.
     """
     found = pc.index_in(older.item_ids, newer.item_ids)
     rows_N: Ints = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -124,7 +124,7 @@ def compare(
 
 
 def side(release: OpenedRelease) -> Side:
-    """What names a release."""
+    """What identifies a release in the report."""
     info = release.info
     as_of = None if info.popularity_as_of_ms is None else datetime.fromtimestamp(info.popularity_as_of_ms / 1000, UTC)
     return Side(
@@ -137,7 +137,7 @@ def side(release: OpenedRelease) -> Side:
 
 
 def compare_vectors(older: OpenedRelease, newer: OpenedRelease, rows_N: Ints) -> VectorDrift:
-    """Embeddings of common items; `rows_N` are the rows of older items in the newer release, -1 for those that are gone."""
+    """Compare the embeddings of common items. `rows_N` maps older rows to newer ones, -1 for removed items."""
     width = older.towers.config.model.width
     common_C = np.flatnonzero(rows_N >= 0)
     cosine_C, changed_C = np.ones(len(common_C)), np.zeros(len(common_C), bool)
@@ -167,14 +167,14 @@ def compare_vectors(older: OpenedRelease, newer: OpenedRelease, rows_N: Ints) ->
 
 
 def cosines(a_CD: Floats, b_CD: Floats) -> npt.NDArray[np.float64]:
-    """Cosine of each pair of rows, none of them zero."""
+    """Cosine of each pair of rows, none of which is zero."""
     a, b = a_CD.astype(np.float64), b_CD.astype(np.float64)
     found: npt.NDArray[np.float64] = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
     return found
 
 
 def percentiles(cosine_C: npt.NDArray[np.float64]) -> dict[str, float]:
-    """Where the changed vectors lie, the farthest first; empty when none changed."""
+    """Percentiles of the cosines of changed vectors, from the most changed on; empty when none changed."""
     if not len(cosine_C):
         return {}
     names = {"minimum": 0, "p1": 1, "p10": 10, "median": 50, "p90": 90}
@@ -182,7 +182,7 @@ def percentiles(cosine_C: npt.NDArray[np.float64]) -> dict[str, float]:
 
 
 def by_cosine(cosine_C: npt.NDArray[np.float64], changed_C: npt.NDArray[np.bool_]) -> dict[str, int]:
-    """Items in classes from bit-equal to farthest."""
+    """Number of items in each class of cosine, from bit-equal vectors to the most changed ones."""
     place_C = np.searchsorted(-np.array(COSINES), -cosine_C[changed_C])
     counts = np.bincount(place_C, minlength=len(COSINES) + 1).tolist()
     names = [f"{low:g} to {high:g}" for high, low in pairwise((1, *COSINES, -1))]
@@ -190,11 +190,11 @@ def by_cosine(cosine_C: npt.NDArray[np.float64], changed_C: npt.NDArray[np.bool_
 
 
 def compare_popularity(older: OpenedRelease, newer: OpenedRelease, rows_N: Ints) -> PopularityDrift:
-    """Demand over the items of either release."""
+    """Compare demand over the items of either release."""
     before_U, after_U, newer_U = over_either(older.demand_N, newer.demand_N, rows_N)
     common = rows_N >= 0
     ranked = np.stack([older.demand_N[common], newer.demand_N[rows_N[common]]], 1)
-    # Without two different values on each side there is no order to compare.
+    # A side whose values are all equal has no order to compare.
     correlation = float(spearman(ranked)[0, 1]) if len(ranked) and (np.ptp(ranked, 0) > 0).all() else None
 
     def mover(place: int) -> Mover:
@@ -217,7 +217,7 @@ def compare_popularity(older: OpenedRelease, newer: OpenedRelease, rows_N: Ints)
 
 
 def summary(drift: Drift) -> str:
-    """The report in one line."""
+    """The report in one line, for the log of the nightly job."""
     said = [f"+{drift.items.added:,} -{drift.items.removed:,} items"]
     said.append("vectors not comparable" if drift.vectors is None else f"{drift.vectors.changed_share:.1%} of vectors changed")
     if drift.answers is not None:

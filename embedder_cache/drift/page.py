@@ -1,4 +1,4 @@
-"""The drift between two releases as one HTML page, for the person who looks at it in the morning."""
+"""The drift report as one HTML page."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -37,7 +37,7 @@ MEANINGS = {
 
 
 def render(drift: Drift) -> str:
-    """The whole file; what could not be compared says why."""
+    """The HTML of the page. A part that could not be compared says why."""
     older, newer = drift.older, drift.newer
     return page(
         f"{newer.release} - drift",
@@ -54,7 +54,7 @@ def render(drift: Drift) -> str:
 
 
 def verdict(drift: Drift) -> Markup:
-    """Train again or not, and why."""
+    """The advice to train again or not, with its reasons."""
     advice = drift.advice
     said = [
         element("p", element("span", element("b", f.retrain), kind=COLOURS[f.retrain]), " · ", sentence(f))
@@ -69,7 +69,7 @@ def verdict(drift: Drift) -> Markup:
 
 
 def tiles(drift: Drift) -> Markup:
-    """The four figures to read first."""
+    """The four figures at the top of the page."""
     items, found = drift.items, drift.vectors
     shown = [tile("items", f"{drift.newer.num_items:,}", f"+{items.added:,} new, −{items.removed:,} gone")]
     if found:
@@ -87,12 +87,12 @@ def tiles(drift: Drift) -> Markup:
 
 
 def tile(name: str, value: str, about: str) -> Markup:
-    """One figure."""
+    """One figure with its name and a note."""
     return element("div", element("div", name), element("b", value), element("span", about), kind="tile")
 
 
 def no_vectors(drift: Drift) -> Markup:
-    """Why there is nothing to say about vectors."""
+    """Why vectors were not compared."""
     why = "The releases have no item in common."
     if not drift.same_vector_space:
         why = (
@@ -103,7 +103,7 @@ def no_vectors(drift: Drift) -> Markup:
 
 
 def vectors(found: VectorDrift) -> Markup:
-    """How far the changed ones moved, and which moved most."""
+    """How far changed vectors moved, and which items moved most."""
     changed = {name: count for name, count in found.items_by_cosine.items() if name != "bit-equal"}
     total = sum(changed.values())
     if not total:
@@ -122,15 +122,15 @@ def vectors(found: VectorDrift) -> Markup:
 
 
 def moved_table(moved: Sequence[Moved]) -> Markup:
-    """Items that moved the most."""
+    """A table of the items whose vectors moved most."""
     rows = [[item(m), f"{m.cosine:.3f}"] for m in moved]
     return table("The items that moved most", ["", "cosine"], rows)
 
 
 def answers(found: AnswerDrift) -> Markup:
-    """How alike the answers are."""
+    """How similar the answers of the two releases are."""
     edges = np.linspace(0, 1, 6)
-    # Overlap 1 belongs to the last class, as histogram has it.
+    # The last class includes an overlap of 1, as in a histogram of numpy.
     counts = np.histogram(found.overlaps, edges)[0].tolist()
     names = [f"{low:.0%} to {high:.0%}" for low, high in pairwise(edges)]
     by_share = dict(zip(reversed(names), reversed(counts), strict=True))
@@ -158,7 +158,7 @@ def answers(found: AnswerDrift) -> Markup:
 
 
 def popularity(found: PopularityDrift) -> Markup:
-    """Who gained and who lost."""
+    """The items that gained and lost the most demand."""
     about = f"Spearman's rank correlation over common items: {number(found.spearman, '{:.3f}')}. Shares are of all demand."
     return section(
         "Popularity",
@@ -173,19 +173,19 @@ def popularity(found: PopularityDrift) -> Markup:
 
 
 def movers(caption: str, found: Sequence[Mover]) -> Markup:
-    """Items with their shares of demand."""
+    """A table of items with their shares of demand before and after."""
     rows = [[item(m), f"{m.before:.2%}", f"{m.after:.2%}"] for m in found]
     return table(caption, ["", "before", "after"], rows)
 
 
 def item(shown: Moved | Mover) -> Markup:
-    """What an item is called, with its id."""
+    """An item's label and id."""
     label = shown.label or ""
     return joined([label if len(label) <= LABEL_LENGTH else f"{label[: LABEL_LENGTH - 1]}…", element("small", shown.item_id)])
 
 
 def sides(drift: Drift) -> Markup:
-    """The two releases beside each other."""
+    """A table that identifies the two releases."""
 
     def as_of(when: datetime | None) -> str:
         return "the bundle's training" if when is None else moment(when.isoformat())
@@ -203,12 +203,12 @@ def sides(drift: Drift) -> Markup:
 
 
 def number(value: float | None, written: str) -> str:
-    """A number that may not be known."""
+    """A number, or a dash when it is not known."""
     return "not known" if value is None else written.format(value)
 
 
 def bars(axes: Axes, counts: dict[str, int]) -> None:
-    """One bar a class from the top, its count at its end."""
+    """A bar chart: one bar for each class from the top, with its count at the end."""
     drawn = axes.barh(list(counts), list(counts.values()), color=MODEL, height=0.7)
     axes.bar_label(drawn, [f"{count:,}" for count in counts.values()], padding=3, color=INK)
     axes.invert_yaxis()

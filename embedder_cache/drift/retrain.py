@@ -1,4 +1,4 @@
-"""When to train again: a few numbers about the time since the bundle was trained, each with two thresholds.
+"""Advice on when to train again, from a few numbers about the time since training, each with two thresholds.
 
 N: items
 """
@@ -20,9 +20,9 @@ from twotower.data.features import Ints
 from twotower.errors import DataError, ReleaseMismatch
 
 Level = Literal["no", "unknown", "soon", "now"]
-LEVELS: tuple[Level, ...] = ("no", "unknown", "soon", "now")  # the last found decides: "no" takes knowing every number
+LEVELS: tuple[Level, ...] = ("no", "unknown", "soon", "now")  # the most urgent finding decides: "no" needs every number
 DAY_S = 86_400
-# Of each rule: what its number says, how it is written, and why there may be none.
+# Of each rule: the sentence about its number, the number's format, and why the number may be unknown.
 _NO_EVENTS = "the release was published without --events"
 MEANINGS = {
     "unseen_demand": ("{} of demand is for items without an event in training", "{:.1%}", _NO_EVENTS),
@@ -32,7 +32,7 @@ MEANINGS = {
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """From which value on to train again soon, and from which now."""
+    """The values from which on to train again soon, and now."""
 
     soon: float
     now: float
@@ -43,7 +43,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an operator may set, as TOML. The defaults are habits, not findings: adjust them to your shop.
+    """The thresholds, which an operator may set as TOML. The defaults are habits, not findings: adjust them to your shop.
 
     On Complete Journey with its half-life of 14 days, demand was .04 bits from where it had been after 14 days, .08 after 30
     and .17 after 120, and 1.5 %, 3 % and 8 % of it were for items that had not been bought before.
@@ -55,7 +55,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class SinceTraining(msgspec.Struct, frozen=True, kw_only=True):
-    """The newer release beside its bundle's training; None for what cannot be known."""
+    """The newer release compared with its bundle's training. None stands for what cannot be known."""
 
     unseen_demand: float | None
     unseen_items: float
@@ -64,7 +64,7 @@ class SinceTraining(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One number and what it says."""
+    """One number, its thresholds, and the advice that follows from it."""
 
     name: str
     value: float | None
@@ -73,7 +73,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
-    """The most urgent of the findings; unknown without any."""
+    """The most urgent of the findings, or "unknown" without any."""
 
     retrain: Level
     findings: list[Finding]
@@ -90,10 +90,10 @@ def load_rules(path: Path | None) -> Rules:
 
 
 def since_training(bundle: Bundle, release: str, info: ReleaseInfo, item_ids: pa.Array, demand_N: Shares) -> SinceTraining:
-    """A release beside the training of its bundle; ReleaseMismatch when another bundle made it.
+    """Compare a release with the training of its bundle; ReleaseMismatch when another bundle made it.
 
-    An item is unseen that the bundle does not list, or that stands at the lowest popularity it lists, where items without
-    events stand. Demand is unknown when the release has popularity as of training.
+    An item is unseen when the bundle does not list it, or lists it with its lowest popularity, which is that of items without
+    events. Demand is unknown when the release has popularity as of training.
     """
     if info.bundle_id != bundle.manifest.id:
         raise ReleaseMismatch(
@@ -119,13 +119,13 @@ def since_training(bundle: Bundle, release: str, info: ReleaseInfo, item_ids: pa
 
 
 def age_days(bundle: Path, now: datetime) -> float | None:
-    """Since the provenance's `created`; None when it does not tell."""
+    """Age of a bundle in days, from `created` in its provenance; None when that is missing."""
     created = json.loads((bundle / PROVENANCE).read_bytes()).get("created")
     return None if created is None else (now - datetime.fromisoformat(created)).total_seconds() / DAY_S
 
 
 def advise(since: SinceTraining | None, rules: Rules) -> Advice:
-    """Every rule held to its number; no finding without a bundle."""
+    """The findings of all rules. Without a bundle there are none."""
     numbers = {} if since is None else {name: getattr(since, name) for name in MEANINGS}
     findings = []
     for name, value in numbers.items():
@@ -135,19 +135,19 @@ def advise(since: SinceTraining | None, rules: Rules) -> Advice:
 
 
 def level(value: float | None, rule: Rule) -> Level:
-    """What one number says."""
+    """The advice that follows from one number."""
     if value is None:
         return "unknown"
     return "now" if value >= rule.now else "soon" if value >= rule.soon else "no"
 
 
 def urgent_first(advice: Advice) -> list[Finding]:
-    """The findings in the order to read them."""
+    """The findings, the most urgent first."""
     return sorted(advice.findings, key=lambda finding: LEVELS.index(finding.retrain), reverse=True)
 
 
 def sentence(finding: Finding) -> str:
-    """The number, what it is, and its thresholds."""
+    """A finding as a sentence: the number, its meaning and its thresholds."""
     what, written, why_not = MEANINGS[finding.name]
     if finding.value is None:
         return f"{what.format('?')}: {why_not}"

@@ -1,4 +1,4 @@
-"""What a run that was stopped had embedded already: its vectors.npy, kept under a second name, and a journal of whole batches.
+"""The work of a stopped run: its vectors.npy, kept under a second name, and a journal of the batches that are complete.
 
 N: items, n: items of a batch, D: embedding width, V: D + popularity dimensions
 """
@@ -18,34 +18,34 @@ from twotower.data.faults import Mask
 from twotower.data.features import Floats
 from twotower.errors import EnvironmentProblem
 
-# Of one batch: what its items say, where its vectors [n, V] lie in the file and how long they are, and a checksum of it all.
+# One batch: a hash of its items, offset and length of its vectors [n, V] in the file, and a checksum of both.
 _RECORD = struct.Struct("<16sQQ16s")
 
 Note = Callable[[slice, int, Floats], None]
 
 
 def work_directory(store: Path) -> Path:
-    """Where a run keeps what is no release yet; removed once one is published. On the file system of the release being made."""
+    """Where unfinished work is kept, on the file system of the store. It is removed once a release is published."""
     return store / ".work"
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Batches that runs embedded which published nothing.
+    """Batches embedded by runs that published nothing.
 
-    Items are never taken out of their batch: how a matrix product rounds may depend on the rows that are in it together, and
-    so a run that goes on has bit for bit the vectors of one that was never stopped. Vectors are written once, into the release
-    being made; here lies a hard link to that file. What was cut short, or of which a bit has flipped, is not there. Nothing is
-    synced, for the same reason: what a power cut takes is embedded again.
+    Only whole batches are reused, because the rounding of a matrix product may depend on all of its rows: a run that continues
+    then has bit for bit the vectors of one that was never stopped. Vectors are written once, into the release being made, and
+    this directory holds a hard link to that file. A checksum excludes a batch that was cut short or has a flipped bit.
+    Therefore nothing needs to be synced: what a power cut destroys is embedded again.
     """
 
-    directory: Path  # of one vector space
+    directory: Path  # holds the work of one vector space
     width: int  # D
 
     def find(self, intake: Intake, fresh_N: Mask) -> dict[int, Floats]:
-        """Vectors [n, D] of batches that were embedded just so, by the place of their first item, mapped from disk.
+        """Vectors [n, D] of batches with the same items, mapped from disk, by the place of their first item.
 
-        A stopped run that has nothing which others do not have is removed: there is no heap of them.
+        Files of a stopped run that adds nothing to the others are deleted, so that they do not pile up.
         """
         wanted = {_key(intake, fresh_N, place): place for place in intake.places if fresh_N[place].any()}
         runs = [(path, self._sound(path, wanted)) for path in sorted(self.directory.glob("*.journal"))]
@@ -72,7 +72,7 @@ class Work:
 
     @contextmanager
     def journal(self, vectors: Path, intake: Intake, fresh_N: Mask) -> Iterator[Note]:
-        """Keep the file `vectors`, and yield what notes a batch: its place, the offset in the file, and its rows [n, V]."""
+        """Keep the file `vectors`, and yield a function that records a batch: its place, offset in the file and rows [n, V]."""
         name = self.directory / vectors.parent.name.lstrip(".")
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -88,13 +88,13 @@ class Work:
                 journal.write(_RECORD.pack(key, offset, rows_nV.nbytes, _checksum(key, rows_nV)))
 
         with journal:
-            with suppress(OSError):  # a file system without hard links: a run that is stopped there begins anew
+            with suppress(OSError):  # without hard links a stopped run cannot be continued
                 os.link(vectors, name.with_suffix(".npy"))
             yield note
 
 
 def _key(intake: Intake, fresh_N: Mask, place: slice) -> bytes:
-    """What the items of a batch say, and which of them were embedded together."""
+    """A hash of the items of a batch, and of which of them were embedded together."""
     hasher = xxhash.xxh3_128(np.ascontiguousarray(intake.content_N[place]).data)
     hasher.update(np.packbits(fresh_N[place]).data)
     return hasher.digest()

@@ -1,4 +1,4 @@
-"""Every item's embedding, wherever it comes from: the release before, a run that was stopped, or the embedder.
+"""The embedding of every item: kept from the release before, found from a stopped run, or computed in this process.
 
 N: items, n: items of a batch, M: those of them that need embedding, D: embedding width
 """
@@ -22,14 +22,14 @@ Embedded: TypeAlias = Iterator[tuple[pa.Table, slice, Floats]]
 """Batches of the catalogue in the order of the file: items, their place among all N, and vectors."""
 
 Engine: TypeAlias = Callable[[Bundle, Path, Intake, Mask], Embedded]
-"""What embeds the items of `todo_N`: yields every batch of `sound_items`, with vectors [M, D] of those in it to embed.
+"""Embeds the items of `todo_N`: yields every batch of `sound_items` with vectors [M, D] of those items of it.
 
-The items of one batch are embedded together, by one thread: the results of engines are bit-equal.
+One thread embeds the items of a batch together, so that all engines give bit-equal results.
 """
 
 
 def embed_here(bundle: Bundle, items: Path, intake: Intake, todo_N: Mask) -> Embedded:
-    """In this process, on as many threads as torch has."""
+    """The engine `local`: embeds in this process, on as many threads as torch uses."""
 
     def embedded(part: tuple[pa.Table, slice]) -> tuple[pa.Table, slice, Floats]:
         table, place = part
@@ -39,7 +39,7 @@ def embed_here(bundle: Bundle, items: Path, intake: Intake, todo_N: Mask) -> Emb
 
 
 def embed_some(bundle: Bundle, table: pa.Table, todo_n: Mask) -> Floats:
-    """Vectors [M, D] of some items of a batch."""
+    """Vectors [M, D] of the items of a batch that `todo_n` marks."""
     towers, model = bundle.towers, bundle.towers.config.model
     if not todo_n.any():
         return np.zeros((0, model.width), np.float32)
@@ -47,7 +47,7 @@ def embed_some(bundle: Bundle, table: pa.Table, todo_n: Mask) -> Floats:
 
 
 def item_vectors(engine: Engine, bundle: Bundle, items: Path, intake: Intake, kept: Kept, found: dict[int, Floats]) -> Embedded:
-    """Batches with the vectors [n, D] of all their items: `found` of a stopped run, else kept or embedded by the engine."""
+    """Batches with the vectors [n, D] of all their items: from a stopped run, else kept or embedded by the engine."""
     width = bundle.towers.config.model.width
     for table, place, embedded_MD in engine(bundle, items, intake, still_to_embed(intake, kept, found)):
         if place.start in found:
@@ -63,7 +63,7 @@ def item_vectors(engine: Engine, bundle: Bundle, items: Path, intake: Intake, ke
 
 
 def still_to_embed(intake: Intake, kept: Kept, found: dict[int, Floats]) -> npt.NDArray[np.bool_]:
-    """Which items neither the release before nor a stopped run has embedded, [N]."""
+    """Which items were embedded neither in the release before nor by a stopped run, [N]."""
     todo_N: npt.NDArray[np.bool_] = kept.rows_N < 0
     for place in intake.places:
         if place.start in found:

@@ -1,4 +1,4 @@
-"""`--engine ray`: the catalogue embedded by a Ray cluster, row group by row group, batch for batch as in one process.
+"""`--engine ray`: a Ray cluster embeds the catalogue, row group by row group, in the same batches as one process.
 
 N: items, M: items of a batch that need embedding, D: embedding width
 """
@@ -31,24 +31,24 @@ from twotower.errors import DataError, EnvironmentProblem, IntegrityError, TwoTo
 from twotower.model.catalogue import BATCH_ITEMS, as_items, embed_table
 from twotower.model.kinds import TRUST_VARIABLE
 
-OBJECT_STORE_BYTES = 2**29  # of a cluster started here: results wait in it for the process that writes them
-BLOCK_BYTES = 2**24  # results travel a few batches at a time
+OBJECT_STORE_BYTES = 2**29  # of a cluster started here; results wait in it until they are written
+BLOCK_BYTES = 2**24  # of results sent at a time: a few batches
 _OTHER = "{items} is not the same on every node, or it changed while it was read. Run the job again."
-# A batch's vectors are one value, so that no batch is cut in two on its way.
+# A batch's vectors are one value, so that Ray cannot split a batch.
 RESULT = pa.schema(
     [("content", pa.large_binary()), ("vectors", pa.large_binary()), ("error", pa.string()), ("message", pa.string())]
 )
 
 
 def embed_on_ray(bundle: Bundle, items: Path, intake: Intake, todo_N: Mask) -> Embedded:
-    """On the cluster that RAY_ADDRESS names, else on this machine's cores, one process each.
+    """The engine `ray`: embeds on the cluster that RAY_ADDRESS names, else on this machine with a process for each core.
 
-    The workers read bundle and items under the same paths. This process reads the items too, and holds every result against
-    what it read: DataError when a worker saw another file.
+    The workers read bundle and items under the same paths. This process reads the items too and compares hashes with every
+    result: DataError when a worker read another file.
     """
     width = bundle.towers.config.model.width
     groups = row_groups(items, intake, todo_N)
-    if not groups:  # on most nights of a small catalogue: no cluster is started for that
+    if not groups:  # as on most nights of a small catalogue: starting a cluster would take longer
         yield from embed_here(bundle, items, intake, todo_N)
         return
     with cluster(), closing(_results(bundle, items.resolve(), groups)) as results:
@@ -56,7 +56,7 @@ def embed_on_ray(bundle: Bundle, items: Path, intake: Intake, todo_N: Mask) -> E
         for table, place in sound_items(items, bundle.towers.schema.items, intake):
             todo_n = todo_N[place]
             vectors_MD = np.zeros((0, width), np.float32)
-            if place.start >= num_in_file:  # items that a server was told of: few, and in no row group
+            if place.start >= num_in_file:  # items put through a server: few, and in no row group
                 vectors_MD = embed_some(bundle, table, todo_n)
             elif todo_n.any():
                 content, vectors = next(results, (b"", b""))
@@ -69,7 +69,7 @@ def embed_on_ray(bundle: Bundle, items: Path, intake: Intake, todo_N: Mask) -> E
 
 
 def row_groups(items: Path, intake: Intake, todo_N: Mask) -> list[dict[str, object]]:
-    """The units of work: row groups with anything to embed, and which of their rows, as packed bits."""
+    """The units of work: row groups with items to embed, and which rows these are, as packed bits."""
     todo_R = np.zeros(len(intake.accepted_R), bool)
     todo_R[intake.accepted_R] = todo_N
     groups: list[dict[str, object]] = []
@@ -84,17 +84,17 @@ def row_groups(items: Path, intake: Intake, todo_N: Mask) -> list[dict[str, obje
 
 
 class Worker:
-    """One process of the cluster: it loads the embedder once and embeds row groups, one thread each."""
+    """A process of the cluster. It loads the embedder once and embeds row groups on one thread."""
 
     def __init__(self, bundle: Path, bundle_id: str, items: Path, users_own: str | None) -> None:
         torch.set_num_threads(1)
-        if users_own is not None:  # the operator trusts it, wherever it runs
+        if users_own is not None:  # the operator's trust holds on every node
             os.environ[TRUST_VARIABLE] = users_own
         self.path, self.bundle_id, self.items = bundle, bundle_id, items
 
     @cached_property
     def bundle(self) -> Bundle:
-        """The job's bundle; IntegrityError when another lies there."""
+        """The job's bundle; IntegrityError when the path holds another."""
         bundle = load_bundle(self.path)
         if bundle.manifest.id != self.bundle_id:
             raise IntegrityError(
@@ -104,11 +104,11 @@ class Worker:
 
     @cached_property
     def dataset(self) -> ds.Dataset:
-        """The catalogue."""
+        """The catalogue, opened once per worker."""
         return open_parquet(self.items, "items")
 
     def __call__(self, groups: pa.Table) -> Iterator[pa.Table]:
-        """A row of RESULT per batch with anything to embed; what the reader can put right is told in one."""
+        """A row of RESULT for each batch with items to embed, or one row with an error that the operator can put right."""
         try:
             for group in groups.to_pylist():
                 for content_M, vectors in self.embed(**group):
@@ -117,7 +117,7 @@ class Worker:
             yield _row(None, None, type(error).__name__, f"{error} (on the node {socket.gethostname()})")
 
     def embed(self, file: int, group: int, todo: bytes) -> Iterator[tuple[Hashes, bytes]]:
-        """What the items of each batch of a row group say, and their vectors."""
+        """Content hashes and vectors of the items to embed, for each batch of a row group."""
         towers, model = self.bundle.towers, self.bundle.towers.config.model
         columns = towers.schema.items
         fragments = list(self.dataset.get_fragments())
@@ -138,11 +138,11 @@ class Worker:
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """Connected to the cluster that RAY_ADDRESS names, or to one on this machine that ends with the block.
+    """Connect to the cluster that RAY_ADDRESS names, or to one started on this machine for the time of the block.
 
-    EnvironmentProblem when it cannot be reached, is of another version, or does not start.
+    EnvironmentProblem when it cannot be reached, has another version, or does not start.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what runs here is nobody else's business
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone outside
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = os.environ.get("RAY_ADDRESS")
     if address:
@@ -159,14 +159,14 @@ def cluster() -> Iterator[None]:
                 f"RAY_AUTH_MODE asks for one, the cluster's?"
             ) from error
         try:
-            with redirect_stdout(sys.stderr):  # Ray prints there what it says of a dead worker, and stdout belongs to results
+            with redirect_stdout(sys.stderr):  # Ray prints about dead workers on stdout, which belongs to results
                 yield
         finally:
             ray.shutdown()
 
 
 def _require_answer(address: str) -> None:
-    """EnvironmentProblem when nobody listens at host:port; Ray itself would try for minutes."""
+    """EnvironmentProblem when nothing listens at host:port, because Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
         return
@@ -181,7 +181,7 @@ def _require_answer(address: str) -> None:
 
 @contextmanager
 def _mute() -> Iterator[None]:
-    """Nothing reaches stderr: libraries in C++ write there whatever their logging is set to."""
+    """Silence stderr: Ray's C++ libraries write to it whatever the logging settings are."""
     saved = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:  # noqa: PTH123

@@ -1,4 +1,4 @@
-"""What the next release can keep of the one that is served: the embeddings of items that say what they said before.
+"""The embeddings that the next release can keep from the one that is served: those of items whose features are unchanged.
 
 N: items, D: embedding width, V: D + popularity dimensions
 """
@@ -18,15 +18,15 @@ from twotower.progress import say
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Where the embedding of each item stands already."""
+    """Embeddings of the served release that can be kept, and where each item's stands."""
 
-    rows_N: Ints  # in `vectors`; -1 where the item is new or has changed
+    rows_N: Ints  # row of each item in `vectors`; -1 where the item is new or has changed
     vectors: npt.NDArray[np.float32]  # [M, V] of the served release; only the first D columns are embeddings
-    num_gone: int  # of its items, those that are not in the catalogue any more
+    num_gone: int  # items of the served release that the catalogue no longer has
 
 
 def kept_embeddings(intake: Intake, served: OpenedRelease | None, vector_space_id: str) -> Kept:
-    """What can be kept of the release served; nothing when there is none, when its embedder was another, or it is damaged."""
+    """The embeddings that can be kept: none without a served release, when it is damaged, or when its embedder is another."""
     nothing = Kept(np.full(len(intake.item_ids), -1), np.zeros((0, 0), np.float32), 0)
     if served is None:
         return nothing
