@@ -1,9 +1,9 @@
-"""The request path: what a request costs, what an appended event saves, and how much one core bears beside what others build.
+"""Serving speed: CPU time of a request, the gain from reading only new events, and throughput on one core beside competitors.
 
-Real households' histories, the demo's model and catalogue. A visit is five questions of one user with one new event between
-two of them; beside it stands `cold`, where every question is another user's only one. Every system gets one core, and the
-load comes from a process on another. Capacity: requests/s of the closed loop with the most connections whose p99 stays
-within 50 ms. Each section can be run alone; its rows then replace those of the last report.
+Uses real histories and the demo's model and catalogue. A visit is five requests of one user, with a new event between two of
+them. In `cold` every request is the only one of another user. Every server gets one core, and the load generator another.
+Capacity is the throughput, in requests/s, of the fastest closed loop whose p99 latency is within 50 ms. Each section can be run
+alone; its rows then replace those of the last report.
 """
 
 import argparse
@@ -31,17 +31,17 @@ from benchmarks.training_rivals.corpus import Corpus, run_twotower
 from benchmarks.training_rivals.environment import peer_python
 from loadtests.traffic import write_histories
 
-NUM_HISTORIES = 200  # households, each replayed as many users
+NUM_HISTORIES = 200  # real histories, each replayed under many user ids
 LITSERVE, LITSERVE_VENV = Path(__file__).parent / "serving_rivals" / "litserve.txt", Path("build/peers/litserve")
 FRAMEWORK_CONNECTIONS = 4
-OVERLOAD, OVERLOAD_S = 10, 8.0  # times the capacity, for so long
-TIMEOUT_MS, PATIENCE_MS = 90, 100.0  # told to the server, and what the client waits: the difference is for the way
+OVERLOAD, OVERLOAD_S = 10, 8.0  # load as a multiple of the capacity, and seconds of it
+TIMEOUT_MS, PATIENCE_MS = 90, 100.0  # of the server, and of the client, which waits longer for the network
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What everything is measured with, and a directory for what is made meanwhile."""
+    """The inputs of all measurements, and a temporary directory."""
 
     data: Corpus
     bundle: Path
@@ -49,17 +49,17 @@ class Material:
 
     @property
     def store(self) -> Path:
-        """One release."""
+        """The release store, which holds one release."""
         return self.directory / "store"
 
     @property
     def histories(self) -> Path:
-        """Real histories, one JSON line each."""
+        """Real histories, one JSON line for each user."""
         return self.directory / "histories.jsonl"
 
 
 class Capacities(NamedTuple):
-    """What a system bears."""
+    """The capacity of a system under both workloads."""
 
     visits: Probe
     cold: Probe
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def prepare(demo: Path, directory: Path) -> Material:
-    """The demo's bundle and data, embedded by the code that is there now, and households to replay."""
+    """The demo's bundle and data, a release made by the current code, and histories to replay."""
     if not (demo / "bundle").exists():
         run_twotower("demo", "--once", "--out", demo)
     material = Material(Corpus(demo / "data"), demo / "bundle", directory)
@@ -96,7 +96,7 @@ def prepare(demo: Path, directory: Path) -> Material:
 
 
 def framework(material: Material) -> list[Row]:
-    """The real server with an engine that has its answer ready."""
+    """The cost of the server itself: an engine with a ready answer takes the place of the model."""
     with ours(material, "benchmarks.serving_rivals.null_engine") as load:
         probe = load.probe("inline", FRAMEWORK_CONNECTIONS, 0.0)
     return [
@@ -107,7 +107,7 @@ def framework(material: Material) -> list[Row]:
 
 
 def append(material: Material) -> list[Row]:
-    """The model alone: one more event against everything anew."""
+    """The model alone: the time to read one new event, and the time to read the whole history."""
     measured = direct(Appended, "append", material.store, material.histories)
     speedup, by_page = measured.cold_ms / measured.append_ms, measured.cold_ms / measured.page_ms
     return [
@@ -122,7 +122,7 @@ def append(material: Material) -> list[Row]:
 
 
 def compare(material: Material) -> list[Row]:
-    """Capacities: ours, the engine without HTTP, and the competitors."""
+    """The capacities of our server, of the engine without HTTP, and of the competitors."""
     with ours(material) as load:
         mine = capacities(load)
     engine = direct(Visited, "visits", material.store, material.histories, str(mine.visits.connections))
@@ -134,7 +134,7 @@ def compare(material: Material) -> list[Row]:
 
 
 def compared(systems: dict[str, Capacities], engine_per_s: float) -> list[Row]:
-    """Ratios first, then what they are made of."""
+    """Ratios first, then the figures that they are computed from."""
     mine, fastapi, litserve = (systems[name].visits.requests_per_s for name in ("ours", "fastapi", "litserve"))
     rows = [
         Row(metric="rps_vs_fastapi", value=mine / fastapi, unit="x", better="higher", must=5.0, goal=10.0),
@@ -144,7 +144,7 @@ def compared(systems: dict[str, Capacities], engine_per_s: float) -> list[Row]:
     ]
     for name, system in systems.items():
         for work, probe in system._asdict().items():
-            # A competitor may break the limit with one connection: it is then credited with what that got through.
+            # A competitor may exceed the limit even with one connection. Then the throughput of that connection counts.
             must = LIMIT_MS if name == "ours" else None
             rows += [
                 Row(metric=f"{name}_{work}_rps", value=probe.requests_per_s, unit="1/s", better="higher"),
@@ -157,17 +157,17 @@ def compared(systems: dict[str, Capacities], engine_per_s: float) -> list[Row]:
 
 
 def overload(material: Material) -> list[Row]:
-    """Ten times what it can bear, whether it answers or not; every answer is to a user it has not met."""
+    """An open loop at 10x the capacity. Every request is of a user without cached state."""
     with ours(material) as load:
-        bears = capacity(partial(load.probe, "strangers")).requests_per_s
-        rate = OVERLOAD * bears
-        load.ensure_fresh(int(SPARE * bears * OVERLOAD_S + rate * PATIENCE_MS / 1000))
+        capacity_per_s = capacity(partial(load.probe, "strangers")).requests_per_s
+        rate = OVERLOAD * capacity_per_s
+        load.ensure_fresh(int(SPARE * capacity_per_s * OVERLOAD_S + rate * PATIENCE_MS / 1000))
         measured = load.run(Open(work="strangers", rate=rate, seconds=OVERLOAD_S, timeout_ms=TIMEOUT_MS))
-    return overloaded(measured, bears)
+    return overloaded(measured, capacity_per_s)
 
 
 def overloaded(measured: Measured, capacity_per_s: float) -> list[Row]:
-    """Answers in time count, everything else was for nothing. Without any refusal the wait for what never came is the figure."""
+    """Goodput counts answers in time only. If nothing was refused, the time of answers stands for the time to refuse."""
     in_time = sum(ms <= PATIENCE_MS for ms in measured.answered_ms)
     goodput = in_time / measured.seconds / capacity_per_s
     refusal_ms = quantile(measured.refused_ms or measured.answered_ms, 0.99)
@@ -183,14 +183,14 @@ def overloaded(measured: Measured, capacity_per_s: float) -> list[Row]:
 
 
 def swap(material: Material) -> list[Row]:
-    """Hot swaps while questions come."""
+    """Hot swaps of releases under load."""
     store, releases = two_releases(material.bundle, material.data.items, material.directory)
     with ours(material, store=store, cores=CORES, environment=SERVER_SETTINGS) as load:
         return swapped(measure_swaps(load.server, load, store, releases))
 
 
 def swapped(measured: Swapped) -> list[Row]:
-    """As it is reported."""
+    """The rows of the report."""
     ratio = measured.swap_p99_ms / measured.steady_p99_ms
     return [
         Row(metric="swap_failures", value=measured.num_failures, unit="", better="lower", must=0),
@@ -218,7 +218,7 @@ def ours(
     cores: Sequence[int] = SERVER_CORES,
     environment: dict[str, str] | None = None,
 ) -> Iterator[Load]:
-    """Our server with no histories yet, under load."""
+    """Our server with an empty history store, and a load generator for it."""
     with tempfile.TemporaryDirectory(dir=material.directory) as name:
         serve = ("serve",) if module == "twotower.cli" else ()
         options = ("--store", store or material.store, "--history", f"sqlite:///{name}/history.db")
@@ -233,7 +233,7 @@ def ours(
 
 @contextmanager
 def competitor(material: Material, python: str | Path, module: str) -> Iterator[Load]:
-    """A competitor's server under load."""
+    """A competitor's server, and a load generator for it."""
     log = material.directory / f"{module}.log"
 
     def command(port: int) -> list[str | Path]:
@@ -251,12 +251,12 @@ def competitor(material: Material, python: str | Path, module: str) -> Iterator[
 
 
 def capacities(load: Load) -> Capacities:
-    """Both workloads of a fresh server."""
+    """The capacities of a new server under both workloads."""
     return Capacities(visits=capacity(partial(load.probe, "visits")), cold=capacity(partial(load.probe, "strangers")))
 
 
 def direct(answer: type[Struct], *arguments: str | Path) -> Struct:
-    """What `benchmarks.serving_rivals.in_process` measures, on the core that servers get."""
+    """Run `benchmarks.serving_rivals.in_process` on the core of the servers, and return its measurements."""
     command = [sys.executable, "-m", "benchmarks.serving_rivals.in_process", *arguments]
     with pinned(SERVER_CORES):
         finished = subprocess.run(command, env=os.environ | threads(1), stdout=subprocess.PIPE, check=True)

@@ -1,4 +1,4 @@
-"""Real histories as traffic: which households to replay, and the request bodies their events become."""
+"""Real histories as traffic: chooses users to replay, and turns their events into request bodies."""
 
 import functools
 import json
@@ -18,26 +18,26 @@ import pyarrow.dataset as ds
 Json = dict[str, Any]
 
 ROLES = ("user_id", "item_id", "timestamp", "event_type")
-SHORTEST_HISTORY = 40  # events; shorter ones are over before the load is steady
-LONGEST_HISTORY = 400  # events of one household that are replayed at most
-MOST_KNOWN = 200  # events told before the first question: most of the model's window
+SHORTEST_HISTORY = 40  # events; shorter histories end before the load is steady
+LONGEST_HISTORY = 400  # at most so many events of a user are replayed
+MOST_KNOWN = 200  # events sent before the first request: most of the model's window
 NUM_RESULTS = 10
-MOMENT_MS = 1000  # a question comes this long after the last event
+MOMENT_MS = 1000  # time between the last event and the request
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What one household did, oldest first, as the `events` of POST /v1/events without ids."""
+    """The events of one user, oldest first, in the form of POST /v1/events but without user and event ids."""
 
     user_id: str
     events: tuple[Json, ...]
 
 
 def write_histories(events: Path, out: Path, num_users: int, seed: int = 0) -> int:
-    """Choose up to `num_users` households of an event log and write one JSON line each; returns how many were written.
+    """Choose up to `num_users` users of an event log and write one JSON line for each. Returns the number of lines.
 
-    Reads the log twice as a stream. Columns beside user, item, time and type become event properties. ValueError when the
-    log has other column names or no history that is long enough.
+    Reads the log twice as a stream. Columns other than user, item, time and type become event properties. ValueError when a
+    column is missing or no history is long enough.
     """
     log = ds.dataset(events, format="parquet")
     if missing := [name for name in ROLES if name not in log.schema.names]:
@@ -67,7 +67,7 @@ def write_histories(events: Path, out: Path, num_users: int, seed: int = 0) -> i
 def event(row: Json) -> Json:
     """One row of the log, its timestamp in epoch milliseconds, as an event of the API.
 
-    Missing values, and kinds that JSON has no word for, are left out.
+    Missing values, and types that JSON does not have, are left out.
     """
     told = {name: value for name, value in row.items() if name not in ROLES and tellable(value)}
     return {
@@ -79,44 +79,44 @@ def event(row: Json) -> Json:
 
 
 def tellable(value: object) -> bool:
-    """Whether the API takes the value as a property."""
+    """Whether the API accepts the value as a property."""
     return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def read_histories(path: Path) -> list[History]:
-    """What `write_histories` wrote."""
+    """Read the file that `write_histories` wrote."""
     lines = map(json.loads, path.read_text().splitlines())
     return [History(user_id=line["user_id"], events=tuple(line["events"])) for line in lines]
 
 
 @dataclass(slots=True)
 class Replay:
-    """One household being replayed under a name of its own, so that neither users nor runs meet in the history store."""
+    """The replay of one history under a new user id, so that replays do not share a user in the history store."""
 
     user_id: str
     history: History
-    told: int = field(default=0, init=False)  # events the service has been given
+    told: int = field(default=0, init=False)  # number of events sent so far
 
     @classmethod
     def start(cls, history: History, suffix: str) -> Self:
-        """A replay of which nothing has been told."""
+        """A replay from the beginning, whose user id ends in `suffix`."""
         return cls(user_id=f"{history.user_id}-{suffix}", history=history)
 
     @property
     def finished(self) -> bool:
-        """Whether every event has been told."""
+        """Whether all events have been sent."""
         return self.told == len(self.history.events)
 
     def first_events(self) -> Json:
-        """Body of POST /v1/events with the first half of the history, 200 events at most."""
+        """Body of POST /v1/events with the first half of the history, but at most 200 events."""
         return self._tell(min(MOST_KNOWN, len(self.history.events) // 2))
 
     def next_event(self) -> Json:
-        """Body of POST /v1/events with the one event that really came next."""
+        """Body of POST /v1/events with the next event of the history."""
         return self._tell(1)
 
     def question(self) -> Json:
-        """Body of POST /v1/recommend, asked just after the last event told."""
+        """Body of POST /v1/recommend at a moment just after the last event sent."""
         return {
             "user_id": self.user_id,
             "num_results": NUM_RESULTS,

@@ -1,4 +1,4 @@
-"""The generator as the measuring process sees it, and the search for what a server can bear."""
+"""Controls the load generator, and searches for the capacity of a server."""
 
 import math
 import subprocess
@@ -14,35 +14,35 @@ import numpy as np
 from benchmarks.serving_load.generator import NUM_QUESTIONS, Closed, Job, Measured, Tell, Work
 from benchmarks.serving_load.server_process import GENERATOR_CORES, Server, pinned
 
-LIMIT_MS = 50.0  # of the p99 at which capacities are compared
+LIMIT_MS = 50.0  # capacity is the throughput at which the p99 latency is within this limit
 MOST_CONNECTIONS = 128
 FIRST_GUESS_PER_S = 100.0
 PROBE_S = 4.0
-SPARE = 1.5  # users told about beyond what the last probe needed
+SPARE = 1.5  # prepare so many times as many users as the last probe needed
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A closed loop's figures."""
+    """The figures of a closed loop."""
 
     connections: int
     requests_per_s: float
     p50_ms: float
-    p99_ms: float  # infinite when a request was not answered
-    cpu_ms: float  # of the server, per question
+    p99_ms: float  # infinite if a request was refused or failed
+    cpu_ms: float  # of the server, per request
     generator_cpu_ms: float
 
 
 @dataclass(slots=True)
 class Load:
-    """A generator at work against one server."""
+    """A running load generator and the server that it loads."""
 
     server: Server
     process: subprocess.Popen[bytes]
     num_fresh: int = 0
 
     def run(self, job: Job) -> Measured:
-        """What a job saw; SystemExit when the generator gave up, its reason on stderr."""
+        """Run a job and return its measurements. SystemExit when the generator fails; it prints the reason to stderr."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(msgspec.json.encode(job) + b"\n")
@@ -55,12 +55,12 @@ class Load:
         return measured
 
     def ensure_fresh(self, num_users: int) -> None:
-        """Have the server know at least so many users who never asked."""
+        """Make sure that there are at least so many users with stored events and without a request yet."""
         if (missing := num_users - self.num_fresh) > 0:
             self.run(Tell(num_users=missing))
 
     def probe(self, work: Work, connections: int, expected_per_s: float) -> Probe:
-        """Run a closed loop, with as many users as `expected_per_s` questions need."""
+        """Run a closed loop, with enough users for `expected_per_s` requests per second."""
         if work != "inline":
             questions = NUM_QUESTIONS if work == "visits" else 1
             self.ensure_fresh(connections + math.ceil(SPARE * PROBE_S * expected_per_s / questions))
@@ -71,7 +71,7 @@ class Load:
 
 @contextmanager
 def loading(server: Server, histories: Path) -> Iterator[Load]:
-    """A generator for a server, on its own core."""
+    """Start a load generator for a server, on its own core."""
     command = [sys.executable, "-m", "benchmarks.serving_load.generator", str(server.port), str(histories)]
     with pinned(GENERATOR_CORES):
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -83,7 +83,7 @@ def loading(server: Server, histories: Path) -> Iterator[Load]:
 
 
 def probe_of(measured: Measured, connections: int, cpu_s: float) -> Probe:
-    """The figures of a closed loop; ValueError when it ended before anything counted."""
+    """The figures of a closed loop. ValueError when it ended without an answer."""
     if measured.seconds <= 0 or not measured.answered_ms:
         raise ValueError(f"no answer among {measured.num_asked} requests of {connections} connections")
     whole = not measured.num_failed and not measured.refused_ms
@@ -98,15 +98,15 @@ def probe_of(measured: Measured, connections: int, cpu_s: float) -> Probe:
 
 
 def quantile(values: list[float], share: float) -> float:
-    """The least value that at least `share` of them do not exceed."""
+    """The smallest value that at least `share` of all values do not exceed."""
     return float(np.quantile(values, share, method="inverted_cdf"))
 
 
 def capacity(probe: Callable[[int, float], Probe], limit_ms: float = LIMIT_MS, most: int = MOST_CONNECTIONS) -> Probe:
-    """The fastest probe whose p99 keeps the limit; that of one connection when even one breaks it.
+    """The fastest probe whose p99 is within the limit, or the probe of one connection if even that is not.
 
-    Connections are doubled while the limit holds, then the gap to the first that broke it is halved down to a quarter.
-    `probe` is given the number of connections and the requests per second to expect.
+    Doubles the connections while the p99 is within the limit, then bisects until the gap is a quarter. The arguments of `probe`
+    are the number of connections and the expected requests per second.
     """
     best = probe(1, FIRST_GUESS_PER_S)
     keeps, breaks = 1, most + 1

@@ -1,4 +1,4 @@
-"""One keep-alive HTTP/1.1 connection, as little as a load generator needs: what costs time here looks like a slow server."""
+"""A minimal keep-alive HTTP/1.1 connection for the load generator, because time spent here would look like a slow server."""
 
 import asyncio
 from typing import NamedTuple, cast
@@ -6,18 +6,18 @@ from typing import NamedTuple, cast
 import httptools
 
 HOST = "127.0.0.1"
-LOST = 0  # status of an answer that never came
+LOST = 0  # status when the connection ended without an answer
 
 
 class Reply(NamedTuple):
-    """Status and body of an answer."""
+    """Status and body of a response."""
 
     status: int
     body: bytes
 
 
 class Connection(asyncio.Protocol):
-    """Sends one request at a time to a port of this machine; opened when first used, and again after it was lost."""
+    """Sends one request at a time to a local port. Connects at the first request, and again after the connection is lost."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -26,7 +26,7 @@ class Connection(asyncio.Protocol):
         self._body = b""
 
     async def post(self, path: str, body: bytes) -> Reply:
-        """The answer to a JSON body; status LOST when the connection ended first. OSError when nobody listens."""
+        """POST a JSON body. Status LOST when the connection ends without an answer; OSError when nothing listens."""
         loop = asyncio.get_running_loop()
         if self._transport is None or self._transport.is_closing():
             await loop.create_connection(lambda: self, HOST, self._port)
@@ -37,13 +37,16 @@ class Connection(asyncio.Protocol):
         return await self._waiter
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
-        self._transport, self._body = cast(asyncio.Transport, transport), b""  # uvloop's is none by inheritance
+        self._transport, self._body = (
+            cast(asyncio.Transport, transport),
+            b"",
+        )  # uvloop's transport has another base class
         self._parser = httptools.HttpResponseParser(self)
 
     def data_received(self, data: bytes) -> None:

@@ -1,8 +1,8 @@
-"""The process that makes the load: jobs come as JSON lines on stdin, what was measured goes back as JSON lines on stdout.
+"""The load generator: reads jobs as JSON lines from stdin, and writes measurements as JSON lines to stdout.
 
-`python -m benchmarks.serving_load.generator PORT HISTORIES`, which `benchmarks.serving_load.capacity` starts. Histories are
-real (see loadtests.traffic); each is replayed under as many made-up user ids as there are users asked for. A user is fresh
-until it has had an answer, so that what a server remembers of it is what it remembers of anybody who comes back.
+`python -m benchmarks.serving_load.generator PORT HISTORIES`, started by `benchmarks.serving_load.capacity`. Histories are real
+(see loadtests.traffic). Each is replayed under several made-up user ids, as many as the job needs. A user is fresh until it gets
+its first answer: the server has its events, but no cached state of it.
 """
 
 import asyncio
@@ -26,27 +26,27 @@ from loadtests.traffic import MOMENT_MS, NUM_RESULTS, History, Json, Replay, rea
 RECOMMEND, EVENTS = "/v1/recommend", "/v1/events"
 NUM_QUESTIONS = 5
 INLINE_EVENTS = 50
-WARM_S = 1.0  # of a closed loop, before anything counts
-GRACE_S = 60.0  # how much longer than asked for a job may take
-TELLERS = 8  # connections that tell first events
-MOST_CONNECTIONS = 1024  # of an open loop: what finds none free counts as failed
-SCORE_TOLERANCE = 1e-3  # two answers of one release: other batches round differently
+WARM_S = 1.0  # warm-up of a closed loop, which is not measured
+GRACE_S = 60.0  # a job fails when it takes so much longer than planned
+TELLERS = 8  # connections that send first events
+MOST_CONNECTIONS = 1024  # of an open loop; a request that finds none free counts as failed
+SCORE_TOLERANCE = 1e-3  # between two answers of one release, because rounding depends on the batch
 REFUSED, REFUSALS = 503, (429, 503, 504)
 
 
-# visits: a fresh user asks NUM_QUESTIONS times, with one new event between two questions. strangers: every question is a fresh
-# user's only one. inline: a question brings its own history, of INLINE_EVENTS events, and names no user.
+# visits: a fresh user sends NUM_QUESTIONS requests, with a new event before each but the first. strangers: every request is the
+# only one of a fresh user. inline: a request has no user but brings a history of INLINE_EVENTS events.
 Work = Literal["visits", "strangers", "inline"]
 
 
 class Tell(msgspec.Struct, frozen=True, kw_only=True, tag="tell"):
-    """Give the server the first events of this many more users."""
+    """Send the first events of so many more users."""
 
     num_users: int
 
 
 class Closed(msgspec.Struct, frozen=True, kw_only=True, tag="closed"):
-    """Each connection asks again as soon as it has its answer."""
+    """A closed loop: each connection sends its next request when it has an answer."""
 
     work: Work
     connections: int
@@ -54,29 +54,29 @@ class Closed(msgspec.Struct, frozen=True, kw_only=True, tag="closed"):
 
 
 class Open(msgspec.Struct, frozen=True, kw_only=True, tag="open"):
-    """Questions come as a Poisson process, answered or not. A refused stranger stays fresh and asks again later."""
+    """An open loop: requests are a Poisson process, independent of answers. A refused stranger stays fresh and returns later."""
 
-    work: Work  # not visits: what comes next in one waits for an answer
+    work: Work  # not visits, in which each request waits for the answer before
     rate: float  # per second
     seconds: float
-    timeout_ms: int | None = None  # told to the server
+    timeout_ms: int | None = None  # in the request body
 
 
 Job = Tell | Closed | Open
 
 
 class Measured(msgspec.Struct, kw_only=True):
-    """What a job saw. Times are of questions, in milliseconds; an open loop counts an answer's from when it was due."""
+    """The measurements of a job. Times are in milliseconds; in an open loop, answers are timed from when the request was due."""
 
-    seconds: float = 0.0  # in which the answers below came; of an open loop, in which they were asked for
+    seconds: float = 0.0  # measured time: of a closed loop for answers, of an open loop for requests
     answered_ms: list[float] = []
     refused_ms: list[float] = []  # status 429, 503 or 504; from when the request was sent
-    late_ms: list[float] = []  # of an open loop: how long after it was due a request was sent
-    num_failed: int = 0  # every other status, lost connections, and answers that are short or degraded
-    num_mixed: int = 0  # answers that differ from an earlier one of the same release to the same question
-    num_asked: int = 0  # questions, those before and after the counted time too
-    num_fresh: int = 0  # users left who never had an answer
-    cpu_s: float = 0.0  # that the generator took
+    late_ms: list[float] = []  # of an open loop: delay between when a request was due and when it was sent
+    num_failed: int = 0  # other statuses, lost connections, and answers with too few items or degraded
+    num_mixed: int = 0  # answers that differ from an earlier answer of the same release to the same request
+    num_asked: int = 0  # all requests, including those before and after the measured time
+    num_fresh: int = 0  # fresh users that are left
+    cpu_s: float = 0.0  # CPU time of the generator
 
 
 class Item(msgspec.Struct):
@@ -87,7 +87,7 @@ class Item(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """What is read of an answer."""
+    """The fields of an answer that the generator reads."""
 
     items: list[Item]
     release: str = ""
@@ -100,10 +100,10 @@ _answer = msgspec.json.Decoder(Answer)
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request, and what its answer changes."""
+    """One request, and what is needed to handle its answer."""
 
     body: bytes
-    number: int | None = None  # of an inline history: every release has one answer to it
+    number: int | None = None  # of an inline history, to which every release has exactly one answer
     stranger: Replay | None = None
 
 
@@ -138,7 +138,7 @@ class Generator:
         return measured
 
     async def tell(self, num_users: int) -> None:
-        """Tell first events; RuntimeError when the server does not take them."""
+        """Send first events. RuntimeError when the server does not accept them."""
         waiting = list(itertools.islice(self.users, num_users))
 
         async def tell_some() -> None:
@@ -152,8 +152,8 @@ class Generator:
         await asyncio.gather(*(tell_some() for _ in range(TELLERS)))
 
     async def closed(self, job: Closed, measured: Measured) -> None:
-        """Run the connections until the time is up, or until there is no fresh user any more."""
-        now = time.perf_counter  # uvloop's own clock counts whole milliseconds
+        """Run the connections until the time is over or no fresh user is left."""
+        now = time.perf_counter  # because uvloop's clock has a resolution of a millisecond
         started, stop = now() + WARM_S, now() + WARM_S + job.seconds
 
         async def ask(connection: Connection, question: Question) -> None:
@@ -184,7 +184,7 @@ class Generator:
         measured.seconds = stop - started
 
     async def open(self, job: Open, measured: Measured) -> None:
-        """Send each question when it is due, over whichever connection is free, until the time or the fresh users are over."""
+        """Send each request when it is due, over any free connection, until the time is over or no fresh user is left."""
         now, rng, idle, num_waiting = time.perf_counter, random.Random(0), list[Connection](), 0
         more = {} if job.timeout_ms is None else {"timeout_ms": job.timeout_ms}
 
@@ -215,7 +215,7 @@ class Generator:
         return work == "inline" or bool(self.fresh)
 
     def _next(self, work: Work, more: Json) -> Question:
-        """The next question; `more` goes into a stranger's body."""
+        """The next request. `more` is added to the body of a stranger's request."""
         if work == "inline":
             return next(self.inline)
         stranger = self.fresh.popleft()
@@ -237,33 +237,33 @@ class Generator:
 
 
 def inline(history: History) -> bytes:
-    """A question that brings its own history."""
+    """The body of a request with an inline history."""
     events = history.events[:INLINE_EVENTS]
     return encode({"events": events, "num_results": NUM_RESULTS, "timestamp": events[-1]["timestamp"] + MOMENT_MS})
 
 
 def agree(first: Answer, second: Answer) -> bool:
-    """Whether two answers are the same but for rounding, which may bring another item to the last place."""
+    """Whether two answers are equal except for rounding, which may change the item at the last place."""
     near = all(abs(a.score - b.score) <= SCORE_TOLERANCE for a, b in zip(first.items, second.items, strict=True))
     return near and len({a.item_id for a in first.items} & {b.item_id for b in second.items}) >= len(first.items) - 1
 
 
 def accept(reply: Reply) -> None:
-    """RuntimeError unless events were stored."""
+    """RuntimeError unless the events were accepted."""
     if not 200 <= reply.status < 300:
         raise RuntimeError(f"{EVENTS} answered {reply.status}: {reply.body[:300].decode(errors='replace')}")
 
 
 def encode(body: object) -> bytes:
-    """JSON."""
+    """The body as JSON."""
     return msgspec.json.encode(body)
 
 
 def main() -> None:
-    """Work off the jobs of stdin until it ends."""
+    """Run the jobs from stdin until it ends."""
     port, histories = int(sys.argv[1]), read_histories(Path(sys.argv[2]))
     generator, jobs = Generator(port, histories), msgspec.json.Decoder(Job)
-    gc.freeze()  # histories are large and stay: going through them again and again would show as latency
+    gc.freeze()  # histories are large and stay in memory; collecting them again and again would add latency
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for line in sys.stdin.buffer:
             measured = runner.run(generator.run(jobs.decode(line)))

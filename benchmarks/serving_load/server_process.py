@@ -1,4 +1,4 @@
-"""A server in a process of its own on one core, and what it takes of it."""
+"""Runs a server as a process on one core, and measures its CPU time."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from benchmarks.serving_load.connection import HOST
 from benchmarks.serving_load.generator import RECOMMEND, Answer
 
 CORES = sorted(os.sched_getaffinity(0))
-SERVER_CORES, GENERATOR_CORES = CORES[:1], CORES[-1:]  # every system gets one core, the load comes from the other
+SERVER_CORES, GENERATOR_CORES = CORES[:1], CORES[-1:]  # every server gets one core, the load generator another
 READY_TIMEOUT_S, STOP_TIMEOUT_S = 120.0, 20.0
 NOBODY = {"user_id": "nobody", "num_results": 1, "timestamp": 1_500_000_000_000}
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -26,18 +26,18 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that answers on a port."""
+    """A running server."""
 
     process: subprocess.Popen[bytes]
     port: int
 
     @property
     def cpu_s(self) -> float:
-        """Processor time of the process and of those it started, so far."""
+        """CPU time of the process and its children so far."""
         return sum(map(_ticks, _family(self.process.pid))) / _TICKS_PER_S
 
     def release(self) -> str:
-        """The release that answers now; URLError when nothing does."""
+        """The id of the release that is served. URLError when the server does not answer."""
         body = msgspec.json.encode(NOBODY)
         request = urllib.request.Request(f"http://{HOST}:{self.port}{RECOMMEND}", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=10) as reply:
@@ -46,7 +46,7 @@ class Server:
 
 @contextmanager
 def pinned(cores: Sequence[int]) -> Iterator[None]:
-    """Processes started inside stay on these cores."""
+    """Processes that are started inside run on these cores only."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -60,9 +60,9 @@ def running(
     command: Callable[[int], Sequence[str | Path]],
     log: Path,
     cores: Sequence[int] = SERVER_CORES,
-    environment: Mapping[str, str] = {},  # a Mapping cannot be written to
+    environment: Mapping[str, str] = {},  # safe as a default, because a Mapping is read-only
 ) -> Iterator[Server]:
-    """The server that a command starts on a free port, from its first answer on; SystemExit with its own words without one."""
+    """Start a server on a free port and wait for its first answer. SystemExit with the server's log if there is none."""
     port = free_port()
     with log.open("wb") as output, pinned(cores):
         settings = os.environ | threads(max(1, len(cores) - 1)) | dict(environment)
@@ -81,7 +81,7 @@ def running(
 
 
 def threads(number: int) -> dict[str, str]:
-    """Settings by which a process computes on so many threads."""
+    """Environment variables that make a process compute on so many threads."""
     return {name: str(number) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TWOTOWER_TORCH_THREADS")}
 
 
@@ -98,7 +98,7 @@ def _wait(server: Server, log: Path) -> None:
 
 
 def free_port() -> int:
-    """A port nothing listens on."""
+    """A port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -113,6 +113,6 @@ def _family(pid: int) -> Iterator[int]:
 
 
 def _ticks(pid: int) -> int:
-    """utime + stime of proc(5), the name in parentheses cut away because it may hold spaces."""
+    """utime + stime of proc(5). The name in parentheses is cut off, because it may contain spaces."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])

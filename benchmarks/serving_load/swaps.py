@@ -1,4 +1,4 @@
-"""A hundred hot swaps under load, between two releases that share no item: whatever mixes them shows."""
+"""A hundred hot swaps under load. The two releases have no item in common, so an answer that mixes them is detected."""
 
 import shutil
 import time
@@ -17,25 +17,25 @@ from twotower.artefacts.release import current_release, release_path, write_poin
 from twotower.artefacts.store import RELEASES
 
 NUM_SWAPS = 100
-MOST_S = 200.0  # for all of them
+MOST_S = 200.0  # at most, for all swaps
 STEADY_S, PART_S = 8.0, 4.0
-SHARE = 0.3  # of what one connection alone gets through: a load under which the server is not the limit
+SHARE = 0.3  # of the throughput of one connection: a load far below the server's capacity
 FOLLOWS_WITHIN_S, LOOK_S = 20.0, 0.05
-SERVER_SETTINGS = {"TWOTOWER_POLL_S": "0.02", "TWOTOWER_KEEP_OLD_S": "0"}  # look often, and load every time
+SERVER_SETTINGS = {"TWOTOWER_POLL_S": "0.02", "TWOTOWER_KEEP_OLD_S": "0"}  # look often for a new release, and load it every time
 
 
 class Swapped(NamedTuple):
-    """How it went."""
+    """The figures of the swaps."""
 
     num_swaps: int
-    num_failures: int  # refused, failed or mixed answers
+    num_failures: int  # requests that were refused, failed, or got a mixed answer
     steady_p99_ms: float
     swap_p99_ms: float
-    swap_s: float  # from the pointer to the first answer of the new release, the mean
+    swap_s: float  # mean time from writing the pointer to the first answer of the new release
 
 
 def two_releases(bundle: Path, items: Path, directory: Path) -> tuple[Path, list[str]]:
-    """A store with a release of every other item and one of the items between, and their ids."""
+    """A store with two releases, each of every other item, and the ids of both."""
     table, stores = pq.read_table(items), [directory / "even", directory / "odd"]
     for number, store in enumerate(stores):
         half = directory / f"{store.name}.parquet"
@@ -47,7 +47,7 @@ def two_releases(bundle: Path, items: Path, directory: Path) -> tuple[Path, list
 
 
 def measure_swaps(server: Server, load: Load, store: Path, releases: list[str]) -> Swapped:
-    """Answers before, between and during the swaps; each release's own answers are learnt while it stays."""
+    """Measure without and during swaps. The right answers of each release are recorded while it is not swapped."""
     rate = SHARE * load.probe("inline", 1, 0.0).requests_per_s
     steady: list[Measured] = []
     for release in (*releases, *releases):
@@ -75,11 +75,11 @@ def measure_swaps(server: Server, load: Load, store: Path, releases: list[str]) 
 
 
 def swap(server: Server, store: Path, release: str) -> float:
-    """Point the store at a release; seconds until the server answers from it. SystemExit when it does not follow."""
+    """Point the store at a release. Returns the seconds until the server answers from it; SystemExit if it does not."""
     started = time.monotonic()
     write_pointer(store, release, "benchmark of hot swaps")
     while server.release() != release:
         if time.monotonic() > started + FOLLOWS_WITHIN_S:
-            raise SystemExit(f"the server still answers from another release than {release}, which the store points at")
+            raise SystemExit(f"the server does not answer from {release}, the release that the store points at")
         time.sleep(LOOK_S)
     return time.monotonic() - started

@@ -1,9 +1,10 @@
 """The competitor of rps_vs_fastapi: the same model as a competent team would serve it with FastAPI, pydantic, torch and FAISS.
 
-Strong where it costs a team nothing: one uvicorn process with uvloop and httptools, no access log, async handlers, pydantic
-models only as wide as needed, the model on one thread of its own so that requests do not fight for the core, torch and FAISS
-on as many threads as there are cores to use, histories in memory and encoded when they come (ours are on the disk before it
-says so). It does not batch, keep key/value caches, or refuse what it cannot do in time: that is what it is compared for.
+It has every optimisation that is easy to get: one uvicorn process with uvloop and httptools, no access log, async handlers,
+small pydantic models, one thread for the model so that requests do not compete for the core, as many threads for torch and
+FAISS as there are cores, and histories in memory that are encoded on arrival (ours are on disk before they are acknowledged).
+It does not batch, cache keys and values, or refuse requests that would be late, because the comparison measures the gain from
+these.
 
 `python -m benchmarks.serving_rivals.fastapi_server STORE PORT`
 """
@@ -38,7 +39,7 @@ class EventsRequest(BaseModel):
 
 
 class EventsResponse(BaseModel):
-    """How many were taken."""
+    """Number of accepted events."""
 
     accepted: int
 
@@ -65,7 +66,7 @@ class RecommendResponse(BaseModel):
 
 
 def build_app(model: PlainModel) -> FastAPI:
-    """The application."""
+    """The FastAPI application for a model."""
     app, pool = FastAPI(), ThreadPoolExecutor(1, "model")
     histories: dict[str, Events] = {}
 
@@ -90,7 +91,7 @@ def build_app(model: PlainModel) -> FastAPI:
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until the process is stopped."""
     store, port = Path(sys.argv[1]), int(sys.argv[2])
     model = PlainModel.load(store, len(os.sched_getaffinity(0)))
     uvicorn.run(build_app(model), port=port, loop="uvloop", http="httptools", access_log=False, log_level="warning")

@@ -1,7 +1,7 @@
-"""The model and the engine called in this process, without HTTP: what serving is held against.
+"""The model and the engine called directly, without HTTP, as the reference for the server.
 
-`python -m benchmarks.serving_rivals.in_process append|visits STORE HISTORIES [CONNECTIONS]` prints one line of JSON. It is a
-process of its own, so that it can be kept on the core that servers get.
+`python -m benchmarks.serving_rivals.in_process append|visits STORE HISTORIES [CONNECTIONS]` prints one line of JSON. It runs as
+a separate process, so that it can be pinned to the core of the servers.
 
 N: items
 """
@@ -40,35 +40,35 @@ NUM_USERS = 24
 ROUNDS = 5
 TOP = 10
 SECONDS, NUM_VISITS = 6.0, 2000
-REMEMBERED_BYTES = 2**30  # of users: all that there are
+REMEMBERED_BYTES = 2**30  # enough for all users
 
 
 class Appended(msgspec.Struct, frozen=True, kw_only=True):
-    """One more event against everything anew; processor time of the model in milliseconds, medians."""
+    """Reading one new event compared with reading the whole history. Median CPU times of the model, in milliseconds."""
 
-    offline_ms: float  # by the code of the offline evaluation
-    cold_ms: float  # by the served path, of a user never met
+    offline_ms: float  # whole history, by the code of the offline evaluation
+    cold_ms: float  # whole history, by the code of the service
     append_ms: float
-    page_ms: float  # mean over 64 events in a row, the one that moves the anchor among them
-    max_error: float  # of any item's score, against the offline evaluation
+    page_ms: float  # mean over 64 events in a row, one of which moves the anchor
+    max_error: float  # of the score of any item, compared with the offline evaluation
     id_mismatches: int  # users whose top 10 differ
 
 
 class Visited(msgspec.Struct, frozen=True, kw_only=True):
-    """Questions per second of the engine alone."""
+    """Requests per second of the engine alone."""
 
     requests_per_s: float
 
 
 def model_work(release: LoadedRelease, user_id: str, history: UserHistory, now_ms: int) -> Callable[[], Scored]:
-    """The model's part of a request as it is served, to be run; what is remembered of a user makes that user's next one short."""
+    """The model's part of a request, as a function to run. It uses and updates the cached state of the user."""
     asked = Asked(RecommendRequest(user_id=user_id), history, now_ms)
     one = prepare(release, asked.request, asked.stored, asked.now_ms)
     return lambda: score(release, [asked.key], [one], Keeping(REMEMBERED_BYTES))[0]
 
 
 def measure_append(release: LoadedRelease, histories: Sequence[Sequence[StoredEvent]]) -> Appended:
-    """A 256-event history with its last event new, against the same history of a user never met; household by household."""
+    """Compare, for each history of 256 events, reading only the last event with reading all of them."""
     offline_ms, cold_ms, append_ms, page_ms, errors, mismatches = [], [], [], [], list[float](), 0
     for household, events in enumerate(histories):
         before = UserHistory().extended(events[: WINDOW - 1])
@@ -98,14 +98,14 @@ def measure_append(release: LoadedRelease, histories: Sequence[Sequence[StoredEv
 
 
 def served(release: LoadedRelease, user_id: str, history: UserHistory) -> tuple[Scored, float]:
-    """What the served path says a second after a history's last event, and the milliseconds of processor time it took."""
+    """The scores of the service a second after the last event, and the CPU time in milliseconds."""
     work = model_work(release, user_id, history, history.events[-1].time_ms + MOMENT_MS)
     started = time.thread_time()
     return work(), 1000 * (time.thread_time() - started)
 
 
 def offline(release: LoadedRelease, history: UserHistory) -> tuple[Floats, float]:
-    """Scores [N] as the offline evaluation computes them, and the milliseconds of the model's part."""
+    """Scores [N] of the offline evaluation, and the CPU time of the model in milliseconds."""
     past = {release.rows[item_id]: item for item_id, item in history.items.items()}
     now_ms = history.events[-1].time_ms + MOMENT_MS
     request = Request(model_history(release, history.window), item_statistics_of(past), now_ms)
@@ -134,7 +134,7 @@ def stored(events: Sequence[Json], user_id: str) -> list[StoredEvent]:
 
 
 def visit(replay: Replay) -> list[Asked]:
-    """The questions of one visit, each with the user's history in hand."""
+    """The requests of one visit, each with the user's history."""
     history = UserHistory().extended(stored(replay.first_events()["events"], replay.user_id))
     result = [asked_now(replay, history)]
     while len(result) < NUM_QUESTIONS:
@@ -144,13 +144,13 @@ def visit(replay: Replay) -> list[Asked]:
 
 
 def asked_now(replay: Replay, history: UserHistory) -> Asked:
-    """The question a second after the last event."""
+    """The request a second after the last event."""
     body = replay.question()
     return Asked(msgspec.convert(body, RecommendRequest), history, body["timestamp"])
 
 
 async def measure_visits(release: LoadedRelease, visits: Sequence[list[Asked]], connections: int) -> Visited:
-    """Visits as the generator makes them, each question given straight to the engine, until the time or the visits are over."""
+    """Give the requests of visits to the engine directly, until the time is over or no visit is left."""
     engine, waiting, num_asked = Engine(torch.get_num_threads(), Limits(max_wait_s=math.inf)), iter(visits), 0
     batched = Batched(partial(recommend_many, keeping=Keeping(REMEMBERED_BYTES)), release)
     now = time.monotonic
@@ -172,7 +172,7 @@ async def measure_visits(release: LoadedRelease, visits: Sequence[list[Asked]], 
 
 
 def main() -> None:
-    """Measure one thing."""
+    """Run the measurement that the command line names."""
     what, store, histories, *rest = sys.argv[1:]
     release = load_release(Path(store))
     measured: Appended | Visited
@@ -186,7 +186,7 @@ def main() -> None:
     else:
         replayed = itertools.islice(itertools.cycle(read_histories(Path(histories))), NUM_VISITS)
         visits = [visit(Replay.start(history, str(number))) for number, history in enumerate(replayed)]
-        gc.freeze()  # a million objects that stay: going through them again and again is no part of an engine
+        gc.freeze()  # a million objects that stay in memory; collecting them again and again is no work of the engine
         measured = asyncio.run(measure_visits(release, visits, int(rest[0])))
     sys.stdout.buffer.write(msgspec.json.encode(measured) + b"\n")
 

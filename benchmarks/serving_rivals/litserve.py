@@ -1,11 +1,11 @@
 """The competitor of rps_vs_litserve: the same model under LitServe, which batches requests in a worker process.
 
-Its own mechanism as its documentation shows it: one API process, one worker, batches of at most MAX_BATCH that wait
-BATCH_TIMEOUT_S for company. Tried: 2 to 16 requests and 2 to 10 ms; on one core a larger batch costs nearly as much per request,
-so that none bears a second connection within the limit on the p99, and the least waiting wins. No waiting at all makes the
-worker spin on the core that it shares with the API. Histories lie in an SQLite file that promises nothing after a crash: the API
-process writes it, the worker reads what it has not read yet and keeps users encoded. Runs in an environment of its own, which
-`benchmarks.training_rivals.environment` makes of litserve.txt.
+It is set up as LitServe's documentation shows: one API process, one worker, and batches of at most MAX_BATCH requests that wait
+up to BATCH_TIMEOUT_S for more. We tried 2 to 16 requests and 2 to 10 ms. On one core a request in a larger batch costs nearly as
+much, so no setting serves a second connection within the limit on the p99, and the shortest wait is the best. Without a wait the
+worker spins on the core that it shares with the API. The API process writes histories to an SQLite file without a guarantee
+after a crash; the worker reads new events from it and keeps users encoded. Runs in its own environment, which
+`benchmarks.training_rivals.environment` makes from litserve.txt.
 
 `python -m benchmarks.serving_rivals.litserve STORE PORT FILE`
 """
@@ -42,10 +42,10 @@ class Recommender(litserve.LitAPI):  # type: ignore[misc] # it is not installed 
         """Called in the worker."""
         self.model = PlainModel.load(self.store, len(os.sched_getaffinity(0)))
         self.file = connect(self.path)
-        self.known: dict[str, tuple[int, Events]] = {}  # up to which event, and all of them
+        self.known: dict[str, tuple[int, Events]] = {}  # number of the last event read, and all events
 
     def decode_request(self, request: RecommendRequest) -> Question:
-        """The question, with the user's events as of now."""
+        """The request with the user's current events."""
         seq, events = self.known.get(request.user_id) or (0, self.model.encode([]))
         sql = "SELECT seq, told FROM events WHERE user_id = ? AND seq > ? ORDER BY seq"
         if rows := self.file.execute(sql, (request.user_id, seq)).fetchall():
@@ -54,31 +54,31 @@ class Recommender(litserve.LitAPI):  # type: ignore[misc] # it is not installed 
         return Question(events, request.timestamp, request.num_results)
 
     def batch(self, inputs: Sequence[Question]) -> Sequence[Question]:
-        """The model pads them itself."""
+        """Nothing to do, because the model pads batches itself."""
         return inputs
 
     def predict(self, questions: Sequence[Question]) -> list[Ranked]:
-        """All in one pass."""
+        """Answer a batch in one forward pass."""
         return self.model.recommend(questions)
 
     def unbatch(self, output: list[Ranked]) -> list[Ranked]:
-        """One answer per question."""
+        """One answer per request."""
         return output
 
     def encode_response(self, ranked: Ranked) -> dict[str, Any]:
-        """Body of the answer."""
+        """The body of the response."""
         return {"items": [{"item_id": item_id, "score": score} for item_id, score in ranked]}
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """The file of histories."""
+    """Open the file of histories."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;" + TABLE)
     return connection
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until the process is stopped."""
     store, port, path = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     server, file = litserve.LitServer(Recommender(store, path), accelerator="cpu"), connect(path)
 

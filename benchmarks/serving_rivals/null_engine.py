@@ -1,4 +1,4 @@
-"""`twotower serve` with an engine that has its answer ready: what is left of a request is the server's own work.
+"""`twotower serve` with an engine that returns a ready answer, to measure the cost of the server without the model.
 
 `python -m benchmarks.serving_rivals.null_engine ARGUMENTS`, those of `twotower serve`.
 """
@@ -17,7 +17,7 @@ RANKING = Ranking(items=ITEMS, events_used=50, events_ignored=0, missing_item_id
 
 
 class NullEngine(Engine):
-    """Answers recommendations, the only work that comes in batches, and leaves all other work to the engine."""
+    """Returns a ready answer to recommendations, the only batched work. All other work is done as usual."""
 
     async def submit_to(self, batched: Batched, argument: Any, cost: int, deadline_s: float) -> Any:  # noqa: ARG002
         """See Engine."""

@@ -1,7 +1,7 @@
-"""What both competitors serve: the same release, the same model, FAISS' flat index, and histories kept as the model reads them.
+"""The model of both competitors: the same release and towers, FAISS' flat index, and histories of encoded events.
 
-An event is encoded once, when it comes, not with every question. The index is asked for so many more items than wanted as
-there are past items, which are then scored in full: the answer is as exact as ours.
+An event is encoded once, on arrival, not at every request. The index is searched for as many extra items as there are past
+items. These are then scored exactly, so answers are as exact as ours.
 
 N: items, V: vector width, E: events of one user, Q: requests, K: results
 """
@@ -29,14 +29,14 @@ faiss: Any = faiss_module
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Events of one user, oldest first, as the model reads them; those of unknown items are left out."""
+    """Encoded events of one user, oldest first, without those of unknown items."""
 
     rows_E: Ints
     times_ms_E: Ints
     context: EncodedRows
 
     def followed_by(self, later: "Events") -> "Events":
-        """These and later ones."""
+        """These events followed by later ones."""
         return Events(
             np.concatenate([self.rows_E, later.rows_E]),
             np.concatenate([self.times_ms_E, later.times_ms_E]),
@@ -45,7 +45,7 @@ class Events:
 
 
 class Told(NamedTuple):
-    """One event as a client tells it."""
+    """One event as a client sends it."""
 
     item_id: str
     event_type: str
@@ -54,7 +54,7 @@ class Told(NamedTuple):
 
 
 class Question(NamedTuple):
-    """Who asks, when, and for how many."""
+    """One request: the user's events, the time, and the number of results."""
 
     events: Events
     now_ms: int
@@ -63,7 +63,7 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PlainModel:
-    """A release in memory."""
+    """A loaded release."""
 
     towers: Towers
     vectors_NV: torch.Tensor
@@ -73,7 +73,7 @@ class PlainModel:
 
     @staticmethod
     def load(store: Path, num_threads: int) -> "PlainModel":
-        """The current release of a store; torch and FAISS compute on so many threads from here on."""
+        """Load the current release of a store, and set the number of threads of torch and FAISS."""
         torch.set_num_threads(num_threads)
         faiss.omp_set_num_threads(num_threads)
         path = release_path(store, read_pointer(store).release)
@@ -102,7 +102,7 @@ class PlainModel:
         )
 
     def recommend(self, questions: Sequence[Question]) -> list[list[tuple[str, float]]]:
-        """Ids and scores of each question's best items, best first. The model reads the last 256 events."""
+        """Ids and scores of the best items for each request, best first. The model reads the last 256 events."""
         requests = [_request(question) for question in questions]
         queries = answer(self.towers.contextualizer, self.towers.config.model, self.vectors_NV, requests)
         past_scores_M = queries.past_scores(self.vectors_NV).numpy()
