@@ -1,4 +1,4 @@
-"""The `twotower` command: a table of names, each imported only when called, so that `--help` answers in 0.1 s."""
+"""The `twotower` command. A command is imported only when it is called, so that `--help` answers in 0.1 s."""
 
 import errno
 import importlib
@@ -45,7 +45,7 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return the exit status: 2 for what the caller can put right, 130 when interrupted."""
+    """Run one command and return its exit status: 2 for an error that the caller can fix, 130 when interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if name in ("-h", "--help", "help"):
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def usage() -> str:
-    """What `twotower --help` prints."""
+    """The text of `twotower --help`."""
     lines = [f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
@@ -91,7 +91,7 @@ def load(name: str) -> Callable[[list[str]], int]:
 
 
 def suggestion(name: str) -> str:
-    """A question that names the nearest command, or nothing when none is near."""
+    """ "Did you mean ...?" with the nearest command, or nothing when none is near."""
     import difflib
 
     nearest = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -99,7 +99,7 @@ def suggestion(name: str) -> str:
 
 
 def explanation(error: Exception, name: str) -> str | None:
-    """One line for the caller, or None when the error is a bug and its traceback must be seen."""
+    """One line for the caller, or None when the error is a bug, whose traceback must be shown."""
     if isinstance(error, ModuleNotFoundError):
         return missing_module(error, name)
     if isinstance(error, TwoTowerError) or (isinstance(error, ValueError) and raised_by_us(error)):
@@ -113,14 +113,14 @@ def explanation(error: Exception, name: str) -> str | None:
 
 
 def ran_out_of_memory(error: Exception) -> bool:
-    """Whether the system refused memory or a thread, whose stack is memory. Each library has its own way to say so."""
+    """Whether the system refused memory or a thread, whose stack is memory. Each library reports it in another way."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     return any(words in str(error) for words in _NO_MEMORY)
 
 
 def raised_by_us(error: Exception) -> bool:
-    """Whether our own code raised it: such a ValueError is about the caller's input, one from a library is a bug."""
+    """Whether our own code raised it. Our ValueErrors are about the caller's input; one from a library is a bug."""
     innermost = error.__traceback__
     while innermost is not None and innermost.tb_next is not None:
         innermost = innermost.tb_next
@@ -128,7 +128,7 @@ def raised_by_us(error: Exception) -> bool:
 
 
 def missing_module(error: ModuleNotFoundError, name: str) -> str | None:
-    """What to install, or None when the missing module would be one of ours inside a package that is here."""
+    """One line that says what to install; None when the missing module is ours and its package is here, which is a bug."""
     from importlib.util import find_spec
 
     package = package_of(error.name or "")
@@ -145,7 +145,7 @@ def missing_module(error: ModuleNotFoundError, name: str) -> str | None:
 
 
 def extra_of(package: str, stage: str) -> str | None:
-    """The extra that installs a Python package, the smallest one that does: of the stage first; None when there is none."""
+    """The extra that installs a Python package, preferably that of the stage; None when no extra does."""
     import re
     from importlib.metadata import PackageNotFoundError, requires
 

@@ -1,6 +1,6 @@
-"""`twotower demo`: real purchases -> a served model, in minutes. It runs the same commands a user would, one after another.
+"""`twotower demo`: from real purchases to a served model in minutes. It runs the commands that a user would run.
 
-The stages meet only through files, so this imports none of them: each step is a `twotower` subprocess.
+The stages meet only in files, so this module imports none of them: each step is a `twotower` subprocess.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from twotower.errors import EnvironmentProblem, TwoTowerError
 from twotower.progress import CONSOLE, say
 from twotower.provenance import environment
 
-NUM_TIMED = 500  # sequential requests behind the latency figures
-NUM_HOUSEHOLDS = 50  # whose real histories the service is given
+NUM_TIMED = 500  # sequential requests that the latency figures are measured on
+NUM_HOUSEHOLDS = 50  # whose histories are sent to the service
 READY_TIMEOUT_S = 60
-HOUSEHOLD = "1001"  # the one that is asked about
+HOUSEHOLD = "1001"  # the household whose recommendations are shown
 SHOWN = 6  # recommendations printed per answer
 Json = dict[str, Any]
 
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
 
 
 def clear(out: Path) -> None:
-    """Remove what an earlier demo left, and nothing else: a directory that is not a demo's is refused."""
+    """Remove the files of an earlier demo. A directory with other files is refused."""
     marker = out / ".twotower-demo"
     if out.exists() and any(out.iterdir()) and not marker.exists():
         raise EnvironmentProblem(f"{out} holds other files: choose an empty --out")
@@ -83,14 +83,14 @@ def clear(out: Path) -> None:
 
 @contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Note how long a stage took."""
+    """Measure how long a stage takes."""
     started = time.monotonic()
     yield
     seconds[name] = round(time.monotonic() - started, 2)
 
 
 def command(*arguments: object) -> str:
-    """Run a `twotower` command, shown as it would be typed, and return its output; its own message explains a failure."""
+    """Print and run a `twotower` command and return its output. A command that fails prints its own message."""
     shown = " ".join(str(a) for a in arguments)
     CONSOLE.print(f"[bold]$ twotower {shown}[/bold]", highlight=False)
     line = [sys.executable, "-m", "twotower.cli", *map(str, arguments)]
@@ -101,7 +101,7 @@ def command(*arguments: object) -> str:
 
 
 def start_service(store: Path, port: int, history: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Start `twotower serve` and wait until it is ready; what it says goes to `log`."""
+    """Start `twotower serve` and wait until it is ready. Its output goes to `log`."""
     import httpx
 
     arguments = ["serve", "--store", str(store), "--port", str(port), "--history", f"sqlite:///{history.resolve()}"]
@@ -123,7 +123,7 @@ def start_service(store: Path, port: int, history: Path, log: Path) -> subproces
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:
-    """End the service we started."""
+    """Stop the service that was started."""
     if server.poll() is None:
         server.send_signal(signal.SIGTERM)
         try:
@@ -134,14 +134,14 @@ def stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def free_port() -> int:
-    """A port nothing listens on."""
+    """A port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def households(events: Path) -> dict[str, list[Json]]:
-    """Real histories of some households with 300 to 900 purchases, as /v1/events takes them, oldest first."""
+    """Histories of some households with 300 to 900 purchases each, oldest first, in the form that /v1/events takes."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -165,7 +165,7 @@ def households(events: Path) -> dict[str, list[Json]]:
 
 
 def conversation(url: str, events: Path, seconds: dict[str, float]) -> Json:
-    """Give the service real histories, ask, tell it one event, ask again; then time many requests."""
+    """Send histories, ask for recommendations, send one event, ask again; then time many requests."""
     import httpx
 
     histories = households(events)
@@ -202,7 +202,7 @@ def conversation(url: str, events: Path, seconds: dict[str, float]) -> Json:
 
 
 def ask(client: Any, path: str, body: Json) -> Json:
-    """POST a body and return the answer, or say why there is none."""
+    """POST a body and return the answer; TwoTowerError when the status is no success."""
     response = client.post(path, json=body)
     if response.status_code >= 300:
         raise TwoTowerError(f"POST {path} answered {response.status_code}: {response.text[:500]}")
@@ -226,7 +226,7 @@ def time_requests(client: Any, histories: dict[str, list[Json]]) -> list[float]:
 
 
 def peak_gib(running: int) -> float:
-    """The most memory any stage took: of those that ended, and of the service still running as process `running`."""
+    """The peak memory of any stage: of those that have ended, and of the service, which runs as process `running`."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     status = Path(f"/proc/{running}/status")
     lines = status.read_text().splitlines() if status.exists() else []
@@ -235,7 +235,7 @@ def peak_gib(running: int) -> float:
 
 
 def write_report(out: Path, bundle: Path, embedded: Json, seconds: dict[str, float], answers: Json, peak: float) -> Json:
-    """Everything measured, in report.json."""
+    """Write every measured figure into report.json."""
     metrics = json.loads((bundle / "metrics.json").read_bytes())
     report: Json = {
         "seconds": seconds | {"training": round(metrics["training"]["seconds"], 2)},
@@ -255,7 +255,7 @@ def write_report(out: Path, bundle: Path, embedded: Json, seconds: dict[str, flo
 
 
 def print_summary(report: Json, port: int, out: Path, serving: bool) -> None:
-    """What a newcomer reads: quality beside the counters, speed, and the three calls with their answers."""
+    """Print quality beside the counters, speed, and the three calls with their answers."""
     from rich.table import Table
 
     test = report["quality"]["test"]
@@ -295,13 +295,13 @@ def print_summary(report: Json, port: int, out: Path, serving: bool) -> None:
 
 
 def print_call(port: int, path: str, body: Json, heading: str) -> None:
-    """A call as it can be pasted into a shell."""
+    """Print a call in the form that can be pasted into a shell."""
     CONSOLE.print(f"\n[bold]{heading}[/bold]")
     say(f"curl -s http://127.0.0.1:{port}{path} -H 'Content-Type: application/json' -d '{json.dumps(body)}'")
 
 
 def print_items(items: list[Json], before: list[str]) -> None:
-    """Items with names; what is new or moved against `before` is marked."""
+    """Print items with their names, and mark those that are new or moved relative to `before`."""
     for rank, item in enumerate(items):
         if not before:
             mark = "  "
@@ -315,5 +315,5 @@ def print_items(items: list[Json], before: list[str]) -> None:
 
 
 def title(item: Json) -> str:
-    """The item's name."""
+    """The item's title, or else its id."""
     return str((item.get("metadata") or {}).get("title") or item["item_id"]).capitalize()

@@ -1,7 +1,7 @@
-"""`twotower doctor`: what works on this machine, and what to do about the rest.
+"""`twotower doctor`: reports what works on this machine, and what to do about the rest.
 
-Every native library is tried in a subprocess: a broken build may kill the process that imports it, and the report must
-survive that. It also keeps faiss and redis out of this package's imports, which the import contracts forbid.
+Every native library is tried in a subprocess, because a broken build may kill the process that imports it. It also keeps faiss
+and redis out of this package's imports, which the import contracts forbid.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from rich.table import Table
 from twotower.memory import available_bytes
 
 PROBE_TIMEOUT_S = 120
-DEMO_MEMORY_GIB = 4.0  # what `twotower demo` may take
+DEMO_MEMORY_GIB = 4.0  # the most memory that `twotower demo` takes
 DEMANDING = frozenset({"embedder_cache", "service"})  # packages that need FAISS; the second also a client of Redis
 
 _TORCH = """
@@ -99,12 +99,12 @@ def main(argv: list[str]) -> int:
 
 
 def installed_packages() -> frozenset[str]:
-    """Which stages that need more than training are here: an image holds one."""
+    """Which of the packages in DEMANDING are installed; an image has at most one."""
     return frozenset(name for name in DEMANDING if find_spec(name) is not None)
 
 
 def examine(probe: RunProbe, redis_url: str | None, packages: frozenset[str] = DEMANDING) -> list[Check]:
-    """Every check, in the order of the report. A library is required where one of our `packages` that needs it is here."""
+    """All checks, in the order of the report. FAISS and the Redis client are required if one of `packages` needs them."""
     torch = probe(_TORCH, "")
     return [
         python_check(),
@@ -144,7 +144,7 @@ def run_probe(code: str, given: str) -> Probe:
 
 
 def python_check() -> Check:
-    """This interpreter."""
+    """The version of this interpreter."""
     works = sys.version_info >= (3, 11)
     return Check("Python", platform.python_version(), works, advice="" if works else "install Python 3.11 or newer")
 
@@ -158,14 +158,14 @@ def library_check(module: str, probe: RunProbe, source: str, required: bool = Tr
 
 
 def torch_check(torch: Probe) -> Check:
-    """PyTorch multiplies two matrices."""
+    """Whether PyTorch multiplies two matrices."""
     if torch.failure:
         return Check("torch", torch.failure, works=False, advice="pip install -c constraints.txt torch")
     return Check("torch", str(torch.facts["version"]), works=True)
 
 
 def cores_check(torch: Probe, cores: float) -> Check:
-    """Cores this process may use, beside the threads torch would start on them."""
+    """The cores that this process may use, compared with the threads that torch would start."""
     threads = torch.facts.get("threads")
     crowded = isinstance(threads, int) and threads > max(1, cores)
     advice = f"set OMP_NUM_THREADS={max(1, int(cores))}: torch would start more threads than there are cores" if crowded else ""
@@ -173,7 +173,7 @@ def cores_check(torch: Probe, cores: float) -> Check:
 
 
 def memory_check(num_bytes: int | None) -> Check:
-    """Enough memory for the demo; None where the system does not say."""
+    """Whether there is enough memory for the demo. None stands for a system that does not say."""
     if num_bytes is None:
         return Check("memory", "unknown on this system", works=True, required=False)
     available = num_bytes / 2**30
@@ -183,7 +183,7 @@ def memory_check(num_bytes: int | None) -> Check:
 
 
 def faiss_check(faiss: Probe, required: bool) -> Check:
-    """FAISS finds the nearest of four vectors. Training does without it."""
+    """Whether FAISS finds the nearest of four vectors. Training does not need it."""
     if faiss.failure:
         return Check("FAISS", faiss.failure, False, required, "pip install -c constraints.txt 'twotower[cpu]' (or [gpu])")
     gpus = faiss.facts["gpus"]
@@ -191,7 +191,7 @@ def faiss_check(faiss: Probe, required: bool) -> Check:
 
 
 def sqlite_check(sqlite: Probe) -> Check:
-    """The embedded history store keeps a write-ahead log."""
+    """Whether SQLite, the embedded history store, can keep a write-ahead log."""
     if sqlite.failure:
         advice = "use a Python built with SQLite and a temporary directory that can be written, or keep histories in Redis"
         return Check("SQLite", sqlite.failure, works=False, advice=advice)
@@ -199,7 +199,7 @@ def sqlite_check(sqlite: Probe) -> Check:
 
 
 def redis_server_check(server: str | None) -> Check:
-    """A Redis to keep histories in, when none was named."""
+    """Whether a Redis server is installed, when no URL was given."""
     if server:
         return Check("Redis server", f"installed: {server}", works=True, required=False)
     advice = "only for several servers at once: install redis-server, or test one with `twotower doctor --redis URL`"
@@ -207,14 +207,14 @@ def redis_server_check(server: str | None) -> Check:
 
 
 def redis_url_check(redis: Probe) -> Check:
-    """The Redis that the caller named answers."""
+    """Whether the Redis at the given URL answers."""
     if redis.failure:
         return Check("Redis server", redis.failure, works=False, advice="start it, or correct the URL given with --redis")
     return Check("Redis server", f"{redis.facts['version']} answers", works=True)
 
 
 def gpu_check(torch: Probe) -> Check:
-    """A GPU that torch can use. Nothing needs one."""
+    """The GPU that torch can use, if any. Nothing requires one."""
     if gpu := torch.facts.get("gpu"):
         return Check("GPU", str(gpu), works=True, required=False)
     advice = "nothing: all stages run on the CPU. With an NVIDIA GPU, install its driver and a CUDA build of torch"
@@ -222,7 +222,7 @@ def gpu_check(torch: Probe) -> Check:
 
 
 def triton_check(torch: Probe, triton: Probe) -> Check:
-    """Triton, which compiles kernels for a GPU."""
+    """Whether Triton, which compiles kernels for a GPU, is installed."""
     has_gpu = bool(torch.facts.get("gpu"))
     if not triton.failure:
         use = "used" if has_gpu else "idle without a GPU"
@@ -232,7 +232,7 @@ def triton_check(torch: Probe, triton: Probe) -> Check:
 
 
 def usable_cores() -> float:
-    """Cores by affinity and by container quota, whichever is less."""
+    """Number of usable cores: by affinity or by the container's quota, whichever is less."""
     cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     limit = Path("/sys/fs/cgroup/cpu.max")
     if limit.is_file():
@@ -243,7 +243,7 @@ def usable_cores() -> float:
 
 
 def report(checks: list[Check]) -> Table:
-    """The table printed: what, state, what to do about it."""
+    """The checks as a table: what, its state, what to do about it."""
     table = Table()
     for heading in ("", "what", "state", "what to do about it"):
         table.add_column(heading, overflow="fold")

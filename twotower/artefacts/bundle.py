@@ -1,4 +1,4 @@
-"""The model bundle: both towers, their sizes, the schema and the popularity they were trained with, as one directory."""
+"""The model bundle, a directory: both towers, their sizes, the schema, and popularity as of the end of training."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ METRIC = "inner_product"
 
 
 class BundleConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """config.json: sizes, and the identity of the vector space the embedder spans."""
+    """config.json: the sizes of the towers, and the id of the embedder's vector space."""
 
     model: ModelConfig
     popularity_half_lives_days: tuple[float, ...]
@@ -37,7 +37,7 @@ class BundleConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def num_signals(self) -> int:
-        """How many of the popularity dimensions, the last ones, are signals."""
+        """Number of signals: the last of the popularity dimensions."""
         return self.model.num_popularity - len(self.popularity_half_lives_days)
 
 
@@ -73,7 +73,7 @@ def save_bundle(
     metrics: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> Manifest:
-    """Write a bundle to `path`, which must be free; nothing appears there unless all of it was written."""
+    """Write a bundle to `path`, which must not exist. It appears there whole or not at all."""
     refuse_existing(path)
     with staging(path.parent) as directory:
         save_file({k: v.contiguous() for k, v in embedder.state_dict().items()}, directory / EMBEDDER)
@@ -94,7 +94,7 @@ def save_bundle(
 
 
 def load_bundle(path: Path) -> Bundle:
-    """Verify every hash, then load; IntegrityError, FormatError or ReleaseMismatch when it must not be used."""
+    """Verify every hash, then load a bundle; IntegrityError, FormatError or ReleaseMismatch when it must not be used."""
     manifest = verify_directory(path, KIND)
     return Bundle(
         path=path,
@@ -130,7 +130,7 @@ def load_towers(path: Path, manifest: Manifest) -> Towers:
 
 
 def read_config(path: Path) -> BundleConfig:
-    """config.json of a bundle or release, its feature version checked."""
+    """config.json of a bundle or release; FormatError when its features are of another version."""
     try:
         config = msgspec.json.decode((path / CONFIG).read_bytes(), type=BundleConfig)
     except msgspec.DecodeError as error:
@@ -144,19 +144,19 @@ def read_config(path: Path) -> BundleConfig:
 
 
 def vector_space_id(embedder_sha256: str, model: ModelConfig) -> str:
-    """Hash of the embedder's kind and weights, the feature spec, the width and the metric: equal ids, comparable vectors."""
+    """Hash of the embedder's kind and weights, the features, the width and the metric: vectors of equal ids are comparable."""
     spec = msgspec.json.encode(model.item_spec).decode()
     identity = [model.embedder, embedder_sha256, spec, str(model.width), METRIC]
     return hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """An Arrow IPC file."""
+    """Write a table as an Arrow IPC file."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
 
 
 def read_table(path: Path) -> pa.Table:
-    """An Arrow IPC file, memory-mapped."""
+    """Read an Arrow IPC file, memory-mapped."""
     with pa.memory_map(str(path)) as source:
         return pa.ipc.open_file(source).read_all()

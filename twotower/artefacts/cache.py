@@ -1,4 +1,4 @@
-"""Releases of a store that is elsewhere, verified and kept on this machine."""
+"""Keeps verified copies of a bucket's releases on this machine."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from twotower.errors import StoreError
 
 
 def fetch(store: Store, release: str, signed_by: Verifier | None = None) -> Path:
-    """Directory of a release on this machine; what must be downloaded is verified first and is there for the next time.
+    """Directory of a release on this machine. A release of a bucket is downloaded once, verified, and kept.
 
-    StoreError, IntegrityError, FormatError or ReleaseMismatch when it is not to be had.
+    StoreError, IntegrityError, FormatError or ReleaseMismatch when it cannot be had whole. That of a directory store is not read.
     """
     require(store, release)
     path = store.local / RELEASES / release
@@ -29,9 +29,9 @@ def fetch(store: Store, release: str, signed_by: Verifier | None = None) -> Path
 
 
 def local_copy(store: Store, signed_by: Verifier | None = None) -> Path:
-    """A directory store that holds the current release and its pointer: the store itself, or its cache brought up to date.
+    """A directory store with the current release and its pointer: the store itself, or the updated copy of a bucket.
 
-    StoreError also when the pointer went back: a lower sequence number than one seen before is never followed.
+    StoreError also when the pointer has a lower sequence number than one seen before, because somebody restored an older state.
     """
     if isinstance(store, LocalStore):
         return store.local
@@ -40,7 +40,7 @@ def local_copy(store: Store, signed_by: Verifier | None = None) -> Path:
 
 
 def keep(store: Store, pointer: Pointer, signed_by: Verifier | None = None) -> Path:
-    """Directory of the release that a store's pointer names; of a store that is elsewhere the pointer is kept here too.
+    """Directory of the release that a pointer names. The pointer of a bucket is kept on this machine too.
 
     See `fetch` and `local_copy` for what they raise.
     """

@@ -1,8 +1,8 @@
-"""What changed in the catalogue since the nightly job last read it: items put and items deleted, in one SQLite file.
+"""Changes to the catalogue since the nightly job last read it: items put and items deleted, in one SQLite file.
 
-Every change has a sequence number. A release says up to which one it holds them. The server serves what comes after that
-number, the nightly job folds in what no release served yet holds. The changes that the served release holds and the one before
-it did not are kept, so that a rollback of one step serves them again.
+Every change has a sequence number, and a release contains all changes up to one number. The server applies the later ones.
+The nightly job builds in those that no served release contains. The changes that are new in the served release are kept, so
+that a rollback of one step can apply them again.
 """
 
 import sqlite3
@@ -18,7 +18,7 @@ from twotower.errors import EnvironmentProblem
 
 VERSION = 1
 WHAT, OPTION = "item changes", "--delta"
-# `settled`: up to where the release that is served holds the changes.
+# `settled`: the served release contains the changes up to this number.
 _TABLES = """
 CREATE TABLE changes (position INTEGER PRIMARY KEY, item_id TEXT NOT NULL UNIQUE, sequence INTEGER NOT NULL, features BLOB);
 CREATE TABLE marks (sequence INTEGER NOT NULL, settled INTEGER NOT NULL);
@@ -45,24 +45,24 @@ class DeltaStore:
         make_tables(self._connection, path, WHAT, OPTION, _TABLES, VERSION)
 
     def after(self, folded: int) -> Changes:
-        """The changes after `folded`, which is how far some release holds them."""
+        """The changes that a release lacks which contains those up to number `folded`."""
         with self._connection as connection:
             connection.execute("BEGIN")
             return _changes(connection, folded)
 
     def settle(self, folded: int) -> Changes:
-        """The changes after `folded`, which is how far the release to be served holds them; what nobody needs is forgotten."""
+        """As `after`, for the release to be served. Changes that neither it nor a rollback of one step needs are deleted."""
         with self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")
             _, settled = _marks(connection)
             if folded > settled:
                 connection.execute("DELETE FROM changes WHERE sequence <= ?", (settled,))
-            # A file newer than the release must not number its changes as those that the release holds.
+            # A file made after the release must not reuse the numbers of changes that the release contains.
             connection.execute("UPDATE marks SET settled = ?1, sequence = max(sequence, ?1)", (folded,))
             return _changes(connection, folded)
 
     def write(self, items: Changed) -> None:
-        """Store changes in one transaction, on the disk when this returns. Of an item only the last change is kept."""
+        """Store changes in one transaction, which is on the disk when this returns. Only the last change of an item is kept."""
         with self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("UPDATE marks SET sequence = sequence + 1")
@@ -76,9 +76,9 @@ class DeltaStore:
 
 
 def read_delta(url: str) -> Changes:
-    """The changes that the release served does not hold, for the nightly job; EnvironmentProblem without such a file.
+    """The changes that the served release lacks, for the nightly job; EnvironmentProblem without such a file.
 
-    A server may write to the file meanwhile: what it adds then is left to the next night.
+    A server may write to the file meanwhile: those changes are left to the next night.
     """
     path = sqlite_path(url)
     if path is None or not path.is_file():
@@ -95,7 +95,7 @@ def read_delta(url: str) -> Changes:
 
 
 def _marks(connection: sqlite3.Connection) -> tuple[int, int]:
-    """The last sequence number, and up to where changes are settled."""
+    """The last sequence number, and the number up to which the served release contains the changes."""
     sequence, settled = connection.execute("SELECT sequence, settled FROM marks").fetchone()
     return int(sequence), int(settled)
 

@@ -1,4 +1,4 @@
-"""Directories that are whole or absent: staged aside, hashed, synced, renamed; verified before anything reads them."""
+"""Directories that exist whole or not at all: built aside, hashed, synced and renamed, and verified before they are read."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from twotower.errors import EnvironmentProblem, FormatError, IntegrityError
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec says of bytes that are no JSON of ours
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises for unexpected bytes
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,80}", re.IGNORECASE)
 
 
@@ -28,7 +28,7 @@ class FileEntry(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a directory holds and which artefact it was made from. Written last: no manifest, no artefact."""
+    """The files of a directory, and the artefact it was made from. It is written last: a directory without one is no artefact."""
 
     kind: str
     format_version: int
@@ -39,7 +39,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 @contextmanager
 def staging(parent: Path) -> Iterator[Path]:
-    """Yield a fresh directory beside the artefact to be, and remove it again unless it was moved into place."""
+    """Yield a new directory on the file system of `parent`, and remove it at the end unless it was moved into place."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         directory = Path(tempfile.mkdtemp(prefix=".staging-", dir=parent))
@@ -64,7 +64,7 @@ def seal(directory: Path, kind: str, parent: str | None) -> Manifest:
 
 
 def move_into_place(directory: Path, path: Path) -> None:
-    """Rename a sealed directory to its final path, which must be free."""
+    """Rename a sealed directory to its final path, which must not exist."""
     refuse_existing(path)
     directory.chmod(0o755)
     directory.rename(path)
@@ -72,13 +72,13 @@ def move_into_place(directory: Path, path: Path) -> None:
 
 
 def refuse_existing(path: Path) -> None:
-    """EnvironmentProblem when `path` is taken; called before the work that would end there."""
+    """EnvironmentProblem when `path` exists. Call it before the work whose result goes there."""
     if path.exists():
         raise EnvironmentProblem(f"{path} exists already: choose another place, or delete it first")
 
 
 def verify_directory(path: Path, kind: str, signed_by: Verifier | None = None) -> Manifest:
-    """The manifest of a directory whose every file has been hashed and found true; IntegrityError or FormatError else."""
+    """Hash every file of a directory and return its manifest; IntegrityError or FormatError when one is not as listed."""
     manifest = read_manifest(path, kind, signed_by)
     for name, entry in manifest.files.items():
         file = path / name
@@ -90,7 +90,7 @@ def verify_directory(path: Path, kind: str, signed_by: Verifier | None = None) -
 
 
 def read_manifest(path: Path, kind: str, signed_by: Verifier | None = None) -> Manifest:
-    """The manifest itself, its signature (where one is asked for), format and names checked; the files it lists are not."""
+    """The manifest of a directory, with signature (if `signed_by` is given), format and names checked. No file is hashed."""
     raw, signature = _read_plain(path / MANIFEST), _read_plain(path / SIGNATURE)
     if raw is None:
         raise IntegrityError(f"{path} is not a {kind}: it has no {MANIFEST}. {_MEND[kind]}")
@@ -98,9 +98,9 @@ def read_manifest(path: Path, kind: str, signed_by: Verifier | None = None) -> M
 
 
 def parse_manifest(where: str, kind: str, raw: bytes, signature: bytes | None, signed_by: Verifier | None) -> Manifest:
-    """The manifest in these bytes, which lay at `where`; see `read_manifest`."""
+    """As `read_manifest`, of the bytes of a manifest. `where` names the place in messages."""
     if signed_by is not None:
-        signed_by.check(where, raw, signature)  # before anything parses what anyone may have written
+        signed_by.check(where, raw, signature)  # before parsing, because anyone may have written these bytes
     try:
         version = msgspec.json.decode(raw, type=dict[str, object]).get("format_version")
         if version != FORMAT_VERSION:
@@ -125,7 +125,7 @@ def content_id(kind: str, files: dict[str, FileEntry]) -> str:
 
 
 def _read_plain(path: Path) -> bytes | None:
-    """Content of a file; None for one that is missing or that is a link and may lead anywhere."""
+    """Content of a file; None when it is missing, or a link, which could lead anywhere."""
     return path.read_bytes() if path.is_file() and not path.is_symlink() else None
 
 

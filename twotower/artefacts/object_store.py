@@ -1,8 +1,8 @@
-"""Releases in a bucket of an S3-compatible service, through obstore; credentials and endpoint come from AWS_* variables.
+"""A store in a bucket of an S3-compatible service, through obstore. AWS_* variables give credentials and endpoint.
 
-Nothing there is ever locked. The pointer of a sequence number is created once, and the service refuses a second one: that
-is the whole of the compare-and-swap. A release's id follows from its content, so that who writes a file of it twice writes the
-same bytes twice. What is read is streamed into a cache on this machine, which is a directory store of its own.
+There are no locks. A pointer is created under its sequence number, and the service refuses a second file of that name: this is
+the compare-and-swap. A release's id is a hash of its content, so two writers of one file write the same bytes. Files are
+streamed into a cache on this machine, which is a directory store.
 """
 
 import hashlib
@@ -27,13 +27,13 @@ from twotower.errors import EnvironmentProblem, IntegrityError, StoreError
 if TYPE_CHECKING:
     from obstore.store import ClientConfig
 
-RETIRED = "retired.json"  # beside the files of a release that is none any more: its manifest
+RETIRED = "retired.json"  # the manifest of a retired release, renamed
 _MAX_SMALL = 16 << 20  # manifests and pointers are far smaller
 _CODE = re.compile("<Code>([A-Za-z]+)</Code>")
 
 
 def connect(url: str) -> "ObjectStore":
-    """The store of s3://BUCKET/PREFIX; EnvironmentProblem for a URL that names no bucket. Nothing is asked of it yet."""
+    """The store of s3://BUCKET/PREFIX; EnvironmentProblem for a URL without a bucket. No request is sent yet."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
     options: ClientConfig = {"allow_http": endpoint.startswith("http://")}
     try:
@@ -80,7 +80,7 @@ class ObjectStore:
             try:
                 obstore.put(self.bucket, key, content, mode="create", use_multipart=False)
             except AlreadyExistsError:
-                # A request whose answer was lost is sent again, and finds what it wrote itself.
+                # A request is repeated when its answer was lost, and then finds the file that it wrote itself.
                 return self.read(key) == content
         return True
 
@@ -115,13 +115,17 @@ class ObjectStore:
 
     @contextmanager
     def reread(self, release: str, signed_by: Verifier | None) -> Iterator[Path]:
-        """See Store. It is a download, whose every file has been hashed, and is removed again unless it was moved."""
+        """See Store. The files are downloaded, hashed, and removed again unless the directory was moved."""
         with staging(self.local / RELEASES) as directory:
             self._download(release, directory, signed_by)
             yield directory
 
     def retire(self, release: str, wanted: Callable[[], bool]) -> bool:
-        """See Store. Whoever points at it looks for the manifest afterwards, and we for the pointer: one of us sees the other."""
+        """See Store.
+
+        A publisher looks for the manifest after it wrote the pointer. This method looks for the pointer after it removed the
+        manifest. One of the two therefore notices the other.
+        """
         key = f"{RELEASES}/{release}/{MANIFEST}"
         manifest = self.read(key)
         if manifest is None:
@@ -162,7 +166,7 @@ class ObjectStore:
             content = self.read(f"{RELEASES}/{release}/{name}")
             if content is not None:
                 (directory / name).write_bytes(content)
-        manifest = read_manifest(directory, "release", signed_by)  # which refuses any name that leads elsewhere
+        manifest = read_manifest(directory, "release", signed_by)  # refuses names that lead out of the directory
         for name, entry in manifest.files.items():
             self._download_file(f"{RELEASES}/{release}/{name}", directory / name, entry)
 
@@ -183,7 +187,7 @@ class ObjectStore:
 
     @contextmanager
     def _asking(self, key: str) -> Iterator[None]:
-        """StoreError, with what to do, for whatever the service answers or fails to."""
+        """Turn any failure of the service into a StoreError that says what to do."""
         try:
             yield
         except (BaseError, OSError) as error:

@@ -1,6 +1,6 @@
-"""The release: what the service loads. Towers, vectors, index and item table made together, named by a pointer.
+"""The release, which the service loads: towers, vectors, index and item table that were made together.
 
-A store holds releases and pointers (store.py draws it). The pointer with the highest sequence number says what is served.
+A store holds releases and pointers (see store.py). The pointer with the highest sequence number names the release to serve.
 """
 
 import re
@@ -21,25 +21,25 @@ from twotower.index.kinds import IndexInfo
 
 KIND = "release"
 VECTORS, ITEMS = "vectors.npy", "items.arrow"
-CONTENT, REJECTED = "content.npy", "rejected.parquet"  # a hash per item; the rows left out, where there were any
+CONTENT, REJECTED = "content.npy", "rejected.parquet"  # a hash per item; the rejected rows, if there were any
 GOLDEN, GATES, INFO = "golden.json", "gates.json", "release.json"
-FILES = (*TOWER_FILES, VECTORS, ITEMS, CONTENT, GOLDEN, GATES, INFO)  # and those of the index's kind
+FILES = (*TOWER_FILES, VECTORS, ITEMS, CONTENT, GOLDEN, GATES, INFO)  # and the files of the index's kind
 POINTER, POINTERS = "CURRENT", "pointers"
-MAX_ROLLBACKS = 16  # in a row
+MAX_ROLLBACKS = 16  # that can follow one another
 _POINTER_NAME = re.compile(r"\d{12}\.json")
 Address = str | Path | Store
 
 
 class ReleaseInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """release.json: what the parts must agree on."""
+    """release.json: what all parts of a release must agree on."""
 
     bundle_id: str
     vector_space_id: str
     num_items: int
-    vector_width: int  # embedding and popularity dimensions
+    vector_width: int  # number of embedding, popularity and signal dimensions
     popularity_as_of_ms: int | None
     index: IndexInfo = IndexInfo()
-    delta_sequence: int = 0  # the last change of twotower.delta that it holds
+    delta_sequence: int = 0  # sequence number of the last item change that it contains
 
 
 class Pointer(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,8 +47,8 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
 
     sequence: int
     release: str
-    previous: str | None  # what a rollback goes to
-    earlier: tuple[str, ...] = ()  # what rollbacks after that one go to, nearest first
+    previous: str | None  # the release that a rollback goes to
+    earlier: tuple[str, ...] = ()  # the releases that further rollbacks go to, the latest first
     reason: str
     written_at: datetime
 
@@ -56,12 +56,12 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
 class PointerAtStart(NamedTuple):
     """The newest pointer as a writer found it when it began. What it writes is refused when another writer was faster."""
 
-    sequence: int  # the highest; 0 before any
+    sequence: int  # the highest sequence number; 0 before any pointer
     pointer: Pointer | None  # the newest that can be read
 
 
 def open_store(address: Address) -> Store:
-    """The store that an address names: s3://BUCKET/PREFIX, or a directory. A store is its own address."""
+    """The store of an address: s3://BUCKET/PREFIX, a directory, or a store itself."""
     if isinstance(address, str) and address.startswith("s3://"):
         try:
             from twotower.artefacts.object_store import connect
@@ -77,20 +77,20 @@ def list_releases(store: Address) -> list[str]:
 
 
 def release_path(store: Path, release: str) -> Path:
-    """Directory of a release in a directory store; StoreError when there is none of that id."""
+    """Directory of a release in a directory store; StoreError when the store does not have it."""
     require(LocalStore(store), release)
     return store / RELEASES / release
 
 
 def require(store: Store, release: str) -> None:
-    """StoreError when the store has no release of that id."""
+    """StoreError when the store does not have the release."""
     if release not in (known := store.releases()):
         has = ", ".join(known) or "none"
         raise StoreError(f"{store} has no release {release!r} (it has: {has}). See `twotower releases list --store {store}`.")
 
 
 def newest(store: Address) -> PointerAtStart:
-    """The newest pointer: of the numbered ones and of CURRENT, so that either may be lost or damaged."""
+    """The newest pointer among the numbered ones and CURRENT, so that either may be lost or damaged."""
     store = open_store(store)
     current, sequences = _decode(store.read(POINTER)), _sequences(store)
     pointer = max(filter(None, (current, next(pointers(store), None))), key=lambda pointer: pointer.sequence, default=None)
@@ -140,7 +140,7 @@ def write_pointer(
                 f"another run or operator published meanwhile: {store} has a newer pointer than when this began, so {release} is "
                 f"not current. See `twotower releases list --store {store}`; run this again if it is still right."
             )
-    # Without a lock a `gc` elsewhere may have been faster; its part is in ObjectStore.retire.
+    # Where there is no lock, a `gc` elsewhere may have removed it meanwhile: ObjectStore.retire has the other half of this check.
     if release not in store.releases():
         if pointer.previous:
             write_pointer(store, pointer.previous, f"{release} was removed meanwhile", PointerAtStart(pointer.sequence, pointer))
@@ -158,7 +158,7 @@ def record(store: Store, pointer: Pointer) -> bool:
 
 
 def mend_current(store: Store) -> None:
-    """Write CURRENT again where a run ended, however it did, between the newest pointer's own file and this one."""
+    """Write CURRENT again where an earlier run wrote a numbered pointer and ended before it wrote CURRENT."""
     with store.exclusive():
         pointer = newest(store).pointer
         if pointer is not None and _decode(store.read(POINTER)) != pointer:
@@ -171,20 +171,20 @@ def pointers(store: Store) -> Iterator[Pointer]:
 
 
 def rollbacks(pointer: Pointer) -> tuple[str, ...]:
-    """Where rollbacks go, one after the other."""
+    """The releases that rollbacks go to, one after the other."""
     return (pointer.previous, *pointer.earlier) if pointer.previous else ()
 
 
 def verify_release(path: Path, signed_by: Verifier | None = None) -> tuple[Manifest, ReleaseInfo]:
-    """Signed (where that is asked for), every hash true, every part present, all of one vector space.
+    """Verify the signature (if `signed_by` is given), all hashes, that no part is missing, and that all are of one vector space.
 
-    IntegrityError, FormatError or ReleaseMismatch else.
+    IntegrityError, FormatError or ReleaseMismatch otherwise.
     """
     manifest = verify_directory(path, KIND, signed_by)
     require_files(path, manifest, FILES)
     info = read_info(path)
     require_files(path, manifest, INDEX_FILES[info.index.kind])
-    if manifest.parent != info.bundle_id:  # the only line of a manifest that its id does not follow from
+    if manifest.parent != info.bundle_id:  # the id covers the files, not this line of the manifest
         raise ReleaseMismatch(
             f"{path}: {MANIFEST} says that it was made with {manifest.parent}, {INFO} with {info.bundle_id}. "
             f"Publish it again with `twotower embed`."
@@ -215,12 +215,12 @@ def read_info(path: Path) -> ReleaseInfo:
 
 
 def read_release_manifest(path: Path) -> Manifest:
-    """The manifest of a release, its files not yet hashed."""
+    """The manifest of a release, without hashing its files."""
     return read_manifest(path, KIND)
 
 
 def is_sound(path: Path, signed_by: Verifier | None = None) -> bool:
-    """Whether a release directory verifies."""
+    """Whether a release directory passes `verify_release`."""
     try:
         verify_release(path, signed_by)
     except ArtefactError:
@@ -229,21 +229,21 @@ def is_sound(path: Path, signed_by: Verifier | None = None) -> bool:
 
 
 def verify(store: Store, release: str, signed_by: Verifier | None) -> Manifest:
-    """The manifest of a release of which all has been read again and found true; StoreError or ArtefactError else."""
+    """Read and verify all of a release in the store, and return its manifest; StoreError or ArtefactError otherwise."""
     require(store, release)
     with store.reread(release, signed_by) as path:
         return verify_release(path, signed_by)[0]
 
 
 def activate(store: Store, release: str, signed_by: Verifier | None) -> Pointer:
-    """Point at a release after verifying it."""
+    """Make a release current after verifying it."""
     at_start = newest(store)
     verify(store, release, signed_by)
     return write_pointer(store, release, "activated by hand", at_start)
 
 
 def roll_back(store: Store, signed_by: Verifier | None) -> Pointer:
-    """Point at the release before the current one, after verifying it; each further time one step further back."""
+    """Make the release before the current one current, after verifying it. Each further call goes one step further back."""
     at_start, current = newest(store), read_pointer(store)
     known = store.releases()
     back = [release for release in rollbacks(current) if release in known]
@@ -254,7 +254,7 @@ def roll_back(store: Store, signed_by: Verifier | None) -> Pointer:
 
 
 def _back(pointer: Pointer | None, release: str) -> tuple[str, ...]:
-    """Where rollbacks go once `release` has followed a pointer."""
+    """The releases that rollbacks go to once `release` is current after `pointer`."""
     if pointer is None:
         return ()
     return rollbacks(pointer) if pointer.release == release else (pointer.release, *rollbacks(pointer))
@@ -269,7 +269,7 @@ def _sequences(store: Store) -> list[int]:
 
 
 def _decode(content: bytes | None) -> Pointer | None:
-    """None for what is missing or damaged."""
+    """A pointer from its file; None when the file is missing or damaged."""
     try:
         return None if content is None else msgspec.json.decode(content, type=Pointer)
     except UNREADABLE:

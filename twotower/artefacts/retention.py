@@ -1,4 +1,4 @@
-"""Which releases a store may forget."""
+"""Removes old releases from a store."""
 
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -10,10 +10,10 @@ KEPT_POINTERS = 100
 
 
 def collect(store: Store, keep: int, grace_minutes: float) -> tuple[int, int]:
-    """Remove all releases but the newest `keep`; how many went, and how many are left.
+    """Remove all releases but the newest `keep`. Returns how many were removed, and how many are left.
 
-    What is current or a rollback would go to stays, and so does what a server may still be loading or another run is about to
-    point at: whatever was written or current within the last `grace_minutes`.
+    The current release and the one a rollback goes to stay. So does every release written or current within the last
+    `grace_minutes`, because a server may be loading it, or another run may be about to make it current.
     """
     since = datetime.now(UTC) - timedelta(minutes=grace_minutes)
     written = store.releases()

@@ -1,4 +1,4 @@
-"""Who made a release: an ed25519 signature over its manifest, which holds the hash of everything else."""
+"""Signs releases: an ed25519 signature over the manifest, which holds the hashes of all other files."""
 
 import os
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ SIGNING_KEY, VERIFY_KEY = "signing.pem", "verify.pem"
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """What whoever reads releases holds: it can tell a signature, and make none."""
+    """The public key, for readers of releases: it checks signatures."""
 
     key: Ed25519PublicKey
 
     def check(self, where: str, manifest: bytes, signature: bytes | None) -> None:
-        """IntegrityError unless the signature is of these very bytes and of this key; `where` is for its message."""
+        """IntegrityError unless this key signed exactly these bytes. `where` names the release in the message."""
         if signature is None:
             raise IntegrityError(f"{where} is not signed. {_MEND}")
         try:
@@ -32,17 +32,17 @@ class Verifier:
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """What the publisher alone holds."""
+    """The private key, for the publisher alone: it makes signatures."""
 
     key: Ed25519PrivateKey
 
     @property
     def verifier(self) -> Verifier:
-        """What tells this signer's signatures."""
+        """The public key that checks this signer's signatures."""
         return Verifier(self.key.public_key())
 
     def sign(self, manifest: bytes) -> bytes:
-        """64 bytes, the same for the same manifest."""
+        """A signature of 64 bytes. Equal manifests get equal signatures."""
         return self.key.sign(manifest)
 
 
@@ -50,7 +50,7 @@ def load_signer(path: Path) -> Signer:
     """The private key of a PEM file; EnvironmentProblem when it cannot be used."""
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it wants a password
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: the key needs a password
         raise EnvironmentProblem(f"{path} is no signing key ({_why(error)}). {_MAKE}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise EnvironmentProblem(f"{path} is a key of another kind than ed25519. {_MAKE}")
@@ -69,7 +69,7 @@ def load_verifier(path: Path) -> Verifier:
 
 
 def make_keys(directory: Path) -> tuple[Path, Path]:
-    """Write a new pair, the private one for its owner's eyes only; EnvironmentProblem rather than overwrite one."""
+    """Write a new pair of keys. Only the owner can read the private one. EnvironmentProblem when a file exists already."""
     private, public = directory / SIGNING_KEY, directory / VERIFY_KEY
     key = Ed25519PrivateKey.generate()
     pem = serialization.Encoding.PEM

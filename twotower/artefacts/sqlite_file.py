@@ -13,7 +13,7 @@ def sqlite_path(url: str) -> Path | None:
 
 
 def connect(path: Path, what: str, option: str) -> sqlite3.Connection:
-    """A connection that may be used from another thread, by one at a time; EnvironmentProblem names `option`."""
+    """A connection that any one thread at a time may use. EnvironmentProblem names the command line's `option`."""
     try:
         connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
@@ -27,7 +27,7 @@ def connect(path: Path, what: str, option: str) -> sqlite3.Connection:
 
 
 def make_tables(connection: sqlite3.Connection, path: Path, what: str, option: str, tables: str, version: int) -> None:
-    """Make the tables of a new file; FormatError for one of another version."""
+    """Make the tables of a new file; FormatError when the file has another version."""
     try:
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         if found == 0:
@@ -39,7 +39,7 @@ def make_tables(connection: sqlite3.Connection, path: Path, what: str, option: s
 
 
 def _first(connection: sqlite3.Connection, tables: str, version: int) -> int:
-    """Make the tables unless another process was faster; the version that is there then."""
+    """Make the tables unless another process did; returns the version of the file."""
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         (found,) = connection.execute("PRAGMA user_version").fetchone()

@@ -1,7 +1,7 @@
-"""Where releases lie, behind one small interface: a directory here, a bucket in object_store.py.
+"""The place where releases are stored, behind one interface: a directory here, a bucket in object_store.py.
 
-STORE/pointers/<sequence>.json   which release was to be served since when; each is written once, so the numbers only grow
-STORE/CURRENT                    the newest of them once more, for people and for programs that read one file
+STORE/pointers/<sequence>.json   a release to serve, and since when; each file is written once, and numbers only grow
+STORE/CURRENT                    a copy of the newest pointer, for people and for programs that read one file
 STORE/releases/<id>/             one directory per release, manifest last
 """
 
@@ -20,18 +20,18 @@ from twotower.artefacts.signature import Verifier
 from twotower.errors import StoreError
 
 RELEASES = "releases"
-RELEASE_ID = re.compile("release-[0-9a-f]{12}")  # nothing else may become part of a path
+RELEASE_ID = re.compile("release-[0-9a-f]{12}")  # checked before an id becomes part of a path
 LOCK = ".lock"
-GRACE_MINUTES = 60.0  # a server may still be loading what was current so long ago
-LEFT_BEHIND_S = 7 * 86_400  # no build and no upload goes on for so long
+GRACE_MINUTES = 60.0  # a server may take so long to load a release that is no longer current
+LEFT_BEHIND_S = 7 * 86_400  # longer than any build or upload
 
 
 class Store(Protocol):
-    """What publishing and serving need of the place. Keys are relative, with slashes; StoreError when it cannot be reached."""
+    """What publishing and serving need from a store. Keys are relative paths; StoreError when the store cannot be reached."""
 
     @property
     def local(self) -> Path:
-        """A directory store on this machine: the store itself, or the cache of one that is elsewhere."""
+        """A directory store on this machine: the store itself, or the cache of a bucket."""
 
     def read(self, key: str) -> bytes | None:
         """Content of a small file; None when there is none."""
@@ -55,16 +55,16 @@ class Store(Protocol):
         """Put a sealed directory into the store as `release`, manifest last, in place of a damaged one of that id."""
 
     def reread(self, release: str, signed_by: Verifier | None) -> AbstractContextManager[Path]:
-        """A directory with what the store holds of a release now; ArtefactError when it is not whole, as far as that is seen."""
+        """A directory with the release's files as the store has them now; ArtefactError when one is missing or damaged."""
 
     def retire(self, release: str, wanted: Callable[[], bool]) -> bool:
-        """Make it a release no more, so that `sweep` removes it, unless it is `wanted`; False when it is."""
+        """Mark a release for removal by `sweep`, unless `wanted` says that it is needed; False when it is."""
 
     def sweep(self) -> None:
-        """Remove what is no release: retired ones, damaged ones, and what killed runs left long ago."""
+        """Remove retired and damaged releases, and files that killed runs left long ago."""
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Keep others from moving the pointer and from retiring releases, where the place has locks."""
+        """Lock the pointer and the releases against other writers, where the store has locks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class LocalStore:
         with self.exclusive():
             if wanted():
                 return False
-            # A removal that is cut short leaves no release that looks whole.
+            # Renamed first, so that a removal that is cut short leaves no release that looks whole.
             path.rename(path.with_name(f".removed-{path.name}-{time.time_ns()}"))
         return True
 
@@ -158,7 +158,7 @@ class LocalStore:
 
 
 def _is_directory(path: Path) -> bool:
-    """Whether it is a directory of the store; a link may lead anywhere."""
+    """Whether it is a directory and no link, which could lead anywhere."""
     return path.is_dir() and not path.is_symlink()
 
 

@@ -1,1 +1,1 @@
-"""Search over item vectors by inner product: what a release holds for it, and one answer whatever the kind."""
+"""Search over item vectors by inner product: the kinds of index, their files, and one search for all kinds."""

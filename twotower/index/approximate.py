@@ -1,4 +1,4 @@
-"""Approximate kinds, by FAISS: compressed lists (IVF-PQ) and a graph (HNSW). They name more rows than asked; scores are exact.
+"""The approximate kinds, by FAISS: compressed lists (IVF-PQ) and a graph (HNSW). They name candidates; scores are exact.
 
 N: items, V: vector width, D: embedding width, W: width in pairs, Q: queries, C: candidates
 """
@@ -20,20 +20,20 @@ Kind = Literal["ivfpq", "hnsw"]
 CLASSES: dict[Kind, str] = {"ivfpq": "IndexIVFPQFastScan", "hnsw": "IndexHNSWSQ"}
 REFINED = 10  # candidates per result
 _LINKS = 32
-_BUILD_EFFORT = 80  # candidates a new row's links are chosen from
+_BUILD_EFFORT = 80  # candidates that a new row's links are chosen from
 _PQ_BITS = 4
-_SAMPLES = 64  # rows per list that the lists are trained on
+_SAMPLES = 64  # rows per list to train the lists on
 
 
 class FaissFinder:
-    """An index of FAISS. More `effort` finds more: it is lists looked into, or the number of nearest rows the walk keeps."""
+    """An index of FAISS. `effort` is the number of lists searched (IVF-PQ) or of nearest rows kept (HNSW): more finds more."""
 
     def __init__(self, kind: Kind, index: Any, width: int, num_bytes: int, effort: int) -> None:
         self.kind, self.num_bytes, self.effort = kind, num_bytes, effort
         self._index, self._width = index, width
 
     def find(self, queries_QV: Floats, k: int, allowed: Mask | None) -> tuple[Ints, Ints]:
-        """The nearest of the allowed rows [N], some of them or, of a hopeless mask, none."""
+        """The nearest allowed rows that FAISS finds: some of them, or none when the mask allows few rows."""
         wanted = min(REFINED * k, self._index.ntotal)
         selector = None if allowed is None else faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
         if self.kind == "ivfpq":
@@ -46,12 +46,12 @@ class FaissFinder:
 
 
 def write_faiss(file: Path, vectors_NV: Floats, width: int, kind: Kind) -> None:
-    """Train an index on a sample, fill it and write it; memory is the index and a batch."""
+    """Train an index on a sample, fill it and write it. Memory: the index and a batch."""
     num_items, rows = len(vectors_NV), Lengthened(vectors_NV, width)
     lists = max(int(num_items**0.5), 1)
     if kind == "ivfpq":
         index = faiss.IndexIVFPQFastScan(faiss.IndexFlatL2(rows.width), rows.width, lists, rows.width // 2, _PQ_BITS)
-        index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1  # it would warn of small catalogues
+        index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1  # else FAISS warns about small catalogues
     else:
         index = faiss.IndexHNSWSQ(rows.width, faiss.ScalarQuantizer.QT_8bit, _LINKS)
         index.hnsw.efConstruction = _BUILD_EFFORT
@@ -68,7 +68,7 @@ def write_faiss(file: Path, vectors_NV: Floats, width: int, kind: Kind) -> None:
 
 
 def read_faiss(file: Path, vectors_NV: Floats, width: int, kind: Kind, effort: int) -> FaissFinder:
-    """The index of these vectors; ReleaseMismatch for another kind or size. The file's hash must be true: FAISS trusts files."""
+    """The index of these vectors; ReleaseMismatch for another kind or size. Verify the file's hash first: FAISS trusts files."""
     try:
         index = faiss.read_index(str(file))
     except RuntimeError as error:

@@ -1,8 +1,7 @@
-"""Rows kept in fewer bits, with how far each is from the true one: a scan of them is certified to find what the vectors say.
+"""Rows as float16 or int8 codes, each with a bound on its error, so that a scan of the codes still finds the exact best rows.
 
-An embedding is scale * code + residual. By Cauchy and Schwarz the residual moves a score by at most its norm times the query's,
-so that a score lies within that of the code's. Popularity and signals keep their float32: their range is large, their number
-small.
+An embedding is scale * code + residual. By the inequality of Cauchy and Schwarz the residual changes a score by at most its
+norm times the query's norm. Popularity and signals stay float32, because their range is large and their number small.
 
 N: items, V: vector width, D: embedding width, T: V - D, W: V + 1, B: rows of a block, Q: queries
 """
@@ -24,7 +23,7 @@ from twotower.index.scan import max_norm
 
 Code = Literal["float16", "int8"]
 _LEVELS: dict[Code, int] = {"float16": 1, "int8": 127}  # the largest code
-_BLOCK_ROWS = 8192  # decoded, they stay in the cache until they are multiplied
+_BLOCK_ROWS = 8192  # few enough to stay in the cache between decoding and multiplying
 
 
 class CodedRows:
@@ -42,7 +41,7 @@ class CodedRows:
 
     @property
     def num_bytes(self) -> int:
-        """Codes, scales, residual norms and popularity."""
+        """Bytes of codes, scales, residual norms, popularity and signals."""
         return self._codes_ND.nbytes + self._scale_N.nbytes + self._residual_N.nbytes + self._tail_NT.nbytes
 
     def extend(self, queries_QV: Floats) -> Floats:
@@ -51,7 +50,7 @@ class CodedRows:
         return np.concatenate([queries_QV, norm_Q[:, None]], 1)
 
     def multiply(self, queries_QW: Floats, start: int, stop: int, out_QS: Floats) -> None:
-        """Write the products of some rows, decoded block by block; to scale products is less work than to scale rows."""
+        """Write the products of some rows, decoded block by block. Products are scaled rather than rows, which is less work."""
         queries, out, width = torch.from_numpy(queries_QW), torch.from_numpy(out_QS), self._codes_ND.shape[1]
         for first, last in _blocks(start, stop):
             products_QB = torch.mm(queries[:, :width], self._decoded(first, last).T)
@@ -65,14 +64,14 @@ class CodedRows:
         return self._block_BD[: stop - start].copy_(self._codes_ND[start:stop])
 
     def _max_norm(self, start: int, stop: int) -> float:
-        """Of the longest row, residual norm and all."""
+        """The norm of the longest row, the residual norm included."""
         decoded_BD = self._decoded(start, stop) * self._scale_N[start:stop, None]
         parts = (decoded_BD, self._tail_NT[start:stop], self._residual_N[start:stop, None].float())
         return max_norm(torch.cat(parts, 1).numpy())
 
 
 def write_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> None:
-    """Code the first `width` columns of the vectors; the rest is read from the vectors themselves."""
+    """Write codes of the first `width` columns. The other columns are read from the vectors themselves."""
     codes_ND = np.empty((len(vectors_NV), width), code)
     scale_N, residual_N = np.empty(len(vectors_NV), np.float32), np.empty(len(vectors_NV), np.float16)
     for start, stop in _blocks(0, len(vectors_NV)):
@@ -82,7 +81,7 @@ def write_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> None:
         scaled_BD = embedding_BD / scale_N[start:stop, None]
         codes_ND[start:stop] = np.rint(scaled_BD) if code == "int8" else scaled_BD
         residual_B = _residual(embedding_BD, codes_ND[start:stop], scale_N[start:stop])
-        residual_N[start:stop] = np.nextafter(residual_B.astype(np.float16), np.float16(np.inf))  # never under the true one
+        residual_N[start:stop] = np.nextafter(residual_B.astype(np.float16), np.float16(np.inf))  # rounded up: still a bound
     assert np.isfinite(residual_N).all(), "an embedding is too large for the norm of its residual"
     try:
         save_file({"codes": codes_ND, "scale": scale_N, "residual": residual_N}, file)
@@ -91,7 +90,7 @@ def write_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> None:
 
 
 def read_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> CodedRows:
-    """Codes of these vectors, each row's bound checked; ReleaseMismatch for codes of others."""
+    """Codes of these vectors; ReleaseMismatch when a row's bound shows that they were made from other vectors."""
     try:
         parts = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -109,7 +108,7 @@ def read_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> CodedR
 
 
 def _residual(embedding_BD: Floats, codes_BD: npt.NDArray[np.generic], scale_B: Floats) -> npt.NDArray[np.float64]:
-    """How far codes, decoded in float32 as a search does it, are from their embeddings."""
+    """Distance of each embedding to its code, which is decoded in float32 as in a search."""
     decoded_BD = codes_BD.astype(np.float32) * scale_B[:, None]
     residual_B: npt.NDArray[np.float64] = np.linalg.norm(embedding_BD.astype(np.float64) - decoded_BD, axis=1)
     return residual_B

@@ -1,7 +1,8 @@
-"""Largest inner product as nearest neighbour: one more column makes all rows equally long (Bachrach et al. 2014).
+"""Turns the largest inner product into the nearest neighbour: one more column makes all rows equally long (Bachrach et al. 2014).
 
-What compresses and links rows by distance needs that: with the inner product itself, lists and links go by length. Codes are of
-pairs of columns. Popularity and signals, whose range is large, and the column of the length have a pair each.
+An index that compresses or links rows by distance needs this, because with inner products its lists and links would follow the
+lengths of rows. Codes are of pairs of columns. Popularity, each signal and the added column have a pair of their own, because
+their range is large.
 
 N: items, V: vector width, D: embedding width, W: width in pairs, Q: queries
 """
@@ -16,14 +17,14 @@ _ROWS_AT_ONCE = 65_536
 
 
 def layout(num_columns: int, width: int) -> tuple[Ints, int]:
-    """Where each column [V] of a vector stands, the first `width` close together, and W; W - 2 holds the length."""
+    """The place of each column [V] of a vector, and W. The first `width` are adjacent; W - 2 is the added column."""
     first = width + width % 2
     tail = first + 2 * np.arange(num_columns - width)
     return np.concatenate([np.arange(width), tail]), first + 2 * len(tail) + 2
 
 
 def lengthened_queries(queries_QV: Floats, width: int) -> Floats:
-    """Queries [Q, W], whose distances to lengthened rows rank as their inner products with the vectors do."""
+    """Queries [Q, W]. Their distances to lengthened rows have the order of their inner products with the vectors."""
     columns_V, paired = layout(queries_QV.shape[1], width)
     queries_QW = np.zeros((len(queries_QV), paired), np.float32)
     queries_QW[:, columns_V] = queries_QV
@@ -31,18 +32,18 @@ def lengthened_queries(queries_QV: Floats, width: int) -> Floats:
 
 
 class Lengthened:
-    """The rows of some vectors, all of one length."""
+    """Vectors with the added column, so that all rows have one length."""
 
     def __init__(self, vectors_NV: Floats, width: int) -> None:
         self._vectors_NV = vectors_NV
         self._columns_V, self.width = layout(vectors_NV.shape[1], width)
-        # All rows moved alike keep their order for every query, and are shorter around their mean.
+        # Subtracting the mean from all rows keeps their order for every query, and makes them shorter.
         self._mean_V = vectors_NV.mean(0, dtype=np.float64).astype(np.float32)
         starts = range(0, len(vectors_NV), _ROWS_AT_ONCE)
         self._longest = max(squared_norms(vectors_NV[s : s + _ROWS_AT_ONCE] - self._mean_V).max() for s in starts)
 
     def rows(self, row_C: Ints | slice) -> Floats:
-        """Some of them, [C, W]."""
+        """Some of the rows, lengthened, [C, W]."""
         moved_CV = self._vectors_NV[row_C] - self._mean_V
         rows_CW = np.zeros((len(moved_CV), self.width), np.float32)
         rows_CW[:, self._columns_V] = moved_CV
@@ -50,7 +51,7 @@ class Lengthened:
         return rows_CW
 
     def parts(self, num_rows: int = _ROWS_AT_ONCE) -> Iterator[Floats]:
-        """All of them, in order."""
+        """All rows, lengthened, in order and in parts of `num_rows`."""
         for start in range(0, len(self._vectors_NV), num_rows):
             yield self.rows(slice(start, start + num_rows))
 

@@ -33,9 +33,9 @@ def write_index(directory: Path, vectors_NV: Floats, width: int, kind: Kind) -> 
 
 
 def open_index(directory: Path, vectors_NV: Floats, width: int, info: IndexInfo) -> Index:
-    """The index of these vectors, to be searched by one thread at a time; ReleaseMismatch when it is not theirs.
+    """Open the index of these vectors, for one thread at a time; ReleaseMismatch when it was built from other vectors.
 
-    The files' hashes must have been found true: native code reads them.
+    Verify the hashes of its files first, because native code reads them.
     """
     rows: Rows
     match info.kind:

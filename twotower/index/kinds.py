@@ -1,9 +1,9 @@
 """The kinds of index, each with the files it adds to a release. vectors.npy is there whatever the kind.
 
-flat      the vectors themselves, turned when it is opened; exact, and nothing to build
+flat      the vectors themselves, along their principal axes; exact, and nothing to build
 flat16    half the memory: float16 codes; exact
 int8      a quarter of the memory: int8 codes; exact
-ivfpq     a tenth and less: FAISS IVF-PQ; approximate, quick with millions of items
+ivfpq     a tenth of the memory or less: FAISS IVF-PQ; approximate, fast with millions of items
 hnsw      FAISS HNSW; approximate
 milvus    no memory here: a collection of Milvus; approximate, for catalogues beyond one node
 
@@ -29,7 +29,7 @@ FILES: dict[Kind, tuple[str, ...]] = {
 
 
 class IndexInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What is needed to open a release's index."""
+    """The kind of a release's index and its search effort."""
 
     kind: Kind = "flat"
     effort: int = 0  # of an approximate kind, see `FaissFinder`

@@ -1,7 +1,7 @@
-"""Catalogues beyond one node: Milvus holds the rows and names candidates; the scores are computed here, as of every kind.
+"""The kind `milvus`, for catalogues beyond one node: Milvus holds the rows and names candidates, which are scored here.
 
-`TWOTOWER_MILVUS` says where: a server's URL, or a file for the embedded Milvus Lite. A collection's name holds the hash of its
-vectors, so that a release cannot meet another's rows.
+`TWOTOWER_MILVUS` gives a server's URL, or a file for the embedded Milvus Lite. A collection is named by the hash of its
+vectors, so that a release cannot search another's rows.
 
 N: items, V: vector width, Q: queries, C: candidates
 """
@@ -20,21 +20,21 @@ from twotower.index.scan import Mask
 
 WHERE = "TWOTOWER_MILVUS"
 _REFINED = 10  # candidates per result
-_MOST_RESULTS = 16_384  # that Milvus returns
-_MOST_DENIED = 10_000  # rows that a filter may list; with more, what comes back denied is dropped here
+_MOST_RESULTS = 16_384  # that Milvus can return
+_MOST_DENIED = 10_000  # rows that a filter lists at most; with more, denied rows are dropped from the answer
 _INSERTED_AT_ONCE = 2_000
 
 
 class MilvusFinder:
     """A collection of Milvus."""
 
-    num_bytes = 0  # they are the server's
+    num_bytes = 0  # the server holds the rows
 
     def __init__(self, client: Any, collection: str, width: int) -> None:
         self._client, self._collection, self._width = client, collection, width
 
     def find(self, queries_QV: Floats, k: int, allowed: Mask | None) -> tuple[Ints, Ints]:
-        """Rows that Milvus ranks first, of the allowed [N]; fewer where most of the first ones are denied."""
+        """The allowed rows among those that Milvus ranks first: fewer than k when most of them are not allowed."""
         denied = [] if allowed is None else np.flatnonzero(~allowed).tolist()
         found = self._client.search(
             self._collection,
@@ -51,7 +51,7 @@ class MilvusFinder:
 
 
 def write_milvus(vectors_NV: Floats, width: int) -> None:
-    """Insert the vectors, unless they are there; what a killed run left is dropped first."""
+    """Insert the vectors unless Milvus has them. An incomplete collection of a killed run is dropped first."""
     from pymilvus import DataType
 
     client, name, rows = connect(), collection_of(vectors_NV), Lengthened(vectors_NV, width)
@@ -72,7 +72,7 @@ def write_milvus(vectors_NV: Floats, width: int) -> None:
 
 
 def open_milvus(vectors_NV: Floats, width: int) -> MilvusFinder:
-    """The collection of these vectors; ReleaseMismatch when Milvus has none."""
+    """Open the collection of these vectors; ReleaseMismatch when Milvus does not have it."""
     client, name = connect(), collection_of(vectors_NV)
     if not client.has_collection(name) or num_rows(client, name) != len(vectors_NV):
         raise ReleaseMismatch(f"Milvus has no {name} of {len(vectors_NV)} rows. Publish it again with `twotower embed`.")
@@ -81,12 +81,12 @@ def open_milvus(vectors_NV: Floats, width: int) -> MilvusFinder:
 
 
 def num_rows(client: Any, collection: str) -> int:
-    """Rows of a collection."""
+    """Number of rows of a collection."""
     return int(client.get_collection_stats(collection)["row_count"])
 
 
 def connect() -> Any:
-    """A client of the Milvus that the environment names; EnvironmentProblem without one."""
+    """A client of the Milvus that TWOTOWER_MILVUS names; EnvironmentProblem when it is not set or does not answer."""
     if WHERE not in os.environ:
         raise EnvironmentProblem(f"set {WHERE} to the URL of a Milvus server, or to a file for Milvus Lite")
     try:
@@ -100,5 +100,5 @@ def connect() -> Any:
 
 
 def collection_of(vectors_NV: Floats) -> str:
-    """The name of their collection."""
+    """The name of the collection of these vectors."""
     return f"twotower_{hashlib.sha256(np.ascontiguousarray(vectors_NV).data).hexdigest()[:16]}"

@@ -1,7 +1,7 @@
-"""Rows turned to their principal axes: a scan multiplies only the first of them, and certifies what the others could add.
+"""Rows along their principal axes: a scan multiplies only the first axes, and bounds what the others could add.
 
-What a model has learned of items varies along few directions. With the part of a row along these, and the norm of the rest,
-the inequality of Cauchy and Schwarz bounds every score by a product that is a fraction as wide; few rows are left to score.
+Trained item vectors vary along few directions. From a row's part along these and the norm of the rest, the inequality of Cauchy
+and Schwarz gives a bound on every score by a much narrower product. Few rows are left to score.
 
 N: items, V: vector width, A: axes, W: A + 1, B: rows of a block, Q: queries
 """
@@ -12,8 +12,8 @@ import numpy.typing as npt
 from twotower.data.features import Floats
 from twotower.index.scan import Float32Rows
 
-_LEFT = 0.02  # of the variance: the rest hardly tells rows apart
-_STEP = 8  # W is a multiple: whole vector registers
+_LEFT = 0.02  # share of the variance that may be left to the other axes
+_STEP = 8  # W is a multiple of it, to fill vector registers
 _SAMPLED_ROWS, _BLOCK_ROWS = 16_384, 8192
 
 
@@ -29,7 +29,7 @@ class TransposedRows(Float32Rows):
 
     @property
     def num_bytes(self) -> int:
-        """Those of the transposed; of the vectors only a few rows are read."""
+        """Bytes of the transposed rows. Few rows of the vectors themselves are read."""
         return self._rows_WN.nbytes
 
     def multiply(self, queries_QW: Floats, start: int, stop: int, out_QS: Floats) -> None:
@@ -63,21 +63,21 @@ class PrincipalRows(TransposedRows):
 
 
 def transposed(vectors_NV: Floats) -> TransposedRows:
-    """Rows as they are scanned fastest: along their axes, or whole where they differ along most."""
+    """Rows in the form that is scanned fastest: along few axes, or whole when they vary along most axes."""
     axes_VA = principal_axes(vectors_NV)
     return TransposedRows(vectors_NV) if axes_VA is None else PrincipalRows(vectors_NV, axes_VA)
 
 
 def principal_axes(vectors_NV: Floats) -> npt.NDArray[np.float64] | None:
-    """Orthonormal axes [V, A] along which rows differ; None where they differ along most."""
+    """Orthonormal axes [V, A] along which rows vary; None when they vary along most."""
     num_rows, width = vectors_NV.shape
     sample_BV = np.asarray(vectors_NV)[:: -(-num_rows // _SAMPLED_ROWS)].astype(np.float64)
     mean_V = sample_BV.mean(0)
     centred_BV = sample_BV - mean_V
     variance_V, axes_VV = np.linalg.eigh(centred_BV.T @ centred_BV)
-    left_V = np.cumsum(variance_V)[::-1]  # of the first axes' variance and all after, the largest first
+    left_V = np.cumsum(variance_V)[::-1]  # variance of each axis and all smaller ones, the largest first
     num_axes = int(np.count_nonzero(left_V > _LEFT * left_V[0]))
-    num_axes += -(num_axes + 2) % _STEP  # beside these, the axis to the mean, and the norm
+    num_axes += -(num_axes + 2) % _STEP  # two more columns: the axis of the mean, and the norm of the rest
     if 2 * (num_axes + 2) > width:
         return None
     axes_VA, _ = np.linalg.qr(np.column_stack([mean_V, axes_VV[:, ::-1][:, :num_axes]]))

@@ -1,7 +1,7 @@
-"""Exact search by scanning: products bound every score from above, and every row that no bound rules out is named.
+"""Exact search by a scan: products give an upper bound of every score, and each row that no bound excludes is a candidate.
 
-The rows with the largest bounds are scored; what the k-th best of them reaches, the k-th best score reaches too, and a row
-whose bound is under it cannot be among the best k. Only the maxima of groups are ranked.
+The rows with the largest bounds are scored. The k-th best of these scores is a floor: a row whose bound is below it cannot be
+among the best k. Only the maxima of groups of rows are ranked.
 
 N: items, V: vector width, W: width of a row as it is multiplied, Q: queries, S: rows scanned at once, G: rows of a group,
 M: groups, B: groups with the largest maxima, C: candidates
@@ -21,36 +21,36 @@ Mask = npt.NDArray[np.bool_]
 _QUERIES_AT_ONCE = 64
 _SCORES_AT_ONCE = 1 << 23  # 32 MiB
 _GROUP_ROWS = 32
-_GROUPS_PER_RESULT = 8  # with fewer, groups with two of the best rows would make the floor low
+_GROUPS_PER_RESULT = 8  # with fewer groups, two of the best rows in one group would lower the floor
 _SCORED_AT_ONCE = 65_536
 _MANY = 4096
-_UNIT = 2.0**-24  # of float32's rounding
+_UNIT = 2.0**-24  # relative rounding error of float32
 
 
 class Rows(Protocol):
-    """Item vectors as a scan reads them: rows and queries, both W wide, whose products are not under the scores."""
+    """Item vectors in the form of a scan: rows and queries of width W, whose products are upper bounds of the scores."""
 
     @property
     def vectors_NV(self) -> Floats:
-        """The vectors themselves; may be memory-mapped: few rows of it are read."""
+        """The vectors themselves, which may be memory-mapped, because few rows of them are read."""
 
     @property
     def max_norm(self) -> float:
-        """Norm of the longest row: the products are off by rounding, in proportion to it."""
+        """Norm of the longest row. The rounding error of products is in proportion to it."""
 
     @property
     def num_bytes(self) -> int:
-        """Memory that every search reads."""
+        """Bytes that every search reads."""
 
     def extend(self, queries_QV: Floats) -> Floats:
-        """Queries [Q, W]."""
+        """The queries in the form that `multiply` takes, [Q, W]."""
 
     def multiply(self, queries_QW: Floats, start: int, stop: int, out_QS: Floats) -> None:
-        """Write the products of some rows."""
+        """Write the products of the queries with rows [start, stop) into `out_QS`."""
 
 
 class Float32Rows:
-    """The vectors themselves."""
+    """Rows that are scanned as they are, in float32."""
 
     def __init__(self, vectors_NV: Floats) -> None:
         self.vectors_NV = np.asarray(vectors_NV)  # indexing a memory map is slow
@@ -58,29 +58,29 @@ class Float32Rows:
 
     @property
     def num_bytes(self) -> int:
-        """Those of the vectors."""
+        """Bytes of the vectors."""
         return self.vectors_NV.nbytes
 
     def extend(self, queries_QV: Floats) -> Floats:
-        """The queries as they are."""
+        """The queries, unchanged."""
         return queries_QV
 
     def multiply(self, queries_QW: Floats, start: int, stop: int, out_QS: Floats) -> None:
-        """Write the products of some rows."""
+        """Write the products of the queries with rows [start, stop) into `out_QS`."""
         rows_SW = self.vectors_NV[start:stop]
-        if len(queries_QW) == 1:  # numpy is the faster at matrix times vector, torch at matrix times matrix
+        if len(queries_QW) == 1:  # numpy is faster for one query, torch for several
             np.matmul(rows_SW, queries_QW[0], out=out_QS[0])
         else:
             torch.mm(torch.from_numpy(queries_QW), torch.from_numpy(rows_SW).T, out=torch.from_numpy(out_QS))
 
 
 def max_norm(rows_NW: Floats) -> float:
-    """Of the longest row."""
+    """Norm of the longest row."""
     return float(np.sqrt(np.einsum("nw,nw->n", rows_NW, rows_NW).max(initial=0)))
 
 
 def exact_scores(vectors_NV: Floats, row_C: Ints, query_V: Floats) -> Floats:
-    """Inner products [C] of a query with some rows, in float64 and then rounded: no order of summing shows in the result."""
+    """Inner products [C] of a query with some rows, summed in float64 and rounded, so that the order of sums does not matter."""
     scores_C = np.empty(len(row_C), np.float32)
     query = query_V.astype(np.float64)
     for start in range(0, len(row_C), _SCORED_AT_ONCE):
@@ -90,20 +90,20 @@ def exact_scores(vectors_NV: Floats, row_C: Ints, query_V: Floats) -> Floats:
 
 
 class Scan:
-    """Exact search over rows. Numpy selects on one thread: the pieces are small, and threads would wait for one another."""
+    """Exact search over rows. Numpy selects on one thread, because the pieces are too small for several."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
 
     @property
     def num_bytes(self) -> int:
-        """Memory that every search reads."""
+        """Bytes that every search reads."""
         return self._rows.num_bytes
 
     def find(self, queries_QV: Floats, k: int, allowed: Mask | None, without: Sequence[Ints] = ()) -> tuple[Ints, Ints]:
         """Queries and rows of the candidates: every allowed row that may be among the best k, and few others.
 
-        `without` may name rows that each query leaves out: where they are few that is less work than a mask.
+        `without` has rows that each query leaves out. For few rows this is less work than a mask.
         """
         found = []
         for start in range(0, len(queries_QV), _QUERIES_AT_ONCE):
@@ -114,7 +114,7 @@ class Scan:
 
     def _find(self, queries_QV: Floats, k: int, allowed_N: Mask | None, without: Sequence[Ints]) -> tuple[Ints, Ints]:
         queries_QW = self._rows.extend(queries_QV)
-        # A sum of V products is off by at most V units of the norms' product; the rest of the factor is to spare.
+        # The error of a sum of V products is at most V units of the product of the norms; the factor leaves room to spare.
         error_Q = 2 * (queries_QV.shape[1] + 8) * _UNIT * self._rows.max_norm * np.linalg.norm(queries_QW, axis=1)
         num_queries, num_rows = len(queries_QW), len(self._rows.vectors_NV)
         parts = -(-num_rows * num_queries // _SCORES_AT_ONCE)
@@ -148,9 +148,9 @@ class Scan:
         return query_C, row_C
 
     def _likely(self, row_C: Ints, query_V: Floats, k: int, error: float) -> Ints:
-        """Of very many candidates, where bounds told little, those whose score in float32 may be among the best k."""
+        """Of very many candidates, left by weak bounds, those whose score in float32 may be among the best k."""
         vectors_NV, scores_C = self._rows.vectors_NV, np.empty(len(row_C), np.float32)
-        if 2 * len(row_C) > len(vectors_NV):  # to pick them out would cost more than to multiply all
+        if 2 * len(row_C) > len(vectors_NV):  # then copying them would cost more than multiplying all rows
             (vectors_NV @ query_V).take(row_C, out=scores_C)
         else:
             for start in range(0, len(row_C), _SCORED_AT_ONCE):
@@ -160,8 +160,8 @@ class Scan:
         return likely
 
     def _reached(self, upper_GM: Floats, highest_M: Floats, k: int, start: int, query_V: Floats) -> float:
-        """A score that k of these rows reach; -inf when it is not known of so many."""
-        groups, wanted = len(highest_M), 2 * k  # a bound may promise too much: more are scored than needed
+        """A score that at least k of these rows reach; -inf when fewer than k were scored."""
+        groups, wanted = len(highest_M), 2 * k  # bounds may be loose, so more rows are scored than needed
         if groups < k:
             return -np.inf
         best_B = np.argpartition(highest_M, groups - wanted)[groups - wanted :] if groups > wanted else np.arange(groups)
@@ -174,7 +174,7 @@ class Scan:
 
 
 def _above(upper_QGM: Floats, highest_QM: Floats, floor_Q: Floats, start: int) -> tuple[Ints, Ints, Floats]:
-    """Queries, rows and upper bounds of what reaches the floor."""
+    """Queries, rows and bounds of all rows whose bound reaches the floor."""
     query_C, group_C = np.nonzero(highest_QM >= floor_Q[:, None])
     upper_CG = upper_QGM[query_C, :, group_C]
     column, place = np.nonzero(upper_CG >= floor_Q[query_C, None])

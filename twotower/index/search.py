@@ -1,4 +1,4 @@
-"""One search for every kind of index: the kind names rows worth scoring, and their scores are computed here and nowhere else.
+"""One search for all kinds of index: a kind names candidate rows, and their scores are computed here.
 
 N: items, V: vector width, Q: queries, K: results, C: candidates, named as pairs of a query and a row
 """
@@ -13,7 +13,7 @@ import numpy as np
 from twotower.data.features import Floats, Ints
 from twotower.index.scan import Float32Rows, Mask, Scan, exact_scores
 
-# Where so few rows are allowed, they alone are copied and scanned, whatever the kind.
+# With so few allowed rows, these are copied and scanned, whatever the kind.
 FEW_ROWS, FEW_SHARE = 65_536, 1 / 8
 
 
@@ -22,7 +22,7 @@ class Finder(Protocol):
 
     @property
     def num_bytes(self) -> int:
-        """Memory it holds on to."""
+        """Bytes of memory that it holds."""
 
     def find(self, queries_QV: Floats, k: int, allowed: Mask | None) -> tuple[Ints, Ints]:
         """Queries and rows of the candidates, [C] and [C], in any order; allowed rows only, each at most once for a query.
@@ -44,9 +44,9 @@ class Index:
     """Item vectors and a way to find the best of them."""
 
     kind: str
-    vectors_NV: Floats  # may be memory-mapped: of an index that holds the rows itself only candidates are read
+    vectors_NV: Floats  # may be memory-mapped, because most kinds read only the candidates of it
     finder: Finder
-    exact: ExactFinder  # the same for an exact kind; else what answers where `finder` comes back short
+    exact: ExactFinder  # `finder` itself for an exact kind; else the scan used when `finder` finds too few rows
 
     def __len__(self) -> int:
         return len(self.vectors_NV)
@@ -92,7 +92,7 @@ class Index:
         return self._best(queries_QV, k, query_C, rows[place_C])
 
     def _best(self, queries_QV: Floats, k: int, query_C: Ints, row_C: Ints) -> tuple[Ints, Floats]:
-        """The best k of the candidates."""
+        """Score the candidates exactly and return the best k of each query."""
         rows_QK = np.full((len(queries_QV), k), -1, np.int64)
         scores_QK = np.full((len(queries_QV), k), -np.inf, np.float32)
         row_C = row_C[np.argsort(query_C, kind="stable")]
