@@ -1,4 +1,4 @@
-"""What can go wrong with the files the stages exchange.
+"""The errors that a caller can fix.
 
     TwoTowerError
     |-- DataError            events, items or schema that would train or serve wrong results (also a ValueError)
@@ -6,7 +6,7 @@
     |   |-- IntegrityError       a file is missing, has another size or another hash than its manifest says
     |   |-- FormatError          written by another format version
     |   `-- ReleaseMismatch      parts that were not made for each other
-    |-- StoreError           a release store without the release asked for, or one that cannot be written
+    |-- StoreError           a release store without the requested release, or one that cannot be written
     `-- EnvironmentProblem   a port in use, a directory that cannot be written, a package that is not installed
 
 Every message names the thing and says what to do. `twotower` prints it without a traceback and exits with 2.
@@ -14,7 +14,7 @@ Every message names the thing and says what to do. `twotower` prints it without 
 
 
 class TwoTowerError(Exception):
-    """Root of the tree; a caller may catch it to report any refusal."""
+    """The base of all these errors."""
 
 
 class DataError(TwoTowerError, ValueError):
@@ -38,7 +38,7 @@ class ReleaseMismatch(ArtefactError):
 
 
 class StoreError(TwoTowerError):
-    """The release store does not hold what was asked for, or cannot be written."""
+    """The release store does not have the requested release, or cannot be written."""
 
 
 class EnvironmentProblem(TwoTowerError):

@@ -13,7 +13,7 @@ CONSOLE = Console(stderr=True, soft_wrap=True)
 
 
 class Step:
-    """One piece of long work; call `advance` as it proceeds."""
+    """One step of long work; call `advance` as it proceeds."""
 
     def __init__(self, progress: Progress | None, task: int) -> None:
         self._progress, self._task = progress, task
@@ -21,20 +21,20 @@ class Step:
         self.note = ""
 
     def advance(self, amount: float) -> None:
-        """So much more is done."""
+        """Add `amount` to what is done."""
         self.done += amount
         if self._progress is not None:
             self._progress.advance(self._task, amount)  # type: ignore[arg-type]
 
     def say(self, note: str) -> None:
-        """Shown beside the bar, and at the end of the line."""
+        """Set the note beside the bar, which is also at the end of the step's line."""
         self.note = note
         if self._progress is not None:
             self._progress.update(self._task, note=note)  # type: ignore[arg-type]
 
 
 class _Rate(ProgressColumn):
-    """Units per second."""
+    """The column with units per second."""
 
     def render(self, task: Task) -> Text:
         unit = task.fields["unit"]
@@ -43,7 +43,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def step(title: str, total: float | None = None, unit: str = "") -> Iterator[Step]:
-    """Announce work called `title`; on a terminal draw a bar until it is done, then leave one line with the time it took."""
+    """Report work called `title`: on a terminal with a bar while it lasts, and everywhere with a line when it is done."""
     started = time.monotonic()
     if CONSOLE.is_terminal:
         columns = (
@@ -68,10 +68,10 @@ def step(title: str, total: float | None = None, unit: str = "") -> Iterator[Ste
 
 
 def say(line: str) -> None:
-    """One line for the person watching (stderr: stdout belongs to results)."""
-    with suppress(OSError):  # nobody watches, or the disk is full: the work goes on
+    """Write one line to stderr, because stdout belongs to results."""
+    with suppress(OSError):  # stderr is closed, or its disk is full: the work goes on
         if CONSOLE.is_terminal:
             CONSOLE.print(line, highlight=False, markup=False)
-        else:  # not through rich, which ends the program when the reader of a pipe has gone
+        else:  # without rich, which ends the program when the reader of a pipe has gone
             sys.stderr.write(f"{line}\n")
         sys.stderr.flush()

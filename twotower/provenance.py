@@ -1,4 +1,4 @@
-"""Where a result comes from: the commit and the versions behind it."""
+"""The provenance of a result: commit, versions and cores."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ PACKAGES = ("twotower", "torch", "numpy", "pyarrow", "faiss-cpu", "fastapi")
 
 
 def commit() -> str | None:
-    """The checked-out commit of this code, `-dirty` when files differ from it; None outside a git checkout."""
+    """The checked-out commit of this code, with `-dirty` when files differ from it; None outside a git checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         described = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
@@ -20,7 +20,7 @@ def commit() -> str | None:
 
 
 def environment() -> dict[str, object]:
-    """Versions of the packages that matter to a figure, Python's own, and the cores it was measured on."""
+    """Versions of Python and of the packages that affect figures, and the number of cores."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -1,6 +1,6 @@
-"""A seeded made-up shop: every kind of feature, missing values, several event types, tastes and repeat purchases.
+"""Makes a small shop from a seed: every kind of feature, missing values, several event types, tastes and repeat purchases.
 
-Small enough for tests and load tests; the same seed gives the same files.
+It serves tests and load tests. The same seed gives the same files.
 """
 
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Stream the event log: record batches of rows whose ids are strings and whose times are milliseconds.
+"""Streams the event log as record batches, with ids as strings and times in milliseconds.
 
 E: events of a batch
 """
@@ -18,8 +18,8 @@ from twotower.errors import DataError
 
 BATCH_ROWS = 131_072
 MAX_ID_BYTES = 128
-CLOCK_SKEW_MS = DAY_MS  # clocks and time zones are what they are; one date of 2096 would age all popularity to nothing
-# Epoch seconds of any plausible date, read as milliseconds, fall before this; so do a timestamp's unit errors.
+CLOCK_SKEW_MS = DAY_MS  # for wrong clocks and time zones; a single event of 2096 would make all others count nothing
+# Seconds since the epoch that are read as milliseconds fall before this, for any plausible date.
 EARLIEST_MS = 315_532_800_000  # 1980-01-01
 LATEST_MS = 4_102_444_800_000  # 2100-01-01
 
@@ -40,7 +40,7 @@ class EventBatch:
 
 
 def stream_events(path: Path, columns: EventColumns, features: tuple[str, ...] = ()) -> Iterator[EventBatch]:
-    """Batches of the log with the features asked for; DataError names the column and what is wrong with it.
+    """Batches of the log with the given `features`; DataError names the column and what is wrong with it.
 
     A missing event type reads as `event`. Rows more than a day ahead of the clock are left out and counted.
     """
@@ -82,7 +82,7 @@ def open_parquet(path: Path, what: str) -> ds.Dataset:
 
 
 def stream_batches(dataset: ds.Dataset, columns: list[str], batch_rows: int, path: Path) -> Iterator[pa.RecordBatch]:
-    """Record batches that hold rows, dictionaries spelt out; DataError for a damaged file or files that disagree."""
+    """Record batches that are not empty, dictionaries decoded; DataError for a damaged file or files of different schemas."""
     try:
         for batch in dataset.to_batches(columns=columns, batch_size=batch_rows, batch_readahead=1, fragment_readahead=1):
             if batch.num_rows:
@@ -93,7 +93,7 @@ def stream_batches(dataset: ds.Dataset, columns: list[str], batch_rows: int, pat
 
 
 def count_rows(path: Path, what: str) -> int:
-    """Rows of a Parquet file or directory, from its metadata alone."""
+    """Number of rows of a Parquet file or directory, from its metadata alone."""
     return int(open_parquet(path, what).count_rows())
 
 
@@ -121,7 +121,7 @@ def ids(column: pa.Array, name: str) -> pa.Array:
 
 
 def times_ms(column: pa.Array, name: str) -> Ints:
-    """The column as UTC milliseconds; DataError for a missing time, or for numbers that can only be of another unit."""
+    """The column as UTC milliseconds; DataError for a missing time, or for numbers that must be of another unit."""
     if column.null_count:
         raise DataError(f"column {name!r}: {column.null_count} rows have no time; drop them or fill them in")
     result: Ints = to_ms(column, name).to_numpy(zero_copy_only=False)
@@ -136,7 +136,7 @@ def times_ms(column: pa.Array, name: str) -> Ints:
 
 
 def to_ms(column: pa.Array, name: str) -> pa.Array:
-    """The column as int64 milliseconds, whatever time they name; what is missing stays missing."""
+    """The column as int64 milliseconds, without a check of their range. Missing values stay missing."""
     try:
         if not pa.types.is_integer(column.type):
             column = column.cast(pa.timestamp("ms"), safe=False)

@@ -1,4 +1,4 @@
-"""What keeps an item from being embedded: the same rules for the nightly job and for items put while a release is served.
+"""Finds faults that keep an item from being embedded: the same rules for the nightly job and for items put through a server.
 
 B: rows of a batch
 """
@@ -19,13 +19,13 @@ Fault = tuple[str, str, Mask]  # column, reason, rows
 
 
 def find_faults(batch: pa.Table, columns: ItemColumns, spec: FeatureSpec) -> Iterator[Fault]:
-    """Every kind of fault that some row of a batch has."""
+    """The faults of a batch: each kind that at least one row has."""
     yield from _faulty_ids(batch.column(columns.item_id).combine_chunks(), columns.item_id)
     yield from faulty_features(batch, columns, spec)
 
 
 def faulty_features(batch: pa.Table, columns: ItemColumns, spec: FeatureSpec) -> Iterator[Fault]:
-    """The faults of everything but the id."""
+    """The faults of all columns except the id."""
     for field in spec.fields:
         if field.name not in columns.features:
             continue
@@ -39,7 +39,7 @@ def faulty_features(batch: pa.Table, columns: ItemColumns, spec: FeatureSpec) ->
 
 
 def _faulty_ids(column: pa.Array, name: str) -> Iterator[Fault]:
-    if not is_text(column.type):  # integers; anything else is refused when they are cast
+    if not is_text(column.type):  # then they must be integers: a cast refuses other types
         yield from _found(name, "is missing", column.is_null().to_numpy(zero_copy_only=False))
         return
     length_B = pc.binary_length(column.cast(pa.large_binary())).fill_null(0).to_numpy(zero_copy_only=False)
@@ -64,7 +64,7 @@ def _found(column: str, reason: str, faulty_B: Mask) -> Iterator[Fault]:
 
 
 def undecodable(column: pa.Array) -> Mask:
-    """Which rows hold bytes that are no UTF-8, in their text or in one of the texts of their list; [B]."""
+    """Which rows hold bytes that are not UTF-8, in their text or in a text of their list; [B]."""
     faulty_B = np.zeros(len(column), bool)
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         parents = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
@@ -87,5 +87,5 @@ def _decodes(value: bytes) -> bool:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column holds text, decoded or not."""
+    """Whether a column holds text, as strings or as bytes."""
     return any(f(kind) for f in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary))

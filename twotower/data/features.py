@@ -1,7 +1,7 @@
-"""Raw column values -> the arrays the model reads. Pure, and versioned by `FeatureSpec.version`.
+"""Encodes raw column values into the arrays that the model reads. Pure functions, versioned by `FeatureSpec.version`.
 
-Words, categories and ids become rows of one shared hash table (k signed hashes each, so that no vocabulary has to be
-kept and new values work at once); numbers and times become piecewise-linear encodings.
+Words, categories and ids become rows of one shared hash table, with k signed hashes each: there is no vocabulary to keep, and
+new values work at once. Numbers and times become piecewise-linear encodings.
 
 N: items or events, S: hash slots of one row, F: dense features of one row, B: bins
 """
@@ -29,10 +29,10 @@ Hashes = npt.NDArray[np.uint64]
 
 VERSION = 1
 DAY_MS = 86_400_000
-EVENT_TIME_WIDTH, EVENT_ORDER_WIDTH = 6, 2  # the second of each is what comes before hour, weekday and season
+EVENT_TIME_WIDTH, EVENT_ORDER_WIDTH = 6, 2  # the second of each counts the features before hour, weekday and season
 REQUEST_TIME_WIDTH, REQUEST_ORDER_WIDTH = 7, 1
 _WORD = re.compile(r"\w+")
-_MISSING = "\0missing"  # one token of its own
+_MISSING = "\0missing"  # the token of a missing value
 
 
 class FieldSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +45,7 @@ class FieldSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def dense_width(self) -> int:
-        """Columns this field fills in the dense array."""
+        """Number of columns of the dense array that this field fills."""
         match self.kind:
             case "numeric":
                 return max(len(self.edges) - 1, 0) + 1
@@ -57,7 +57,7 @@ class FieldSpec(msgspec.Struct, frozen=True, kw_only=True):
                 return 0
 
     def num_slots(self, spec: "FeatureSpec") -> int:
-        """Hash slots this field fills."""
+        """Number of hash slots that this field fills."""
         match self.kind:
             case "id":
                 return spec.num_id_hashes
@@ -85,18 +85,18 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def slot_counts(self) -> tuple[int, ...]:
-        """Slots of each hashed field."""
+        """Number of slots of each hashed field."""
         return tuple(f.num_slots(self) for f in self.hashed)
 
     @property
     def dense_width(self) -> int:
-        """F."""
+        """Width F of the dense features of one row."""
         return sum(f.dense_width for f in self.fields)
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedRows:
-    """Rows ready for the model: table rows and signed weights of every slot, and dense features."""
+    """Encoded rows: for every slot a table row and a signed weight, beside the dense features."""
 
     slots_NS: Rows
     weights_NS: Floats
@@ -106,7 +106,7 @@ class EncodedRows:
         return len(self.slots_NS)
 
     def take(self, index: npt.NDArray[Any] | slice) -> "EncodedRows":
-        """The rows at `index`; of a slice, without a copy."""
+        """The rows at `index`. A slice makes no copy."""
         return EncodedRows(self.slots_NS[index], self.weights_NS[index], self.dense_NF[index])
 
     @staticmethod
@@ -138,7 +138,7 @@ def hash_slots(prints: Hashes, num_hashes: int, table_rows: int) -> tuple[Rows, 
 
 
 def mix64(x: Hashes) -> Hashes:
-    """The splitmix64 finaliser (Steele et al. 2014): a bijection after which every bit depends on all."""
+    """The finaliser of splitmix64 (Steele et al. 2014): a bijection in which every output bit depends on all input bits."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -168,7 +168,7 @@ def quantile_edges(values: npt.NDArray[np.float64], num_bins: int = 8) -> tuple[
 
 
 def fit_field(name: str, kind: str, column: pa.Array) -> FieldSpec:
-    """The spec of one column, bins and dimensions taken from the rows given."""
+    """The spec of one column, with bins and dimensions taken from its rows."""
     match kind:
         case "numeric":
             return FieldSpec(name=name, kind=kind, edges=quantile_edges(to_floats(column, name)))
@@ -205,13 +205,13 @@ def encode_rows(columns: dict[str, pa.Array], spec: FeatureSpec, table_rows: int
 
 
 def encode_wanted(event_types: Sequence[str | None], spec: FeatureSpec, table_rows: int) -> tuple[Rows, Floats]:
-    """Slots and weights [Q, num_hashes] of the event type each request asks for; None is "whatever comes next"."""
+    """Slots and weights [Q, num_hashes] of the event type that each request wants; None stands for any type."""
     field = FieldSpec(name="wanted_event_type", kind="categorical")
     return _encode_hashed(pa.array(event_types, pa.string()), field, spec, table_rows)
 
 
 def _encode_hashed(column: pa.Array, field: FieldSpec, spec: FeatureSpec, table_rows: int) -> tuple[Rows, Floats]:
-    """Slots and weights of one field, [N, num_slots]. Each distinct value is hashed once."""
+    """Slots and weights of one field, [N, num_slots]. Each distinct value is hashed only once."""
     match field.kind:
         case "id":
             return _encode_values(as_values(column, field.name), field.name, spec.num_id_hashes, table_rows)
@@ -222,7 +222,7 @@ def _encode_hashed(column: pa.Array, field: FieldSpec, spec: FeatureSpec, table_
         case _:
             encoded = _encode_lists(column, field.name)
     width = spec.max_tokens
-    flat: list[str] = []  # of all values, and not a list for each: the garbage collector would walk those again and again
+    flat: list[str] = []  # one list for all values, because the garbage collector would walk a list for each again and again
     counts: list[int] = []
     for value in encoded.dictionary.to_pylist():
         tokens = (_words(value) if field.kind == "text" else value)[:width] or [_MISSING]
@@ -245,14 +245,14 @@ def _encode_values(values: pa.Array, name: str, num_hashes: int, table_rows: int
 
 
 def _spread(tokens_TH: npt.NDArray[Any], filled_NW: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-    """Slots [N, W * H] of rows with up to W tokens each; those left empty are row 0 with weight 0."""
+    """Slots [N, W * H] of rows with up to W tokens each. Unused slots are row 0 with weight 0."""
     out_NWH = np.zeros((*filled_NW.shape, tokens_TH.shape[1]), tokens_TH.dtype)
     out_NWH[filled_NW] = tokens_TH
     return out_NWH.reshape(len(filled_NW), -1)
 
 
 def _encode_lists(column: pa.Array, name: str) -> pa.DictionaryArray:
-    """Dictionary of distinct lists; Arrow has none for nested types."""
+    """Dictionary encoding of a column of lists, which Arrow does not have."""
     seen: dict[tuple[str, ...], int] = {}
     lists = as_lists(column, name, pa.string()).to_pylist()
     index = [None if v is None else seen.setdefault(tuple(x for x in v if x is not None), len(seen)) for v in lists]
@@ -260,7 +260,7 @@ def _encode_lists(column: pa.Array, name: str) -> pa.DictionaryArray:
 
 
 def as_values(column: pa.Array, name: str) -> pa.Array:
-    """The column as strings to hash. Whole floats lose their point: tools that meet a missing integer write doubles."""
+    """The column as strings to hash. Whole floats are written as integers, because tools turn integers with gaps into floats."""
     if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         numbers = to_floats(column, name).tolist()
         texts = [None if math.isnan(x) else str(int(x)) if x.is_integer() else str(x) for x in numbers]
@@ -282,7 +282,7 @@ def as_lists(column: pa.Array, name: str, values: pa.DataType) -> pa.Array:
 
 
 def _words(text: str) -> list[str]:
-    """Lower-case words, then pairs of neighbours."""
+    """The tokens of a text: its lower-case words, then all pairs of adjacent words."""
     words = _WORD.findall(text.lower())
     return words + [f"{a} {b}" for a, b in pairwise(words)]
 
@@ -335,7 +335,7 @@ def to_days(column: pa.Array, name: str) -> npt.NDArray[np.float64]:
 
 
 def event_time_features(times_ms: Ints) -> Floats:
-    """What an event of one history knows of time, [L, 6]: gap to the event before, same-time flag, hour, weekday.
+    """Time features of the events of one history, [L, 6]: gap to the event before, same-time flag, hour, weekday.
 
     Gaps look back and the first event of a window has none, so the features are a function of the window alone.
     """
@@ -346,7 +346,7 @@ def event_time_features(times_ms: Ints) -> Floats:
 
 
 def request_time_features(now_ms: Ints, last_ms: Ints) -> Floats:
-    """What only the request knows of time, [Q, 7]: gap since the last event (days), hour, weekday, season."""
+    """Time features of requests, [Q, 7]: days since the last event, hour, weekday, season."""
     gaps = np.maximum(now_ms - last_ms, 0) / DAY_MS
     season = (now_ms / DAY_MS) * (2 * np.pi / 365.2425)
     return np.stack([np.log1p(gaps) / 3, *_clock(now_ms), np.sin(season), np.cos(season)], 1).astype(np.float32)

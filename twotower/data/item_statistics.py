@@ -1,7 +1,7 @@
-"""Compact statistics of a user's past items over the *whole* history: what a repeat purchase is predicted from.
+"""Compact statistics of a user's past items over the whole history, from which a repeat purchase is predicted.
 
-Half of retail's next events are items the user had before, and a dot product over the last 256 events cannot copy them.
-These few numbers per (user, item) can be kept up to date one event at a time and are all the repeat score reads.
+Half of the next events in retail are of past items, and a dot product with what the last 256 events say cannot copy them.
+These few numbers for each user and item are updated with every event. The repeat score reads them and the item's vector.
 
 M: past items of one user
 """
@@ -20,7 +20,7 @@ NUM_ACTIVITY_FEATURES = 6
 
 @dataclass(frozen=True, slots=True)
 class ItemStatistics:
-    """One row per past item. `decayed_M3` counts each event as 2^-(age / half-life), its age taken at `last_ms_M`."""
+    """One row per past item. `decayed_M3` counts each event as 2^-(age / half-life), with its age at `last_ms_M`."""
 
     item_rows_M: Ints
     count_M: Ints
@@ -44,7 +44,7 @@ def item_statistics(item_rows: Ints, times_ms: Ints) -> ItemStatistics:
 
 
 def grouped_statistics(owner_E: Ints, item_rows_E: Ints | Rows, times_ms_E: Ints) -> tuple[Ints, ItemStatistics]:
-    """Statistics of several histories at once: whose each past item is, and one row per past item, by owner and item."""
+    """Statistics of several histories at once: the owner of each row, and one row per past item, sorted by owner and item."""
     if not len(owner_E):
         return np.zeros(0, np.int64), ItemStatistics.empty()
     keys = owner_E.astype(np.int64) << 32 | item_rows_E
@@ -74,9 +74,9 @@ def add_event(
 
 
 def past_features(statistics: ItemStatistics, now_ms: int | Ints) -> Floats:
-    """What the repeat score sees of each past item at the time of the request, [M, 6].
+    """Features of each past item at the time of the request, [M, 6].
 
-    log count; log decayed counts (90, 30, 7 days); log days since the last event; that over the item's usual gap.
+    Log count; log decayed counts (90, 30, 7 days); log days since the last event; log of these days over the usual gap.
     """
     since_days = np.maximum(now_ms - statistics.last_ms_M, 0) / DAY_MS
     fade = 0.5 ** (since_days[:, None] / np.array(HALF_LIVES_DAYS))
@@ -90,9 +90,9 @@ def past_features(statistics: ItemStatistics, now_ms: int | Ints) -> Floats:
 
 
 def activity_features(statistics: ItemStatistics, request_M: Ints, now_ms_Q: Ints) -> Floats:
-    """How much each of several users buys, summed over their past items, [Q, 6]. `request_M` says whose row each is.
+    """Activity of the user of each request, summed over past items, [Q, 6]. `request_M` is the request of each row.
 
-    log events; log past items; log days since the first event; log decayed events (7, 30, 90 days).
+    Log events; log past items; log days since the first event; log decayed events (7, 30, 90 days).
     """
     num_requests = len(now_ms_Q)
     since_days = np.maximum(now_ms_Q[request_M] - statistics.last_ms_M, 0) / DAY_MS

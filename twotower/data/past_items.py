@@ -1,4 +1,4 @@
-"""The items users had before, as the model reads them: flattened over several requests.
+"""Past items, the items that users had before, in the form that the model reads: one row each, over several requests.
 
 Q: requests, M: past items of all requests, U: distinct ones, D: item vector width, P: popularity dimensions
 """
@@ -17,10 +17,10 @@ from twotower.data.item_statistics import ItemStatistics, activity_features, pas
 
 @dataclass(frozen=True, slots=True)
 class PastItems:
-    """Past items sorted by request and, within one, by row; beside them what each request knows of its user's activity."""
+    """Past items sorted by request and then by row, and the activity features of each request."""
 
     rows_M: Tensor
-    request_M: Tensor  # whose they are
+    request_M: Tensor  # the request of each past item
     features_M6: Tensor
     activity_Q6: Tensor
 
@@ -29,18 +29,18 @@ class PastVectors(NamedTuple):
     """Vectors of past items: each distinct item once, and the popularity of each on the day of its request."""
 
     items_UD: Tensor
-    item_M: Tensor  # which of them is the past item's
+    item_M: Tensor  # row of each past item in `items_UD`
     popularity_MP: Tensor
 
     @staticmethod
     def of(vectors_ND: Tensor, rows_M: Tensor, popularity_MP: Tensor) -> "PastVectors":
-        """Those of catalogue rows."""
+        """The vectors of catalogue rows, each distinct row taken once."""
         rows_U, item_M = torch.unique(rows_M, return_inverse=True)
         return PastVectors(vectors_ND[rows_U], item_M, popularity_MP)
 
 
 def past_items(request_M: Ints, statistics: ItemStatistics, now_ms_Q: Ints) -> PastItems:
-    """Past items of several requests at the moment of each; `statistics` has their rows one after the other."""
+    """Past items of several requests, each at its moment. `statistics` has the rows of one request after those of another."""
     return PastItems(
         torch.from_numpy(statistics.item_rows_M),
         torch.from_numpy(request_M),
@@ -50,7 +50,7 @@ def past_items(request_M: Ints, statistics: ItemStatistics, now_ms_Q: Ints) -> P
 
 
 def join_statistics(parts: Sequence[ItemStatistics]) -> tuple[Ints, ItemStatistics]:
-    """Several users' statistics one after the other: whose each row is, and the rows."""
+    """The statistics of several users one after the other, and the number of the user of each row."""
     request_M = np.repeat(np.arange(len(parts)), [len(s) for s in parts])
     joined = ItemStatistics(
         np.concatenate([s.item_rows_M for s in parts]),

@@ -1,5 +1,5 @@
-"""Recent popularity and its trend, from decayed purchase counts. It is appended to every item vector, so it costs one more
-dimension of the index and is refreshed nightly without re-encoding anything.
+"""Recent popularity and its trend, from decayed counts of events. They are appended to every item vector as dimensions of their
+own, so that they are refreshed nightly without embedding an item again.
 
 N: items, P: half-lives, E: events
 """
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from twotower.data.features import DAY_MS, Floats, Ints
 
 SMOOTHING = 0.1  # pseudo-events per item: an item never bought keeps a finite log popularity
-SHRINKAGE = 3.0  # pseudo-events per item that a trend must speak against
+SHRINKAGE = 3.0  # pseudo-events per item that pull a trend to 1
 
 Counts = npt.NDArray[np.float64]
 
@@ -18,19 +18,19 @@ Counts = npt.NDArray[np.float64]
 def decayed_counts(
     item_rows_E: Ints, times_ms_E: Ints, as_of_ms: int, half_lives_days: tuple[float, ...], num_items: int
 ) -> Counts:
-    """Counts [P, N] in which an event of age a weighs 2^-(a / half-life); events after `as_of_ms` must not be given."""
+    """Counts [P, N] in which an event of age a weighs 2^-(a / half-life). No event may be later than `as_of_ms`."""
     age_days = (as_of_ms - times_ms_E) / DAY_MS
     return np.stack([np.bincount(item_rows_E, 0.5 ** (age_days / h), num_items) for h in half_lives_days])
 
 
 def fade(counts_PN: Counts, elapsed_ms: int, half_lives_days: tuple[float, ...]) -> Counts:
-    """The same counts as seen `elapsed_ms` later."""
+    """The counts as of `elapsed_ms` later."""
     weights: Counts = 0.5 ** (elapsed_ms / DAY_MS / np.array(half_lives_days))[:, None]
     return counts_PN * weights
 
 
 def log_popularity(counts_PN: Counts) -> Floats:
-    """Log popularity [P, N]: of each item's smoothed share under the first half-life, and of its trend under every other.
+    """Log popularity [P, N]: the log of the smoothed share by the first half-life, then the log of the trend by each other one.
 
     A trend is how many times as often an item is bought as its share predicts, shrunk to 1 where there are few events.
     """

@@ -1,4 +1,4 @@
-"""Items as JSON describes them, brought under the columns of an item table."""
+"""Turns items given as JSON into rows with the columns of an item table."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -6,11 +6,11 @@ from typing import Any
 
 import pyarrow as pa
 
-Features = Mapping[str, Any]  # by the schema's names; what is not given is missing
+Features = Mapping[str, Any]  # by the schema's names; an absent name is a missing value
 
 
 class UnusableFeature(ValueError):
-    """A feature that items do not have, or a value that is not of its column's type."""
+    """An unknown feature, or a value that does not fit the type of its column."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
@@ -18,7 +18,7 @@ class UnusableFeature(ValueError):
 
 
 def item_table(items: Sequence[Features], schema: pa.Schema) -> tuple[pa.Table, dict[int, UnusableFeature]]:
-    """The items that fit, as rows under the columns of `schema`, and by its place why another does not."""
+    """The items that fit the columns of `schema`, as rows, and for each other item, by its place, why it does not."""
     try:
         return _table(items, schema), {}
     except UnusableFeature:
@@ -40,7 +40,7 @@ def _table(items: Sequence[Features], schema: pa.Schema) -> pa.Table:
 
 def _column(field: pa.Field, values: list[Any]) -> pa.Array:
     kinds = {type(v) for v in chain.from_iterable(v if isinstance(v, list) else (v,) for v in values)} - {type(None)}
-    # Arrow makes one type of whole numbers and others, and 5 would become the text 5.0.
+    # Arrow would give integers and floats one type, and 5 would become the text 5.0.
     parts = [values] if len(kinds) <= 1 else [[value] for value in values]
     try:
         return pa.concat_arrays([pa.array(part).cast(field.type) for part in parts])

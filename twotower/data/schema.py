@@ -1,8 +1,8 @@
-"""Which column is what: the `schema.toml` beside the data.
+"""The meaning of each column: the `schema.toml` beside the data.
 
-Events have four roles (user, item, time, type) and any number of event-level features; items have an id and any number
-of features; signals, where there are any, have an item, two times and numbers. A value may be missing everywhere but in the
-roles, and every kind says what missing means:
+Events have four roles (user, item, time, type) and any number of features. Items have an id and any number of features.
+Signals, if there are any, have an item, two times and numbers. Values may be missing except in the roles, and every kind says
+what a missing value means:
 
 | kind        | column holds                  | missing means                           |
 |-------------|-------------------------------|-----------------------------------------|
@@ -24,7 +24,7 @@ from twotower.errors import DataError
 
 ItemKind = Literal["text", "categorical", "list", "numeric", "time", "vector"]
 EventKind = Literal["categorical", "numeric"]
-EVENT_TYPE = "event_type"  # as a feature of an event, whatever its column is called
+EVENT_TYPE = "event_type"  # its name as a feature, whatever the column is called
 
 
 class EventColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,7 +34,7 @@ class EventColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     item_id: str = "item_id"
     timestamp: str = "timestamp"
     event_type: str = "event_type"
-    clock: bool = True  # False: timestamps are an order and gaps, and their dates mean nothing
+    clock: bool = True  # False: dates mean nothing, only the order of events and the gaps between them
     features: dict[str, EventKind] = {}
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class ItemColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class SignalColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Columns of what is announced ahead of time; `features` are numbers that hold while `valid_from` <= t < `valid_until`."""
+    """Columns of item signals. `features` are numbers, known ahead, that hold while `valid_from` <= t < `valid_until`."""
 
     item_id: str = "item_id"
     valid_from: str = "from"

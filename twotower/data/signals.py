@@ -1,9 +1,9 @@
-"""Item signals: numbers that change with the day and are known ahead (a promotion, a mailer, a price cut).
+"""Item signals: numbers that change from day to day and are known ahead (a promotion, a mailer, a price cut).
 
-A row of the file holds from `valid_from` until before `valid_until`; an item without one has zeros: nothing is announced. To
-the model each signal is one more dimension beside log popularity: refreshed nightly without re-encoding an item, and weighed
-by the query. So a day is the grain. A day has the values of its middle, which gives a promotion of one local day to exactly one
-day whatever the time zone; a row too short to hold in the middle of any day counts for the day in which it begins.
+A row of the file holds from `valid_from` until before `valid_until`. An item without a row has zeros. To the model each signal
+is one more dimension beside log popularity, refreshed nightly without embedding an item again, and weighed by the query.
+Signals are by day, and a day has the values of its middle: a promotion of one local day then counts for exactly one day in any
+time zone. A row too short to cover the middle of a day counts for the day in which it begins.
 
 R: rows, N: items, S: signals
 """
@@ -22,12 +22,12 @@ from twotower.data.features import DAY_MS, Floats, Ints, to_floats
 from twotower.data.schema import SignalColumns
 from twotower.errors import DataError
 
-LIMIT = 100.0  # of a value's size: signals stand beside log popularity, which is about 10
+LIMIT = 100.0  # of absolute values, because signals stand beside log popularity, which is about 10
 
 
 @dataclass(frozen=True, slots=True)
 class SignalReport:
-    """What was read, and what of it says nothing."""
+    """Counts of the rows that were read and of those that have no effect."""
 
     num_rows: int
     unknown_items: int
@@ -35,7 +35,7 @@ class SignalReport:
     never_valid: int
 
     def lines(self) -> list[str]:
-        """For the terminal: one line, and one more per thing left out."""
+        """Lines for the terminal: the number of rows, and each kind of row that was left out."""
         lines = [f"{self.num_rows:,} rows of signals"]
         if self.unknown_items:
             names = ", ".join(self.unknown_item_examples)
@@ -47,7 +47,7 @@ class SignalReport:
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """Rows of the catalogue's items in the order in which they begin. Where rows of an item overlap the later one counts."""
+    """Rows of the catalogue's items, sorted by their beginning. Where rows of an item overlap, the later one counts."""
 
     num_items: int
     item_rows_R: npt.NDArray[np.int32]
@@ -58,11 +58,11 @@ class Signals:
 
     @property
     def num_signals(self) -> int:
-        """Dimensions that they add to every item vector."""
+        """Number of dimensions that they add to every item vector."""
         return int(self.values_RS.shape[1])
 
     def daily(self, start_ms: int, step_ms: int, num_steps: int) -> Iterator[Floats]:
-        """Values [N, S] of each step [start + t * step, start + (t + 1) * step): those of its middle."""
+        """Values [N, S] at the middle of each step [start + t * step, start + (t + 1) * step)."""
         middle_ms = start_ms + step_ms // 2
         first_R = -((middle_ms - self.from_ms_R) // step_ms)
         last_R = (self.until_ms_R - 1 - middle_ms) // step_ms
@@ -73,14 +73,14 @@ class Signals:
         bounds = np.searchsorted(first_R[order], np.arange(num_steps), side="right").tolist()
         active = order[:0]
         for t, (begin, end) in enumerate(zip([0, *bounds[:-1]], bounds, strict=True)):
-            active = np.sort(np.concatenate([active, order[begin:end]]))  # as the rows begin
+            active = np.sort(np.concatenate([active, order[begin:end]]))  # in the order of their beginning
             active = active[last_R[active] >= t]
             values_NS = np.zeros((self.num_items, self.num_signals), np.float32)
-            values_NS[self.item_rows_R[active]] = self.values_RS[active]  # of several rows of an item the last one stays
+            values_NS[self.item_rows_R[active]] = self.values_RS[active]  # the last of several rows of an item counts
             yield values_NS
 
     def day(self, from_ms: int) -> Floats:
-        """Values [N, S] of the 24 hours from a moment on: what a release made then shall know."""
+        """Values [N, S] for the 24 hours from `from_ms`: those of a release made at that moment."""
         return next(self.daily(from_ms, DAY_MS, 1))
 
 
@@ -99,9 +99,9 @@ def require_signals(columns: SignalColumns | None, path: Path | None) -> None:
 
 
 def read_signals(path: Path, columns: SignalColumns, item_ids: pa.Array, start_ms: int = 0, stop_ms: int = LATEST_MS) -> Signals:
-    """Stream the file; rows that hold at no time of [start, stop) are dropped. Memory is 20 + 4 S bytes per row kept.
+    """Stream the file and keep the rows that hold at some time of [start, stop), at 20 + 4 S bytes each.
 
-    A missing `valid_until` is open; a missing value is zero. DataError for a missing item or start, or a value beyond 100.
+    A missing `valid_until` has no end. A missing value is zero. DataError for a missing item or start, or a value beyond 100.
     """
     dataset = open_parquet(path, "signals")
     needed = [*columns.roles, *columns.features]

@@ -1,7 +1,7 @@
-"""The anchored window: the model's input as a pure function of (history, n). Training and serving both call this.
+"""The anchored window: which events of a history the model reads. Training and serving both call this.
 
-A hard window over the last 256 events would move every position with every event. This one moves its start only every
-64 events, so that positions, and with them a key/value cache, stay valid in between.
+A window over the last 256 events would shift all positions with every event. This one moves its start only every 64 events,
+so that positions, and the cached keys and values that depend on them, stay valid in between.
 
 B: histories in a batch, L: events of the longest, S: hash slots of an event's context, F: its dense features
 """
@@ -16,11 +16,11 @@ from torch import Tensor
 from twotower.data.features import EVENT_TIME_WIDTH, EncodedRows, Ints, event_time_features
 
 WINDOW = 256  # events that the contextualizer reads at most, as in Brüel Gabrielsson 2026 (arXiv 2606.05257)
-PAGE = 64  # events between two moves of the anchor
+PAGE = 64  # events by which the start of the window moves
 
 
 def anchor(num_events: int, window: int = WINDOW, page: int = PAGE) -> int:
-    """First event of the context of a history of `num_events`; what follows it is `window - page + 1` to `window` long."""
+    """First event of the window of a history of `num_events`. A full window has `window - page + 1` to `window` events."""
     return 0 if num_events <= window else -(-(num_events - window) // page) * page
 
 
@@ -38,7 +38,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class HistoryBatch:
-    """Histories padded on the right with row 0; causal attention never lets a real event see the padding."""
+    """Histories padded on the right with row 0. Causal attention keeps the padding from changing real events."""
 
     item_rows_BL: Tensor
     time_BL6: Tensor
@@ -60,7 +60,7 @@ class HistoryBatch:
 
 
 def collate(histories: Sequence[History]) -> HistoryBatch:
-    """One padded batch, at least one event long so that an empty history has a place to stand in."""
+    """One padded batch, at least one event long, so that an empty history has a position."""
     batch, length = len(histories), max(1, max(map(len, histories)))
     num_slots = histories[0].context.slots_NS.shape[1]
     num_dense = histories[0].context.dense_NF.shape[1]

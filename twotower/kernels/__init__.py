@@ -1,1 +1,1 @@
-"""Ops of the model: each file holds one op, its torch reference and its Triton implementation."""
+"""Operations of the model: each file has one operation, its reference in torch and its implementation in Triton."""

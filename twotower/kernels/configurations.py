@@ -1,13 +1,13 @@
-"""How each kernel is cut for each target: block sizes by the name of the constexpr they are passed as, warps and stages.
+"""The launch configuration of each kernel for each target: block sizes (by constexpr name), warps and stages.
 
-A launcher reads its line and passes it on, and takes an argument in its place for the small blocks of tests:
+A launcher reads its configuration, unless a test passes another with small blocks:
 
     options = options or configuration("rms_norm", current_target())
     rms_norm_kernel[(triton.cdiv(num_rows, options["BLOCK_T"]),)](x_TD, ..., **options)
 
-Lines are chosen by static rules until a GPU has timed them: nothing spilled, shared memory within the target's, 128-bit loads,
-the most bytes in flight. `benchmarks/kernel_resources.py` compiles every line for its target and holds what came out against
-what was recorded.
+Configurations follow static rules until a GPU has timed them: no spills, shared memory within the target's limit, 128-bit
+loads, the most bytes in flight. `benchmarks/kernel_resources.py` compiles each for its target and compares the resources with
+the recorded ones.
 """
 
 from functools import cache
@@ -72,13 +72,13 @@ TABLE: dict[str, dict[Target, dict[str, int]]] = {
 
 
 def configuration(kernel: str, target: Target) -> dict[str, int]:
-    """The kernel's line for a target, as keyword arguments of its launch."""
+    """The configuration of a kernel for a target, as keyword arguments of its launch."""
     return dict(TABLE[kernel][target])
 
 
 @cache
 def current_target() -> Target:
-    """What Triton compiles for; the interpreter takes the lines of sm_90, and GPUs of other generations those of sm_80."""
+    """The target that Triton compiles for. The interpreter uses that of sm_90, other GPU generations that of sm_80."""
     if triton.knobs.runtime.interpret:
         return "sm_90"
     target = triton.runtime.driver.active.get_current_target()

@@ -1,7 +1,7 @@
-"""Which implementation of an op runs: Triton's on a GPU where no gradient is needed, else torch's.
+"""Chooses the implementation of an operation: Triton on a GPU where no gradient is needed, else torch.
 
-Triton takes seconds to import and is not installed where there is no GPU. It is imported only where it can run: on a GPU, in
-its interpreter (TRITON_INTERPRET=1), or beside a program that has imported it already, to compile ahead of time.
+Triton takes seconds to import and is not installed on machines without a GPU. It is imported only where it can run: on a GPU,
+in its interpreter (TRITON_INTERPRET=1), or in a program that has imported it already, to compile ahead of time.
 """
 
 import os
@@ -20,11 +20,11 @@ tl: Any = import_module("triton.language") if _WANTED else SimpleNamespace(const
 
 
 def jit(kernel: Callable[..., Any]) -> Any:
-    """A kernel as Triton compiles it; the plain function where there is no Triton."""
+    """Decorate a kernel for Triton. Without Triton it stays a plain function."""
     return triton.jit(kernel) if triton else kernel
 
 
 def use_triton(*tensors: Tensor) -> bool:
-    """Whether an op of these tensors runs its Triton implementation."""
+    """Whether an operation on these tensors runs in Triton."""
     needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     return triton is not None and not needs_gradient and all(tensor.is_cuda for tensor in tensors)

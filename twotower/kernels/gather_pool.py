@@ -27,7 +27,7 @@ def gather_pool(table_RE: Tensor, slots_NS: Tensor, weights_NS: Tensor, slot_cou
 
 
 def gather_pool_reference(table_RE: Tensor, slots_NS: Tensor, weights_NS: Tensor, slot_counts: Sequence[int]) -> Tensor:
-    """The same in torch: every field of every row is one bag of slots."""
+    """Torch reference of `gather_pool`: every field of every row is one bag of slots."""
     num_rows, num_slots = slots_NS.shape
     assert sum(slot_counts) == num_slots
     if len(slot_counts) == 1 and num_slots:  # needs no starts, which take as long to make as a few bags to sum
@@ -39,7 +39,7 @@ def gather_pool_reference(table_RE: Tensor, slots_NS: Tensor, weights_NS: Tensor
 
 
 def _starts(slot_counts: Sequence[int], slots_NS: Tensor) -> Tensor:
-    """The first slot of each field, and the end of the last."""
+    """The first slot of each field, and the end of the last field."""
     return torch.tensor([0, *accumulate(slot_counts)], dtype=slots_NS.dtype, device=slots_NS.device)
 
 
@@ -50,7 +50,7 @@ def gather_pool_triton(
     slot_counts: Sequence[int],
     options: dict[str, int] | None = None,
 ) -> Tensor:
-    """The same without a copy of what is gathered."""
+    """Triton implementation of `gather_pool`, without a copy of the gathered rows."""
     (num_rows, num_slots), (_, width) = slots_NS.shape, table_RE.shape
     assert sum(slot_counts) == num_slots
     assert table_RE.is_contiguous()
@@ -73,7 +73,7 @@ def gather_pool_kernel(  # type: ignore[no-untyped-def]
     table_ptr, slots_ptr, weights_ptr, starts_ptr, out_ptr, num_rows, num_slots,
     K: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_SIZE: tl.constexpr,
 ) -> None:  # fmt: skip
-    """A program pools one field of some rows."""
+    """One program pools one field of some rows."""
     BLOCK_N: tl.constexpr = max(BLOCK_SIZE // BLOCK_E, 1)
     row, field = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N), tl.program_id(1)
     column = tl.arange(0, BLOCK_E)[None]

@@ -21,9 +21,9 @@ LOG2_E = 1.4426950408889634  # kernels compute powers of two
 
 @dataclass(frozen=True)
 class Packing:
-    """How many queries and how many keys each history has. The queries are of its last events; it may have none of either.
+    """Number of queries and of keys of each history, either of which may be 0. The queries are of its last events.
 
-    The device is that of the tensors laid out so.
+    `device` is that of the packed tensors.
     """
 
     num_queries: tuple[int, ...]
@@ -40,18 +40,18 @@ class Packing:
 
     @cached_property
     def is_even(self) -> bool:
-        """Whether all histories have the same numbers, so that one product is enough."""
+        """Whether all histories have equal numbers of queries and keys, so that one product is enough."""
         return len({*zip(self.num_queries, self.num_keys, strict=True)}) == 1
 
     @cached_property
     def offsets_2B(self) -> Tensor:
-        """Where the queries, and where the keys, of each history begin; last, where those of the last end: [2, B + 1]."""
+        """First query and first key of each history, and at the end their totals, [2, B + 1]."""
         starts = torch.tensor([(0, *self.num_queries), (0, *self.num_keys)], dtype=torch.int32).cumsum(1, dtype=torch.int32)
         return starts.to(self.device)
 
     @cached_property
     def positions_T(self) -> Tensor:
-        """The place of each query's event in its history."""
+        """The position of each query's event in its history."""
         queries_B, keys_B = torch.tensor(self.num_queries, dtype=torch.int64), torch.tensor(self.num_keys, dtype=torch.int64)
         shift_B = keys_B - queries_B.cumsum(0)
         positions_T = torch.arange(sum(self.num_queries)) + shift_B.repeat_interleave(queries_B)
@@ -61,9 +61,9 @@ class Packing:
 def packed_attention(q_THE: Tensor, k_SGE: Tensor, v_SGE: Tensor, cos_LP: Tensor, sin_LP: Tensor, packing: Packing) -> Tensor:
     """Every query's mean of the values of its history up to its own event, [T, H, E] (Vaswani et al. 2017, eq. 1).
 
-    Queries are turned by their positions here; keys come turned, by `rotary.rotate`: once each, as a cache stores them, and
-    not once for every block of queries that reads them. Key/value head g is that of heads g R to g R + R - 1 (Ainslie et al.
-    2023). A NaN in a history's rows leaves the results of that history undefined, and of no other.
+    Queries are rotated by their positions here. Keys must be rotated already (`rotary.rotate`): once each, as a cache stores
+    them, rather than once for every block of queries. Key/value head g belongs to heads g R to g R + R - 1 (Ainslie et al.
+    2023). A NaN in a history's rows leaves the results of that history alone undefined.
     """
     fits = q_THE.shape[2] % 16 == 0
     impl = packed_attention_triton if fits and use_triton(q_THE, k_SGE, v_SGE, cos_LP, sin_LP) else packed_attention_reference
@@ -73,7 +73,7 @@ def packed_attention(q_THE: Tensor, k_SGE: Tensor, v_SGE: Tensor, cos_LP: Tensor
 def packed_attention_reference(
     q_THE: Tensor, k_SGE: Tensor, v_SGE: Tensor, cos_LP: Tensor, sin_LP: Tensor, packing: Packing
 ) -> Tensor:
-    """The same in torch: histories of one shape together, others one by one."""
+    """Torch reference of `packed_attention`: equally long histories together, others one by one."""
     if packing.is_even:
         num_queries, num_keys = packing.num_queries[0], packing.num_keys[0]
         if not num_queries:
@@ -95,7 +95,7 @@ def packed_attention_reference(
 
 
 def causal_attention(q_BHTE: Tensor, k_BGCE: Tensor, v_BGCE: Tensor) -> Tensor:
-    """Attention of the last T of C events, all turned, to those up to each."""
+    """Attention of the last T of C events, all rotated, to the events up to each."""
     num_new, num_all = q_BHTE.shape[2], k_BGCE.shape[2]
     mask = None
     if num_new not in (1, num_all):
@@ -113,7 +113,7 @@ def packed_attention_triton(
     packing: Packing,
     options: dict[str, int] | None = None,
 ) -> Tensor:
-    """The same without scores in memory (Dao 2023), the heads that share keys side by side in a block."""
+    """Triton implementation without scores in memory (Dao 2023); heads that share keys are side by side in a block."""
     (num_queries, num_heads, width), num_kv_heads = q_THE.shape, k_SGE.shape[1]
     for x in (q_THE, k_SGE, v_SGE):
         assert x.stride()[1:] == (width, 1)
@@ -138,7 +138,7 @@ def packed_attention_kernel(  # type: ignore[no-untyped-def]
     G: tl.constexpr, R: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_ROWS: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """A program mixes for some rows of one history: each of its queries has R of them, for the heads that share a key."""
+    """One program attends for some rows of one history. Each query has R rows: its heads that share a key."""
     history = tl.program_id(0) // num_blocks
     group = tl.program_id(1)
     first_query = tl.load(query_offsets_ptr + history).to(tl.int64)
@@ -176,7 +176,7 @@ def packed_attention_kernel(  # type: ignore[no-untyped-def]
 def mix(  # type: ignore[no-untyped-def]
     q, k, v, visible, highest, total, mixed,
 ):  # fmt: skip
-    """Highest score, sum of powers of two and sum of values of each row, with a block of keys more (Milakov & Gimelshein 2018).
+    """Highest score, sum of powers of two and sum of values of each row after a block of keys (Milakov & Gimelshein 2018).
 
     The first block must hold a key that is visible.
     """

@@ -1,4 +1,4 @@
-"""Attention of one new event of each history to all that a cache of pages holds of it.
+"""Attention of the newest event of each history to the events of the history in a paged cache.
 
 B: histories, H: heads, G: key/value heads, each of R = H / G heads, E: head width, P: half of it, L: positions of the tables,
 N: pages of the cache, C: events of a page, M: pages of a history at most
@@ -42,7 +42,7 @@ def paged_decode_reference(
     cos_LP: Tensor,
     sin_LP: Tensor,
 ) -> Tensor:
-    """The same in torch, history by history: their pages are brought together."""
+    """Torch reference of `paged_decode`, history by history: the pages of each are gathered."""
     turned_BHE = rotate_reference(q_BHE, cos_LP, sin_LP, (lengths_B - 1).clamp(min=0))
     mixed_BHE = torch.zeros_like(q_BHE)
     for b, length in enumerate(lengths_B.tolist()):
@@ -63,7 +63,7 @@ def paged_decode_triton(
     sin_LP: Tensor,
     options: dict[str, int] | None = None,
 ) -> Tensor:
-    """The same, page by page, where they lie. A history is never split: at 256 events its pages are soon read."""
+    """Triton implementation that reads the pages in place. No history is split, because 256 events are few pages."""
     (num_histories, num_heads, width), (_, num_kv_heads, page, _) = q_BHE.shape, k_NGCE.shape
     assert q_BHE.stride()[1:] == (width, 1)
     assert q_BHE.stride(0) % 16 == 0
@@ -86,7 +86,7 @@ def paged_decode_kernel(  # type: ignore[no-untyped-def]
     q_ptr, k_ptr, v_ptr, pages_ptr, lengths_ptr, cos_ptr, sin_ptr, out_ptr, q_stride, pages_stride, scale,
     G: tl.constexpr, R: tl.constexpr, E: tl.constexpr, C: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_E: tl.constexpr,
 ) -> None:  # fmt: skip
-    """A program mixes for the heads of one history that share keys."""
+    """One program attends for the heads of one history that share keys."""
     history, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     length = tl.load(lengths_ptr + history).to(tl.int32)
     head, column = tl.arange(0, BLOCK_R), tl.arange(0, BLOCK_E)[None]

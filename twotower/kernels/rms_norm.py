@@ -1,4 +1,4 @@
-"""Root-mean-square norm, with the addition that comes before it in a residual stream.
+"""Root-mean-square norm, optionally with the addition before it in a residual stream.
 
 T: rows, D: width
 """
@@ -29,7 +29,7 @@ def add_rms_norm(x_TD: Tensor, added_TD: Tensor, weight_D: Tensor) -> tuple[Tens
 
 
 def rms_norm_reference(x_TD: Tensor, weight_D: Tensor) -> Tensor:
-    """The norm in torch, whose own reads the rows three times to sum their squares. Half precision is summed in single."""
+    """Torch reference of the norm: torch's own reads the rows three times. Half precision is summed in single precision."""
     wide_TD, width = x_TD.float() if x_TD.element_size() == 2 else x_TD, x_TD.shape[1]
     norm_T1 = torch.linalg.vector_norm(wide_TD, dim=1, keepdim=True)
     scale_T1 = (norm_T1 * norm_T1).add_(width * EPSILON).rsqrt_()
@@ -37,13 +37,13 @@ def rms_norm_reference(x_TD: Tensor, weight_D: Tensor) -> Tensor:
 
 
 def add_rms_norm_reference(x_TD: Tensor, added_TD: Tensor, weight_D: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum and its norm in torch."""
+    """Torch reference of the sum and its norm."""
     sum_TD = x_TD + added_TD
     return sum_TD, rms_norm_reference(sum_TD, weight_D)
 
 
 def rms_norm_triton(x_TD: Tensor, weight_D: Tensor, options: dict[str, int] | None = None) -> Tensor:
-    """The norm in one pass."""
+    """Triton implementation of the norm, in one pass."""
     normed_TD = _empty(x_TD)
     _launch(x_TD, None, weight_D, None, normed_TD, options)
     return normed_TD
@@ -52,7 +52,7 @@ def rms_norm_triton(x_TD: Tensor, weight_D: Tensor, options: dict[str, int] | No
 def add_rms_norm_triton(
     x_TD: Tensor, added_TD: Tensor, weight_D: Tensor, options: dict[str, int] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The sum and its norm in one pass: the sum is not read again."""
+    """Triton implementation of the sum and its norm, in one pass over the rows."""
     sum_TD, normed_TD = _empty(x_TD), _empty(x_TD)
     _launch(x_TD, added_TD, weight_D, sum_TD, normed_TD, options)
     return sum_TD, normed_TD
@@ -88,7 +88,7 @@ def rms_norm_kernel(  # type: ignore[no-untyped-def]
     x_ptr, added_ptr, weight_ptr, sum_ptr, normed_ptr, num_rows, epsilon,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_SIZE: tl.constexpr,
 ) -> None:  # fmt: skip
-    """A program norms some rows; nothing is added where there is nothing to add."""
+    """One program norms some rows, after an addition if there is one."""
     BLOCK_T: tl.constexpr = max(BLOCK_SIZE // BLOCK_D, 1)
     row = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)[:, None]
     column = tl.arange(0, BLOCK_D)[None]

@@ -1,4 +1,4 @@
-"""Rotary positions: pairs of numbers of a query or a key are turned by angles that grow with the position of its event.
+"""Rotary positions: pairs of numbers of a query or key are rotated by angles that grow with the position of its event.
 
 T: rows, N: heads, E: head width, P: half of it, L: positions of the tables
 """
@@ -11,7 +11,7 @@ from twotower.kernels.dispatch import jit, tl, triton, use_triton
 
 
 def rotate(x_TNE: Tensor, cos_LP: Tensor, sin_LP: Tensor, positions_T: Tensor) -> Tensor:
-    """Rows turned by the angles of their positions (Su et al. 2021, eq. 34, the halves of a head paired), in their own dtype.
+    """Rows rotated by the angles of their positions (Su et al. 2021, eq. 34, the halves of a head paired), in their own dtype.
 
     Heads lie side by side; rows may be parts of wider ones.
     """
@@ -20,12 +20,12 @@ def rotate(x_TNE: Tensor, cos_LP: Tensor, sin_LP: Tensor, positions_T: Tensor) -
 
 
 def rotate_reference(x_TNE: Tensor, cos_LP: Tensor, sin_LP: Tensor, positions_T: Tensor) -> Tensor:
-    """The same in torch."""
+    """Torch reference of `rotate`."""
     return turn(x_TNE, cos_LP[positions_T][:, None], sin_LP[positions_T][:, None])
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The last axis turned by angles that broadcast over the others."""
+    """Rotate the last axis by angles that broadcast over the other axes."""
     first, second = x.chunk(2, -1)
     turned = [torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)]
     return torch.cat(turned, -1).to(x.dtype)
@@ -34,7 +34,7 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def rotate_triton(
     x_TNE: Tensor, cos_LP: Tensor, sin_LP: Tensor, positions_T: Tensor, options: dict[str, int] | None = None
 ) -> Tensor:
-    """The same in one pass over the rows."""
+    """Triton implementation of `rotate`, in one pass."""
     num_rows, num_heads, width = x_TNE.shape
     assert x_TNE.stride()[1:] == (width, 1)
     assert x_TNE.stride(0) % 16 == 0
@@ -52,7 +52,7 @@ def rotate_kernel(  # type: ignore[no-untyped-def]
     x_ptr, cos_ptr, sin_ptr, positions_ptr, out_ptr, num_rows, x_stride,
     N: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_ROWS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """A program turns some rows of heads."""
+    """One program rotates some rows of heads."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = tl.arange(0, BLOCK_E)[None]
     mask = (row < num_rows)[:, None] & (column < E)
@@ -66,7 +66,7 @@ def load_turned(  # type: ignore[no-untyped-def]
     rows_ptr, cos_ptr, sin_ptr, position, column, mask,
     E: tl.constexpr,
 ):  # fmt: skip
-    """Rows of one head each, turned, in float32. The other half is loaded anew: it would cost more to move it between threads."""
+    """Rotate rows of one head in float32. The other half is loaded again, which costs less than moving it between threads."""
     x = tl.load(rows_ptr + column, mask=mask, other=0.0).to(tl.float32)
     other = tl.load(rows_ptr + (column + E // 2) % E, mask=mask, other=0.0).to(tl.float32)
     angle = position[:, None] * (E // 2) + column % (E // 2)

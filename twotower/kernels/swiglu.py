@@ -1,4 +1,4 @@
-"""The gated unit between the two products of a feed-forward layer.
+"""SwiGLU, the gated unit between the two products of a feed-forward layer.
 
 T: rows, F: width of the layer
 """
@@ -17,13 +17,13 @@ def swiglu(gate_up_TI: Tensor) -> Tensor:
 
 
 def swiglu_reference(gate_up_TI: Tensor) -> Tensor:
-    """The same in torch."""
+    """Torch reference of `swiglu`."""
     gate_TF, up_TF = gate_up_TI.chunk(2, 1)
     return functional.silu(gate_TF) * up_TF
 
 
 def swiglu_triton(gate_up_TI: Tensor, options: dict[str, int] | None = None) -> Tensor:
-    """The same in one pass."""
+    """Triton implementation of `swiglu`, in one pass."""
     num_rows, both = gate_up_TI.shape
     assert both % 16 == 0
     out_TF = gate_up_TI.new_empty(num_rows, both // 2)
@@ -40,7 +40,7 @@ def swiglu_kernel(  # type: ignore[no-untyped-def]
     gate_up_ptr, out_ptr, num_rows,
     F: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr,
 ) -> None:  # fmt: skip
-    """A program makes a tile of the output."""
+    """One program computes one tile of the output."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)[:, None]
     column = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)[None]
     mask = (row < num_rows) & (column < F)

@@ -1,1 +1,1 @@
-"""Ranking metrics with intervals, and rank correlation."""
+"""Ranking metrics with confidence intervals, and rank correlation."""

@@ -1,4 +1,4 @@
-"""Spearman's rank correlation: do two lists of numbers put things in the same order?
+"""Spearman's rank correlation.
 
 R: observations, M: variables
 """
@@ -10,7 +10,7 @@ Array = npt.NDArray[np.float64]
 
 
 def spearman(values_RM: Array) -> Array:
-    """Rank correlation [M, M] between variables over observations; NaN for a variable that never moves."""
+    """Rank correlation [M, M] between variables over observations; NaN for a constant variable."""
     ranks_RM = np.stack([mean_ranks(column) for column in values_RM.T], axis=1)
     centred = ranks_RM - ranks_RM.mean(0)
     scales = np.sqrt((centred**2).sum(0))
@@ -21,7 +21,7 @@ def spearman(values_RM: Array) -> Array:
 
 
 def mean_ranks(values_R: Array) -> Array:
-    """1 for the smallest; equal values share the mean of their places."""
+    """Ranks of the values, 1 for the smallest. Equal values share their mean rank."""
     _, place, counts = np.unique(values_R, return_inverse=True, return_counts=True)
     ranks: Array = (np.cumsum(counts) - (counts - 1) / 2)[place]
     return ranks

@@ -1,4 +1,4 @@
-"""How well rankings find what came next, and how sure of a mean one can be: the same for training and for releases.
+"""Ranking metrics and the confidence interval of their mean, for the evaluation of bundles and of releases.
 
 Q: queries, A: answers of all queries, N: items
 """
@@ -16,10 +16,10 @@ BOOTSTRAP_DRAWS = 2000
 
 
 def tied_ranks(scores_N: Floats, answers: Ints, past: Ints) -> tuple[Array, Array]:
-    """Rank of each answer among all items, and among those not `own`: 1 + better + half of the other ties."""
+    """Rank of each answer among all items, and among those not `past`: 1 + better ones + half of the other ties."""
     overall, unseen = np.empty(len(answers)), np.empty(len(answers))
     past_scores = scores_N[past]
-    # One pass per answer over one row stays in the cache: four times faster than all answers at once.
+    # A pass over one row for each answer stays in the cache, and is four times faster than all answers at once.
     for i, score in enumerate(scores_N[answers]):
         overall[i] = 1 + np.count_nonzero(scores_N > score) + (np.count_nonzero(scores_N == score) - 1) / 2
         unseen[i] = overall[i] - np.count_nonzero(past_scores > score) - np.count_nonzero(past_scores == score) / 2
@@ -43,9 +43,9 @@ def ndcg_at(k: int, rank_A: Array, query_A: Ints, num_queries: int) -> Array:
 
 
 def user_bootstrap(values: Array, user_of: Ints, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean of values, users resampled whole (a household's baskets are not independent).
+    """95 % interval of the mean of values. Whole users are resampled, because the baskets of a household are not independent.
 
-    Give the difference of two rankers' values for a paired interval.
+    For a paired interval give the differences between the values of two rankers.
     """
     there = ~np.isnan(values)
     users, owner = np.unique(user_of[there], return_inverse=True)
@@ -56,7 +56,7 @@ def user_bootstrap(values: Array, user_of: Ints, seed: int = 0) -> tuple[float, 
 
 
 def resamples(num_users: int, seed: int) -> Iterator[Ints]:
-    """Users of each bootstrap draw."""
+    """The users of each bootstrap draw, with repetition."""
     rng = np.random.default_rng(seed)
     for _ in range(BOOTSTRAP_DRAWS):
         yield rng.integers(0, num_users, num_users)

@@ -1,4 +1,4 @@
-"""An item as the sum of its tokens: for catalogues that describe little, where the id must carry almost everything.
+"""The embedder `bag`: an item is the sum of its tokens. For catalogues with few features, where the id carries almost everything.
 
 N: items, S: hash slots, F: dense features, D: model width
 """

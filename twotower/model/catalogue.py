@@ -1,4 +1,4 @@
-"""Stream the catalogue and embed it in batches: training's second stage and the nightly job do the same thing here.
+"""Streams the catalogue and embeds it in batches, for the second stage of training and for the nightly job.
 
 N: items, D: vector width
 """
@@ -23,7 +23,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 BATCH_ITEMS = 8192
-BLOCK_ITEMS = 2048  # embedded at once: what lies between two matrix products stays in the processor's cache
+BLOCK_ITEMS = 2048  # embedded at once: few enough that intermediate results stay in the processor's cache
 ID_FIELD = "item_id"
 
 
@@ -33,7 +33,7 @@ def stream_items(path: Path, columns: ItemColumns) -> Iterator[pa.Table]:
 
 
 def stream_rows(path: Path, columns: ItemColumns) -> Iterator[pa.Table]:
-    """Rows as they stand in the file, up to 8,192 at a time: the id's column and the features'."""
+    """Rows of the file, up to 8,192 at a time, with the columns of id and features as they are stored."""
     dataset = open_parquet(path, "items")
     names = [columns.item_id, *columns.features]
     require_columns(dataset.schema, names, path)
@@ -52,7 +52,7 @@ def as_items(rows: pa.Table, columns: ItemColumns) -> pa.Table:
 
 
 def read_item_ids(path: Path, columns: ItemColumns) -> pa.Array:
-    """Every item id, in the order of its row; DataError for a missing id or one that occurs twice."""
+    """All item ids in the order of rows; DataError for a missing or repeated id."""
     item_ids = pa.chunked_array([t.column(ID_FIELD).combine_chunks() for t in stream_items(path, columns)]).combine_chunks()
     counts = pc.value_counts(item_ids)
     twice = pc.filter(counts.field("values"), pc.greater(counts.field("counts"), 1))
@@ -65,9 +65,9 @@ def read_item_ids(path: Path, columns: ItemColumns) -> pa.Array:
 
 
 def fit_item_spec(path: Path, columns: ItemColumns) -> FeatureSpec:
-    """The feature spec of a catalogue: the schema's fields with their bins, and the item id itself.
+    """The feature spec of a catalogue: the item id, and the schema's fields with their bins.
 
-    Bins come from one column at a time, so memory is one column's.
+    Only one column is in memory at a time.
     """
     dataset = open_parquet(path, "items")
     require_columns(dataset.schema, list(columns.features), path)
@@ -102,7 +102,7 @@ def embed_catalogue(
     table_rows: int,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Iterator[tuple[pa.Table, Floats]]:
-    """Stream (items, vectors [n, D]) of a whole catalogue; `on_batch` hears the size of each batch."""
+    """Stream (items, vectors [n, D]) of a whole catalogue; `on_batch` is called with the size of each batch."""
 
     def embed(table: pa.Table) -> tuple[pa.Table, Floats]:
         return table, embed_table(table, embedder, spec, table_rows)
@@ -118,10 +118,10 @@ def embed_table(table: pa.Table, embedder: Embedder, spec: FeatureSpec, table_ro
 
 
 def in_parallel(function: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
-    """`function` of each part, in order, on as many threads as torch has; few parts are held at once.
+    """Yield `function(part)` of each part in order, from as many threads as torch uses, with few parts in memory.
 
-    Each part is worked on by one thread, so that results do not depend on how many there are. It is also the faster way:
-    while one thread hashes strings, which Python does on one core, another multiplies matrices.
+    One thread works on each part, so that results do not depend on the number of threads. It is also faster, because one thread
+    multiplies matrices while another hashes strings, which Python does on one core.
     """
     num_threads = torch.get_num_threads()
     waiting: deque[Future[R]] = deque()
@@ -135,9 +135,9 @@ def in_parallel(function: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(num_threads)  # threads to come take after the last setting, whoever made it
+            torch.set_num_threads(num_threads)  # new threads inherit the last setting, whichever thread made it
 
 
 def tensors(rows: EncodedRows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Arguments of the embedder."""
+    """The arguments of the embedder as tensors."""
     return (torch.from_numpy(rows.slots_NS), torch.from_numpy(rows.weights_NS), torch.from_numpy(rows.dense_NF))

@@ -1,4 +1,4 @@
-"""Sizes of the two towers. One frozen record, written into the bundle's config.json."""
+"""The sizes of the two towers, a frozen record that is written into the bundle's config.json."""
 
 import msgspec
 
@@ -16,7 +16,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything needed to rebuild both towers around their weights."""
 
     item_spec: FeatureSpec
-    context_spec: FeatureSpec  # event_type first
+    context_spec: FeatureSpec  # its first field is event_type
     width: int = 128  # of vectors and of the residual stream
     num_layers: int = 4
     num_heads: int = 4
@@ -35,7 +35,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     embedder_hidden: int = 64
     window: int = WINDOW
     page: int = PAGE
-    clock: bool = True  # False: hour, weekday and season are not read, only how long ago and in what order
+    clock: bool = True  # False: hour, weekday and season are not read, only gaps and order
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads or (self.width // self.num_heads) % 2:
@@ -54,12 +54,12 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def event_time_width(self) -> int:
-        """How many of an event's time features are read."""
+        """Number of time features read of an event: all, or without a clock those of order and gaps."""
         return EVENT_TIME_WIDTH if self.clock else EVENT_ORDER_WIDTH
 
     @property
     def request_time_width(self) -> int:
-        """How many of a request's time features are read."""
+        """Number of time features read of a request: all, or without a clock the gap alone."""
         return REQUEST_TIME_WIDTH if self.clock else REQUEST_ORDER_WIDTH
 
     @property

@@ -1,4 +1,4 @@
-"""The large tower: a pre-norm decoder-only transformer reads item vectors and event context and produces a query.
+"""The large tower: a pre-norm decoder-only transformer that reads item vectors and event contexts and produces a query.
 
 B: histories, L: events, T: events of all histories, D: width, H: heads, G: key/value heads, E: head width, Q: queries,
 M: past items of all queries, P: popularity dimensions, or half of a head, R: rank of the repeat interaction, S: hash slots,
@@ -23,7 +23,7 @@ from twotower.model.config import ModelConfig
 from twotower.model.past_attention import PastAttention
 
 ROPE_BASE = 10_000.0
-MIN_GROUPED = 16  # histories; fewer are not worth a second pass
+MIN_GROUPED = 16  # histories; with fewer, a second pass costs more than padding
 
 
 class Block(nn.Module):
@@ -44,13 +44,13 @@ class Block(nn.Module):
     def forward(
         self, x_TD: Tensor, normed_TD: Tensor, next_weight_D: Tensor, cos_LP: Tensor, sin_LP: Tensor, packing: Packing
     ) -> tuple[Tensor, Tensor]:
-        """The residual stream after one block, and what the next one reads of it; given the stream and what this one reads."""
+        """The residual stream after this block, and its norm for the next block, from the stream and its norm for this one."""
         attended_TD = self.dropout(self.attention(normed_TD, cos_LP, sin_LP, packing))
         x_TD, normed_TD = add_rms_norm(x_TD, attended_TD, self.ffn_norm.weight)
         return add_rms_norm(x_TD, self.dropout(self.down(swiglu(self.gate_up(normed_TD)))), next_weight_D)
 
     def attention(self, x_TD: Tensor, cos_LP: Tensor, sin_LP: Tensor, packing: Packing) -> Tensor:
-        """Causal self-attention."""
+        """Causal self-attention over the packed histories."""
         heads = self.qkv(x_TD).unflatten(1, (-1, self.head_width))
         q_THE, k_TGE, v_TGE = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], 1)
         k_TGE = rotate(k_TGE, cos_LP, sin_LP, packing.positions_T)
@@ -98,7 +98,7 @@ class Contextualizer(nn.Module):
         self.register_buffer("sin_LE", angles.sin(), persistent=False)
 
     def _initialise(self, config: ModelConfig) -> None:
-        """Plain truncated-normal: it beat muP at every scale (Brüel Gabrielsson 2026). Residual outputs start small."""
+        """Truncated-normal weights: they beat muP at every scale (Brüel Gabrielsson 2026). Residual outputs start small."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=1 / math.sqrt(module.in_features))
@@ -110,13 +110,13 @@ class Contextualizer(nn.Module):
                 for layer in (block.attention_out, block.down):
                     layer.weight.mul_((2 * config.num_layers) ** -0.5)
             self.own_attention.out.weight.mul_(0.2)
-            # A new model ranks by popularity of the first half-life alone: the prior it then learns to bend.
+            # A new model ranks by the popularity of the first half-life alone, and training starts from there.
             self.query_out.weight.mul_(0.1)
             self.query_out.bias[self.width : self.width + 1] = 1.0
         nn.init.trunc_normal_(self.context_table, std=0.02)
 
     def forward(self, item_vectors_BLD: Tensor, batch: HistoryBatch) -> Tensor:
-        """Hidden states [B, L, D]; the one at position l has seen events 0..l. Those behind a history's end mean nothing."""
+        """Hidden states [B, L, D]. The one at position l depends on events 0..l; those after a history's end mean nothing."""
         longest = item_vectors_BLD.shape[1]
         groups = length_groups(batch.lengths_B, longest)
         if len(groups) == 1:
@@ -133,7 +133,7 @@ class Contextualizer(nn.Module):
         return self.stream(self.dropout(x_BLD))[1]
 
     def stream(self, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
-        """The residual stream after the last block, and the hidden states, which are its norm."""
+        """The residual stream after the last block, and the hidden states, which are the stream's norm."""
         packing = Packing.whole([x_BLD.shape[1]] * len(x_BLD), x_BLD.device)
         blocks = [block for block in self.blocks if isinstance(block, Block)]
         weights = [*(block.attention_norm.weight for block in blocks), self.norm.weight]
@@ -144,7 +144,7 @@ class Contextualizer(nn.Module):
         return x_TD.view_as(x_BLD), normed_TD.view_as(x_BLD)
 
     def pool_slots(self, slots: Tensor, weights: Tensor) -> Tensor:
-        """Sum of signed context rows over the last axis, which becomes D."""
+        """Sum of signed context rows over the last axis, which D replaces."""
         pooled = gather_pool(self.context_table, slots.flatten(0, -2), weights.flatten(0, -2), [slots.shape[-1]])
         return pooled.view(*slots.shape[:-1], self.width)
 
@@ -158,31 +158,31 @@ class Contextualizer(nn.Module):
         past: PastItems,
         vectors: PastVectors,
     ) -> Tensor:
-        """Hidden state (or the learned empty history), the event type wanted and past items, beside time and activity."""
+        """The input of the query head: hidden state (that of an empty history if need be), event type, taste, time, activity."""
         hidden_QD = torch.where(empty_Q[:, None], self.empty_history, hidden_QD) + self.pool_slots(wanted_QS, wanted_weights_QS)
         beside = [request_Q7[:, : self.request_time_width], past.activity_Q6]
         taste_QD = self.own_attention(torch.cat([hidden_QD, *beside], -1), past, vectors)
         return torch.cat([hidden_QD + taste_QD, *beside], -1)
 
     def queries(self, query_input: Tensor) -> Tensor:
-        """Query vectors [Q, D + P], to be multiplied with [item vector, log popularity]."""
+        """Query vectors [Q, D + P], whose product with [item vector, log popularity] is a score."""
         return self.query_out(self.dropout(functional.silu(self.query_hidden(query_input))))  # type: ignore[no-any-return]
 
     def repeat_scores(self, query_input: Tensor, past: PastItems, vectors: PastVectors) -> Tensor:
-        """What is added to the score of each past item, [M].
+        """The repeat score of each past item, [M], which is added to its dot product.
 
-        It reads the item's vector too: milk is bought again within days, and a broom is not.
+        It reads the item's vector too, because milk is bought again within days and a broom is not.
         """
         norm, linear = self.repeat_item
         assert isinstance(norm, nn.RMSNorm)
         item_M16 = linear(rms_norm(vectors.items_UD, norm.weight))[vectors.item_M]
-        seen = torch.cat([past.features_M6, past.activity_Q6[past.request_M], 1.5 + vectors.popularity_MP / 5, item_M16], -1)
+        read = torch.cat([past.features_M6, past.activity_Q6[past.request_M], 1.5 + vectors.popularity_MP / 5, item_M16], -1)
         interaction = self.repeat_query(query_input)[past.request_M] * self.repeat_key(past.features_M6)
-        return self.repeat_mlp(seen)[:, 0] + interaction.sum(-1)  # type: ignore[no-any-return]
+        return self.repeat_mlp(read)[:, 0] + interaction.sum(-1)  # type: ignore[no-any-return]
 
 
 def length_groups(lengths_B: Tensor, longest: int) -> list[tuple[Tensor, int]]:
-    """Histories of similar length: whose they are, and how many events are computed of each; one group when padding is small."""
+    """Groups of histories of similar length: their indices, and the length to compute. One group when there is little padding."""
     padded = lengths_B.clamp(min=1)
     if len(padded) < MIN_GROUPED or 2 * int(padded.sum()) > padded.numel() * longest:
         return [(torch.arange(len(padded), device=padded.device), longest)]

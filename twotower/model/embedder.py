@@ -38,7 +38,7 @@ class MlpEmbedder(nn.Module):
 
 
 def initialise(table_RE: Tensor, *layers: nn.Linear) -> None:
-    """Plain truncated-normal (Brüel Gabrielsson 2026), at half the usual scale of a linear layer."""
+    """Truncated-normal weights (Brüel Gabrielsson 2026), at half the usual scale of a linear layer."""
     nn.init.trunc_normal_(table_RE, std=0.1)
     for layer in layers:
         nn.init.trunc_normal_(layer.weight, std=0.5 / math.sqrt(layer.in_features))

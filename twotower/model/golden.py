@@ -1,4 +1,4 @@
-"""Golden queries: made-up histories whose answers a release promises, and proves again before it serves."""
+"""Golden queries: made-up histories with the release's exact answers, which are computed again before the release is served."""
 
 import msgspec
 import pyarrow as pa
@@ -13,7 +13,7 @@ EVENT_TYPE = "golden"
 
 
 class GoldenQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """A history, the moment of the question, and the top of its exact answer over the whole catalogue."""
+    """A history, the moment of the request, and the top of its exact ranking of the whole catalogue."""
 
     item_ids: list[str]
     times_ms: list[int]
@@ -23,7 +23,7 @@ class GoldenQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def golden_request(model: ModelConfig, item_rows: Ints, times_ms: Ints, now_ms: int) -> Request:
-    """The question of a golden query whose items stand in these catalogue rows."""
+    """The request of a golden query, whose items have these catalogue rows."""
     types = {"event_type": pa.array([EVENT_TYPE] * len(item_rows), pa.string())}
     context = encode_rows(types, model.context_spec, model.context_table_rows)
     return Request(History(item_rows, times_ms, context), item_statistics(item_rows, times_ms), now_ms)

@@ -1,4 +1,4 @@
-"""The kinds of embedder by the name a config holds; a user's own is named module:Class."""
+"""The kinds of embedder, by their name in a config. A user's own is named module:Class."""
 
 import os
 import re
@@ -19,7 +19,7 @@ _USERS_OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
 
 
 def build_embedder(model: ModelConfig) -> Embedder:
-    """A fresh embedder of the model's kind. A config that was read from a file must pass `require_trust` first."""
+    """A new embedder of the model's kind. A config that was read from a file must pass `require_trust` first."""
     return embedder_class(model.embedder)(model)
 
 
@@ -45,7 +45,7 @@ def embedder_class(kind: str) -> Callable[[ModelConfig], Embedder]:
 
 
 def require_trust(kind: str, path: Path) -> None:
-    """EnvironmentProblem when the artefact at `path` names code that the operator has not named too: files are data."""
+    """EnvironmentProblem when the artefact at `path` names code that the operator has not named: files must not choose code."""
     if kind not in KINDS and os.environ.get(TRUST_VARIABLE) != kind:
         raise EnvironmentProblem(
             f"{path} needs the embedder {kind!r}, which is code of yours and not part of twotower. "

@@ -1,4 +1,4 @@
-"""What a user's whole history says of their taste: attention over their past items, beyond the contextualizer's window.
+"""Attention over all past items of a user, for the taste that the contextualizer's window does not reach.
 
 Q: requests, M: past items of all requests, U: distinct ones, D: width, H: heads, E: key width of a head, X: query input width
 """
@@ -16,7 +16,7 @@ from twotower.model.config import ModelConfig
 
 
 class PastAttention(nn.Module):
-    """Every request attends to its past items; how often and how lately they were met biases the weights.
+    """Every request attends to its past items. Their counts and ages add a bias to the attention weights.
 
     Requests of one user share items, so each distinct item is projected once.
     """
@@ -30,13 +30,13 @@ class PastAttention(nn.Module):
         self.bias = nn.Linear(NUM_PAST_FEATURES, self.num_heads)
         self.value = nn.Linear(config.width, config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
-        self.dropout = nn.Dropout(dropout)  # of whole items, and of what they add up to: else this path learns users by heart
+        self.dropout = nn.Dropout(dropout)  # of whole items and of their sum; without it this part memorises users
 
     def forward(self, query_input_QX: Tensor, past: PastItems, vectors: PastVectors) -> Tensor:
         """Weighted mean of past items [Q, D]; zero for a request without any."""
         heads = (self.num_heads, -1)
         query_QHE = self.query(query_input_QX).unflatten(1, heads) / math.sqrt(self.key_width)
-        # Vectors of items that training never met may be of any size: unscaled, one of them takes all the attention.
+        # Vectors of items that were not in training may have any norm. Unscaled, one of them could take all the attention.
         items_UD = rms_norm(vectors.items_UD, self.norm.weight)
         key_UHE = self.key(items_UD).unflatten(1, heads)
         logit_MH = dots_of_pairs(query_QHE, key_UHE, past.request_M, vectors.item_M) + self.bias(past.features_M6)
@@ -51,7 +51,7 @@ class PastAttention(nn.Module):
 
 
 def dots_of_pairs(query_QHE: Tensor, key_UHE: Tensor, query_M: Tensor, key_M: Tensor) -> Tensor:
-    """Dot products of some pairs of a query and a key, [M, H]; by one product of all with all where that is less work."""
+    """Dot products of some pairs of a query and a key, [M, H], by one product of all with all where that is less work."""
     if len(query_QHE) * len(key_UHE) > len(query_M) * query_QHE.shape[2]:
         return (query_QHE[query_M] * key_UHE[key_M]).sum(-1)
     dots_HQU = query_QHE.transpose(0, 1) @ key_UHE.permute(1, 2, 0)

@@ -24,7 +24,7 @@ from twotower.model.contextualizer import Contextualizer
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One user at one moment."""
+    """What the model reads of one user at one moment."""
 
     history: History
     statistics: ItemStatistics
@@ -34,7 +34,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """What is searched for, and what the requests' past items get on top of their dot product."""
+    """Query vectors, and the repeat scores of the past items of the requests."""
 
     vectors_QV: Tensor
     past_request_M: Tensor
@@ -42,16 +42,16 @@ class Queries:
     repeat_M: Tensor
 
     def past_scores(self, item_vectors_NV: Tensor) -> Tensor:
-        """Full scores of all past items, [M]."""
+        """Scores of all past items, the repeat score included, [M]."""
         dots = (self.vectors_QV[self.past_request_M] * item_vectors_NV[self.past_rows_M]).sum(-1)
         return dots + self.repeat_M
 
     def dense_scores(self, item_vectors_NV: Tensor) -> Tensor:
-        """Scores of the whole catalogue, [Q, N]."""
+        """Scores of the whole catalogue, the repeat scores included, [Q, N]."""
         return self.add_repeat_scores(self.vectors_QV @ item_vectors_NV.T, torch.arange(len(item_vectors_NV)))
 
     def add_repeat_scores(self, scores_QR: Tensor, rows_R: Tensor) -> Tensor:
-        """The scores of some rows, distinct and ascending, to which the repeat scores of past items among them are added."""
+        """Add the repeat scores of past items to the scores of some rows, distinct and ascending. Changes `scores_QR`."""
         place_M = torch.searchsorted(rows_R, self.past_rows_M).clamp(max=len(rows_R) - 1)
         here_M = rows_R[place_M] == self.past_rows_M
         scores_QR[self.past_request_M[here_M], place_M[here_M]] += self.repeat_M[here_M]
@@ -69,7 +69,7 @@ def answer(contextualizer: Contextualizer, config: ModelConfig, item_vectors_NV:
 def answer_as_of(
     contextualizer: Contextualizer, config: ModelConfig, vectors_ND: Tensor, popularity_NP: Tensor, requests: Sequence[Request]
 ) -> Queries:
-    """As `answer`, with the popularity of any moment."""
+    """As `answer`, with popularity given apart from the vectors, so that it may be of any moment."""
     batch = collate([r.history for r in requests])
     hidden_BLD = contextualizer(vectors_ND[batch.item_rows_BL], batch)
     last_QD = hidden_BLD[torch.arange(len(requests)), (batch.lengths_B - 1).clamp(min=0)]

@@ -1,4 +1,4 @@
-"""TabTransformer (Huang et al. 2020): the fields of an item read each other before they become its vector.
+"""The embedder `tab_transformer` (TabTransformer, Huang et al. 2020): the fields of an item attend to each other.
 
 N: items, S: hash slots, F: dense features, K: hashed fields, E: table width, H: heads, D: model width
 """
@@ -13,15 +13,15 @@ from twotower.kernels.gather_pool import gather_pool
 from twotower.model.config import ModelConfig
 from twotower.model.embedder import initialise
 
-NUM_LAYERS = 2  # the paper takes six of width 32; two of the table's width leave most of a 2 % budget to the table
+NUM_LAYERS = 2  # the paper has six of width 32; two narrow ones leave most of a budget of 2 % to the table
 NUM_HEADS = 2
 
 
 class TabTransformer(nn.Module):
-    """One token per hashed field, told apart by a column embedding; self-attention over them; dense features join after.
+    """One token per hashed field with a column embedding, self-attention over the tokens, then an MLP with the dense features.
 
-    Numbers, times and vectors meet the contextual tokens in the MLP, as in the paper. All tokens come from the one signed
-    hash table, so new values work at once.
+    Numbers, times and vectors join the contextual tokens in the MLP, as in the paper. All tokens come from one signed hash
+    table, so new values work at once.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -54,7 +54,7 @@ class FieldBlock(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
         for layer in (self.qkv, self.attention_out, self.up, self.down):
             nn.init.trunc_normal_(layer.weight, std=1 / math.sqrt(layer.in_features))
-        with torch.no_grad():  # the table starts at .1: what is added to it starts no larger
+        with torch.no_grad():  # at the scale of the table, which starts at .1
             self.attention_out.weight.mul_(0.1)
             self.down.weight.mul_(0.1)
 

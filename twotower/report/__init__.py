@@ -1,1 +1,1 @@
-"""What all HTML pages share: their frame, their style, their drawings."""
+"""The parts that all HTML pages share: frame, style and drawings."""

@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing beside itself: every text that comes from data is escaped where it enters."""
+"""HTML pages in one file. All text is escaped unless it is Markup."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,32 +10,32 @@ STYLE = Path(__file__).with_name("page.css")
 
 
 class Markup(str):
-    """Text that is HTML already; any other text is escaped."""
+    """Text that is HTML already and is not escaped."""
 
     __slots__ = ()
 
 
 def markup(value: object) -> Markup:
-    """Anything as HTML."""
+    """A value as HTML: escaped unless it is Markup."""
     return value if isinstance(value, Markup) else Markup(escape(str(value)))
 
 
 def joined(parts: Sequence[object]) -> Markup:
-    """Several things after one another."""
+    """Several values as HTML, one after the other."""
     return Markup("".join(map(markup, parts)))
 
 
 def element(name: str, *content: object, kind: str = "") -> Markup:
-    """An element with a class."""
+    """An HTML element, with a class if `kind` is given."""
     opening = f'<{name} class="{escape(kind)}">' if kind else f"<{name}>"
     return Markup(f"{opening}{joined(content)}</{name}>")
 
 
 def table(caption: object, columns: Sequence[object], rows: Sequence[Sequence[object]]) -> Markup:
-    """A table whose first column names the rows; it scrolls by itself on a narrow screen."""
+    """A table whose first column has the names of rows. It scrolls on a narrow screen."""
     head = element("tr", *(element("th", column) for column in columns))
     body = [element("tr", element("th", row[0]), *(element("td", cell) for cell in row[1:])) for row in rows]
-    # A caption element would be as narrow as its table.
+    # A caption element would be only as wide as its table.
     return joined(
         [
             element("p", caption, kind="faint"),
@@ -45,22 +45,22 @@ def table(caption: object, columns: Sequence[object], rows: Sequence[Sequence[ob
 
 
 def definitions(facts: Mapping[str, object]) -> Markup:
-    """Names and values, two columns."""
+    """A list of names and values in two columns."""
     return element("dl", *(joined([element("dt", name), element("dd", value)]) for name, value in facts.items()))
 
 
 def section(title: str, *content: object) -> Markup:
-    """A part of the page under a heading."""
+    """A section of the page with a heading."""
     return element("section", element("h2", title), *content)
 
 
 def figure(title: str, drawing: object) -> Markup:
-    """A drawing with a line above it."""
+    """A drawing with a caption above it."""
     return element("figure", element("figcaption", title), drawing)
 
 
 def page(title: str, *content: object) -> str:
-    """The whole file."""
+    """The whole HTML file, with its style inside."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -70,12 +70,12 @@ def page(title: str, *content: object) -> str:
 
 
 def plain(values: dict[str, Any]) -> dict[str, str]:
-    """Names and values as a person writes them."""
+    """Names and values formatted for a reader."""
     return {words(name): written(value) for name, value in values.items()}
 
 
 def written(value: object) -> str:
-    """One value."""
+    """One value formatted for a reader."""
     if isinstance(value, list | tuple):
         return " ".join(map(written, value))
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -84,12 +84,12 @@ def written(value: object) -> str:
 
 
 def words(name: str) -> str:
-    """personal_frequency -> personal frequency."""
+    """A name with spaces for underscores."""
     return name.replace("_", " ")
 
 
 def duration(seconds: float) -> str:
-    """In the unit a person would choose."""
+    """A duration in seconds, minutes or hours, whichever reads best."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -1,4 +1,4 @@
-"""Drawings as inline SVG that take their colours and their font from the page around them."""
+"""Drawings as inline SVG, with colours and font from the page around them."""
 
 import io
 import re
@@ -12,8 +12,8 @@ from matplotlib.typing import RcKeyType
 
 from twotower.report.page import Markup
 
-SIZE_INCHES = (5.0, 2.7)  # drawn for a column of about 480 px: text keeps its size when columns stack on a narrow screen
-# Stand-ins that the page's own colours replace, so that one drawing is right on light and on dark.
+SIZE_INCHES = (5.0, 2.7)  # for a column of about 480 px, so that text keeps its size on a narrow screen
+# Placeholders that the page's colours replace, so that one drawing suits light and dark pages.
 INK, FAINT, GRID = "#010203", "#010204", "#010205"
 MODEL, POPULARITY, PERSONAL = "#010206", "#010207", "#010208"
 VARIABLES = {
@@ -47,7 +47,7 @@ STYLE: dict[RcKeyType, Any] = {
 
 
 def drawing(name: str, draw: Callable[[Axes], None]) -> Markup:
-    """The SVG element of what `draw` puts on the axes; `name` must be unique on the page."""
+    """The SVG element of what `draw` draws on the axes. `name` must be unique on the page."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=SIZE_INCHES, layout="constrained")
         draw(figure.add_subplot())
@@ -59,7 +59,7 @@ def drawing(name: str, draw: Callable[[Axes], None]) -> Markup:
 
 
 def embedded(svg: str, name: str) -> Markup:
-    """The element alone, its ids made unique to the page, its colours those of the page, as wide as its column."""
+    """The SVG element alone, with ids unique to the page, the page's colours, and the width of its column."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
