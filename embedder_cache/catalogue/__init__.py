@@ -1,1 +1,1 @@
-"""Items, changes, popularity and signals as the nightly job reads them."""
+"""Reads items, changes, popularity and signals, and releases published before, for the nightly job."""

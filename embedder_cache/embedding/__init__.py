@@ -1,1 +1,1 @@
-"""Items to vectors: only what changed, here or on a cluster, resumed when interrupted."""
+"""Embeds the items that changed, here or on a cluster, and continues interrupted runs."""
