@@ -1,9 +1,9 @@
-"""The nightly job: how fast it embeds, how its time and memory grow, and what a night costs on which little has changed.
+"""The nightly job: its embedding speed, the growth of its time and memory, and the cost of a night with few changes.
 
-Catalogues are made up (titles, brands, categories, prices), towers are untrained: neither time nor memory depends on what
-they learned. Every build runs in a process of its own, which counts its time from the call of the job, not from the start of
-Python, and its memory above what it had when everything was imported. Two bundles: `small` is the demo's (its embedder has
-2 % of 0.8M parameters), `large` what 1e18 FLOPs are best spent on (2 % of 39M). The benchmark `search` is run here too.
+Catalogues are made up (titles, brands, categories, prices), and towers are untrained, because time and memory do not depend on
+what they learned. Every build runs in a separate process. Its time does not include the start of Python, nor its memory what the
+imports take. There are two bundles: `small` is that of the demo (its embedder has 2 % of 0.8M parameters), and `large` is
+compute-optimal for 1e18 FLOPs (2 % of 39M). The benchmark `search` is run here too.
 """
 
 import argparse
@@ -61,9 +61,9 @@ class Built:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print the table and write build/bench/catalogue.json; 1 when a must is missed."""
+    """Measure, print the table and write build/bench/catalogue.json. Exit status 1 when a limit is missed."""
     parser = argparse.ArgumentParser(prog="benchmarks.catalogue", description=main.__doc__)
-    parser.add_argument("--build", nargs=3, metavar=("BUNDLE", "ITEMS", "STORE"), help="one build, for the benchmark itself")
+    parser.add_argument("--build", nargs=3, metavar=("BUNDLE", "ITEMS", "STORE"), help="one build; the benchmark calls itself")
     args = parser.parse_args(argv)
     if args.build:
         print(json.dumps(asdict(build_here(*map(Path, args.build)))))
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def encoding(bundle: Bundle, suffix: str) -> list[Row]:
-    """Raw rows to vectors, beside what the embedder's own matrix products would allow at this machine's GEMM rate."""
+    """The speed from raw rows to vectors, and the share of the speed at which this machine could do the matrix products."""
     model, embedder = bundle.towers.config.model, bundle.towers.embedder
     flops = 2 * (model.embedder_input * model.embedder_hidden + model.embedder_hidden * model.width)
     tables = list(stream_items(items_file(SIZES[1], 0.0), COLUMNS))
@@ -113,7 +113,7 @@ def encoding(bundle: Bundle, suffix: str) -> list[Row]:
 
 
 def growth(bundle: Path) -> list[Row]:
-    """Time and memory of full builds of 10^4, 10^5 and 10^6 items."""
+    """Time and memory of full builds with 10^4, 10^5 and 10^6 items."""
     built = {size: full_build(bundle, size) for size in SIZES}
     exponents = [slope(built, "seconds"), slope(built, "peak_bytes")]
     rows = [
@@ -127,13 +127,13 @@ def growth(bundle: Path) -> list[Row]:
 
 
 def slope(built: dict[int, Built], figure: str) -> float:
-    """Exponent of growth over the last decade; what a build costs at any size flattens it."""
+    """Exponent of growth from 10^5 to 10^6 items. The fixed cost of a build makes it smaller."""
     small, large = SIZES[-2:]
     return math.log(getattr(built[large], figure) / getattr(built[small], figure)) / math.log(large / small)
 
 
 def incremental(bundle: Path, suffix: str) -> list[Row]:
-    """A night on which 1 % of the items have changed, over a full build, of 10^5 items."""
+    """The time of a build after 1 % of 10^5 items changed, as a share of a full build."""
     fractions = []
     for _ in range(ROUNDS):
         store = fresh(WHERE / "store")
@@ -150,12 +150,12 @@ def incremental(bundle: Path, suffix: str) -> list[Row]:
 
 
 def full_build(bundle: Path, size: int) -> Built:
-    """Into an empty store."""
+    """A build of all items into an empty store."""
     return build_apart(bundle, items_file(size, 0.0), fresh(WHERE / "store"))
 
 
 def build_apart(bundle: Path, items: Path, store: Path) -> Built:
-    """One build in a process of its own."""
+    """One build in a separate process."""
     command = [sys.executable, "-m", "benchmarks.catalogue", "--build", str(bundle), str(items), str(store)]
     with step(f"build {items.stem} with {bundle.name}"):
         run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -178,12 +178,12 @@ def fresh(store: Path) -> Path:
 
 
 def items_file(size: int, changed: float) -> Path:
-    """Where a catalogue is kept."""
+    """The file of a catalogue."""
     return WHERE / f"items-{size}{'-changed' if changed else ''}.parquet"
 
 
 def write_catalogue(path: Path, num_items: int, changed: float) -> None:
-    """A made-up catalogue; of some of its items the price is another."""
+    """Write a made-up catalogue. A share `changed` of the items has another price."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     words = np.array([f"word{i}" for i in range(20_000)])

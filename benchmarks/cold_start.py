@@ -1,6 +1,7 @@
-"""Cold items on real data: a twentieth of Complete Journey's products is hidden until December, then must be found by content.
+"""Cold items on real data: the events of 5 % of Complete Journey's products before December are hidden from training.
 
-The bundle is trained with `--plant-cold 0.05` and judged with `--protocol cold-start`, beside likeness of content and popularity.
+The bundle is trained with `--plant-cold 0.05` and evaluated with `--protocol cold-start`, beside content similarity and
+popularity.
 """
 
 import argparse
@@ -21,43 +22,44 @@ SHARE = 0.05  # of the products that were bought in training
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prepare, train, judge and report; 1 when the model finds fewer cold items than likeness of content does."""
+    """Prepare, train, evaluate and report. Exit status 1 when the model finds fewer cold items than content similarity."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cold_start", description=main.__doc__)
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="demo")
-    parser.add_argument("--minutes", type=float, help="time for training, instead of the recipe's own")
-    parser.add_argument("--bundle", type=Path, help="judge this bundle, trained with --plant-cold, instead of training one")
+    parser.add_argument("--minutes", type=float, help="training time, instead of the recipe's limit")
+    parser.add_argument("--bundle", type=Path, help="evaluate this bundle, trained with --plant-cold, instead of training one")
     args = parser.parse_args(argv)
     corpus = prepared(OUT / "data", "complete-journey")
     bundle = args.bundle or trained(corpus, args.recipe, args.minutes)
-    rows = rows_of(judged(corpus, bundle))
+    rows = rows_of(evaluated(corpus, bundle))
     write_report("cold_start", rows)
     return 0 if all(row.meets_must for row in rows) else 1
 
 
 def trained(corpus: Corpus, recipe: str, minutes: float | None) -> Path:
-    """A bundle in a place of its own; one that is there already is refused by `twotower train`."""
+    """Train a bundle. `twotower train` refuses when it exists already."""
     bundle = OUT / f"bundle-{recipe}"
     time = () if minutes is None else ("--minutes", str(minutes))
     run_twotower("train", recipe, *files(corpus), "--schema", corpus.schema, "--plant-cold", str(SHARE), *time, "--out", bundle)
     return bundle
 
 
-def judged(corpus: Corpus, bundle: Path) -> dict[str, dict[str, float]]:
-    """Every ranker's metrics."""
-    asked = ["evaluate", "--protocol", "cold-start", "--json", "--bundle", bundle, *files(corpus)]
-    told = subprocess.run([sys.executable, "-m", "twotower.cli", *asked], check=True, stdout=subprocess.PIPE, text=True).stdout
-    rankers: dict[str, dict[str, float]] = json.loads(told)["rankers"]
+def evaluated(corpus: Corpus, bundle: Path) -> dict[str, dict[str, float]]:
+    """The metrics of every ranker."""
+    arguments = ["evaluate", "--protocol", "cold-start", "--json", "--bundle", bundle, *files(corpus)]
+    command = [sys.executable, "-m", "twotower.cli", *arguments]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    rankers: dict[str, dict[str, float]] = json.loads(output)["rankers"]
     return rankers
 
 
 def files(corpus: Corpus) -> list[str | Path]:
-    """The corpus, as both commands take it."""
+    """The files of the corpus as arguments of both commands."""
     signals: list[str | Path] = ["--signals", corpus.signals] if corpus.signals else []
     return ["--events", corpus.events, "--items", corpus.items, *signals]
 
 
 def rows_of(rankers: dict[str, dict[str, float]]) -> list[Row]:
-    """Every shown metric of every ranker. The model must find no fewer cold items, new to their user, than likeness does."""
+    """The metrics of every ranker. The model must find at least as many new cold items as content similarity does."""
     bounds = {f"model_{name}": rankers["content_knn"][name] for name in ("cold_unseen_recall@10", "cold_unseen_recall@100")}
     rows = []
     for ranker, metrics in rankers.items():

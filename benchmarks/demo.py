@@ -1,4 +1,4 @@
-"""The demo as a measurement: quality beside the counters, time, speed and memory of one run of `twotower demo --once`."""
+"""The demo as a benchmark: quality, time, speed and memory of one run of `twotower demo --once`."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ OUT = Path("build/bench/demo-run")
 
 
 def main() -> int:
-    """Run the demo in a process of its own and report; 1 when a figure misses its must."""
+    """Run the demo in a separate process and report. Exit status 1 when a figure misses its limit."""
     started = time.monotonic()
     subprocess.run([sys.executable, "-m", "twotower.cli", "demo", "--once", "--out", str(OUT)], check=True)
     rows = rows_of(json.loads((OUT / "report.json").read_bytes()), time.monotonic() - started)
@@ -22,7 +22,7 @@ def main() -> int:
 
 
 def rows_of(report: dict[str, Any], total_s: float) -> list[Row]:
-    """The figures of a demo's report.json. The counters' rows have no bound: they are what the model is held against."""
+    """The figures of a demo's report.json. The counting baselines have no limits, because the model is compared with them."""
     test = report["quality"]["test"]
     personal = test["personal_frequency"]["recall@10"]
     rows = [

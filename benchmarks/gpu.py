@@ -1,8 +1,8 @@
-"""The day a GPU is there: ceilings, correctness, times of every op against its peers, in less than eight minutes.
+"""Measure on a GPU, in less than eight minutes: peak rates, and the correctness and time of every op beside its peers.
 
-`--dry-run` does all of it on the CPU but the launches: shapes are small, our ops take their torch form, nothing is timed. A time
-that was not measured is not printed, in either. `--quick` leaves out the largest shapes. `--check` only checks the smallest of
-each op: what `compute-sanitizer` is run over, which is slow.
+`--dry-run` runs on the CPU, with small shapes and the torch implementations of our ops, and times nothing. No time is printed
+that was not measured. `--quick` leaves out the largest shapes. `--check` only checks the smallest shape of each op, for
+`compute-sanitizer`, which is slow.
 """
 
 import argparse
@@ -15,17 +15,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.kernel_races.ops import Scale, contests
-from benchmarks.kernel_races.race import Ceilings, Result, floor_us, hold, measured_ceilings
+from benchmarks.kernel_races.ops import Scale, races
+from benchmarks.kernel_races.race import Ceilings, Result, floor_us, measured_ceilings, run_race
 from benchmarks.report import Row, write_report
 
-TABLE_WIDTH = 200  # of a page that is read later, not of a terminal
+TABLE_WIDTH = 200  # for a log that is read later, not for a terminal
 NOT_MEASURED = "not measured"
 SANITIZERS = ("memcheck", "racecheck")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, report; 1 when one of our ops is wrong."""
+    """Measure, print, report. Exit status 1 when an answer of our ops is wrong."""
     parser = argparse.ArgumentParser(prog="gpu", description=__doc__)
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--dry-run", action="store_const", dest="scale", const="dry", default="full")
@@ -34,13 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     scale: Scale = parser.parse_args(argv).scale
     has_gpu = torch.cuda.is_available()
     if not has_gpu and scale in ("full", "quick"):
-        print("There is no GPU here, so nothing can be timed. --dry-run checks all but the launches.", file=sys.stderr)
+        print("There is no GPU here, so nothing can be timed. --dry-run checks everything except the kernels.", file=sys.stderr)
         return 1
     device = torch.device("cuda" if has_gpu and scale != "dry" else "cpu")
     timing = scale in ("full", "quick")
     ceilings = measured_ceilings() if timing else None
     print(told(ceilings))
-    results = [result for contest in contests(scale, device) for result in hold(contest, timing=timing)]
+    results = [result for race in races(scale, device) for result in run_race(race, timing=timing)]
     Console(width=TABLE_WIDTH).print(table(results, ceilings))
     if timing:
         for tool in SANITIZERS:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def told(ceilings: Ceilings | None) -> str:
-    """What the GPU does at best, in a line."""
+    """The ceilings as one line."""
     if ceilings is None:
         return f"ceilings: {NOT_MEASURED}"
     copies = f"copy {ceilings.copy_bytes_s / 1e9:,.0f} GB/s, cached {ceilings.cached_copy_bytes_s / 1e9:,.0f} GB/s"
@@ -59,42 +59,42 @@ def told(ceilings: Ceilings | None) -> str:
 
 
 def table(results: Sequence[Result], ceilings: Ceilings | None) -> Table:
-    """A line for each contender; cells of what was not measured say so."""
+    """A line for each contender. Cells without a measurement say so."""
     made = Table("op", "shape", "contender", title="GPU" if ceilings else f"dry run: times are {NOT_MEASURED}")
     columns = ("us", "p20", "p80", "warm", "graph", "GB/s", "TFLOP/s", "of floor", "MiB", "first s", "error", "x best peer", "")
     for column in columns:
         made.add_column(column, justify="right")
     for result in results:
         error = "" if result.error is None else f"{result.error:.1e}"
-        of_contest = (result.contest.op, result.contest.shape, result.contender)
-        made.add_row(*of_contest, *cells(result, ceilings), error, lead(result, results), result.note)
+        of_race = (result.race.op, result.race.shape, result.contender)
+        made.add_row(*of_race, *cells(result, ceilings), error, lead(result, results), result.note)
     return made
 
 
 def cells(result: Result, ceilings: Ceilings | None) -> list[str]:
-    """What was timed."""
-    timing, contest = result.timing, result.contest
+    """The cells of a contender's timing."""
+    timing, race = result.timing, result.race
     if timing is None or ceilings is None:
         return [NOT_MEASURED] + [""] * 9
     graph = "" if timing.graph_us is None else f"{timing.graph_us:.1f}"
     times = [f"{us:.1f}" for us in (timing.median_us, timing.p20_us, timing.p80_us, timing.warm_us)]
-    rates = [f"{contest.num_bytes / timing.median_us / 1e3:,.0f}", f"{contest.num_flop / timing.median_us / 1e6:,.0f}"]
-    share = f"{floor_us(contest, ceilings) / timing.median_us:.0%}"
+    rates = [f"{race.num_bytes / timing.median_us / 1e3:,.0f}", f"{race.num_flop / timing.median_us / 1e6:,.0f}"]
+    share = f"{floor_us(race, ceilings) / timing.median_us:.0%}"
     return [*times, graph, *rates, share, f"{timing.peak_mib:,.0f}", f"{timing.first_s:.1f}"]
 
 
 def lead(result: Result, results: Sequence[Result]) -> str:
-    """The best peer's time over ours."""
+    """The best peer's time over ours, as a cell."""
     ratio = lead_ratio(result, results)
     return "" if ratio is None else f"{ratio:.2f}"
 
 
 def lead_ratio(result: Result, results: Sequence[Result]) -> float | None:
-    """None where either was not timed."""
+    """The best peer's time over ours; None if either was not timed."""
     peers = [
         other.timing.median_us
         for other in results
-        if other.contest is result.contest and other.contender != "ours" and other.timing is not None
+        if other.race is result.race and other.contender != "ours" and other.timing is not None
     ]
     if result.contender != "ours" or result.timing is None or not peers:
         return None
@@ -102,14 +102,14 @@ def lead_ratio(result: Result, results: Sequence[Result]) -> float | None:
 
 
 def rows_of(results: Sequence[Result], ceilings: Ceilings | None) -> list[Row]:
-    """Of our ops, what was timed and nothing else."""
+    """Rows of our ops that were timed."""
     rows = []
     for result in results:
         if result.contender != "ours" or result.timing is None or ceilings is None:
             continue
-        name, median_us = f"{result.contest.op} {result.contest.shape}", result.timing.median_us
-        rows.append(Row(metric=name, value=median_us, unit="us", better="lower", goal=result.contest.goal_us))
-        share = floor_us(result.contest, ceilings) / median_us
+        name, median_us = f"{result.race.op} {result.race.shape}", result.timing.median_us
+        rows.append(Row(metric=name, value=median_us, unit="us", better="lower", goal=result.race.goal_us))
+        share = floor_us(result.race, ceilings) / median_us
         rows.append(Row(metric=f"{name}, of floor", value=share, unit="share", better="higher"))
         if (ratio := lead_ratio(result, results)) is not None:
             rows.append(Row(metric=f"{name}, lead", value=ratio, unit="x best peer", better="higher"))
@@ -117,7 +117,7 @@ def rows_of(results: Sequence[Result], ceilings: Ceilings | None) -> list[Row]:
 
 
 def sanitized(tool: str) -> str:
-    """NVIDIA's sanitizer over the smallest shapes, in a process of its own."""
+    """Run NVIDIA's compute-sanitizer over the smallest shapes, in a separate process."""
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
         return f"{NOT_MEASURED}: compute-sanitizer is not installed"

@@ -1,7 +1,8 @@
-"""Would the tests of a kernel find an error in it? Plants them one at a time and runs the kernel's own tests.
+"""Mutation testing of the kernels: plants one error at a time and runs the kernel's tests.
 
 A mutant is killed when a test fails, or when the tests take three times as long as without it. Survivors are listed with the
-reason that `golden/kernel_survivors.json` gives, most often that nothing that can be observed changes; one without is refused.
+reason in `golden/kernel_survivors.json`, which is mostly that the error has no observable effect. A survivor without a reason is
+refused.
 """
 
 import argparse
@@ -23,17 +24,17 @@ import tests.conftest  # noqa: F401 - kernels are interpreted from here on, and 
 from benchmarks.kernel_static.mutants import Mutant, mutants
 from benchmarks.report import Row, write_report
 
-OURS = {"twotower", "service", "training", "embedder_cache", "tests"}  # imported anew, so that all meet the mutant
+OURS = {"twotower", "service", "training", "embedder_cache", "tests"}  # imported again, so that all of them use the mutant
 KERNELS = ("twotower/kernels", "training/kernels", "service/kernels")
 EXPLAINED = Path(__file__).parent / "golden/kernel_survivors.json"
-PER_FILE = 32  # drawn from all that there are; --all runs every one
+PER_FILE = 32  # mutants drawn for each file; --all runs every one
 PATIENCE, LEAST_S = 3.0, 20.0
 
 _processes = multiprocessing.get_context("fork")  # Torch and Triton are imported once
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Plant, run, report; 1 when the score is under its must or a survivor is not explained."""
+    """Plant, run, report. Exit status 1 when the score is too low or a survivor is not explained."""
     parser = argparse.ArgumentParser(prog="kernel_mutants", description=__doc__)
     parser.add_argument("--all", action="store_true", help=f"every mutant, not {PER_FILE} of each file")
     parser.add_argument("files", nargs="*", type=Path, help="kernels to try; every file with one by default")
@@ -59,13 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def survivors_of(path: Path, planted: Sequence[Mutant]) -> list[str]:
-    """Names of the mutants of a file that its tests let pass."""
+    """Names of the mutants of a file that its tests do not find."""
     if not planted:
         return []
     tests = own_tests(path)
     started = time.monotonic()
     if not passes(path, path.read_text(), tests, 600.0, show=True):
-        raise SystemExit(f"{tests} fails without a mutant: mend that first.")
+        raise SystemExit(f"{tests} fails without a mutant: fix that first.")
     patience_s = max(LEAST_S, PATIENCE * (time.monotonic() - started))
     survived = []
     for number, mutant in enumerate(planted, 1):
@@ -76,13 +77,13 @@ def survivors_of(path: Path, planted: Sequence[Mutant]) -> list[str]:
 
 
 def own_tests(path: Path) -> Path:
-    """The file's own tests; all of the directory where it has none, as of a kernel that other ops share."""
+    """The tests of the file; those of its directory if it has none, because then several ops share the kernel."""
     own = Path("tests") / path.with_name(f"test_{path.name}")
     return own if own.exists() else own.parent
 
 
 def passes(path: Path, source: str, tests: Path, patience_s: float, *, show: bool = False) -> bool:
-    """Whether the tests pass in time with this source in the place of the file's."""
+    """Whether the tests pass in time when this source takes the place of the file."""
     with tempfile.TemporaryDirectory() as directory:
         stand_in = Path(directory) / path.name
         stand_in.write_text(source)
@@ -98,11 +99,11 @@ def passes(path: Path, source: str, tests: Path, patience_s: float, *, show: boo
 
 
 def _run(module_name: str, source: Path, tests: Path) -> None:
-    """In a process of its own: import the source under the module's name and run the tests, silently."""
+    """In a separate process: import the source under the module's name and run the tests without output."""
     log = source.with_suffix(".log").open("w")
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
-    # The first failure is enough: the smallest is not sought.
+    # No shrinking, because the first failure is enough.
     phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
     hypothesis.settings.register_profile("mutants", phases=phases, database=None, derandomize=True)
     hypothesis.settings.load_profile("mutants")
@@ -114,7 +115,7 @@ def _run(module_name: str, source: Path, tests: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     spec.loader.exec_module(module)
-    imported = "ignore::pytest.PytestAssertRewriteWarning"  # hypothesis is, before pytest could look at it
+    imported = "ignore::pytest.PytestAssertRewriteWarning"  # hypothesis is imported before pytest can rewrite its asserts
     sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", imported, str(tests)]))
 
 

@@ -1,8 +1,9 @@
-"""Compiles every kernel, as launched, for every target without a GPU, and holds what it takes against what was recorded.
+"""Compiles every kernel for every target, without a GPU, and compares its resources with the record.
 
-Refused: spilled registers, a stack, shared memory over the target's (the compiler lets it pass), 128-bit loads lost from a hot
-loop, registers, shared memory or code a tenth larger than recorded, kernels without a record. `--record` makes a new record:
-read what changed before it is committed. `--triton PYTHON` compiles with another environment's Triton and checks all but growth.
+These are refused: spilled registers, a stack, more shared memory than the target has (the compiler does not check that), fewer
+128-bit loads in a hot loop than recorded, registers, shared memory or code more than a tenth above the record, and kernels
+without a record. `--record` writes a new record; read the changes before you commit it. `--triton PYTHON` compiles with the
+Triton of another environment and checks everything but growth.
 """
 
 import argparse
@@ -22,17 +23,17 @@ from twotower.kernels.configurations import TARGETS, Target
 
 GOLDEN = Path(__file__).parent / "golden/kernel_resources.json"
 SHARED_LIMIT: Mapping[Target, int] = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
-TABLE_WIDTH = 170  # of a page that is read later, not of a terminal
+TABLE_WIDTH = 170  # for a log that is read later, not for a terminal
 GROWTH = 1.1
 GROWING = ("registers", "shared_bytes", "lines")
-FUSION = {"TRITON_DEFAULT_FP_FUSION": "1"}  # which Triton is about to change
-CACHE = Path("build/triton")  # what did not change is not compiled again
+FUSION = {"TRITON_DEFAULT_FP_FUSION": "1"}  # set, because Triton is about to change the default
+CACHE = Path("build/triton")  # so that unchanged kernels are not compiled again
 
-Found = Mapping[str, Mapping[str, Any]]  # of one target, by case and kernel
+Found = Mapping[str, Mapping[str, Any]]  # resources for one target, by case and kernel
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compile, print, compare; 1 when something is refused."""
+    """Compile, print, compare. Exit status 1 when something is refused."""
     parser = argparse.ArgumentParser(prog="kernel_resources", description=__doc__)
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--record", action="store_true", help="write what is found as the new record")
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def compile_for(target: Target, python: str) -> Found:
-    """In a process of its own: Triton keeps one target."""
+    """Compile for a target in a separate process, because a process of Triton has one target."""
     environment = os.environ | {"TRITON_CACHE_DIR": str((CACHE / target).absolute()), "TRITON_INTERPRET": "0"} | FUSION
     command = [python, "-m", "benchmarks.kernel_static.compile", target]
     found: Found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment).stdout)
@@ -61,7 +62,7 @@ def compile_for(target: Target, python: str) -> Found:
 
 
 def problems_of(target: Target, found: Found, recorded: Found | None) -> Iterator[str]:
-    """What is refused, in words; growth and losses only where there is a record."""
+    """Everything that is refused, as sentences. Without a record, growth and lost loads are not checked."""
     for key, now in found.items():
         name = f"{key} on {target}"
         if now["spills"] or now["stack_bytes"]:
@@ -86,7 +87,7 @@ def problems_of(target: Target, found: Found, recorded: Found | None) -> Iterato
 
 
 def rows_of(found: Mapping[Target, Found], num_problems: int) -> list[Row]:
-    """As they are reported."""
+    """The rows of the report."""
     programs = [(target, program) for target, of_target in found.items() for program in of_target.values()]
     spilling = sum(bool(program["spills"] or program["stack_bytes"]) for _, program in programs)
     over = sum(program["shared_bytes"] > SHARED_LIMIT[target] for target, program in programs)

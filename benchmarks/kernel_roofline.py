@@ -1,7 +1,7 @@
-"""What each kernel could reach on an H100 by a static model of what was compiled for it: figures, and a page with a plot.
+"""The times that the kernels could reach on an H100, by a static model of their compiled code: figures, and a page with a plot.
 
-Nothing here was timed. The loops are those of the record that `benchmarks/kernel_resources.py` keeps; every assumption of the
-model is printed with what follows from it.
+Nothing is timed here. The loops come from the record of `benchmarks/kernel_resources.py`. The assumptions of the model are
+printed with its results.
 """
 
 import json
@@ -29,8 +29,8 @@ NOTE = "A model, not a measurement: no kernel has been timed on a GPU yet."
 Kernels = Mapping[str, Mapping[str, Any]]
 
 
-def main(argv: Sequence[str] | None = None) -> int:  # noqa: ARG001 - as other benchmarks are called
-    """Model, report, draw; 1 when a figure misses its must."""
+def main(argv: Sequence[str] | None = None) -> int:  # noqa: ARG001 - the signature of all benchmarks
+    """Model, report, draw. Exit status 1 when a figure misses its limit."""
     kernels: Kernels = json.loads(GOLDEN.read_text())["sm_90"]
     rows = rows_of(kernels)
     print(NOTE)
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: ARG001 - as other b
 
 
 def rows_of(kernels: Kernels) -> list[Row]:
-    """Modelled times of the ops that matter most, as ratios to what the GPU's peaks allow."""
+    """Modelled times of the most important ops, as ratios to the least times that the peaks of the GPU allow."""
     rows = []
     for name, (case, row_bytes, must) in SEARCHES.items():
         kernel = kernels[f"{case}/{SCAN}"]
@@ -65,23 +65,33 @@ def rows_of(kernels: Kernels) -> list[Row]:
 
 
 def written(kernels: Kernels, rows: Sequence[Row]) -> str:
-    """The page."""
-    columns = ("kernel", "bound by", "turn, us", "FLOP/byte", "programs", "KiB in flight", "registers", "shared KiB", "matrix")
+    """The HTML page."""
+    columns = (
+        "kernel",
+        "limited by",
+        "iteration, us",
+        "FLOP/byte",
+        "programs",
+        "KiB in flight",
+        "registers",
+        "shared KiB",
+        "matrix",
+    )
     lines = [line(name, kernel) for name, kernel in kernels.items()]
     figures = [(row.metric, f"{row.value:.4g} {row.unit}", "" if row.must is None else f"<= {row.must}") for row in rows]
     return page(
         "Kernels on an H100: a static model",
         element("h1", "Kernels on an H100"),
         element("p", NOTE),
-        section("Figures", table("What the model gives, and what is asked of it", ("figure", "value", "must"), figures)),
-        section("Roofline", figure("One turn of each hot loop", drawing("roofline", lambda axes: plot(axes, kernels)))),
-        section("Kernels", table("A multiprocessor's programs, and one turn of their hot loop", columns, lines)),
+        section("Figures", table("Results of the model, and their limits", ("figure", "value", "must"), figures)),
+        section("Roofline", figure("One iteration of each hot loop", drawing("roofline", lambda axes: plot(axes, kernels)))),
+        section("Kernels", table("Programs on a multiprocessor, and one iteration of their hot loop", columns, lines)),
         section("Assumptions", definitions(plain(asdict(H100)))),
     )
 
 
 def line(name: str, kernel: Mapping[str, Any]) -> tuple[object, ...]:
-    """Of the table."""
+    """A line of the table of kernels."""
     of_turn, (flop, num_bytes) = turn(kernel), work(kernel)
     intensity = flop / num_bytes if num_bytes else 0.0
     return (
@@ -98,13 +108,13 @@ def line(name: str, kernel: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def work(kernel: Mapping[str, Any]) -> tuple[float, float]:
-    """Operations and bytes of a turn."""
+    """Operations and bytes of a loop iteration."""
     loop = kernel["loop"]
     return loop["tensor_flop"] + loop["vector_flop"], loop["load_bytes"]
 
 
 def plot(axes: Axes, kernels: Kernels) -> None:
-    """Every loop under the roofs of memory, cache and tensor cores."""
+    """Plot every loop below the limits of memory, cache and tensor cores."""
     low, high, peak = 0.25, 4096.0, H100.tensor_flop_s / 1e12
     for bandwidth, label in ((H100.memory_bytes_s, "memory"), (H100.cache_bytes_s, "cache")):
         ridge = H100.tensor_flop_s / bandwidth
@@ -117,7 +127,7 @@ def plot(axes: Axes, kernels: Kernels) -> None:
             axes.plot(flop / num_bytes, reached, "o", color=MODEL if kernel["matrix"] else INK, markersize=4)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("operations for each byte asked for")
+    axes.set_xlabel("operations per requested byte")
     axes.set_ylabel("TFLOP/s, model")
 
 

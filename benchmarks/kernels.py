@@ -1,8 +1,8 @@
-"""What the ops do on a CPU, one thread: the time of each beside that of what it has to beat. On a GPU: `benchmarks/gpu.py`.
+"""The ops on one CPU thread: the time of each beside the time of its competitor. For GPUs see `benchmarks/gpu.py`.
 
-Contenders take turns, so that whatever else the machine does hits all of them; ratios are of the medians. Each section can be run
-alone; its rows then replace those of the last report. What mutants and compiled kernels showed is joined from the reports of
-`kernel_mutants.py` and `kernel_resources.py`.
+Contenders take turns, so that other load on the machine affects all of them; ratios are of medians. Each section can be run
+alone; its rows then replace those of the last report. The rows of `kernel_mutants.py`, `kernel_resources.py` and
+`kernel_roofline.py` are added from their last reports.
 """
 
 import argparse
@@ -27,7 +27,7 @@ JOINED = ("kernel_mutants", "kernel_resources", "kernel_roofline")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and report; 1 when a figure misses its must."""
+    """Measure and report. Exit status 1 when a figure misses its limit."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=main.__doc__)
     parser.add_argument("--only", choices=SECTIONS, help="one section alone")
     args = parser.parse_args(argv)
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def top_k() -> list[Row]:
-    """Exact search of Gaussian rows, which differ along all axes: nothing but the product can be made shorter."""
+    """Exact search of Gaussian rows. They vary along all axes, so no index can skip work: the matrix product decides."""
     rng = np.random.default_rng(0)
     vectors_NV = rng.standard_normal((NUM_ITEMS, WIDTH), dtype=np.float32)
     theirs = faiss.IndexFlatIP(WIDTH)

@@ -1,7 +1,7 @@
-"""Two million negatives at once: what the loss of stage 2 needs in memory and time, and how exact it is.
+"""The memory, time and exactness of the loss of stage 2 with two million negatives at once.
 
-Everything runs in a process of its past: the catalogue is made and touched, then the resident set is noted, then a pool is
-drawn and the loss runs forward and backward. What the resident set grew by at its highest is the figure.
+Everything runs in a separate process: it makes the catalogue, notes the resident set, draws a pool, and runs the loss forward
+and backward. The figure is by how much the peak of the resident set exceeds the noted one.
 
 Q: queries, N: items, K: drawn candidates, C: some of them, D: item width, P: popularity dimensions, V: D + P, M: past items
 """
@@ -32,13 +32,13 @@ from training.recipes.config import StageConfig
 
 MB = 1e6
 FLOAT, LONG = 4, 8  # bytes
-NUM_CHECKED = 16  # queries that are compared with float64
-CHECKED_AT_ONCE = 50_000  # candidates
+NUM_CHECKED = 16  # queries that are checked in float64
+CHECKED_AT_ONCE = 50_000  # candidates scored at once in the check
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of the problem. By default it is what the published recipe ends with, on a catalogue that has so many items."""
+    """The size of the problem. The default has as many candidates as the largest published run."""
 
     num_queries: int = 4096
     num_candidates: int = 2_000_000
@@ -50,17 +50,17 @@ class Size:
 
     @property
     def flops(self) -> float:
-        """Two matrix products: scores, and the gradient."""
+        """FLOPs of the two matrix products: scores, and the gradient."""
         return 4.0 * self.num_queries * self.num_candidates * self.width
 
     @property
     def predicted_bytes(self) -> int:
-        """Drawing: a random number per item. The loss: pairs, the answers' vectors, query gradients and one tile."""
+        """Memory for drawing (a random number per item) or for the loss (pairs, answers, query gradients and one tile)."""
         num_pairs = self.num_queries * (self.num_past + self.num_answers)
         scored = self.num_queries * (self.width + 1) * FLOAT
         drawn = self.num_items * (LONG + FLOAT) + self.num_candidates * (LONG + FLOAT)
         drawing = self.num_items * (LONG + 1)
-        pairs = num_pairs * 10 * LONG  # keys, queries, rows, columns, places and their sorted order
+        pairs = num_pairs * 10 * LONG  # keys, queries, rows, columns, places, and their sorted order
         answers = 4 * self.num_answers * scored  # their items, queries and products, and one gradient
         tile_candidates = TILE_SCORES // min(TILE_QUERIES, self.num_queries)
         tile = (2 * TILE_SCORES + (self.width + self.num_days) * tile_candidates) * FLOAT
@@ -69,7 +69,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Frozen items and the queries of a step."""
+    """The frozen items and the queries of a step."""
 
     catalogue: ItemVectors
     query_QV: Tensor
@@ -78,24 +78,24 @@ class Problem:
     day_Q: Tensor
 
     def loss(self, pool: Pool) -> Tensor:
-        """As a training step computes it."""
+        """The loss as a training step computes it."""
         return frozen_set_loss(self.query_QV, self.past, self.answers, self.day_Q, self.catalogue, pool)
 
     def first(self, num_queries: int) -> "Problem":
-        """The same for the first queries only."""
-        mine, asked = self.past.query_M < num_queries, self.answers.query_A < num_queries
+        """The problem with the first queries only."""
+        past_of_first, answers_of_first = self.past.query_M < num_queries, self.answers.query_A < num_queries
         return Problem(
             self.catalogue,
             self.query_QV[:num_queries],
-            PastPairs(*(column[mine] for column in self.past)),
-            NextItems(*(column[asked] for column in self.answers)),
+            PastPairs(*(column[past_of_first] for column in self.past)),
+            NextItems(*(column[answers_of_first] for column in self.answers)),
             self.day_Q[:num_queries],
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one process saw."""
+    """The measurements of one process."""
 
     peak_bytes: int
     num_drawn: int
@@ -107,9 +107,9 @@ class Measured:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure in a process of its own and report; 1 when a figure misses its must."""
+    """Measure in a separate process and report. Exit status 1 when a figure misses its limit."""
     parser = argparse.ArgumentParser(prog="loss_memory", description=__doc__)
-    parser.add_argument("--candidates", type=int, default=Size().num_candidates, help="of a catalogue of half as many more items")
+    parser.add_argument("--candidates", type=int, default=Size().num_candidates, help="drawn from 1.5 times as many items")
     parser.add_argument("--measure", action="store_true", help="measure in this process and print JSON")
     args = parser.parse_args(argv)
     size = Size(num_candidates=args.candidates, num_items=args.candidates * 3 // 2)
@@ -123,15 +123,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def rows_of(size: Size, measured: Measured) -> list[Row]:
-    """Peaks are above the catalogue's own memory, which holds the candidates: they are never copied."""
+    """The rows of the report. Peaks exclude the memory of the catalogue, from which candidates are read without a copy."""
     gflops = size.flops * measured.num_drawn / size.num_candidates / measured.seconds / GIGA
     scores_mb = size.num_queries * measured.num_drawn * FLOAT / MB
     candidates_mb = measured.num_drawn * size.width * FLOAT / MB
     return [
         Row(metric="loss_peak_mb", value=measured.peak_bytes / MB, unit="MB", better="lower", must=512.0, goal=256.0),
         Row(metric="loss_predicted_mb", value=size.predicted_bytes / MB, unit="MB", better="lower"),
-        Row(metric="loss_logits_mb", value=scores_mb, unit="MB, never made", better="lower"),
-        Row(metric="loss_candidates_mb", value=candidates_mb, unit="MB, theirs", better="lower"),
+        Row(metric="loss_logits_mb", value=scores_mb, unit="MB, not allocated", better="lower"),
+        Row(metric="loss_candidates_mb", value=candidates_mb, unit="MB, of the catalogue", better="lower"),
         Row(metric="loss_candidates", value=measured.num_drawn, unit="drawn", better="higher"),
         Row(metric="loss_s", value=measured.seconds, unit="s", better="lower"),
         Row(metric="loss_threads", value=measured.threads, unit="threads", better="lower"),
@@ -147,7 +147,7 @@ def measure(size: Size) -> Measured:
     """Draw a pool, run the loss forward and backward, and compare a few queries with float64."""
     problem = make_problem(size)
     gemm = gemm_gflops()
-    problem.first(NUM_CHECKED).loss(Pool(torch.arange(64), torch.zeros(64)))  # load what is loaded once
+    problem.first(NUM_CHECKED).loss(Pool(torch.arange(64), torch.zeros(64)))  # so that nothing is loaded during the measurement
     baseline = memory("VmRSS")
     proposal = propose(StageConfig(share=1.0, num_negatives=size.num_candidates, train_embedder=False), np.ones(size.num_items))
     assert proposal is not None
@@ -159,7 +159,7 @@ def measure(size: Size) -> Measured:
 
 
 def make_problem(size: Size) -> Problem:
-    """Random vectors with scores spread like a trained model's; the first past item of a query is its first answer too."""
+    """Random vectors with a spread of scores as of a trained model. The first past item of a query is also its first answer."""
     generator = torch.Generator().manual_seed(0)
     vectors_ND = torch.empty(size.num_items, size.width).normal_(generator=generator)
     popularity_PTN = torch.empty(1, size.num_days, size.num_items).normal_(generator=generator)
@@ -179,19 +179,19 @@ def make_problem(size: Size) -> Problem:
 
 
 def draw(proposal: Proposal) -> Pool:
-    """A pool of a fixed seed."""
+    """Draw a pool with a fixed seed."""
     drawn = proposal.draw(np.random.default_rng(0))
     return Pool(torch.from_numpy(drawn.rows_C), torch.from_numpy(drawn.log_weight_C))
 
 
 def memory(field: str) -> int:
-    """Of this process, in bytes: VmRSS is the resident set, VmHWM its highest so far."""
+    """Memory of this process in bytes. `field` is VmRSS, the resident set, or VmHWM, its peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def errors(problem: Problem, pool: Pool) -> tuple[float, float]:
-    """Of the loss of the first queries, computed apart, and of their gradients in the whole run."""
+    """Errors of the loss of the first queries, and of their gradients in the run with all queries."""
     assert problem.query_QV.grad is not None
     few = problem.first(NUM_CHECKED)
     loss = few.loss(pool).item()
@@ -201,7 +201,7 @@ def errors(problem: Problem, pool: Pool) -> tuple[float, float]:
 
 
 def dense(problem: Problem, pool: Pool) -> tuple[float, Tensor]:
-    """The loss by its definition in float64, with all scores in memory, and its gradient with respect to the queries."""
+    """The loss by its definition in float64, with all scores in memory, and the gradients of the queries."""
     query_QV = problem.query_QV.detach().double().requires_grad_()
     num_queries, num_items = len(query_QV), len(problem.catalogue.vectors_ND)
     others, parts = torch.zeros(num_queries, num_items, dtype=torch.bool), []

@@ -1,10 +1,10 @@
-"""Quality on real data: our model beside the counters and beside rectools' SASRec and HSTU, on the same split and protocol.
+"""Quality on real data: our model beside counting baselines and rectools' SASRec and HSTU, with the same split and protocol.
 
 Complete Journey: every basket of December, rolling history, the whole catalogue ranked, past items kept. Amazon Beauty:
-leave-one-out, the whole catalogue ranked, past items masked, several seeds. The peers get the wall-clock time that our
-training took and the same number of threads; their best epoch is chosen on a sample of the validation part. Neither they
-nor the counters can read the weekly signals that ours reads. Finished parts are kept in build/bench/quality/ and reused
-while what they depend on stays the same; delete it to begin anew.
+leave-one-out, the whole catalogue ranked, past items masked, several seeds. The peers get as much wall-clock time as our
+training took and as many threads; their best epoch is chosen on a sample of the validation part. Only our model reads the weekly
+signals, because the peers and baselines cannot. Finished parts are kept in build/bench/quality/ and reused until something that
+they depend on changes; delete the directory to begin anew.
 
 N: items of the catalogue
 """
@@ -39,16 +39,16 @@ from twotower.progress import say, step
 
 OUT = DIRECTORY / "quality"
 JOURNEY = OUT / "data" / "complete-journey"
-VALIDATION_ANSWERS = 10_000  # that choose a peer's best epoch
-HALF_LIFE_DAYS = 14.0  # of the popularity that the counters know
-NO_DECAY_DAYS = 36_500.0  # leave-one-out files name no times: there popularity is the count of everything
+VALIDATION_ANSWERS = 10_000  # on which a peer's best epoch is chosen
+HALF_LIFE_DAYS = 14.0  # of the popularity in the counting baselines
+NO_DECAY_DAYS = 36_500.0  # leave-one-out files have no times, so popularity counts all events
 SEQUENCE_FILES = ("Beauty.txt", "Beauty_item2attributes.json")
 WANTED = f"--beauty DIR with {' and '.join(SEQUENCE_FILES)} (github.com/RUCAIBox/CIKM2020-S3Rec, data)"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A corpus with the queries of its test part: what every ranker is asked."""
+    """A corpus with the queries of its test part, which every ranker answers."""
 
     corpus: Corpus
     data: Data
@@ -58,25 +58,25 @@ class Part:
 
 @dataclass(frozen=True)
 class Peers:
-    """Whether and how long the peers are trained; None is as long as ours took, in whole minutes."""
+    """Whether to train the peers, and how long. None is as long as our training took, in whole minutes."""
 
     wanted: bool
     minutes: float | None
 
     def job(self, config: PeerConfig, our_train_s: float) -> PeerJob:
-        """The same time and threads as ours."""
+        """The training job of a peer, with as much time and as many threads as ours."""
         minutes = self.minutes if self.minutes is not None else math.ceil(our_train_s / 60)
         return PeerJob(config=config, minutes=minutes, threads=torch.get_num_threads())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, and report; 1 when a figure misses its must."""
+    """Measure and report. Exit status 1 when a figure misses its limit."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=main.__doc__)
     parser.add_argument("--only", choices=["cj", "beauty"], help="one corpus alone")
-    parser.add_argument("--bundle", type=Path, help="judge this bundle on Complete Journey instead of training one")
+    parser.add_argument("--bundle", type=Path, help="evaluate this bundle on Complete Journey instead of training one")
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="train SASRec and HSTU too")
-    parser.add_argument("--peer-minutes", type=float, help="time for each peer; as long as our training took when left out")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of ours on Beauty")
+    parser.add_argument("--peer-minutes", type=float, help="time for each peer (default: as long as our training took)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of our runs on Beauty")
     parser.add_argument("--beauty", type=Path, metavar="DIR", help=f"directory that holds {' and '.join(SEQUENCE_FILES)}")
     args = parser.parse_args(argv)
     if args.only == "beauty" and args.beauty is None:
@@ -94,10 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def complete_journey(bundle_path: Path | None, peers: Peers) -> list[Row]:
-    """December of Complete Journey."""
+    """The rows of Complete Journey."""
     corpus = prepared(JOURNEY, "complete-journey")
     bundle = load_bundle(bundle_path or trained("complete_journey", corpus, 0))
-    say(f"judging {bundle.manifest.id}")
+    say(f"evaluating {bundle.manifest.id}")
     part = journey_part(corpus, bundle)
     counted = replace(part.data, snapshots=take_snapshots(part.data.log, len(part.data.item_ids), (HALF_LIFE_DAYS,)))
     snapshots = counted.snapshots
@@ -118,7 +118,7 @@ def complete_journey(bundle_path: Path | None, peers: Peers) -> list[Row]:
 
 
 def beauty(files: Path, num_seeds: int, peers: Peers) -> list[Row]:
-    """Amazon Beauty, leave-one-out."""
+    """The rows of Amazon Beauty."""
     sequences, attributes = (files / name for name in SEQUENCE_FILES)
     corpus = prepared(OUT / "data" / "beauty", "leave-one-out", "--sequences", sequences, "--attributes", attributes)
     bundles = [load_bundle(trained("amazon_loo", corpus, seed)) for seed in range(num_seeds)]
@@ -133,7 +133,7 @@ def beauty(files: Path, num_seeds: int, peers: Peers) -> list[Row]:
 
 
 def trained(recipe: str, corpus: Corpus, seed: int) -> Path:
-    """The bundle of a recipe and seed, trained in a process of its own unless it is there; a killed run goes on."""
+    """The bundle of a recipe and seed, trained in a separate process if it does not exist. A killed run is resumed."""
     config = msgspec.json.encode(RECIPES[recipe]()).decode()
     bundle = OUT / "bundles" / f"{recipe}-seed{seed}-{key_of(corpus.fingerprint, config)}"
     if bundle.exists():
@@ -151,7 +151,7 @@ def training_s(bundle: Bundle) -> float:
 
 
 def journey_part(corpus: Corpus, bundle: Bundle) -> Part:
-    """Next baskets: December tests, a sample of November chooses the peers' best epoch."""
+    """Next baskets: December is the test part; a sample of November is for choosing the peers' best epoch."""
     data = read(corpus, bundle)
     november = next_basket(data.log, data.train_until_ms, data.test_from_ms)
     validation = sample(np.random.default_rng(0), november, VALIDATION_ANSWERS)
@@ -159,7 +159,7 @@ def journey_part(corpus: Corpus, bundle: Bundle) -> Part:
 
 
 def sequence_part(corpus: Corpus, bundle: Bundle) -> Part:
-    """The last event of every user tests, a sample of those before them chooses the peers' best epoch."""
+    """Leave-one-out: the last event of every user is the test part; a sample of those before is for choosing epochs."""
     data = read(corpus, bundle)
     before = leave_one_out(data.log, data.train_until_ms, data.test_from_ms)
     validation = sample(np.random.default_rng(0), before, VALIDATION_ANSWERS)
@@ -167,7 +167,7 @@ def sequence_part(corpus: Corpus, bundle: Bundle) -> Part:
 
 
 def read(corpus: Corpus, bundle: Bundle) -> Data:
-    """The corpus as the bundle's model reads it."""
+    """The corpus, read for the bundle's model."""
     towers, config = bundle.towers, bundle.towers.config
     return read_data(
         corpus.events,
@@ -181,7 +181,7 @@ def read(corpus: Corpus, bundle: Bundle) -> Data:
 
 
 def our_rankings(part: Part, bundle: Bundle) -> Rankings:
-    """What a bundle's model makes of every query."""
+    """The rankings of a bundle's model for all queries."""
 
     def model() -> Ranker:
         towers, config = bundle.towers, bundle.towers.config.model
@@ -196,12 +196,12 @@ def our_rankings(part: Part, bundle: Bundle) -> Rankings:
 
 
 def peer_rankings(part: Part, job: PeerJob) -> Rankings:
-    """What a peer makes of every query; it is trained unless it has been."""
-    asked = msgspec.json.encode(job).decode()
+    """The rankings of a peer for all queries. Trains the peer if that has not been done."""
+    encoded = msgspec.json.encode(job).decode()
     made_by = code(
         "benchmarks/training_rivals/fit.py", "benchmarks/training_rivals/export.py", "benchmarks/training_rivals/requirements.txt"
     )
-    key = key_of(part.corpus.fingerprint, asked, made_by)
+    key = key_of(part.corpus.fingerprint, encoded, made_by)
     directory = OUT / "peers" / f"{part.corpus.name}-{job.config.model}-{key}"
     if directory.exists():
         say(f"reused {directory}, of {made_on(directory)}")
@@ -211,7 +211,7 @@ def peer_rankings(part: Part, job: PeerJob) -> Rankings:
 
 
 def ranked(part: Part, name: str, made_of: str, make: Callable[[], Ranker]) -> Rankings:
-    """Ranks of every answer by one ranker; `made_of` says what it depends on besides the data and the ranking code."""
+    """The rankings of one ranker. `made_of` names what it depends on besides the data and the ranking code."""
     key = key_of(part.corpus.fingerprint, made_of, code(*RANKING_CODE))
 
     def compute() -> Rankings:

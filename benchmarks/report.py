@@ -1,4 +1,4 @@
-"""The one writer of benchmark results: a table for the reader and build/bench/NAME.json for machines."""
+"""Writes the results of all benchmarks: a table on the terminal, and build/bench/NAME.json."""
 
 import json
 import math
@@ -19,7 +19,7 @@ DIRECTORY = Path("build/bench")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One measured figure. `must` is the least that is accepted and `goal` what is aimed at; None asks nothing."""
+    """One measured figure. `must` is the limit that it has to meet and `goal` the value we aim at; None is no limit."""
 
     metric: str
     value: float
@@ -30,16 +30,16 @@ class Row:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
-            raise ValueError(f"{self.metric} is {self.value}: leave out what was not measured")
+            raise ValueError(f"{self.metric} is {self.value}: leave out figures that were not measured")
 
     @property
     def meets_must(self) -> bool:
-        """Whether the figure is accepted."""
+        """Whether the figure meets its limit."""
         return self._reaches(self.must)
 
     @property
     def meets_goal(self) -> bool:
-        """Whether the figure is where it should be."""
+        """Whether the figure reaches its goal."""
         return self._reaches(self.goal)
 
     def _reaches(self, bound: float | None) -> bool:
@@ -49,7 +49,7 @@ class Row:
 
 
 def write_report(name: str, rows: Sequence[Row], directory: Path = DIRECTORY) -> Path:
-    """Write `directory`/`name`.json, print the same as a table, and return the file's path."""
+    """Write `directory`/`name`.json, print the rows as a table, and return the path of the file."""
     content = {
         "name": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -67,18 +67,18 @@ def write_report(name: str, rows: Sequence[Row], directory: Path = DIRECTORY) ->
 
 
 def read_rows(name: str, directory: Path = DIRECTORY) -> list[Row]:
-    """Rows of the last report of a name; none where there is none."""
+    """The rows of the last report of that name; none if there is no report."""
     path = directory / f"{name}.json"
     return [Row(**row) for row in json.loads(path.read_bytes())["rows"]] if path.exists() else []
 
 
 def merged(rows: Sequence[Row], newer: Sequence[Row]) -> list[Row]:
-    """All rows, of two with one name the newer one."""
+    """All rows. Of two with the same name, the newer one."""
     return list(({row.metric: row for row in rows} | {row.metric: row for row in newer}).values())
 
 
 def table(name: str, rows: Sequence[Row]) -> Table:
-    """The rows as they are printed, each marked met or missed."""
+    """The rows as a table, each with a mark."""
     result = Table("metric", title=name)
     for heading in ("value", "unit", "must", "goal"):
         result.add_column(heading, justify="left" if heading == "unit" else "right")
@@ -91,7 +91,7 @@ def table(name: str, rows: Sequence[Row]) -> Table:
 
 
 def mark(row: Row) -> str:
-    """Met, missed, or what lies between: accepted, but short of the goal."""
+    """ "met", "missed", or "short of goal" if only the limit is met."""
     if row.must is None and row.goal is None:
         return ""
     if not row.meets_must:
@@ -100,5 +100,5 @@ def mark(row: Row) -> str:
 
 
 def figure(value: float) -> str:
-    """Four significant digits; whole numbers in full."""
+    """The value with four significant digits; whole and large numbers in full."""
     return f"{value:,.0f}" if value == round(value) or abs(value) >= 10_000 else f"{value:.4g}"

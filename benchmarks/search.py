@@ -1,7 +1,7 @@
-"""Search on one thread: exact kinds against FAISS' flat index, int8 against float32, and what the approximate kind finds.
+"""Search on one thread: exact indexes against FAISS' flat index, int8 against float32, and the recall of the approximate one.
 
-Vectors are synthetic, clustered and with popularity like a shop's, or those of a store's release, whose made-up histories are
-then the queries. Contenders take turns, so that whatever else the machine does hits all of them.
+Vectors are synthetic, with clusters and popularity like those of a shop, or those of a release in a store; then the queries come
+from made-up histories. Contenders take turns, so that other load on the machine affects all of them.
 
 N: items, V: vector width, D: embedding width, P: popularity dimensions, Q: queries, K: results
 """
@@ -33,14 +33,14 @@ faiss: Any = faiss_module
 
 NUM_ITEMS, WIDTH, NUM_POPULARITY = 92_000, 128, 2
 NUM_CLUSTERS = 500
-THREADS, ROUNDS, RESULTS = 1, 15, 100  # idle threads of OpenMP spin, and slow down whoever has its turn
-NUM_COMPARED = 10_000  # queries whose int8 answer must be that of float32
+THREADS, ROUNDS, RESULTS = 1, 15, 100  # one thread, because idle OpenMP threads spin and slow down the others
+NUM_COMPARED = 10_000  # queries for which int8 must give the same answer as float32
 BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What `benchmarks/catalogue.py` reports of it too."""
+    """The figures, which `benchmarks/catalogue.py` reports too."""
 
     exact_speedup_b1: float
     exact_speedup_b64: float
@@ -54,9 +54,9 @@ class Measured:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and report; 1 when a figure misses its must."""
+    """Measure and report. Exit status 1 when a figure misses its limit."""
     parser = argparse.ArgumentParser(prog="search", description=__doc__)
-    parser.add_argument("--store", type=Path, help="measure over this store's release; synthetic vectors without it")
+    parser.add_argument("--store", type=Path, help="measure with the vectors of this store's release instead of synthetic ones")
     args = parser.parse_args(argv)
     rows = rows_of(measure(*(synthetic() if args.store is None else of_store(args.store))))
     write_report("search", rows)
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def rows_of(measured: Measured) -> list[Row]:
-    """As they are reported."""
+    """The rows of the report."""
     return [
         Row(metric="exact_speedup_b1", value=measured.exact_speedup_b1, unit="x FAISS flat", better="higher", must=1.0),
         Row(metric="exact_speedup_b64", value=measured.exact_speedup_b64, unit="x FAISS flat", better="higher", must=3.0),
@@ -79,14 +79,14 @@ def rows_of(measured: Measured) -> list[Row]:
 
 
 def measure(vectors_NV: Floats, width: int, queries_QV: Floats) -> Measured:
-    """Time, compare and count over vectors whose first `width` columns are the embedding."""
+    """Measure all figures with vectors whose first `width` columns are the embedding."""
     torch.set_num_threads(THREADS)
     faiss.omp_set_num_threads(THREADS)
     theirs = faiss.IndexFlatIP(vectors_NV.shape[1])
     theirs.add(vectors_NV)
     with tempfile.TemporaryDirectory() as directory:
         flat, int8 = (opened(Path(directory), vectors_NV, width, kind) for kind in ("flat", "int8"))
-        # The effort is chosen with the first half of the queries, and recall is of the others.
+        # The search effort is chosen with the first half of the queries; recall is measured on the second.
         half = len(queries_QV) // 2
         made = make_index(Path(directory), vectors_NV, width, "ivfpq", queries_QV[:half])
         ivfpq = open_index(Path(directory), vectors_NV, width, made.info)
@@ -113,13 +113,13 @@ def measure(vectors_NV: Floats, width: int, queries_QV: Floats) -> Measured:
 
 
 def opened(directory: Path, vectors_NV: Floats, width: int, kind: Kind) -> Index:
-    """A new index of a kind without an effort."""
+    """Make and open an index of a kind without a search effort."""
     write_index(directory, vectors_NV, width, kind)
     return open_index(directory, vectors_NV, width, IndexInfo(kind=kind))
 
 
 def take_turns(calls: Sequence[Callable[[], object]]) -> list[float]:
-    """Median seconds of each call."""
+    """Median seconds of each call. The calls take turns."""
     seconds = np.empty((ROUNDS, len(calls)))
     for round_seconds in seconds:
         for place, call in enumerate(calls):
@@ -131,17 +131,17 @@ def take_turns(calls: Sequence[Callable[[], object]]) -> list[float]:
 
 
 def mismatches(expected: Index, index: Index, queries_QV: Floats) -> int:
-    """Of 10,000 queries, those that get other rows or another order; the queries given, moved a little each time."""
+    """How many of 10,000 queries get other rows or another order. They are variations of the given queries."""
     rng, wrong = np.random.default_rng(0), 0
     for _ in range(0, NUM_COMPARED, BATCH):
-        asked_QV = queries_QV[rng.integers(0, len(queries_QV), BATCH)]
-        asked_QV = asked_QV * rng.normal(1, 0.2, asked_QV.shape).astype(np.float32)
-        wrong += int((expected.search(asked_QV, RESULTS)[0] != index.search(asked_QV, RESULTS)[0]).any(1).sum())
+        varied_QV = queries_QV[rng.integers(0, len(queries_QV), BATCH)]
+        varied_QV = varied_QV * rng.normal(1, 0.2, varied_QV.shape).astype(np.float32)
+        wrong += int((expected.search(varied_QV, RESULTS)[0] != index.search(varied_QV, RESULTS)[0]).any(1).sum())
     return wrong
 
 
 def synthetic() -> tuple[Floats, int, Floats]:
-    """Vectors around centres, log popularity with most items at the bottom, and queries near the centres."""
+    """Vectors around cluster centres, log popularity that is low for most items, and queries near the centres."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((NUM_CLUSTERS, WIDTH)) / WIDTH**0.5
     embedding_ND = centres[rng.integers(0, NUM_CLUSTERS, NUM_ITEMS)] + 0.7 * rng.standard_normal((NUM_ITEMS, WIDTH)) / WIDTH**0.5
@@ -154,7 +154,7 @@ def synthetic() -> tuple[Floats, int, Floats]:
 
 
 def of_store(store: Path) -> tuple[Floats, int, Floats]:
-    """Vectors of the current release, and queries that its contextualizer makes of made-up histories."""
+    """Vectors of the current release, and queries that its contextualizer computes from made-up histories."""
     path = release_path(store, read_pointer(store).release)
     manifest, info = verify_release(path)
     towers, vectors_NV = load_towers(path, manifest), np.load(path / VECTORS, allow_pickle=False)

@@ -1,17 +1,16 @@
 """Training speed: events per second of our stage 1 against rectools' SASRec, and both against this machine's GEMM rate.
 
-What is equal in both settings: the purchases (Complete Journey before November), width, layers, heads, the longest window
-(256 events), windows per step, dropout, Adam, fp32 and threads. Each event of a window is read once and, but for those of
-its first basket, is a right answer once, on both sides. A step is whole on both sides: drawing the batch, forward, backward,
-Adam.
+Equal on both sides: the purchases (Complete Journey before November), width, layers, heads, the longest window (256 events),
+windows per step, dropout, Adam, fp32 and threads. Each event of a window is read once and is a right answer once, except for
+those of the first basket. A step includes drawing the batch, forward, backward and Adam.
 
 - sampled, the headline: the catalogue of 92,331 products and 256 uniform negatives, the number of rectools' own recipe.
   rectools draws them for every position and gathers their vectors position by position. Ours draws them once per step, adds
-  whatever items the batch holds, and scores every query against all of those: several thousand candidates each.
-- whole: the 4,096 best-selling products, and the exact softmax over all of them with gradients to all of them. No sampling
-  on either side, one matrix product on either side: the fastest way through rectools.
+  all items of the batch, and scores every query against all of them: several thousand candidates each.
+- whole: the 4,096 best-selling products, and the exact softmax over all of them with gradients to all of them. Both sides use
+  one matrix product and no sampling, which is the fastest way to train with rectools.
 
-What is not equal: rectools scores every position, that is, it predicts every item of a basket from the ones beside it. Ours
+Not equal: rectools scores every position, that is, it predicts an item also from earlier items of the same basket. Ours
 scores every basket boundary, with all items of the next basket as answers, and scores the user's past items apart. So we
 score fewer positions for the same answers; the report holds both counts. Per event our blocks are larger (11 D^2 weights a
 layer against 6 D^2), and an item is embedded from its features, not looked up. rectools gets full windows only; ours are
@@ -57,7 +56,7 @@ from twotower.model.catalogue import encode_items, fit_item_spec, stream_items
 from twotower.progress import step
 
 NUM_LAYERS, NUM_HEADS, NUM_WINDOWS, DROPOUT = 2, 4, 16, 0.1
-EMBEDDER_SHARE = 0.05  # 2 % of so small a model is too little for the features
+EMBEDDER_SHARE = 0.05  # because 2 % of such a small model is too little for the features
 WARM_UP_STEPS, ROUND_STEPS, NUM_ROUNDS = 5, 10, 7
 GEMM_SIZES, GEMM_REPEATS = (512, 1024, 2048), 5
 GIGA = 1e9
@@ -65,9 +64,9 @@ GIGA = 1e9
 
 @dataclass(frozen=True)
 class Setting:
-    """What both sides are asked to do. `num_best` items are the catalogue, exactly; without it, all are, sampled."""
+    """A setting for both sides: the exact softmax over the `num_best` best-sellers, or a sampled one over all items."""
 
-    suffix: str  # of the rows; the headline has none
+    suffix: str  # of the names of rows; the headline has none
     width: int
     num_best: int | None = None
     num_negatives: int = 256
@@ -82,14 +81,14 @@ SETTINGS = (
 
 
 class Pair(NamedTuple):
-    """A round of ours, and the peer's that followed it."""
+    """One of our rounds, and the peer's round after it."""
 
     ours: Round
     theirs: Round
 
 
 def main() -> int:
-    """Measure, and report; 1 when a figure misses its must."""
+    """Measure and report. Exit status 1 when a figure misses its limit."""
     journey = prepared(JOURNEY, "complete-journey")
     gflops = gemm_gflops()
     rows = [Row(metric="gemm_gflops", value=gflops, unit="GFLOP/s", better="higher")]
@@ -104,7 +103,7 @@ def main() -> int:
 
 
 def rows_of(pairs: Sequence[Pair], gflops: float, suffix: str) -> list[Row]:
-    """Medians over the rounds; only the headline, which has no suffix, is asked for."""
+    """Medians over the rounds. Only the headline, which has no suffix, has limits."""
     speedup = statistics.median(events_per_s(p.ours) / events_per_s(p.theirs) for p in pairs)
     bounds = (None, None) if suffix else (2.0, 4.0)
     rows = [Row(metric=f"train_speedup{suffix}", value=speedup, unit="x", better="higher", must=bounds[0], goal=bounds[1])]
@@ -141,9 +140,9 @@ def gemm_gflops() -> float:
 
 
 def measure(corpus: Corpus, setting: Setting) -> list[Pair]:
-    """Train both in rounds that take turns."""
+    """Train both sides in alternating rounds."""
     config = our_config(setting)
-    schema = msgspec.structs.replace(load_schema(corpus.schema), signals=None)  # which the peer cannot read
+    schema = msgspec.structs.replace(load_schema(corpus.schema), signals=None)  # because the peer cannot read signals
     data = read_data(corpus.events, corpus.items, schema, config.half_lives_days, CONTEXT_TABLE_ROWS)
     spec = fit_item_spec(corpus.items, data.schema.items)
     model = size_model(config, spec, data.log.context_spec)
@@ -158,7 +157,7 @@ def measure(corpus: Corpus, setting: Setting) -> list[Pair]:
 
 
 def our_config(setting: Setting) -> TrainConfig:
-    """Stage 1, in which both towers learn, with every boundary of a window scored."""
+    """Stage 1 only, which trains both towers, with every basket boundary of a window as a query."""
     uniform = setting.num_best or setting.num_negatives
     steps = WARM_UP_STEPS + NUM_ROUNDS * ROUND_STEPS
     return TrainConfig(
@@ -176,7 +175,7 @@ def our_config(setting: Setting) -> TrainConfig:
 
 
 def their_config(setting: Setting) -> PeerConfig:
-    """SASRec with the exact softmax over the catalogue, or with negatives of its own sampling."""
+    """SASRec with the exact softmax over the catalogue, or with its own sampled negatives."""
     return PeerConfig(
         model="sasrec",
         width=setting.width,
@@ -191,7 +190,7 @@ def their_config(setting: Setting) -> PeerConfig:
 
 
 class OurWork:
-    """Counts what our training steps read and score, as the towers are called."""
+    """Counts the events and scores of our training steps, by hooks on the towers."""
 
     def __init__(self, objective: Objective, width: int) -> None:
         self.dense, self.width = DenseWork(objective), width
@@ -199,13 +198,13 @@ class OurWork:
         objective.register_forward_pre_hook(lambda _, inputs: self.add(*inputs))
 
     def begin(self) -> None:
-        """Count from nothing again."""
+        """Reset the counts and the clock."""
         self.steps = self.events = self.squares = self.positions = self.answers = self.scores = 0
         self.dense.take(1, 0)
         self.started = time.perf_counter()
 
     def add(self, batch: TrainBatch, scored: TrainedItems) -> None:
-        """One step."""
+        """Count one step."""
         lengths_B = batch.histories.lengths_B
         self.steps += 1
         self.events += int(lengths_B.sum())
@@ -230,14 +229,14 @@ class OurWork:
 
 
 class Turns:
-    """Called after each of our steps: ends our rounds, and waits while the peer does as many steps."""
+    """Called after each of our steps. At the end of a round, waits while the peer trains for as many steps."""
 
     def __init__(self, ours: OurWork, their_round: Callable[[int], Round]) -> None:
         self.ours, self.their_round = ours, their_round
         self.pairs: list[Pair] = []
 
     def __call__(self, report: StepReport) -> None:
-        """Steps count from 1; the first ones warm up."""
+        """Begin or end a round. The first steps are a warm-up."""
         done = report.step - WARM_UP_STEPS
         if done < 0 or done % ROUND_STEPS:
             return
@@ -249,7 +248,7 @@ class Turns:
 
 @contextmanager
 def peer(data: Data, setting: Setting) -> Iterator[Callable[[int], Round]]:
-    """rectools' training, waiting in a process of its own; call it with a number of steps."""
+    """Start rectools' training in a separate process. The result runs so many steps and returns their measurements."""
     python, threads = peer_python(), torch.get_num_threads()
     environment = without_constraints(os.environ) | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     with staging(DIRECTORY / "training_throughput") as directory:

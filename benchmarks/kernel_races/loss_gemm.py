@@ -1,8 +1,8 @@
-"""The loss of stage 2 on one processor thread over the time that its two matrix products alone would take.
+"""The time of the frozen softmax on one CPU thread, divided by the time of its two matrix products alone.
 
-Two million candidates, each with a popularity, for a thousand queries: part of a step, as all blocks of queries are alike.
-Both times are the least of several turns in CPU time, taken alternately and equally long, so that what else runs touches both:
-square products are multiplied until they are as much work as the two.
+Two million candidates with popularity are scored for a thousand queries, which is a part of a step: all blocks of queries are
+alike. The products are timed as square matrix products of the same amount of work. Both times are the least CPU time of several
+alternating measurements, so that other load affects both alike.
 
 Q: queries, K: candidates, D: item width, T: days
 """
@@ -23,7 +23,7 @@ MUST = 1.3
 
 
 def rows(num_queries: int = 1024, num_candidates: int = 2_000_000) -> list[Row]:
-    """For `benchmarks/kernels.py`."""
+    """The rows of the section `loss` of `benchmarks/kernels.py`."""
     loss = loss_of(num_queries, num_candidates)
     left, right, out = (torch.randn(GEMM_SIZE, GEMM_SIZE) for _ in range(3))
     num_products = round(2 * num_queries * num_candidates * WIDTH / GEMM_SIZE**3)
@@ -45,7 +45,7 @@ def rows(num_queries: int = 1024, num_candidates: int = 2_000_000) -> list[Row]:
 
 
 def loss_of(num_queries: int, num_candidates: int) -> Callable[[], None]:
-    """Log partitions and their gradient, of random vectors; every query has one certain item."""
+    """A function that computes log partitions and gradients of random vectors. Every query has one certain item."""
     generator = torch.Generator().manual_seed(0)
     vectors_KD = torch.empty(num_candidates, WIDTH).normal_(generator=generator)
     catalogue = ItemVectors(vectors_KD, torch.empty(1, NUM_DAYS, num_candidates).normal_(generator=generator))
@@ -62,7 +62,7 @@ def loss_of(num_queries: int, num_candidates: int) -> Callable[[], None]:
 
 
 def cpu_seconds(run: Callable[[], object]) -> float:
-    """Of this process."""
+    """CPU time of this process for one call."""
     started = time.process_time()
     run()
     return time.process_time() - started

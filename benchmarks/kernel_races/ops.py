@@ -1,4 +1,4 @@
-"""What is raced: our public ops, torch's own forms, and the peers that are installed.
+"""The races: our public ops against torch's own implementations and the peers that are installed.
 
 N: items, D: width, Q: queries, K: results or candidates, B: histories, T: events, H: heads, G: key/value heads, E: head width
 """
@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.kernel_races.peers import loss_peers, search_peers
-from benchmarks.kernel_races.race import Contest, Inputs
+from benchmarks.kernel_races.race import Inputs, Race
 from service.kernels.catalogue import catalogue_of
 from service.kernels.certified import coded_catalogue_of
 from service.kernels.topk import top_k
@@ -28,18 +28,18 @@ from twotower.kernels.rotary import rotate_reference, turn
 from twotower.kernels.swiglu import swiglu, swiglu_reference
 
 Scale = Literal["full", "quick", "check", "dry"]
-SLICE = 4  # queries or rows that are computed again in float64
+SLICE = 4  # queries or rows that are checked in float64
 
 
-def contests(scale: Scale, device: torch.device) -> Iterator[Contest]:
-    """Every race, smallest shapes first; `check` and `dry` are of small shapes alone."""
+def races(scale: Scale, device: torch.device) -> Iterator[Race]:
+    """All races, smallest shapes first. `check` and `dry` use small shapes only."""
     small = scale in ("check", "dry")
     rows = [4096] if small else [100_000, 1_000_000] if scale == "quick" else [100_000, 1_000_000, 10_000_000]
     for num_rows, width, num_queries, k in product(rows, [128], [1, 32] if small else [1, 32, 256], [100]):
         yield search(num_rows, width, num_queries, k, device, coded=False)
         yield search(num_rows, width, num_queries, k, device, coded=True)
     for num_queries, num_items in [(64, 512)] if small else [(32_768, 100_000), (32_768, 1_000_000)]:
-        yield frozen_loss(num_queries, num_items, 128, device)
+        yield frozen_softmax_race(num_queries, num_items, 128, device)
     for num_histories, width in [(2, 32)] if small else [(1, 64), (32, 64), (256, 64), (256, 128)]:
         yield attention(num_histories, 512 // width if not small else 2, width, device)
     for num_histories, num_kv_heads in [(2, 2)] if small else [(1, 8), (32, 8), (256, 8), (256, 2)]:
@@ -51,12 +51,12 @@ def contests(scale: Scale, device: torch.device) -> Iterator[Contest]:
 
 
 def worst(answer: Tensor, truth: Tensor) -> float:
-    """Largest difference, relative to the largest number there is; NaN if any is."""
+    """The largest difference, relative to the largest absolute value of the truth; NaN if the answer has any."""
     return float((answer.double().cpu() - truth).abs().max() / truth.abs().max().clamp(min=1e-30))
 
 
 def seeded(seed: int, device: torch.device) -> Callable[..., Tensor]:
-    """Normal numbers by shape and dtype: zeros would run faster than anything real."""
+    """A maker of random normal tensors. Not zeros, because those would run faster than real data."""
     generator = torch.Generator(device).manual_seed(seed)
     return partial(_normal, generator, device)
 
@@ -65,8 +65,8 @@ def _normal(generator: torch.Generator, device: torch.device, *shape: int, dtype
     return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(dtype)
 
 
-def search(num_rows: int, width: int, num_queries: int, k: int, device: torch.device, *, coded: bool) -> Contest:
-    """The best k of all rows: which they are is held against float64, so the error is the share of wrong ones."""
+def search(num_rows: int, width: int, num_queries: int, k: int, device: torch.device, *, coded: bool) -> Race:
+    """The k best of all rows. The error is the share of wrong rows, compared with float64."""
     rows_ND = seeded(0, device)(num_rows, width, dtype=torch.float16)
     catalogue = coded_catalogue_of(rows_ND) if coded else catalogue_of(rows_ND)
 
@@ -77,13 +77,13 @@ def search(num_rows: int, width: int, num_queries: int, k: int, device: torch.de
         return top_k(queries_QD, catalogue, k)[0]
 
     def error(rows_QK: Tensor, given: Inputs) -> float:
-        asked_QD = given[0][:SLICE].double()
-        scores_QN = torch.cat([asked_QD @ part_ND.double().T for part_ND in torch.split(rows_ND, 1 << 20)], 1)
+        queries_QD = given[0][:SLICE].double()
+        scores_QN = torch.cat([queries_QD @ part_ND.double().T for part_ND in torch.split(rows_ND, 1 << 20)], 1)
         return float((scores_QN.topk(k).indices.sort(1).values != rows_QK[:SLICE].to(device).sort(1).values).double().mean())
 
     row_bytes = width + 8 if coded else 2 * width
     goals = {(1_000_000, 1, False): 110.0, (1_000_000, 1, True): 70.0}
-    return Contest(
+    return Race(
         op="top-k int8" if coded else "top-k fp16",
         shape=f"{num_rows} x {width}, {num_queries} queries, k {k}",
         num_bytes=float(num_rows * row_bytes),
@@ -91,12 +91,12 @@ def search(num_rows: int, width: int, num_queries: int, k: int, device: torch.de
         inputs=inputs,
         contenders={"ours": ours} | ({} if coded else search_peers(rows_ND, k)),
         error=error,
-        tolerance=0.0 if device.type == "cpu" else 0.02,  # peers round queries; ours may not differ where scores do
+        tolerance=0.0 if device.type == "cpu" else 0.02,  # for peers that round the queries
         goal_us=goals.get((num_rows, num_queries, coded)),
     )
 
 
-def frozen_loss(num_queries: int, num_items: int, width: int, device: torch.device) -> Contest:
+def frozen_softmax_race(num_queries: int, num_items: int, width: int, device: torch.device) -> Race:
     """Log partitions and their gradients with respect to queries, [Q, 1 + D], over all items."""
     make = seeded(0, device)
     vectors_ND = make(num_items, width) / width**0.5
@@ -120,8 +120,8 @@ def frozen_loss(num_queries: int, num_items: int, width: int, device: torch.devi
         truth = torch.cat([scores_QN.logsumexp(1, keepdim=True), scores_QN.softmax(1) @ vectors_ND.cpu().double()], 1)
         return max(worst(answer[:SLICE, :1], truth[:, :1]), worst(answer[:SLICE, 1:], truth[:, 1:]))
 
-    return Contest(
-        op="loss",
+    return Race(
+        op="frozen softmax",
         shape=f"{num_queries} queries x {num_items} x {width}",
         num_bytes=2.0 * num_items * width,
         num_flop=4.0 * num_queries * num_items * width,
@@ -133,8 +133,8 @@ def frozen_loss(num_queries: int, num_items: int, width: int, device: torch.devi
     )
 
 
-def attention(num_histories: int, num_heads: int, width: int, device: torch.device) -> Contest:
-    """Causal, histories of 1 to 256 events end to end, queries turned on the way; keys come turned."""
+def attention(num_histories: int, num_heads: int, width: int, device: torch.device) -> Race:
+    """Causal attention over packed histories of 1 to 256 events. Queries are rotated by the op, keys beforehand."""
     lengths = torch.randint(1, 257, (num_histories,), generator=torch.Generator().manual_seed(0)).tolist()
     packing, num_events = Packing.whole(lengths, device), sum(lengths)
     angles_LP = torch.arange(256, device=device)[:, None] * 10_000 ** -(torch.arange(width // 2, device=device) * 2 / width)
@@ -158,7 +158,7 @@ def attention(num_histories: int, num_heads: int, width: int, device: torch.devi
         truth = causal_attention(*(x.transpose(0, 1)[None] for x in (q_THE, k_THE, v_THE)))[0].transpose(0, 1)
         return worst(answer[: lengths[0]], truth)
 
-    return Contest(
+    return Race(
         op="attention",
         shape=f"{num_events} events of {num_histories}, {num_heads} x {width}",
         num_bytes=8.0 * num_events * num_heads * width,
@@ -170,8 +170,8 @@ def attention(num_histories: int, num_heads: int, width: int, device: torch.devi
     )
 
 
-def decode(num_histories: int, num_heads: int, num_kv_heads: int, width: int, device: torch.device) -> Contest:
-    """One new event of histories of 256, in pages of 32."""
+def decode(num_histories: int, num_heads: int, num_kv_heads: int, width: int, device: torch.device) -> Race:
+    """Attention of one new event in histories of 256 events, in pages of 32."""
     page, pages = 32, 8
     cos_LP, sin_LP = torch.ones(256, width // 2, device=device), torch.zeros(256, width // 2, device=device)
     pages_BM = torch.randperm(num_histories * pages, generator=torch.Generator().manual_seed(0)).view(num_histories, pages).int()
@@ -189,7 +189,7 @@ def decode(num_histories: int, num_heads: int, num_kv_heads: int, width: int, de
     def error(answer: Tensor, given: Inputs) -> float:
         return worst(answer[:SLICE], gathered(*(x.double() for x in given))[:SLICE].cpu())
 
-    return Contest(
+    return Race(
         op="decode",
         shape=f"{num_histories} x 256 events, {num_heads} heads, {num_kv_heads} of keys, {width}",
         num_bytes=4.0 * num_histories * 256 * num_kv_heads * width,
@@ -204,8 +204,8 @@ def decode(num_histories: int, num_heads: int, num_kv_heads: int, width: int, de
     )
 
 
-def added_norm(num_rows: int, width: int, device: torch.device) -> Contest:
-    """Residual and norm."""
+def added_norm(num_rows: int, width: int, device: torch.device) -> Race:
+    """Adding to the residual stream, then normalising."""
     weight_D = torch.ones(width, device=device)
     reference = partial(_second, add_rms_norm_reference, weight_D)
     return _rowwise("added norm", num_rows, width, 4, device, 2, partial(_second, add_rms_norm, weight_D), reference)
@@ -215,8 +215,8 @@ def _second(op: Callable[..., tuple[Tensor, Tensor]], weight_D: Tensor, x_TD: Te
     return op(x_TD, added_TD, weight_D.to(x_TD.dtype))[1]
 
 
-def gated(num_rows: int, width: int, device: torch.device) -> Contest:
-    """The gated unit."""
+def gated(num_rows: int, width: int, device: torch.device) -> Race:
+    """The gated unit of the feed-forward layers (SwiGLU)."""
     return _rowwise("gated unit", num_rows, 2 * width, 1.5, device, 1, swiglu, swiglu_reference)
 
 
@@ -229,9 +229,9 @@ def _rowwise(
     num_inputs: int,
     ours: Callable[..., Tensor],
     reference: Callable[..., Tensor],
-) -> Contest:
-    """An op of rows alone: nothing but memory bounds it."""
-    return Contest(
+) -> Race:
+    """An op that works row by row, so only memory bandwidth limits it."""
+    return Race(
         op=op,
         shape=f"{num_rows} x {width}",
         num_bytes=2.0 * passes * num_rows * width,
@@ -247,8 +247,8 @@ def _compiled(reference: Callable[..., Tensor], device: torch.device) -> dict[st
     return {"torch.compile": torch.compile(reference, dynamic=False)} if device.type == "cuda" else {}
 
 
-def bag(num_rows: int, num_fields: int, width: int, device: torch.device) -> Contest:
-    """Two slots of each field, of a table of 2^20 rows."""
+def bag(num_rows: int, num_fields: int, width: int, device: torch.device) -> Race:
+    """The sum of two table rows for each field, from a table of 2^20 rows."""
     table_rows = 1 << (20 if device.type == "cuda" else 10)
     table_RE = seeded(0, device)(table_rows, width)
 
@@ -261,7 +261,7 @@ def bag(num_rows: int, num_fields: int, width: int, device: torch.device) -> Con
         gathered_NSE = table_RE[slots_NS.long()] * weights_NS[..., None]
         return gathered_NSE.view(len(slots_NS), num_fields, 2, width).sum(2)
 
-    return Contest(
+    return Race(
         op="bag",
         shape=f"{num_rows} x {num_fields} fields x {width}",
         num_bytes=6.0 * num_rows * num_fields * width + 12.0 * num_rows * num_fields,

@@ -1,4 +1,4 @@
-"""Peers that are raced where they are installed; each import is of a package that nothing else here needs.
+"""Peers for the races, where their packages are installed. Nothing else in this project needs these packages.
 
 flashlib is left out: its search is by Euclidean distance, ours by inner product.
 """
@@ -16,7 +16,7 @@ CHUNK = 1 << 16  # candidates whose scores are in memory at once
 
 
 def search_peers(rows_ND: Tensor, k: int) -> Contenders:
-    """Of the best k rows by inner product: their rows."""
+    """Implementations that return the k best rows by inner product."""
 
     def eager(queries_QD: Tensor) -> Tensor:
         return (queries_QD.to(rows_ND.dtype) @ rows_ND.T).topk(k).indices
@@ -41,7 +41,7 @@ def search_peers(rows_ND: Tensor, k: int) -> Contenders:
 
 
 def loss_peers(vectors_ND: Tensor) -> Contenders:
-    """Of log partitions and gradients with respect to queries, [Q, 1 + D]; peers give the loss of target 0 in the first place."""
+    """Implementations of log partitions and their gradients with respect to queries, together [Q, 1 + D]."""
 
     def chunked(queries_QD: Tensor) -> Tensor:
         queries_QD = queries_QD.to(vectors_ND.dtype)
@@ -74,7 +74,7 @@ def loss_peers(vectors_ND: Tensor) -> Contenders:
 
 
 def _with_gradient(vectors_ND: Tensor, loss: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
-    """Cross-entropy against item 0 as log partitions and their gradients, so that answers compare."""
+    """Turn a cross-entropy with target item 0 into log partitions and their gradients, so that answers can be compared."""
 
     def run(queries_QD: Tensor) -> Tensor:
         queries_QD = queries_QD.to(vectors_ND.dtype).requires_grad_()

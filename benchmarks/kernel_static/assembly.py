@@ -1,7 +1,7 @@
-"""What a compiler's output shows of a kernel: its hot loop, the width of its loads, its tensor-core family, what it spilled.
+"""Reads a compiler's output: the hot loop of a kernel, the width of its loads, its tensor-core instructions, and spills.
 
-The hot loop is the smallest loop with the most matrix instructions or, where there are none, with the most loads. In a kernel
-without a loop it is the whole of it.
+The hot loop is the smallest loop with the most matrix instructions or, if there are none, with the most loads. In a kernel
+without a loop it is the whole kernel.
 """
 
 import re
@@ -33,26 +33,26 @@ _WIDE = 16  # bytes of a 128-bit load
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """Instructions of the hot loop; a load of a memory engine (TMA) counts as wide."""
+    """Instructions of the hot loop. A load by the memory engine (TMA) counts as wide."""
 
     lines: tuple[str, ...]
-    load_bytes: tuple[int, ...]  # of one thread, one entry for each load instruction
+    load_bytes: tuple[int, ...]  # per thread, one entry for each load instruction
     matrix: str  # family of the tensor core's instructions, or ""
 
     @property
     def wide_share(self) -> float:
-        """Bytes that 128-bit loads bring, of all."""
+        """The share of loaded bytes that 128-bit loads bring."""
         total = sum(self.load_bytes)
         return sum(size for size in self.load_bytes if size >= _WIDE) / total if total else 1.0
 
     @property
     def narrow_loads(self) -> int:
-        """Load instructions of less than 128 bits."""
+        """Number of load instructions of less than 128 bits."""
         return sum(size < _WIDE for size in self.load_bytes)
 
 
 def hot_loop(text: str, kind: Kind) -> Loop:
-    """See above."""
+    """The hot loop of a kernel, from its assembly text."""
     lines = text.splitlines()
     spans = [lines[start : end + 1] for start, end in _loops(lines, kind)]
     chosen = max(spans, key=lambda span: (_count(span, _MATRIX[kind]), _count(span, _LOAD[kind]), -len(span)), default=lines)
@@ -64,7 +64,7 @@ def hot_loop(text: str, kind: Kind) -> Loop:
 
 
 def _loops(lines: list[str], kind: Kind) -> Iterator[tuple[int, int]]:
-    """First and last line of each loop: from a label to a branch back to it."""
+    """The first and last line of each loop, which goes from a label to a branch back to it."""
     at: dict[str, int] = {}
     for number, line in enumerate(lines):
         if label := re.match(_LABEL[kind], line):
@@ -78,7 +78,7 @@ def _count(lines: list[str], pattern: str) -> int:
 
 
 def _load_bytes(line: str, kind: Kind) -> int:
-    """What one thread gets of a load."""
+    """Bytes that one thread gets from a load."""
     found = re.search(_LOAD[kind], line)
     assert found
     load = found[1]
@@ -101,28 +101,28 @@ def _load_bytes(line: str, kind: Kind) -> int:
 
 
 def sass_spills(sass: str) -> int:
-    """Loads from and stores to local memory; the compiler's own count of local bytes is 0 even when it spills."""
+    """Number of loads from and stores to local memory, because the compiler reports 0 bytes even when it spills."""
     return len(re.findall(r"\b(?:LDL|STL)\b", sass))
 
 
 def number(text: str, pattern: str) -> int:
-    """The number that follows."""
+    """The number that follows a pattern in a text."""
     found = re.search(pattern + r"\s*(\d+)", text)
     return int(found[1]) if found else 0
 
 
 @dataclass(frozen=True, slots=True)
 class LoopWork:
-    """What one program does in one turn of its hot loop, read from PTX: all threads, all warps."""
+    """The work of one program in one iteration of its hot loop, by all threads together, read from PTX."""
 
     tensor_flop: float
     vector_flop: float
-    load_bytes: float  # asked for: what several threads ask for alike counts as often
+    load_bytes: float  # requested; bytes that several threads request count several times
     exponentials: float
 
 
 def loop_work(ptx: str, num_warps: int) -> LoopWork:
-    """Counted instruction by instruction; a loop that the compiler unrolled is one turn of what it made of it."""
+    """Count the work by instructions. An iteration of an unrolled loop is one of the unrolled code."""
     loop, threads = hot_loop(ptx, "ptx"), 32 * num_warps
     tensor = 0.0
     for line in loop.lines:

@@ -1,7 +1,7 @@
-"""What is compiled for every target: calls of the launchers, with arguments of the shapes and types that are served and trained.
+"""The cases that are compiled for every target: calls of the launchers with shapes and types of serving and training.
 
-What is compiled depends on types, on whether a size is 1 or a multiple of 16, and on what the host makes of sizes; so sizes are
-real where the host decides by them, and small elsewhere. Tensors are zeros, which take no memory until they are written.
+The compiled code depends on types, on whether a size is 1 or a multiple of 16, and on decisions of the host code by size. So
+sizes are realistic where the host decides by them, and small elsewhere. Tensors are zeros, which take no memory until written.
 
 N: items, D: width, P: popularity dimensions, Q: queries, K: candidates, T: events, E: head width
 """
@@ -31,7 +31,7 @@ BRAIN, HALF = torch.bfloat16, torch.float16
 
 
 def top_k(num_queries: int, tail: int, *, coded: bool = False, filtered: bool = False) -> object:
-    """The search of a million rows 128 wide, and `tail` columns beside them."""
+    """A search of a million rows that are 128 wide, plus `tail` columns."""
     rows_PV = torch.zeros(NUM_ITEMS, 128 + tail, dtype=HALF)
     codes_PV, numbers_P = torch.zeros(rows_PV.shape, dtype=torch.int8), torch.zeros(NUM_ITEMS)
     catalogue = Catalogue(rows_PV, rows_PV, None, None, num_rows=1_000_000, head=128, max_norm=1.0, group=32)
@@ -43,7 +43,7 @@ def top_k(num_queries: int, tail: int, *, coded: bool = False, filtered: bool = 
 
 
 def frozen_softmax(dtype: torch.dtype, num_popularity: int = 2, *, pooled: bool = False) -> object:
-    """Stage 2: queries of 64 windows of 64 events, over the whole catalogue or a pool; no number of items is round."""
+    """Stage 2: queries of 64 windows of 64 events, over the whole catalogue or a pool. Numbers of items are odd on purpose."""
     num_queries, num_items, days = 4096, 8191, 128
     catalogue = ItemVectors(torch.zeros(num_items, 128, dtype=dtype), aligned(torch.zeros(num_popularity, days, num_items)))
     query_QV, query_M = torch.zeros(num_queries, 128 + num_popularity), torch.arange(num_queries)
@@ -71,32 +71,32 @@ def trained_softmax(dtype: torch.dtype) -> object:
 
 
 def tables(width: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines."""
+    """Tables of cosines and sines for the rotation."""
     return torch.zeros(320, width // 2), torch.zeros(320, width // 2)
 
 
 def attention(width: int, num_heads: int, num_kv_heads: int) -> object:
-    """Histories of 256 events."""
+    """Attention over four histories of 256 events."""
     packing = Packing.whole([256] * 4, CPU)
     q_THE, k_TGE, v_TGE = (torch.zeros(1024, heads, width, dtype=BRAIN) for heads in (num_heads, num_kv_heads, num_kv_heads))
     return packed_attention_triton(q_THE, k_TGE, v_TGE, *tables(width), packing)
 
 
 def decode(width: int, num_heads: int, num_kv_heads: int) -> object:
-    """Pages of 32 events, 8 of each history."""
+    """Attention of one new event in histories of 8 pages of 32 events."""
     k_NGCE, v_NGCE = (torch.zeros(64, num_kv_heads, 32, width, dtype=BRAIN) for _ in range(2))
     pages_BM, lengths_B = torch.zeros(8, 8, dtype=torch.int32), torch.ones(8, dtype=torch.int32)
     return paged_decode_triton(torch.zeros(8, num_heads, width, dtype=BRAIN), k_NGCE, v_NGCE, pages_BM, lengths_B, *tables(width))
 
 
 def norm(width: int, *, added: bool) -> object:
-    """Of the model's rows."""
+    """Normalisation of the model's rows, with or without adding to the residual stream."""
     x_TD, weight_D = torch.zeros(1024, width, dtype=BRAIN), torch.zeros(width)
     return add_rms_norm_triton(x_TD, x_TD.clone(), weight_D) if added else rms_norm_triton(x_TD, weight_D)
 
 
 def pool(width: int, num_fields: int) -> object:
-    """Two slots of each field."""
+    """The embedding of hashed tokens, with two slots for each field."""
     slots_NS = torch.zeros(1024, 2 * num_fields, dtype=torch.int32)
     return gather_pool_triton(torch.zeros(4096, width), slots_NS, torch.zeros(slots_NS.shape), [2] * num_fields)
 

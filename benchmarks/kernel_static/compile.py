@@ -1,10 +1,10 @@
-"""Compiles what the launchers launch, for one target, on a machine without a GPU.
+"""Compiles the kernels that the launchers launch, for one target, on a machine without a GPU.
 
 `python -m benchmarks.kernel_static.compile sm_90`
 
-Triton is given a driver that only says which GPU it would be, and every launch compiles and stops there. So the arguments are
-those that the host code passes, with the alignment Triton sees in them, and the configuration is the one that ships. Triton
-caches by device, hence one process for each target. Prints a JSON object: resources by "case/kernel".
+A stand-in for Triton's driver names the target, and every launch compiles the kernel without running it. So kernels are
+compiled for the arguments that the host code passes, with their alignment, and with the configuration that ships. There is one
+process for each target, because Triton caches by device. Prints a JSON object: resources by "case/kernel".
 """
 
 import json
@@ -29,7 +29,7 @@ from benchmarks.kernel_static.cases import CASES
 from twotower.kernels.configurations import TARGETS, Target
 
 LISTINGS = Path("build/bench/kernels")
-LONG_ROW = 20_000  # from here on torch.topk works on a row with many blocks: two kernels for each of four digits, and five more
+LONG_ROW = 20_000  # for longer rows torch.topk uses many blocks: two kernels for each of four digits, and five more
 _GPUS: dict[Target, tuple[str, int | str, int]] = {
     "sm_80": ("cuda", 80, 32),
     "sm_90": ("cuda", 90, 32),
@@ -40,7 +40,7 @@ _GPUS: dict[Target, tuple[str, int | str, int]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What a compiled kernel takes. `spills` counts instructions (NVIDIA) or registers (AMD), `lines` the hot listing's."""
+    """Resources of a compiled kernel. `spills` are instructions (NVIDIA) or registers (AMD), `lines` those of its assembly."""
 
     registers: int
     stack_bytes: int
@@ -55,13 +55,13 @@ class Resources:
 
 
 class _NoDevice:
-    """Stands in for Triton's driver: compiles for a GPU that is not there."""
+    """A stand-in for Triton's driver, to compile for a GPU that is not there."""
 
     def __init__(self, target: Target) -> None:
         self.target = GPUTarget(*_GPUS[target])
 
     def get_current_target(self) -> Any:
-        """What to compile for."""
+        """The target to compile for."""
         return self.target
 
     def get_current_device(self) -> int:
@@ -75,7 +75,7 @@ class _NoDevice:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A kernel that was to run: what Triton made of it, and the numbers it was made with."""
+    """A launch that was compiled but not run: the compiled kernel and its constants."""
 
     kernel: str
     program: Any
@@ -83,7 +83,7 @@ class Launch:
 
 
 class _Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what would be launched from the first kernel on: kernels, and torch's operations that are more than views."""
+    """Counts launches from the first kernel on: kernels, and operations of torch that are not views."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -93,14 +93,14 @@ class _Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **kwargs or {})
         if "empty" in function.__name__:
-            return result.zero_()  # what no kernel writes, as none runs: the host's decisions stay the same
+            return result.zero_()  # zeros, because no kernel runs and writes; so the decisions of the host code are repeatable
         if self.made and not function.is_view:
             self.count += _kernels_of(function.__name__, args)
         return result
 
 
 def _kernels_of(name: str, args: Any) -> int:
-    """How many kernels an operation of torch launches on a GPU; of others than a top-k taken to be one."""
+    """How many kernels an operation of torch launches on a GPU. Operations other than top-k count as one."""
     if not name.startswith("topk"):
         return 1
     return 13 if args[0].shape[-1] >= LONG_ROW else 2
@@ -108,7 +108,7 @@ def _kernels_of(name: str, args: Any) -> int:
 
 @contextmanager
 def compiling(target: Target) -> Iterator[_Launches]:
-    """Launches compile and do not run; yields what was launched."""
+    """Compile launches without running them. Yields the record of launches."""
     launches, run = _Launches(), JITFunction.run
 
     def compile_only(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:  # noqa: ARG001 - Triton's signature
@@ -124,12 +124,12 @@ def compiling(target: Target) -> Iterator[_Launches]:
 
 
 def compiled(cases: dict[str, Callable[[], object]], target: Target) -> dict[str, dict[str, Any]]:
-    """Resources of every kernel that the cases launch, by case and kernel; with what a turn of the loop does, on sm_90."""
+    """Resources of every kernel that the cases launch, by case and kernel; on sm_90 also the work of a loop iteration."""
     result: dict[str, dict[str, Any]] = {}
     for case, call in cases.items():
         with compiling(target) as launches:
             call()
-        last = {launch.kernel: launch for launch in launches.made}  # of one launched again with other sizes
+        last = {launch.kernel: launch for launch in launches.made}  # the last launch of each kernel counts
         for launch in last.values():
             key, program = f"{case}/{launch.kernel}", launch.program
             result[key] = asdict(resources(program, LISTINGS / target / re.sub(r"\W+", "_", key)))
@@ -140,7 +140,7 @@ def compiled(cases: dict[str, Callable[[], object]], target: Target) -> dict[str
 
 
 def resources(program: Any, listing: Path) -> Resources:
-    """Read from the listing, which is kept beside the reports."""
+    """Read the resources from the assembly, which is kept beside the reports."""
     listing.parent.mkdir(parents=True, exist_ok=True)
     text, facts = _amd(program) if "amdgcn" in program.asm else _nvidia(program)
     listing.with_suffix(".txt").write_text(text)
@@ -177,7 +177,7 @@ def _amd(program: Any) -> tuple[str, dict[str, int]]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Compile every case for the target named."""
+    """Compile all cases for the target that the command line names."""
     (name,) = argv
     target = next(target for target in TARGETS if target == name)
     json.dump(compiled(CASES, target), sys.stdout, indent=1)

@@ -1,7 +1,7 @@
-"""Small errors planted in a kernel's source, one at a time, as a slip of the hand would make them.
+"""Makes mutants: copies of a kernel's source with one small error each, such as a programmer could make.
 
-Only bodies of functions under `@jit` change. What would not run at all (a block that is no power of two, an axis that is not
-there) is left alone: an error that everything finds says nothing of the tests.
+Only bodies of functions under `@jit` change. Errors that keep a kernel from running at all are not made (a block that is no
+power of two, an axis that does not exist), because every test would find them.
 """
 
 import ast
@@ -23,7 +23,13 @@ _ADDED: dict[type[ast.operator], type[ast.operator]] = {
     ast.LShift: ast.RShift,
     ast.RShift: ast.LShift,
 }
-_DROPPED = (ast.Mult, ast.Div, ast.BitAnd, ast.BitOr, ast.Mod)  # a rescale, a mask, a bit: one side stays
+_DROPPED = (
+    ast.Mult,
+    ast.Div,
+    ast.BitAnd,
+    ast.BitOr,
+    ast.Mod,
+)  # one operand is dropped: a scale, a mask, a bit
 _CALLED = {
     "maximum": "minimum",
     "minimum": "maximum",
@@ -40,14 +46,14 @@ _UNTOUCHED = {"arange", "static_assert", "multiple_of", "max_contiguous", "assum
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A source with one error; its name says what was changed without naming lines, so that it outlives edits elsewhere."""
+    """A source with one error. Its name has no line number, so it stays valid when other lines change."""
 
     name: str
     source: str
 
 
 def mutants(source: str) -> list[Mutant]:
-    """Every mutant of every kernel in a file's source."""
+    """All mutants of all kernels in the source of a file."""
     tree, seen, result = ast.parse(source), dict[str, int](), list[Mutant]()
     for kernel in (node for node in tree.body if isinstance(node, ast.FunctionDef) and _is_kernel(node)):
         for statement in kernel.body:
@@ -66,7 +72,7 @@ def _is_kernel(function: ast.FunctionDef) -> bool:
 
 
 def _places(node: ast.AST) -> Iterator[ast.expr | ast.AugAssign]:
-    """What may change, outermost first."""
+    """The nodes that may change, outermost first."""
     if isinstance(node, ast.Call) and _called(node) in _UNTOUCHED:
         return
     if isinstance(node, ast.expr | ast.AugAssign):
@@ -80,7 +86,7 @@ def _called(node: ast.Call) -> str:
 
 
 def _changes(node: ast.expr | ast.AugAssign) -> Iterator[ast.expr | ast.AugAssign]:
-    """The node with an error in it, each way there is."""
+    """All copies of a node with one error."""
     match node:
         case ast.Compare(ops=[operator]) if type(operator) in _COMPARED:
             yield _with(node, ops=[_COMPARED[type(operator)]()])
@@ -119,7 +125,7 @@ def _calls(node: ast.Call) -> Iterator[ast.expr]:
 
 
 def _constants(node: ast.expr) -> Iterator[ast.expr]:
-    """A number off by one; minus infinity made finite."""
+    """A number changed by one; minus infinity made finite."""
     match node:
         case ast.Constant(value=bool()):
             return
@@ -138,7 +144,7 @@ def _with(node: ast.AST, **fields: object) -> ast.expr:
 
 
 def _replaced(source: str, node: ast.AST, text: str) -> str:
-    """The source with the node's text replaced; the rest, and its line numbers up to there, stay."""
+    """The source with the text of one node replaced. Everything else, and the line numbers before it, stay the same."""
     assert isinstance(node, ast.expr | ast.stmt)
     assert node.end_lineno is not None
     assert node.end_col_offset is not None

@@ -1,7 +1,7 @@
-"""A static roofline of kernels on an H100, from what their PTX does in a turn of the hot loop. Not a measurement: a model.
+"""A static roofline model of kernels on an H100, from the PTX of their hot loops. It is a model, not a measurement.
 
-What it leaves out: integer arithmetic and selects, bank conflicts, how well warps hide each other's waiting, clocks under load.
-So it says what a kernel could reach at the shares of the peaks below, and what bounds it.
+It leaves out integer arithmetic and selects, bank conflicts, how well warps hide each other's latency, and clocks under load.
+So it says which time a kernel could reach at the shares of the peaks below, and what limits it.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ REGISTER_GRAIN, SHARED_RESERVED = 256, 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Peaks of a GPU, and the shares of them that good kernels are known to reach."""
+    """The peak rates of a GPU, and the shares of them that good kernels reach."""
 
     multiprocessors: int = 132
     clock_hz: float = 1.755e9
@@ -22,10 +22,10 @@ class Machine:
     cache_bytes_s: float = 5.5e12  # L2, measured by others on this GPU
     tensor_flop_s: float = 989e12  # bf16 and fp16, dense, fp32 sums
     exponentials_clock: int = 16  # of one multiprocessor
-    vector_flop_clock: int = 256  # of one multiprocessor, a fused multiply-add being two
+    vector_flop_clock: int = 256  # of one multiprocessor; a fused multiply-add counts as two
     memory_share: float = 0.9
     tensor_share: float = 0.7
-    launch_s: float = 2e-6  # of a kernel too small to take longer than its start
+    launch_s: float = 2e-6  # of a kernel that takes no longer than its launch
 
 
 H100 = Machine()
@@ -33,24 +33,24 @@ H100 = Machine()
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Seconds that one multiprocessor needs for one turn of one program's loop, by what it needs them for."""
+    """Seconds that one multiprocessor needs for one iteration of one program's loop, by kind of work."""
 
     tensor_s: float
     exponential_s: float
     vector_s: float
-    memory_s: float  # from the cache: programs that read the same rows find them there
+    memory_s: float  # from the cache, because programs that read the same rows share them
     programs: int  # that fit on a multiprocessor
     bytes_in_flight: float  # of a multiprocessor
 
     @property
     def seconds(self) -> float:
-        """Programs beside each other overlap what they do; one alone waits for each product before it goes on."""
+        """Several programs overlap different kinds of work. A single program waits for each product before it continues."""
         compute = (self.tensor_s, self.exponential_s, self.vector_s)
         return max(max(compute) if self.programs > 1 else sum(compute), self.memory_s)
 
     @property
     def bound(self) -> str:
-        """What takes longest."""
+        """The kind of work that takes longest."""
         names = {
             "tensor": self.tensor_s,
             "exponentials": self.exponential_s,
@@ -61,7 +61,7 @@ class Turn:
 
 
 def programs_per_multiprocessor(kernel: Mapping[str, Any]) -> int:
-    """How many fit, by registers, shared memory and threads."""
+    """How many programs fit on a multiprocessor, by registers, shared memory and threads."""
     num_warps: int = kernel["num_warps"]
     warp_registers = -(-kernel["registers"] * 32 // REGISTER_GRAIN) * REGISTER_GRAIN
     by_registers: int = REGISTERS // (warp_registers * num_warps)
@@ -70,7 +70,7 @@ def programs_per_multiprocessor(kernel: Mapping[str, Any]) -> int:
 
 
 def turn(kernel: Mapping[str, Any], machine: Machine = H100) -> Turn:
-    """Of a kernel as recorded: its resources and its loop."""
+    """The time of one iteration, from the recorded resources and loop of a kernel."""
     loop, programs = kernel["loop"], programs_per_multiprocessor(kernel)
     of_one = 1 / machine.multiprocessors
     return Turn(
@@ -84,16 +84,16 @@ def turn(kernel: Mapping[str, Any], machine: Machine = H100) -> Turn:
 
 
 def streamed_s(num_bytes: float, machine: Machine = H100) -> float:
-    """Seconds to bring so many bytes from memory once."""
+    """Seconds to read so many bytes from memory."""
     return num_bytes / (machine.memory_share * machine.memory_bytes_s)
 
 
 def looped_s(kernel: Mapping[str, Any], turns: float, machine: Machine = H100) -> float:
-    """Seconds of so many turns, spread over all multiprocessors."""
+    """Seconds of so many iterations, spread over all multiprocessors."""
     return turns * turn(kernel, machine).seconds / machine.multiprocessors
 
 
 def search_s(kernel: Mapping[str, Any], num_rows: int, rows_per_turn: int, beside_bytes: float, num_launches: int) -> float:
-    """Seconds of a search for one query: the pass over all rows, what else is read and written, and the launches after it."""
+    """Seconds of a search for one query: the pass over all rows, other reads and writes, and the launches after it."""
     pass_s = streamed_s(num_rows / rows_per_turn * kernel["loop"]["load_bytes"] + beside_bytes)
     return max(pass_s, looped_s(kernel, num_rows / rows_per_turn)) + num_launches * H100.launch_s

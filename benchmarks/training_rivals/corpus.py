@@ -1,4 +1,4 @@
-"""Prepared data for the benchmarks, made once."""
+"""Prepared corpora for the benchmarks, made once and reused."""
 
 import subprocess
 import sys
@@ -22,38 +22,38 @@ class Corpus:
 
     @property
     def events(self) -> Path:
-        """events.parquet."""
+        """The event log."""
         return self.directory / "events.parquet"
 
     @property
     def items(self) -> Path:
-        """items.parquet."""
+        """The catalogue."""
         return self.directory / "items.parquet"
 
     @property
     def schema(self) -> Path:
-        """schema.toml."""
+        """The schema of both."""
         return self.directory / "schema.toml"
 
     @property
     def signals(self) -> Path | None:
-        """signals.parquet, where there is one."""
+        """The signals; None if the corpus has none."""
         path = self.directory / "signals.parquet"
         return path if path.exists() else None
 
     @property
     def name(self) -> str:
-        """What the directory is called."""
+        """The name of the directory."""
         return self.directory.name
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any of the files does."""
+        """A hash of all files."""
         return hash_of(path for path in (self.events, self.items, self.schema, self.signals) if path is not None)
 
 
 def prepared(directory: Path, corpus: str, *arguments: str | Path) -> Corpus:
-    """The data of a corpus, written by `twotower prepare` unless it is there."""
+    """A corpus, written by `twotower prepare` if the directory does not exist."""
     if directory.exists():
         say(f"reused {directory}, of {made_on(directory)}")
     else:
@@ -62,7 +62,7 @@ def prepared(directory: Path, corpus: str, *arguments: str | Path) -> Corpus:
 
 
 def best_sellers(corpus: Corpus, num_items: int, directory: Path) -> Corpus:
-    """The `num_items` items with the most training events, and their events, as a corpus of its own in `directory`."""
+    """A corpus in `directory` of the `num_items` items with the most training events, and their events."""
     schema = load_schema(corpus.schema)
     roles, until = schema.events, schema.require_split().validation_from
     if not directory.exists():
@@ -78,5 +78,5 @@ def best_sellers(corpus: Corpus, num_items: int, directory: Path) -> Corpus:
 
 
 def run_twotower(*arguments: str | Path) -> None:
-    """One of our own commands, as a user would run it."""
+    """Run a twotower command as a user would."""
     subprocess.run([sys.executable, "-m", "twotower.cli", *arguments], check=True)

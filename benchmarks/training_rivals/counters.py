@@ -1,4 +1,4 @@
-"""The counters that a model of repeat consumption must beat: what they know is how often and how long ago.
+"""Counting baselines: strong rankers for repeat purchases, which use only how often and how long ago items were bought.
 
 U: users, N: items, M: past items of a user
 """
@@ -17,7 +17,7 @@ from training.evaluation.rankers import Query
 from twotower.data.features import DAY_MS, Floats, Ints
 from twotower.data.item_statistics import HALF_LIVES_DAYS, ItemStatistics, item_statistics
 
-HALF_LIFE_DAYS = 90.0  # of a purchase; the best of 15 to 120 days on Complete Journey's November
+HALF_LIFE_DAYS = 90.0  # of purchase counts; the best of 15 to 120 days on Complete Journey's November
 NUM_NEIGHBOURS = 300
 USERS_AT_ONCE = 64
 
@@ -31,14 +31,14 @@ def personal(past: ItemStatistics, now_ms: int) -> Array:
 
 @dataclass(frozen=True)
 class Mixture:
-    """p = share * the user's decayed shares + (1 - share) * recent popularity: the counter that has a likelihood."""
+    """p = share * decayed shares of the user + (1 - share) * recent popularity. The only baseline here with a likelihood."""
 
     snapshots: PopularitySnapshots
-    share: float = 0.4  # the least set loss on Complete Journey's November
+    share: float = 0.4  # gives the least set loss on Complete Journey's November
     has_probabilities: bool = True
 
     def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
-        """Log probabilities."""
+        """Write log probabilities."""
         for row_N, query, past in zip(out_QN.numpy(), queries, statistics, strict=True):
             row_N[:] = self.snapshots.day(query.now_ms)[0]
             if len(past):
@@ -50,23 +50,23 @@ class Mixture:
 
 @dataclass(frozen=True)
 class UserVectors:
-    """Decayed counts of every user, the largest being 1; user u's are at [offsets[u], offsets[u + 1])."""
+    """Decayed counts of every user, scaled to a maximum of 1. Those of user u are at [offsets[u], offsets[u + 1])."""
 
     offsets_U1: Ints
     item_rows: Ints
     weights: Floats
 
     def of(self, users: Ints) -> tuple[Ints, Floats]:
-        """Items and weights of several users together."""
+        """Items and weights of several users, concatenated."""
         at = np.concatenate([np.arange(self.offsets_U1[u], self.offsets_U1[u + 1]) for u in users])
         return self.item_rows[at], self.weights[at]
 
 
 @dataclass(frozen=True)
 class NearestNeighbours:
-    """After TIFU-KNN (Hu et al. 2020): the user's decayed counts, blended with those of the users most like them.
+    """After TIFU-KNN (Hu et al. 2020): decayed counts of the user, blended with those of the most similar users.
 
-    The neighbours are those of one moment, before every query; the user's own counts are of the moment of the query.
+    Neighbours and their counts are of one moment before all queries; the user's counts are of the moment of the query.
     """
 
     vectors: UserVectors
@@ -76,7 +76,7 @@ class NearestNeighbours:
     has_probabilities: bool = False
 
     def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
-        """Blended counts; what neither the user nor a neighbour had is ordered by popularity, far below."""
+        """Write blended counts. Items that neither the user nor a neighbour had come last, by popularity."""
         for row_N, query, past in zip(out_QN.numpy(), queries, statistics, strict=True):
             np.exp(self.snapshots.day(query.now_ms)[0], out=row_N)
             row_N *= 1e-4
@@ -89,13 +89,13 @@ class NearestNeighbours:
 
 
 def nearest_neighbours(log: EventLog, until_ms: int, snapshots: PopularitySnapshots) -> NearestNeighbours:
-    """The ranker whose neighbours are chosen by cosine from the events before `until_ms`."""
+    """The ranker with neighbours chosen by cosine similarity of the events before `until_ms`."""
     vectors = user_vectors(log, until_ms)
     return NearestNeighbours(vectors, most_alike(vectors, snapshots.table_PTN.shape[2], NUM_NEIGHBOURS), snapshots)
 
 
 def user_vectors(log: EventLog, until_ms: int) -> UserVectors:
-    """Decayed counts at `until_ms` of every user, from the events before it."""
+    """Decayed counts of every user at `until_ms`."""
     rows, weights = [np.zeros(0, np.int64)], [np.zeros(0)]
     for user in range(log.num_users):
         start, end = log.span(user)
@@ -109,7 +109,7 @@ def user_vectors(log: EventLog, until_ms: int) -> UserVectors:
 
 
 def most_alike(vectors: UserVectors, num_items: int, count: int) -> Ints:
-    """The `count` users of the highest cosine, [U, K]; oneself is not among them."""
+    """For each user the `count` other users with the highest cosine similarity, [U, K]."""
     num_users = len(vectors.offsets_U1) - 1
     owner = np.repeat(np.arange(num_users), np.diff(vectors.offsets_U1))
     norms_U = np.sqrt(np.bincount(owner, vectors.weights.astype(np.float64) ** 2, num_users)).clip(1e-9)

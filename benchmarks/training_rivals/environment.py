@@ -1,4 +1,4 @@
-"""Virtual environments of the peers: rectools needs numpy < 2, and LitServe is no part of this project either."""
+"""Virtual environments for the peers, because rectools needs numpy < 2 and this project does not depend on LitServe."""
 
 import os
 import subprocess
@@ -11,15 +11,15 @@ from twotower.progress import step
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 VENV = Path("build/peers/venv")
-INSTALLED = ".installed"  # holds the hash of the requirements that are in the environment
+INSTALLED = ".installed"  # a file with the hash of the installed requirements
 
 
 def peer_python(
     venv: Path = VENV, run: Callable[[Sequence[str | Path]], None] | None = None, requirements: Path | None = None
 ) -> Path:
-    """The interpreter of an environment, made on first use (about 1.5 GB) and again when it needs something else.
+    """The interpreter of an environment, which is made on first use (about 1.5 GB) and when its requirements change.
 
-    By default it has what the peers in quality need.
+    The default is the environment of the quality benchmark.
     """
     requirements = requirements or REQUIREMENTS
     python, installed, wanted = venv / "bin" / "python", venv / INSTALLED, sha256(requirements)
@@ -38,5 +38,5 @@ def _run(command: Sequence[str | Path]) -> None:
 
 
 def without_constraints(environment: "os._Environ[str] | dict[str, str]") -> dict[str, str]:
-    """An environment in which pip does not see this project's own versions: the peers need others."""
+    """Environment variables without this project's pip constraints, because the peers need other versions."""
     return {name: value for name, value in environment.items() if name not in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")}

@@ -1,4 +1,4 @@
-"""Our event log as the sequences that a sequential model trains on, and our queries as histories it can encode.
+"""Exports our event log as training sequences for a peer, and our queries as histories that it can encode.
 
 E: events
 """
@@ -19,7 +19,7 @@ from twotower.data.features import Ints
 
 
 def export(data: Data, queries: Sequence[Query], validation: Sequence[Query], length: int, seed: int, directory: Path) -> None:
-    """Write what a peer reads: training sessions of at most `length` + 1 events, and the queries of both parts."""
+    """Write the input of a peer: training sessions of at most `length` + 1 events, and the queries of both parts."""
     order_E = shuffle_baskets(data.log, seed)
     spans = list(sessions(data.log, data.train_until_ms, length))
     known_N = np.zeros(len(data.item_ids), bool)
@@ -32,19 +32,19 @@ def export(data: Data, queries: Sequence[Query], validation: Sequence[Query], le
 
 
 def shuffle_baskets(log: EventLog, seed: int) -> Ints:
-    """Rows of the log [E] in which events of one user and one time stand in random order.
+    """Rows of the log [E] with the events of each basket in random order.
 
-    Their order means nothing, but a model that predicts the next row could learn whatever rule made it.
+    Their order has no meaning, but a model that predicts the next row could learn the rule by which they were sorted.
     """
     owner_E = np.repeat(np.arange(log.num_users), np.diff(log.offsets_U1))
     return np.lexsort((np.random.default_rng(seed).random(len(owner_E)), log.times_ms_E, owner_E))
 
 
 def sessions(log: EventLog, until_ms: int, length: int) -> Iterator[slice]:
-    """Rows of every session: a user's training events cut, from the newest back, into pieces of `length` + 1.
+    """Rows of every session: the training events of a user, cut from the newest back into pieces of `length` + 1.
 
-    rectools keeps one session of that size per user and forgets what came before; cut so, it trains on every event. Pieces
-    share one event, so that each event but a user's first is predicted exactly once.
+    rectools uses only the last session of that size of each user; with these pieces it trains on every event. Neighbouring pieces
+    share one event, so that each event but the first of a user is predicted exactly once.
     """
     for user in range(log.num_users):
         start, end = log.span(user)
@@ -56,14 +56,14 @@ def sessions(log: EventLog, until_ms: int, length: int) -> Iterator[slice]:
 
 
 def sessions_table(log: EventLog, order_E: Ints, spans: Sequence[slice]) -> pa.Table:
-    """Columns session, item, time_ms."""
+    """A table with the columns session, item and time_ms."""
     rows_E = np.concatenate([order_E[span] for span in spans])
     number_E = np.repeat(np.arange(len(spans)), [span.stop - span.start for span in spans])
     return pa.table({"session": number_E, "item": log.item_rows_E[rows_E], "time_ms": log.times_ms_E[rows_E]})
 
 
 def _queries_table(log: EventLog, order_E: Ints, queries: Sequence[Query], known_N: Flags, length: int) -> pa.Table:
-    """Histories hold known items only, as rectools itself would leave the others out; so do the answers."""
+    """Histories and answers contain known items only, because rectools leaves out others too."""
     items: list[Ints] = []
     times: list[Ints] = []
     answers: list[Ints] = []

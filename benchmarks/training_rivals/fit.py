@@ -1,4 +1,4 @@
-"""Runs inside the peers' environment: train one of rectools' models by its own code, then encode items and queries.
+"""Runs in the peers' environment: trains one of rectools' models with rectools' code, then encodes items and queries.
 
 `python -m benchmarks.training_rivals.fit DIRECTORY`, where `benchmarks.training_rivals.job` says what the directory holds.
 
@@ -41,7 +41,7 @@ PACKAGES = ("rectools", "torch", "pytorch-lightning", "numpy")
 
 
 class Queries(NamedTuple):
-    """Histories, oldest event first, with the moment of each query and the items that came next."""
+    """Histories, oldest event first, with the time and the answers of each query."""
 
     items: list[npt.NDArray[np.int64]]
     times_ms: list[npt.NDArray[np.int64]]
@@ -50,7 +50,7 @@ class Queries(NamedTuple):
 
 
 class KeepBest(lightning.Callback):  # type: ignore[misc]
-    """Judges the model on the validation queries after every epoch, keeps the best weights, and stops when they grow old."""
+    """Evaluates the model on validation queries after every epoch, keeps the best weights, and stops without progress."""
 
     def __init__(self, queries: Queries, length: int, patience: int) -> None:
         self.queries, self.length, self.patience = queries, length, patience
@@ -58,7 +58,7 @@ class KeepBest(lightning.Callback):  # type: ignore[misc]
         self.best: dict[str, Tensor] = {}
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-        """Also called for an epoch that the time cut short."""
+        """Evaluate. Also called for an epoch that ended early because the time was over."""
         items_KD = item_vectors(module.torch_model)
         row_of = internal_rows(module.data_preparator)
         scores_QK = query_vectors(module, self.queries, self.length) @ items_KD.T
@@ -73,12 +73,12 @@ class KeepBest(lightning.Callback):  # type: ignore[misc]
         print(f"epoch {len(self.scores)}: validation NDCG@10 {self.scores[-1]:.4f}", file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: Any, module: Any) -> None:  # noqa: ARG002
-        """The best epoch answers."""
+        """Restore the weights of the best epoch."""
         module.torch_model.load_state_dict(self.best)
 
 
 def main() -> int:
-    """Do the job of the directory named on the command line."""
+    """Do the job in the directory that the command line names."""
     directory = Path(sys.argv[1])
     job = read_job(directory)
     torch.set_num_threads(job.threads)
@@ -108,7 +108,7 @@ def main() -> int:
 
 
 def make_model(job: PeerJob, *callbacks: lightning.Callback) -> Any:
-    """rectools' model for a config; it trains until the job's time is over, or a callback says stop."""
+    """rectools' model for a config. It trains until the time of the job is over or a callback stops it."""
     config = job.config
 
     def trainer() -> Any:
@@ -140,7 +140,7 @@ def make_model(job: PeerJob, *callbacks: lightning.Callback) -> Any:
 
 
 def read_sessions(path: Path) -> Dataset:
-    """One rectools user per session. Rows keep their order within one time: rectools sorts stably."""
+    """A data set with one rectools user per session. Baskets keep their order, because rectools' sort is stable."""
     table = pq.read_table(path)
     frame = pa.table(
         {
@@ -154,14 +154,14 @@ def read_sessions(path: Path) -> Dataset:
 
 
 def read_queries(path: Path) -> Queries:
-    """As `benchmarks.training_rivals.export` wrote them."""
+    """Read the queries that `benchmarks.training_rivals.export` wrote."""
     table = pq.read_table(path)
     columns = {name: [np.array(v, np.int64) for v in table[name].to_pylist()] for name in ("items", "times_ms", "answers")}
     return Queries(now_ms=table["now_ms"].to_numpy(), **columns)
 
 
 def internal_rows(preparator: Any) -> npt.NDArray[np.int64]:
-    """rectools' own row of each catalogue row [N]; 0, its padding token, for items that it does not know."""
+    """rectools' row of each catalogue row [N]; 0, its padding token, for items that it does not know."""
     external = preparator.item_id_map.external_ids[1:].astype(np.int64)
     row_of = np.zeros(int(external.max()) + 1, np.int64)
     row_of[external] = np.arange(1, len(external) + 1)
@@ -170,14 +170,14 @@ def internal_rows(preparator: Any) -> npt.NDArray[np.int64]:
 
 @torch.no_grad()
 def item_vectors(net: Any) -> Tensor:
-    """Vectors [K, D] whose dot product with a query's is what the model ranks by."""
+    """Item vectors [K, D]. Their dot product with a query vector is the score of the model."""
     net.eval()
     return as_compared(net, net.item_model.get_all_embeddings())
 
 
 @torch.no_grad()
 def query_vectors(module: Any, queries: Queries, length: int) -> Tensor:
-    """Vectors [Q, D], each of the last `length` known events before the query; zeros where there are none."""
+    """Query vectors [Q, D] from the last `length` known events; zeros for a query without any."""
     net, row_of = module.torch_model.eval(), internal_rows(module.data_preparator)
     items_KD = net.item_model.get_all_embeddings()
     vectors_QD = torch.zeros(len(queries.items), items_KD.shape[1])
@@ -190,13 +190,13 @@ def query_vectors(module: Any, queries: Queries, length: int) -> Tensor:
 
 
 def as_compared(net: Any, vectors: Tensor) -> Tensor:
-    """Unit vectors where the model compares by cosine."""
+    """Unit vectors if the model scores by cosine, else the vectors as they are."""
     cosine = net.similarity_module.distance.value == "cosine"
     return torch.nn.functional.normalize(vectors, dim=-1) if cosine else vectors
 
 
 def pad(queries: Queries, chosen: npt.NDArray[np.int64], row_of: npt.NDArray[np.int64], length: int) -> dict[str, Tensor]:
-    """A batch as rectools' recommend loader makes it: padded on the left, the moment of the query behind the last event."""
+    """A batch as rectools' recommend loader makes it: padded on the left, with the time of the query after the last event."""
     x_BL = np.zeros((len(chosen), length), np.int64)
     seconds_BL1 = np.zeros((len(chosen), length + 1), np.int64)
     for b, query in enumerate(chosen):
@@ -209,7 +209,7 @@ def pad(queries: Queries, chosen: npt.NDArray[np.int64], row_of: npt.NDArray[np.
 
 
 def ndcg10(scores_QK: Tensor, answers: list[npt.NDArray[np.int64]]) -> float:
-    """Mean NDCG@10, ideal cut at min(answers, 10)."""
+    """Mean NDCG@10, over an ideal cut at min(answers, 10)."""
     top_QT = scores_QK.topk(min(10, scores_QK.shape[1])).indices.numpy()
     discounts = 1 / np.log2(np.arange(2, 12))
     gains = [

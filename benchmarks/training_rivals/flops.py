@@ -1,6 +1,6 @@
-"""Model FLOPs of training: what the arithmetic needs, whatever the implementation spends. One count for both sides.
+"""Model FLOPs of training: those that the model needs, not those that an implementation spends. Both sides count alike.
 
-A multiply-add is 2 FLOPs and the backward pass costs twice the forward: 6 per weight and row. Padding is no work.
+A multiply-add is 2 FLOPs and the backward pass costs twice the forward pass: 6 per weight and row. Padding is not counted.
 
 B: windows, L: events of a window, D: width
 """
@@ -13,7 +13,7 @@ TRAINING = 6  # FLOPs of a forward multiply-add in a training step
 
 
 class DenseWork:
-    """Multiply-adds that ran through the linear and attention layers of a model since it was last asked."""
+    """Counts the multiply-adds of the linear and attention layers of a model, by hooks."""
 
     def __init__(self, model: nn.Module) -> None:
         self.per_event = self.other = 0
@@ -21,21 +21,21 @@ class DenseWork:
             layer.register_forward_pre_hook(lambda _, inputs, num_weights=num_weights: self.add(num_weights, inputs[0]))
 
     def add(self, num_weights: int, rows: Tensor) -> None:
-        """One call of a layer. Three axes are [B, L, D], a row per event; two are rows of their own: queries, items."""
+        """Count a call of a layer. Three axes are [B, L, D], one row per event; two axes are other rows: queries or items."""
         if rows.ndim == 3:
             self.per_event += num_weights
         else:
             self.other += num_weights * len(rows)
 
     def take(self, num_steps: int, num_events: int) -> int:
-        """Forward multiply-adds of the last `num_steps` steps, which read `num_events` events; begins anew."""
+        """Forward multiply-adds of the last `num_steps` steps, which read `num_events` events. Resets the count."""
         total = self.per_event // num_steps * num_events + self.other
         self.per_event = self.other = 0
         return total
 
 
 def dense_layers(model: nn.Module) -> Iterator[tuple[nn.Module, int]]:
-    """Layers with the number of their weights that multiply."""
+    """The dense layers, each with its number of weights that multiply."""
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention):
             assert module.in_proj_weight is not None
@@ -45,7 +45,7 @@ def dense_layers(model: nn.Module) -> Iterator[tuple[nn.Module, int]]:
 
 
 def training_flops(dense: int, num_layers: int, width: int, squared_lengths: int, num_scores: int) -> float:
-    """Of steps with `dense` forward multiply-adds in their layers.
+    """FLOPs of training steps with `dense` forward multiply-adds in their layers.
 
     `squared_lengths` is the sum over the windows of L^2: causal attention multiplies half of L^2 pairs, once for its weights
     and once for its values. `num_scores` counts every pair of a query and a candidate; both sides get a gradient.

@@ -1,4 +1,4 @@
-"""What a peer is asked to do: the contract between this project's process and the one in the peers' environment.
+"""Training jobs of peers: the contract between this project's process and the process in the peers' environment.
 
 A job is a directory. Written by us: job.json, sessions.parquet (session, item, time_ms), validation.parquet and
 queries.parquet (items, times_ms, now_ms, answers). Written by the peer: vectors.npy and rows.npy of the items it knows,
@@ -15,24 +15,24 @@ ITEM_ROWS, ITEM_VECTORS, QUERY_VECTORS, REPORT = "rows.npy", "vectors.npy", "que
 
 
 class PeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One of rectools' models, trained by its own code. `loss` and the rest are rectools' words and defaults unless said."""
+    """One of rectools' models, trained by rectools' code. Names are rectools', and so are defaults if not said otherwise."""
 
     model: Literal["sasrec", "hstu"]
     width: int
     num_layers: int = 2
     num_heads: int
-    length: int  # of the sessions it reads
+    length: int  # of the sessions that it reads
     batch: int
     loss: Literal["softmax", "sampled_softmax"]
-    num_negatives: int = 1  # of the sampled softmax: drawn uniformly for every position
+    num_negatives: int = 1  # for the sampled softmax, drawn uniformly for every position
     temperature: float = 1.0
     dropout: float = 0.2
     learning_rate: float = 1e-3
-    patience: int = 10  # epochs without a better validation NDCG@10 before it stops short of its time
+    patience: int = 10  # stops after so many epochs without a better validation NDCG@10
 
 
 class PeerJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A config, and how long on how many cores."""
+    """A config with the time and the number of threads for its training."""
 
     config: PeerConfig
     minutes: float
@@ -41,7 +41,7 @@ class PeerJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class PeerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How it went. `validation` holds NDCG@10 after every epoch; the best epoch's weights answered."""
+    """The result of a job. `validation` is NDCG@10 after every epoch; the weights of the best epoch are used."""
 
     parameters: int
     epochs: int
@@ -52,13 +52,13 @@ class PeerReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """Some training steps on the clock."""
+    """The measurements of some training steps."""
 
     steps: int
     seconds: float
-    events: int  # read, padding left out
+    events: int  # events read, without padding
     positions: int  # that were scored
-    answers: int  # right ones, of all positions
+    answers: int  # right answers of all positions
     scores: int  # pairs of a position and a candidate
     flops: float  # that the model needs (`benchmarks.training_rivals.flops`)
 
@@ -68,7 +68,7 @@ def read_job(directory: Path) -> PeerJob:
     return msgspec.json.decode((directory / JOB).read_bytes(), type=PeerJob)
 
 
-NUM_NEGATIVES = 64  # of every position; 256, eSASRec's number, costs three to five times the time a step on a CPU
+NUM_NEGATIVES = 64  # of every position; eSASRec's 256 make a step take three to five times as long on a CPU
 
 
 def sasrec_baskets() -> PeerConfig:
@@ -99,7 +99,7 @@ def hstu_baskets() -> PeerConfig:
 
 
 def sasrec_sequences() -> PeerConfig:
-    """SASRec for short sequences, 64 wide. The exact softmax over the catalogue would get a third of the epochs."""
+    """SASRec for short sequences, 64 wide. With the exact softmax it would train for a third of the epochs only."""
     return PeerConfig(
         model="sasrec",
         width=64,

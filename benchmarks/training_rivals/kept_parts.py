@@ -1,4 +1,4 @@
-"""Finished parts of a long benchmark, each kept under a hash of all it depends on: a crash does not cost an hour."""
+"""Keeps finished parts of a long benchmark under a hash of everything that they depend on, so that a crash costs little."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -22,23 +22,23 @@ RANKING_CODE = (
 
 
 def key_of(*parts: str) -> str:
-    """Twelve hex digits for whatever a result depends on."""
+    """Twelve hex digits of a hash of everything that a result depends on."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 def hash_of(files: Iterable[Path]) -> str:
-    """One hash of several files' contents."""
+    """A hash of the contents of several files."""
     return key_of(*map(sha256, files))
 
 
 def code(*paths: str) -> str:
-    """One hash of source files, or of directories of them, named from the root of the repository."""
+    """A hash of source files or directories, given relative to the root of the repository."""
     found = [ROOT / path for path in paths]
     return hash_of(file for path in found for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path]))
 
 
 def kept_rankings(path: Path, make: Callable[[], Rankings]) -> Rankings:
-    """The rankings stored at `path`, or those of `make`, which are then stored there."""
+    """The rankings stored at `path`. If there are none, calls `make` and stores its result."""
     if path.exists():
         say(f"reused {path.name}, of {made_on(path)}")
         with np.load(path, allow_pickle=False) as arrays:
@@ -52,5 +52,5 @@ def kept_rankings(path: Path, make: Callable[[], Rankings]) -> Rankings:
 
 
 def made_on(path: Path) -> str:
-    """When a file or directory was last written, for the reader."""
+    """The time when a file or directory was last written, as text."""
     return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="minutes")

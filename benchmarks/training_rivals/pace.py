@@ -1,8 +1,8 @@
-"""Runs inside the peers' environment: train in rounds of so many steps, whenever a line on stdin says so, and time each.
+"""Runs in the peers' environment: trains in rounds, one for each line on stdin, and times them.
 
 `python -m benchmarks.training_rivals.pace DIRECTORY`, where `benchmarks.training_rivals.job` says what the directory holds.
-Each line of stdin is a number of steps; each is answered by one `Round` in JSON on stdout. The end of stdin ends the run.
-The loop is rectools' own: its loader, its loss, its optimizer, through Lightning's trainer.
+Each line of stdin is a number of steps. The answer to it is a `Round` in JSON on stdout. The end of stdin ends the run. Loader,
+loss, optimizer and training loop are those of rectools.
 """
 
 import sys
@@ -20,18 +20,18 @@ from benchmarks.training_rivals.job import SESSIONS, PeerConfig, Round, read_job
 
 
 class Rounds(lightning.Callback):  # type: ignore[misc]
-    """Stops the clock and waits for the next line when a round's steps are done."""
+    """At the end of a round, stops the clock and waits for the next line."""
 
     def __init__(self, config: PeerConfig) -> None:
         self.config = config
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        """The first round."""
+        """Begin the first round."""
         self.work = DenseWork(module.torch_model)
         self.begin(trainer)
 
     def begin(self, trainer: Any) -> None:
-        """Wait to be told how many steps, then start the clock."""
+        """Wait for the number of steps, then start the clock."""
         line = sys.stdin.readline()
         trainer.should_stop = not line
         self.steps = self.left = int(line or 1)
@@ -39,7 +39,7 @@ class Rounds(lightning.Callback):  # type: ignore[misc]
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Count the events that were read and the positions that were scored."""
+        """Count the events and the scored positions, and end the round after its last step."""
         lengths_B = (batch["x"] != 0).sum(1)
         self.events += int(lengths_B.sum())
         self.squares += int((lengths_B**2).sum())
@@ -50,7 +50,7 @@ class Rounds(lightning.Callback):  # type: ignore[misc]
             self.begin(trainer)
 
     def round(self, num_items: int) -> Round:
-        """What was done since the clock started; `num_items` includes the padding token, which its softmax scores too."""
+        """The measurements of a round. `num_items` includes the padding token, because rectools' softmax scores it too."""
         seconds = time.perf_counter() - self.started
         dense = self.work.take(self.steps, self.events)
         scores = self.positions * (num_items if self.config.loss == "softmax" else 1 + self.config.num_negatives)
@@ -66,7 +66,7 @@ class Rounds(lightning.Callback):  # type: ignore[misc]
 
 
 def main() -> int:
-    """Train the job of the directory named on the command line until stdin ends."""
+    """Train the job in the directory that the command line names, until stdin ends."""
     directory = Path(sys.argv[1])
     job = read_job(directory)
     torch.set_num_threads(job.threads)

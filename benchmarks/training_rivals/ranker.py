@@ -1,4 +1,4 @@
-"""A trained peer as one of our rankers: scored, ranked and judged by the same code as our own model.
+"""A trained peer as one of our rankers: the same code ranks and evaluates it as our model.
 
 N: items of the catalogue, Q: queries, K: items the peer knows, D: its width
 """
@@ -29,20 +29,20 @@ from twotower.progress import step
 
 @dataclass(frozen=True)
 class Dot:
-    """Dot products of stored query vectors with stored item vectors; items that the peer has never seen come last, tied.
+    """Dot products of stored query and item vectors. Items that the peer does not know come last, tied.
 
-    A user whose history the peer cannot read gets the popular items, as any system would do.
+    A user whose history has no known items gets popular items, as in any real system.
     """
 
     vectors_ND: Tensor
     unknown_N: Tensor
     queries_QD: Tensor
-    place: dict[tuple[int, int], int]  # user and events seen -> row of `queries_QD`
+    place: dict[tuple[int, int], int]  # user and number of known events -> row of `queries_QD`
     snapshots: PopularitySnapshots
     has_probabilities: bool = False
 
     def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:  # noqa: ARG002
-        """Write [Q, N]."""
+        """Write the scores [Q, N]."""
         queries_QD = self.queries_QD[[self.place[q.user, q.num_known] for q in queries]]
         torch.matmul(queries_QD, self.vectors_ND.T, out=out_QN)
         out_QN[:, self.unknown_N] = MASKED
@@ -51,7 +51,7 @@ class Dot:
 
 
 def train_peer(data: Data, job: PeerJob, queries: Sequence[Query], validation: Sequence[Query], out: Path) -> None:
-    """Train a peer in a process of its own and leave what it answered in `out`, which appears only when all is there."""
+    """Train a peer in a separate process and write its vectors to `out`, which appears only when it is complete."""
     python = peer_python()
     with staging(out.parent) as directory, step(f"train {job.config.model}") as work:
         (directory / JOB).write_bytes(msgspec.json.format(msgspec.json.encode(job)))
@@ -65,12 +65,12 @@ def train_peer(data: Data, job: PeerJob, queries: Sequence[Query], validation: S
 
 
 def read_report(directory: Path) -> PeerReport:
-    """How a finished job went."""
+    """The report of a finished job."""
     return msgspec.json.decode((directory / REPORT).read_bytes(), type=PeerReport)
 
 
 def load_peer(directory: Path, data: Data, queries: Sequence[Query]) -> Dot:
-    """The ranker of a finished job; `queries` must be those it was given."""
+    """The ranker of a finished job. `queries` must be those of the job."""
     known, vectors_KD = _array(directory / ITEM_ROWS), _array(directory / ITEM_VECTORS)
     vectors_ND = np.zeros((len(data.item_ids), vectors_KD.shape[1]), np.float32)
     vectors_ND[known] = vectors_KD

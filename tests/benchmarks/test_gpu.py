@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from benchmarks.gpu import cells, lead_ratio, main, rows_of
-from benchmarks.kernel_races.race import Contest, Result, hold
+from benchmarks.kernel_races.race import Race, Result, run_race
 
 
-def contest(answer: float) -> Contest:
-    return Contest(
+def race(answer: float) -> Race:
+    return Race(
         op="double",
         shape="1",
         num_bytes=4.0,
@@ -34,7 +34,7 @@ def test_without_a_gpu_only_a_dry_run_is_made(capsys: pytest.CaptureFixture[str]
 
 
 def test_wrong_answers_and_nan_are_found() -> None:
-    assert [result.is_wrong for answer in (2.0, 2.1, float("nan")) for result in hold(contest(answer), timing=False)] == [
+    assert [result.is_wrong for answer in (2.0, 2.1, float("nan")) for result in run_race(race(answer), timing=False)] == [
         False,
         True,
         True,
@@ -42,7 +42,7 @@ def test_wrong_answers_and_nan_are_found() -> None:
 
 
 def test_what_was_not_timed_has_no_number() -> None:
-    result = Result(contest(2.0), "ours", 0.0, None)
+    result = Result(race(2.0), "ours", 0.0, None)
 
     assert [cell for cell in cells(result, None) if cell] == ["not measured"]
     assert rows_of([result], None) == []

@@ -50,7 +50,7 @@ def test_the_mark_compares_with_must_first_and_goal_second(measured: Row, expect
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_figure_that_was_not_measured_is_refused(value: float) -> None:
-    with pytest.raises(ValueError, match="leave out what was not measured"):
+    with pytest.raises(ValueError, match="leave out figures that were not measured"):
         row(value)
 
 
