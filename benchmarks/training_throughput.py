@@ -214,7 +214,7 @@ class OurWork:
         self.scores += len(batch.window_Q) * len(scored.drawn.rows_C)
 
     def round(self) -> Round:
-        """What was done since the beginning."""
+        """The measurements since `begin`."""
         seconds = time.perf_counter() - self.started
         dense = self.dense.take(self.steps, self.events)
         return Round(

@@ -1,4 +1,4 @@
-"""The benchmark of the nightly job measures what it says, on sizes that fit a test."""
+"""The benchmark of the nightly job measures right, on small catalogues."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the model is held against is the baseline of the same run."""
+"""The limit for the model is the baseline of the same run."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The model's bound is the counter of the same run, not a number written down."""
+"""The limit for the model is the counting baseline of the same run, not a fixed number."""
 
 from benchmarks.demo import rows_of
 

@@ -1,4 +1,4 @@
-"""The GPU script without a GPU: every path but the launches runs, and no time is made up."""
+"""The GPU benchmark without a GPU: everything except the kernels runs, and no time is printed."""
 
 import pytest
 import torch

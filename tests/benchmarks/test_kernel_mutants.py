@@ -1,4 +1,4 @@
-"""Which tests a mutant meets, and that its survivors' reasons are of kernels that are there."""
+"""Which tests run on a mutant, and that explained survivors are of kernels that exist."""
 
 import json
 from pathlib import Path

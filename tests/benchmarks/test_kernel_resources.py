@@ -1,4 +1,4 @@
-"""What is refused of compiled kernels, given a record; and the record itself."""
+"""Which resources of compiled kernels are refused, and the contents of the record."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The model's figures and page, of the record as it is."""
+"""The figures and the page of the model, from the current record."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The benchmark of the loss measures what it says, on a size that fits a test."""
+"""The benchmark of the loss measures right, on a small problem."""
 
 import pytest
 

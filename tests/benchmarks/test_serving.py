@@ -1,4 +1,4 @@
-"""The arithmetic between what was measured and what is reported."""
+"""The reported figures are computed right from the measurements."""
 
 from benchmarks import serving
 from benchmarks.report import Row

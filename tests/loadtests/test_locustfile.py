@@ -1,4 +1,4 @@
-"""The Locust users against a stub of the API that writes down what it is asked."""
+"""The Locust users against a stub of the API that records requests."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""Train a small shop in a process of its own, which may be told to kill itself: `python -m tests.training.train_tiny`."""
+"""Train on a small shop in a separate process, which can kill itself at a given step: `python -m tests.training.train_tiny`."""
 
 import importlib
 import multiprocessing.process

@@ -1,4 +1,4 @@
-"""What is read from a compiler's listings: hand-made ones, a few lines each."""
+"""Facts read from assembly, with short hand-made examples."""
 
 from benchmarks.kernel_static.assembly import hot_loop, loop_work, number, sass_spills
 

@@ -1,4 +1,4 @@
-"""Which errors are planted, and where."""
+"""The mutants have the expected errors at the expected places."""
 
 import ast
 

@@ -1,4 +1,4 @@
-"""A shop's server that answers as it is told, on loopback, and households to ask it about."""
+"""A shop's server that answers as it is told, on loopback, and histories to replay against it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""The competitors' answers are as right as ours, or the comparison would be worth nothing."""
+"""The competitors' answers are as exact as ours, because otherwise the comparison would be unfair."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The real rectools, for seconds, where its environment has been made; nowhere else is it installed for a test."""
+"""Trains the real rectools for seconds if its environment exists. It is not installed for the tests."""
 
 from pathlib import Path
 

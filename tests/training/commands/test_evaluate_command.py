@@ -1,4 +1,4 @@
-"""What a person reads after `twotower evaluate`."""
+"""The output of `twotower evaluate`."""
 
 import json
 from pathlib import Path

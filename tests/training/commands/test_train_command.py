@@ -1,4 +1,4 @@
-"""What the command line makes of a recipe, before any data is read."""
+"""The command line changes the config of a recipe before any data is read."""
 
 import argparse
 from pathlib import Path

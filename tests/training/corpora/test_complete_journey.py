@@ -1,4 +1,4 @@
-"""Real purchases: the corpus is what the protocol says, and the counters score what they must before any model is judged."""
+"""Real purchases: the corpus is as the protocol says, and the counting baselines reach their known scores."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a training batch may know, and what it must ask."""
+"""The queries of a batch know earlier events only, and every basket boundary becomes a query."""
 
 import msgspec
 import numpy as np

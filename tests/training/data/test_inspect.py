@@ -1,4 +1,4 @@
-"""A first schema from the data itself, and a report of what is wrong before anything is trained."""
+"""A first schema is guessed from the data, and problems are reported before training."""
 
 import shutil
 from pathlib import Path

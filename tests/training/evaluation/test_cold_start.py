@@ -1,4 +1,4 @@
-"""Planted items are unknown to training, known to the catalogue, and judged apart."""
+"""Planted items are unknown to training, in the catalogue, and evaluated separately."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Likeness of content, and nothing else, ranks."""
+"""The baseline ranks by content similarity and by nothing else."""
 
 from dataclasses import replace
 

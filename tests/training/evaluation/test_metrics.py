@@ -1,4 +1,4 @@
-"""Metrics by hand."""
+"""Metrics equal values that were computed by hand."""
 
 from dataclasses import replace
 

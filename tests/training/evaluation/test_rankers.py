@@ -50,7 +50,7 @@ def queries_of(shop: Shop) -> list[Query]:
     return next_basket(shop.data.log, shop.data.test_from_ms, shop.data.end_ms)
 
 
-def judge(shop: Shop, ranker: Ranker, queries: list[Query] | None = None) -> Rankings:
+def rankings_of(shop: Shop, ranker: Ranker, queries: list[Query] | None = None) -> Rankings:
     return rank({"one": ranker}, shop.data.log, queries or queries_of(shop), shop.data.train_count_N)["one"]
 
 
@@ -83,7 +83,7 @@ def test_leave_one_out_asks_for_the_last_event_and_masks_what_was_seen(shop: Sho
     assert all(log.times_ms_E[log.span(q.user)[0] + q.num_known - 1] < q.now_ms for q in queries), (
         "nothing of its own basket is known"
     )
-    ranked = judge(shop, PersonalFrequency(shop.data.snapshots), queries)
+    ranked = rankings_of(shop, PersonalFrequency(shop.data.snapshots), queries)
     past = ranked.past_A
     assert past.any()
     assert (ranked.rank_A[past] > len(shop.items) / 4).all(), "a masked answer cannot be found"
@@ -113,8 +113,8 @@ def test_leak_1_permuting_rows_within_baskets_changes_no_metric(shop: Shop, tiny
     events = pq.read_table(tiny_shop / "events.parquet")
     shuffled = events.take(pa.array(np.random.default_rng(0).permutation(len(events)))).sort_by("timestamp")
     other = with_events(tiny_shop, tmp_path / "shuffled", shuffled)
-    before = summarise(judge(shop, untrained(shop)), len(shop.items))
-    after = summarise(judge(other, untrained(other)), len(shop.items))
+    before = summarise(rankings_of(shop, untrained(shop)), len(shop.items))
+    after = summarise(rankings_of(other, untrained(other)), len(shop.items))
     assert before == pytest.approx(after, nan_ok=True)
 
 
@@ -144,7 +144,7 @@ def test_leak_2_relabelling_items_changes_nothing_for_a_content_only_model(tiny_
         pq.write_table(events, tmp_path / name / "events.parquet")
         pq.write_table(items, tmp_path / name / "items.parquet")
         other = read_shop(tmp_path / name)
-        ranks.append(judge(other, untrained(other, content_only=True)).rank_A)
+        ranks.append(rankings_of(other, untrained(other, content_only=True)).rank_A)
     np.testing.assert_allclose(ranks[0], ranks[1], atol=1)
 
 
@@ -157,7 +157,9 @@ def test_leak_2_rehashed_ids_change_nothing_beyond_noise(shop: Shop, tiny_shop: 
         inputs, state = prepare_training(LEARNS, each.model, each.items, each.sampler(), each.data.snapshots)
         train(inputs, state)
         vectors_ND = embed_rows(state.objective.embedder, each.items).clone()
-        ranked = judge(each, Model(state.objective.contextualizer, each.model, vectors_ND, each.data.log, each.data.snapshots))
+        ranked = rankings_of(
+            each, Model(state.objective.contextualizer, each.model, vectors_ND, each.data.log, each.data.snapshots)
+        )
         results.append(summarise(ranked, len(each.items)))
     assert results[0]["recall@10"] > 0.25, "it has learned something that could have leaked"
     assert results[1]["set_loss"] == pytest.approx(results[0]["set_loss"], abs=0.1)
@@ -186,7 +188,7 @@ def test_leak_4_what_happens_after_the_target_changes_nothing(shop: Shop, tiny_s
         ranked = []
         for each in (shop, other):
             queries = next_basket(each.data.log, each.data.test_from_ms, middle)
-            ranked.append(judge(each, make(each), queries))
+            ranked.append(rankings_of(each, make(each), queries))
         np.testing.assert_array_equal(ranked[0].rank_A, ranked[1].rank_A)
 
 
@@ -204,7 +206,7 @@ def test_personal_frequency_ranks_past_items_by_count_then_popularity(shop: Shop
 
 def test_batch_local_candidates_are_the_answers_of_64_consecutive_queries(shop: Shop) -> None:
     queries = queries_of(shop)[:70]
-    ranked = judge(shop, Popularity(shop.data.snapshots), queries)
+    ranked = rankings_of(shop, Popularity(shop.data.snapshots), queries)
     owner = ranked.answer_query_A
     for first, last in ((0, 64), (64, 70)):
         candidates = np.unique(np.concatenate([q.answers for q in queries[first:last]]))

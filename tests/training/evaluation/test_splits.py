@@ -1,4 +1,4 @@
-"""Rankers side by side, on the same queries."""
+"""Several rankers are evaluated on the same queries."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a step differentiates."""
+"""The loss of both stages, and id dropout."""
 
 import numpy as np
 import pytest

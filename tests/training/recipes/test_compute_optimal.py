@@ -1,4 +1,4 @@
-"""The planner says what was published, and what lies between and beyond."""
+"""The planner returns the published points, interpolates between them, and extrapolates beyond them."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A class that keeps to the interface passes; each way to break it is refused with what to do."""
+"""A class that implements the interface passes; each violation is refused with an error that says what to do."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Curves show what there is, and how metrics moved together only when there is enough."""
+"""Curves show the data of the journal; correlations need enough evaluations."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The page holds what is known at the time, and says what is missing."""
+"""The page shows all data that exist so far, and says what is missing."""
 
 import json
 from pathlib import Path

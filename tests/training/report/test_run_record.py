@@ -1,4 +1,4 @@
-"""Where a run is found."""
+"""A run is found by its directory or by its bundle."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The verdict follows from the paired intervals, and says what it does not know."""
+"""The verdict follows from the paired intervals, and names what is unknown."""
 
 import pytest
 
@@ -8,7 +8,7 @@ METRICS = {"queries": 100.0, "users": 20.0, "recall@10": 0.22, "ndcg@10": 0.23, 
 COUNTER = {"queries": 100.0, "users": 20.0, "recall@10": 0.19, "ndcg@10": 0.2}
 
 
-def judged(recall: tuple[float, float] | None, ndcg: tuple[float, float] | None, **more: float) -> str:
+def verdict_of(recall: tuple[float, float] | None, ndcg: tuple[float, float] | None, **more: float) -> str:
     """The page's part on a model whose differences to one counter have these intervals."""
     model = METRICS | more
     for name, interval in (("recall@10", recall), ("ndcg@10", ndcg)):
@@ -29,17 +29,17 @@ def judged(recall: tuple[float, float] | None, ndcg: tuple[float, float] | None,
 def test_the_verdict_follows_from_the_intervals(
     recall: tuple[float, float], ndcg: tuple[float, float] | None, kind: str, sentence: str
 ) -> None:
-    shown = judged(recall, ndcg)
+    shown = verdict_of(recall, ndcg)
     assert f'class="verdict {kind}"' in shown
     assert sentence in shown
 
 
 def test_the_candidates_are_named() -> None:
-    assert "Candidates: full catalogue, 50 items, past items kept" in judged(None, None)
+    assert "Candidates: full catalogue, 50 items, past items kept" in verdict_of(None, None)
 
 
 def test_a_figure_that_is_not_there_is_a_dash() -> None:
-    assert "<tr><th>personal frequency</th><td>0.1900</td><td>0.2000</td><td>-</td>" in judged(None, None)
+    assert "<tr><th>personal frequency</th><td>0.1900</td><td>0.2000</td><td>-</td>" in verdict_of(None, None)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_figure_that_is_not_there_is_a_dash() -> None:
 )
 def test_exploring_is_told_as_a_ratio_to_popularity(low: float, high: float, sense: str) -> None:
     name = "over popularity: unseen_recall@10"
-    shown = judged((0.02, 0.03), (0.01, 0.02), **{name: 1.0, f"{name}.low": low, f"{name}.high": high})
+    shown = verdict_of((0.02, 0.03), (0.01, 0.02), **{name: 1.0, f"{name}.low": low, f"{name}.high": high})
     assert f"it is {sense} popularity: 1.00x its recall, 95 % interval {low:.2f} to {high:.2f}" in shown
 
 

@@ -1,4 +1,4 @@
-"""A run that is killed and continued ends as if nothing had happened; a checkpoint of another run is refused."""
+"""A run that is killed and resumed ends as one that was not killed. A checkpoint of another run is refused."""
 
 import signal
 from pathlib import Path

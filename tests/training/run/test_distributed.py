@@ -1,4 +1,4 @@
-"""Two processes compute what one would: the same losses, and an end when one of them dies."""
+"""Two processes compute the same losses as one, and end when one of them dies."""
 
 import os
 import signal

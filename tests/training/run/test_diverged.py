@@ -1,4 +1,4 @@
-"""What is kept of a step that diverged."""
+"""The data of a step that diverged are written to files."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A journal survives what happens to runs: they are long, they are killed, they go on."""
+"""A journal stays readable when runs are long, killed or resumed."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Two stages, seeded; the embedder stands still in the second."""
+"""Training has two seeded stages, and the embedder is frozen in the second."""
 
 import math
 import threading

@@ -1,4 +1,4 @@
-"""A watched run is the run it would have been, and its journal tells how it went."""
+"""Evaluations do not change a run, and its journal has their results."""
 
 from pathlib import Path
 
