@@ -40,7 +40,7 @@ class Setup(msgspec.Struct, frozen=True):
     device: str = "cpu"
 
 
-class Given(RecommendRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CheckedRequest(RecommendRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request whose texts the server has checked: once is enough."""
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class Load(Message, frozen=True, array_like=True, tag=True):
     release_id: str
 
 
-class LetGo(Message, frozen=True, array_like=True, tag=True):
+class DropRelease(Message, frozen=True, array_like=True, tag=True):
     """Nobody asks that release any more."""
 
     release: int
@@ -72,7 +72,7 @@ class Ask(Message, frozen=True, array_like=True, tag=True):
     release: int
     cost: int
     deadline_s: float  # of time.monotonic: one clock for all processes of a machine
-    request: Given
+    request: CheckedRequest
     stored: UserHistory
     now_ms: int
 
@@ -134,11 +134,11 @@ class State(Message, frozen=True, array_like=True, tag=True):
     keeping: Keeping
 
 
-Call = Load | LetGo | Ask | Forget | Cancel
+Call = Load | DropRelease | Ask | Forget | Cancel
 Reply = Answer | Failure | State
 
 
-class Link(asyncio.Protocol, Generic[M]):
+class Connection(asyncio.Protocol, Generic[M]):
     """One end of the socket. `receive` is handed each message, `unsendable` each of ours that cannot be sent and why, and
     `ended` is called once: the other end has gone, or has sent what is no frame.
     """

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from service.engine.frames import Answer, Ask, Call, Cancel, Failure, Forget, LetGo, Link, Load, Message, Setup, State
+from service.engine.frames import Answer, Ask, Call, Cancel, Connection, DropRelease, Failure, Forget, Load, Message, Setup, State
 from service.engine.thread import TURN_S, Batched, Engine, Limits
 from service.model.user_states import Keeping
 from service.ranking.recommend import Asked, forget_users, recommend_many
@@ -47,14 +47,14 @@ class EngineProcess:
         self.engine.on_batch = lambda requests, cost: self._batches.append((requests, cost))
         self._loading = ThreadPoolExecutor(1, "load", partial(torch.set_num_threads, 1))
         self._has_ended = asyncio.Event()
-        self._link: Link[Call] = Link(Call, self._receive, self._spoilt, self._has_ended.set)
+        self._connection: Connection[Call] = Connection(Call, self._receive, self._spoilt, self._has_ended.set)
 
     async def run(self, connection: socket.socket) -> None:
         """Answer until the server is gone, or the engine's thread is."""
-        await asyncio.get_running_loop().create_unix_connection(lambda: self._link, sock=connection)
+        await asyncio.get_running_loop().create_unix_connection(lambda: self._connection, sock=connection)
         self.engine.start()
         while not self._has_ended.is_set() and self.engine.trouble(math.inf) is None:
-            self._link.send(self._state())
+            self._connection.send(self._state())
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._has_ended.wait(), BEAT_S)
 
@@ -63,7 +63,7 @@ class EngineProcess:
             case Cancel():
                 if task := self._tasks.get(call.number):
                     task.cancel()
-            case LetGo():
+            case DropRelease():
                 self._releases.pop(call.release, None)
                 self._loading.submit(give_back)
             case _:
@@ -76,8 +76,8 @@ class EngineProcess:
             reply = await self._do(call)
         except Exception as error:
             reply = Failure.of(call.number, error)
-        if self._link.send(reply):
-            self._link.send(self._state())
+        if self._connection.send(reply):
+            self._connection.send(self._state())
 
     async def _do(self, call: Load | Ask | Forget) -> Answer:
         match call:
@@ -110,7 +110,7 @@ class EngineProcess:
 
     def _spoilt(self, message: Message, error: Exception) -> None:
         assert isinstance(message, Answer), "a state and a failure are small and plain"
-        self._link.send(Failure.of(message.number, error))
+        self._connection.send(Failure.of(message.number, error))
 
 
 def recommend_and_weigh(

@@ -20,7 +20,21 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from service.api.errors import ApiError
-from service.engine.frames import Answer, Ask, Cancel, Failure, Forget, Given, LetGo, Link, Load, Message, Reply, Setup, State
+from service.engine.frames import (
+    Answer,
+    Ask,
+    Cancel,
+    CheckedRequest,
+    Connection,
+    DropRelease,
+    Failure,
+    Forget,
+    Load,
+    Message,
+    Reply,
+    Setup,
+    State,
+)
 from service.engine.thread import CLOSE_S, Batched, Engine, Limits
 from service.model.user_states import Keeping, Key, UserState, UserStates
 from service.ranking.recommend import Asked
@@ -59,7 +73,7 @@ class RemoteEngine(Engine):
         self._their_beat_s = monotonic()
         self._releases: weakref.WeakKeyDictionary[UserStates, int] = weakref.WeakKeyDictionary()
         self._has_ended = False
-        self._link: Link[Reply] = Link(Reply, self._receive, self._spoilt, self._ended)
+        self._connection: Connection[Reply] = Connection(Reply, self._receive, self._spoilt, self._ended)
 
     def start(self) -> None:
         """Start the thread and the process."""
@@ -80,7 +94,7 @@ class RemoteEngine(Engine):
     def close(self) -> None:
         """Finish what is queued here, then end the process: it has nothing to lose."""
         super().close()
-        self._link.close()
+        self._connection.close()
         self._socket.close()
         self._process.kill()
         with suppress(subprocess.TimeoutExpired):
@@ -122,9 +136,9 @@ class RemoteEngine(Engine):
         """Have it loaded, verified and proven by the process, which keeps it as long as somebody here does."""
         if self._lost is not None:
             raise self._lost
-        if not self._link.is_open:
+        if not self._connection.is_open:
             loop = asyncio.get_running_loop()
-            await loop.create_unix_connection(lambda: self._link, sock=self._socket)
+            await loop.create_unix_connection(lambda: self._connection, sock=self._socket)
         if release.users in self._releases:
             return
         number = next(self._numbers)
@@ -141,7 +155,7 @@ class RemoteEngine(Engine):
         call: Ask | Forget
         if isinstance(argument, Asked):
             # Typed by what it is read as: both have the same fields.
-            request, key = cast(Given, argument.request), argument.key
+            request, key = cast(CheckedRequest, argument.request), argument.key
             call = Ask(number, release, cost, deadline_s, request, argument.stored, argument.now_ms)
         else:
             call, key = Forget(number, release, argument), argument
@@ -156,11 +170,11 @@ class RemoteEngine(Engine):
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[number] = _Waiting(future, cost, monotonic())
         self._waiting_cost += cost
-        self._link.send(call)
+        self._connection.send(call)
         try:
             return await future
         except asyncio.CancelledError:
-            self._link.send(Cancel(number))
+            self._connection.send(Cancel(number))
             raise
         finally:
             del self._waiting[number]
@@ -192,7 +206,7 @@ class RemoteEngine(Engine):
     def _let_go(self, loop: asyncio.AbstractEventLoop, release: int) -> None:
         """Called by whichever thread was the last to hold the release."""
         with suppress(RuntimeError):  # the loop was closed, and the process has ended with it
-            loop.call_soon_threadsafe(self._link.send, LetGo(release))
+            loop.call_soon_threadsafe(self._connection.send, DropRelease(release))
 
 
 def note(users: UserStates, key: Key, num_bytes: int | None, max_bytes: int) -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from service.api.errors import ApiError
 from service.engine import frames
-from service.engine.frames import Answer, Cancel, Failure, LetGo, Link
+from service.engine.frames import Answer, Cancel, Connection, DropRelease, Failure
 from twotower.errors import IntegrityError
 
-Messages = Cancel | LetGo | Answer
+Messages = Cancel | DropRelease | Answer
 
 
 class End:
@@ -21,7 +21,9 @@ class End:
         self.received: list[Any] = []
         self.spoilt: list[tuple[Any, Exception]] = []
         self.num_ends = 0
-        self.link: Link[Any] = Link(Messages, self.received.append, lambda m, e: self.spoilt.append((m, e)), self._end)
+        self.connection: Connection[Any] = Connection(
+            Messages, self.received.append, lambda m, e: self.spoilt.append((m, e)), self._end
+        )
 
     def _end(self) -> None:
         self.num_ends += 1
@@ -34,10 +36,10 @@ def talk(work: Callable[[End, socket.socket], Awaitable[None]]) -> End:
     async def run() -> None:
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
-        await asyncio.get_running_loop().create_unix_connection(lambda: end.link, sock=ours)
+        await asyncio.get_running_loop().create_unix_connection(lambda: end.connection, sock=ours)
         with theirs:
             await work(end, theirs)
-        end.link.close()
+        end.connection.close()
         await asyncio.sleep(0)
 
     asyncio.run(run())
@@ -55,10 +57,14 @@ async def soon() -> None:
 
 def test_what_is_sent_in_one_turn_of_the_event_loop_is_one_frame() -> None:
     async def work(end: End, other: socket.socket) -> None:
-        assert [end.link.send(Cancel(1)), end.link.send(LetGo(7)), end.link.send(Cancel(2))] == [True, False, False]
+        assert [end.connection.send(Cancel(1)), end.connection.send(DropRelease(7)), end.connection.send(Cancel(2))] == [
+            True,
+            False,
+            False,
+        ]
         await soon()
-        assert other.recv(4096) == frame(Cancel(1), LetGo(7), Cancel(2))
-        assert end.link.send(Cancel(3))
+        assert other.recv(4096) == frame(Cancel(1), DropRelease(7), Cancel(2))
+        assert end.connection.send(Cancel(3))
         await soon()
         assert other.recv(4096) == frame(Cancel(3))
 
@@ -67,13 +73,13 @@ def test_what_is_sent_in_one_turn_of_the_event_loop_is_one_frame() -> None:
 
 def test_frames_may_come_in_any_pieces() -> None:
     async def work(end: End, other: socket.socket) -> None:
-        for byte in frame(Cancel(1), LetGo(7)):
+        for byte in frame(Cancel(1), DropRelease(7)):
             other.send(bytes([byte]))
             await asyncio.sleep(0)
         other.send(frame(Cancel(2)) + frame() + frame(Cancel(3)))
         await soon()
 
-    assert talk(work).received == [Cancel(1), LetGo(7), Cancel(2), Cancel(3)]
+    assert talk(work).received == [Cancel(1), DropRelease(7), Cancel(2), Cancel(3)]
 
 
 def test_of_half_a_frame_nothing_is_taken() -> None:
@@ -81,7 +87,7 @@ def test_of_half_a_frame_nothing_is_taken() -> None:
         other.send(frame(Cancel(1)) + frame(Cancel(2), Cancel(3))[:-1])
         other.shutdown(socket.SHUT_RDWR)
         await soon()
-        assert not end.link.is_open
+        assert not end.connection.is_open
 
     end = talk(work)
     assert (end.received, end.num_ends) == ([Cancel(1)], 1)
@@ -114,7 +120,7 @@ def test_a_message_that_cannot_be_sent_keeps_no_other_back(monkeypatch: pytest.M
 
     async def work(end: End, other: socket.socket) -> None:
         for message in (Cancel(1), large, odd, Cancel(4)):
-            end.link.send(message)
+            end.connection.send(message)
         await soon()
         assert other.recv(4096) == frame(Cancel(1)) + frame(Cancel(4))
 

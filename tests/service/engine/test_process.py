@@ -10,7 +10,21 @@ import pytest
 
 from service.api.schemas import RecommendRequest
 from service.engine import process as engine_process
-from service.engine.frames import Answer, Ask, Cancel, Failure, Forget, Given, LetGo, Link, Load, Message, Reply, Setup, State
+from service.engine.frames import (
+    Answer,
+    Ask,
+    Cancel,
+    CheckedRequest,
+    Connection,
+    DropRelease,
+    Failure,
+    Forget,
+    Load,
+    Message,
+    Reply,
+    Setup,
+    State,
+)
 from service.engine.process import EngineProcess
 from service.histories.history import UserHistory
 from service.model.user_states import Keeping
@@ -29,7 +43,7 @@ class Server:
         self.process = EngineProcess(setup)
         self.replies: dict[int, Answer | Failure] = {}
         self.states: list[State] = []
-        self.link: Link[Reply] = Link(Reply, self._receive, lambda *_: None, lambda: None)
+        self.connection: Connection[Reply] = Connection(Reply, self._receive, lambda *_: None, lambda: None)
 
     def _receive(self, reply: Reply) -> None:
         if isinstance(reply, State):
@@ -40,8 +54,8 @@ class Server:
     async def ask(self, *messages: Any) -> list[Answer | Failure]:
         """Send these in one turn of the loop; the answers to those that are not cancelled."""
         for message in messages:
-            self.link.send(message)
-        numbers = [message.number for message in messages if not isinstance(message, LetGo)]
+            self.connection.send(message)
+        numbers = [message.number for message in messages if not isinstance(message, DropRelease)]
         numbers = [n for n in numbers if Cancel(n) not in messages]
         while not all(n in self.replies for n in numbers):
             await asyncio.sleep(0.005)
@@ -55,12 +69,12 @@ def serve(store: Path, work: Callable[[Server], Awaitable[T]]) -> T:
         server = Server(Setup(str(store), None, 1, 32, 4096, 1 << 26, 0.0))
         ours, theirs = socket.socketpair()
         running = asyncio.create_task(server.process.run(theirs))
-        await asyncio.get_running_loop().create_unix_connection(lambda: server.link, sock=ours)
+        await asyncio.get_running_loop().create_unix_connection(lambda: server.connection, sock=ours)
         try:
             async with asyncio.timeout(20):
                 return await work(server)
         finally:
-            server.link.close()
+            server.connection.close()
             async with asyncio.timeout(1):
                 await running  # it ends with the socket
             server.process.engine.close()
@@ -69,7 +83,7 @@ def serve(store: Path, work: Callable[[Server], Awaitable[T]]) -> T:
 
 
 def ask(number: int, release: int, deadline_s: float = math.inf, **body: Any) -> Ask:
-    return Ask(number, release, 32, deadline_s, Given(**body), UserHistory(), NOW_MS)
+    return Ask(number, release, 32, deadline_s, CheckedRequest(**body), UserHistory(), NOW_MS)
 
 
 def item_ids(reply: Answer | Failure) -> list[str]:
@@ -168,7 +182,7 @@ def test_a_release_that_is_here_already_is_ready_at_once_and_knows_nobody(
         await server.ask(Load(0, 0, release.id))
         await server.ask(ask(1, 0, user_id="ann"))
         monkeypatch.delattr(engine_process, "open_release")
-        await server.ask(Load(2, 2, release.id), LetGo(0))
+        await server.ask(Load(2, 2, release.id), DropRelease(0))
         await server.ask(ask(3, 2, user_id="ann"))
         assert server.states[-1].keeping.hits == 0
         (gone,) = await server.ask(ask(4, 0))

@@ -129,13 +129,13 @@ def test_what_is_asked_in_one_turn_of_the_loop_leaves_as_one_frame_and_is_answer
 ) -> None:
     remote.batches.clear()
     frames: list[int] = []
-    write = remote.engine._link._write
+    write = remote.engine._connection._write
 
     def noted(messages: list[Message]) -> None:
         frames.append(len(messages))
         write(messages)
 
-    monkeypatch.setattr(remote.engine._link, "_write", noted)
+    monkeypatch.setattr(remote.engine._connection, "_write", noted)
 
     async def ask() -> None:
         await asyncio.gather(*(remote.ask(asked(f"turn-{n}")) for n in range(6)))
