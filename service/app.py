@@ -1,75 +1,108 @@
-"""The parts put together: one ASGI application around one release and one history store."""
+"""Puts the parts of a server together to one application, around one release and one history store."""
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
 
-import starlette.routing
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
 
-from service.api.errors import ApiError
+from service.engine.admission import Admission
+from service.engine.calls import ModelCalls
 from service.engine.remote import RemoteEngine, setup_of
 from service.engine.thread import Engine, Limits
 from service.histories.history import HistoryStore
+from service.histories.reading import HistoryReader
 from service.http.front import Front
 from service.http.keys import KeyRing
-from service.http.messages import refuse
 from service.http.openapi import document
 from service.http.route_table import Route, RouteTable
+from service.model.user_states import UserCache
+from service.process.readiness import Readiness
 from service.release.changes import ItemChanges
 from service.release.loaded import LoadedRelease
-from service.release.source import source_of
-from service.rollout.follow import Follower, show
+from service.release.source import ReleaseSource, source_of
+from service.rollout.canary import CanaryJudge
+from service.rollout.follow import Follower
+from service.rollout.loading import ReleaseLoader
 from service.rollout.pinned import pinned_releases
-from service.rollout.shadow import compare_forever
-from service.rollout.variants import Plan, Variants, load_plan
+from service.rollout.plan import Plan, load_plan
+from service.rollout.served import ServedReleases
+from service.rollout.shadow import Comparisons
+from service.rollout.swap import Swapper, show
 from service.routes.admin import Admin
-from service.routes.context import Service
+from service.routes.context import Context
+from service.routes.events import EventRoutes
+from service.routes.health import HealthRoutes
 from service.routes.items import ItemRoutes
-from service.routes.recommend import Routes
+from service.routes.recommend import RecommendRoutes
+from service.routes.scores import ScoreRoutes
+from service.routes.users import UserRoutes
 from service.settings import Settings
+from service.telemetry.deadlines import Deadlines
 from service.telemetry.logs import RequestLog
 from service.telemetry.metrics import Metrics
+from service.telemetry.request_record import RECORD, RequestRecord
 from service.telemetry.tracing import open_traces
 from twotower.artefacts.item_changes import DeltaStore
 
 VERSION = "1"
-# FastAPI's own: `None` for a handler leaves them to it.
+# FastAPI serves these routes itself, so they have no handler.
 DOCUMENTATION = Route("GET", ("/docs", "/openapi.json"), scope="open", private=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """A server ready to run: the ASGI application, its parts, and the follower of the store's pointer."""
+
+    asgi: Front
+    fastapi: FastAPI
+    context: Context
+    follower: Follower
+    cache: UserCache
 
 
 def build_app(
     settings: Settings, release: LoadedRelease, history: HistoryStore, metrics: Metrics, delta: DeltaStore | None = None
-) -> Front:
-    """The application. Its lifespan owns the engine's thread and closes the stores; without `delta` items cannot be changed."""
-    changes = ItemChanges(delta, settings.max_delta_items) if delta else None
-    limits = Limits(settings.batch_requests, settings.batch_tokens, settings.max_queued, settings.max_wait_s)
+) -> Application:
+    """Make the application. Its lifespan starts and stops the engine, and closes the stores at the end.
+
+    Without `delta`, items cannot be changed.
+    """
     source = source_of(settings)
-    remote = RemoteEngine(setup_of(settings, source.store.local), limits) if settings.engine == "process" else None
-    engine = remote or Engine(settings.torch_threads, limits)
-    variants = Variants(load_plan(settings.variants) if settings.variants else Plan(), metrics)
-    others = pinned_releases(source, variants.plan, release)
-    service = Service(settings, release, history, engine, metrics, variants, changes, others)
-    if remote:
-        service.keeping = remote.keeping
-    follower = Follower(service, source)
+    engine, cache = make_engine(settings, source)
+    deadlines = Deadlines(metrics, settings.request_timeout_s)
+    admission = Admission(engine, metrics)
+    calls = ModelCalls(engine, admission, deadlines, cache)
+    plan = load_plan(settings.variants) if settings.variants else Plan()
+    changes = ItemChanges(delta, settings.max_delta_items) if delta else None
+    served = ServedReleases(release, plan, changes, pinned_releases(source, plan, release))
+    context = Context(
+        settings=settings,
+        metrics=metrics,
+        engine=engine,
+        admission=admission,
+        calls=calls,
+        deadlines=deadlines,
+        histories=HistoryReader(history, metrics, deadlines),
+        served=served,
+        comparisons=Comparisons(served, calls, engine, metrics),
+        readiness=Readiness(engine, settings.heartbeat_limit_s),
+    )
+    follower = make_follower(context, source)
     keys = KeyRing(settings.keys, metrics) if settings.keys else None
     traces = open_traces(settings.otlp) if settings.otlp else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.engine.start()
+        engine.start()
         watch = asyncio.create_task(keys.watch()) if keys else None
         try:
-            for served in (service.release, *service.others.values()):
-                await service.engine.load(served)
-            await service.restore()
+            for loaded in served.now.releases:
+                await engine.load(loaded)
+            await served.restore()
             follower.start()
-            comparing = asyncio.create_task(compare_forever(service))
+            comparing = asyncio.create_task(context.comparisons.run_forever())
             yield
             comparing.cancel()
             await asyncio.wait([comparing])
@@ -77,57 +110,82 @@ def build_app(
             await follower.close()
             if watch:
                 watch.cancel()
-            service.engine.close()
-            await service.history.close()
+            engine.close()
+            await history.close()
             if changes:
                 await changes.close()
             if traces:
                 await asyncio.to_thread(traces.close)
 
-    # Bodies are decoded by msgspec in plain routes: FastAPI is here for /docs and for what comes to stand on it.
-    app = FastAPI(lifespan=lifespan, redoc_url=None, redirect_slashes=False, swagger_ui_oauth2_redirect_url=None)
-    app.state.service = service  # for the process that runs it
-    parts = (Routes(service), ItemRoutes(service), Admin(service, source, follower))
-    table = add_routes(app, [route for part in parts for route in part.routes()])
-    for error in (ApiError, HTTPException, Exception):
-        app.add_exception_handler(error, refuse_async)
-    observe(service)
+    # FastAPI runs the lifespan and serves /docs; the front serves every other route itself.
+    fastapi = FastAPI(lifespan=lifespan, redoc_url=None, redirect_slashes=False, swagger_ui_oauth2_redirect_url=None)
+    parts = (
+        RecommendRoutes(context, lambda num_requests: charge(keys, num_requests)),
+        ScoreRoutes(context),
+        EventRoutes(context),
+        UserRoutes(context),
+        HealthRoutes(context),
+        ItemRoutes(context),
+        Admin(context, source, follower),
+    )
+    table = describe_routes(fastapi, [route for part in parts for route in part.routes()])
+    observe(context, cache)
     log = RequestLog(settings.log_hash_key.get_secret_value() if settings.log_hash_key else None)
-    return Front(app, table, settings, metrics, keys, [log, *([traces] if traces else [])], lambda: service.is_busy)
+    reporters: list[Callable[[RequestRecord], None]] = [log, *([traces] if traces else [])]
+    is_busy = lambda: context.readiness.leaving is None and admission.is_busy  # noqa: E731
+    return Application(Front(fastapi, table, settings, metrics, keys, reporters, is_busy), fastapi, context, follower, cache)
 
 
-def add_routes(app: FastAPI, routes: Sequence[Route]) -> RouteTable:
-    """Every route under its name and its aliases, and the document that describes them."""
-    for route in routes:
-        if route.handler:
-            made = [starlette.routing.Route(path, route.handler, methods=[route.method]) for path in route.paths]
-            app.router.routes.extend(map(whole, made))
+def make_engine(settings: Settings, source: ReleaseSource) -> tuple[Engine, UserCache]:
+    """The engine that the settings choose, and its cache of user states."""
+    limits = Limits(settings.batch_requests, settings.batch_tokens, settings.max_queued, settings.max_wait_s)
+    if settings.engine == "process":
+        remote = RemoteEngine(setup_of(settings, source.store.local), limits)
+        return remote, remote.cache
+    return Engine(settings.torch_threads, limits), UserCache(settings.user_cache_mb << 20, settings.verify_share)
+
+
+def make_follower(context: Context, source: ReleaseSource) -> Follower:
+    """The follower, which keeps the server on the release that the store's pointer names."""
+    settings, metrics, served, engine = context.settings, context.metrics, context.served, context.engine
+    num_copies = 2 if settings.engine == "process" else 1
+    loader = ReleaseLoader(source, engine, context.calls, num_copies)
+    swapper = Swapper(served, engine, loader, metrics, settings.keep_old_s)
+    return Follower(served, loader, swapper, CanaryJudge(served, swapper, loader, metrics), metrics, settings.poll_s)
+
+
+def describe_routes(fastapi: FastAPI, routes: Sequence[Route]) -> RouteTable:
+    """The table of all routes. Also gives FastAPI the OpenAPI document that describes them."""
     described = document(routes, VERSION)
-    app.openapi = lambda: described  # type: ignore[method-assign] # FastAPI's own way to replace its document
+    fastapi.openapi = lambda: described  # type: ignore[method-assign] # FastAPI's own way to replace its document
     return RouteTable([*routes, DOCUMENTATION])
 
 
-def whole(route: starlette.routing.Route) -> starlette.routing.Route:
-    """The route, with a path whose last part may hold line breaks: an id may be any text."""
-    route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
-    return route
+def charge(keys: KeyRing | None, num_requests: int) -> None:
+    """Charge the key of the current request for `num_requests` further requests in its body."""
+    record = RECORD.get()
+    if keys and record and record.key_id and num_requests > 0:
+        keys.charge(record.key_id, num_requests)
 
 
-async def refuse_async(request: Any, error: Exception) -> Any:
-    """`refuse` as Starlette calls it: a plain function would be sent to a thread."""
-    return refuse(request, error)
-
-
-def observe(service: Service) -> None:
-    """Gauges that are read when scraped."""
-    service.metrics.heartbeat_age.set_function(lambda: service.engine.heartbeat_age_s)
-    service.metrics.queue_depth.set_function(lambda: service.engine.num_queued)
-    service.metrics.queue_tokens.set_function(lambda: service.engine.queued_cost)
-    service.engine.on_batch = service.metrics.count_batch
-    for outcome in ("hits", "misses", "evictions", "verified", "failures"):
-        service.metrics.user_cache.labels(outcome).set_function(partial(getattr, service.keeping, outcome))
-    service.metrics.user_cache_bytes.set_function(lambda: service.release.users.num_bytes)
-    service.metrics.user_cache_error.set_function(lambda: service.keeping.max_error)
-    service.metrics.delta_items.labels("put").set_function(lambda: service.num_changed[0])
-    service.metrics.delta_items.labels("deleted").set_function(lambda: service.num_changed[1])
-    show(service)
+def observe(context: Context, cache: UserCache) -> None:
+    """Connect gauges to the values that they show, which are read at each scrape."""
+    metrics, engine, served = context.metrics, context.engine, context.served
+    metrics.heartbeat_age.set_function(lambda: engine.heartbeat_age_s)
+    metrics.queue_depth.set_function(lambda: engine.num_queued)
+    metrics.queue_tokens.set_function(lambda: engine.queued_cost)
+    engine.on_batch = metrics.count_batch
+    counted = {
+        "hits": lambda: cache.counters.hits,
+        "misses": lambda: cache.counters.misses,
+        "evictions": lambda: cache.counters.evictions,
+        "verified": lambda: cache.counters.verified,
+        "failures": lambda: cache.counters.failures,
+    }
+    for outcome, read in counted.items():
+        metrics.user_cache.labels(outcome).set_function(read)
+    metrics.user_cache_bytes.set_function(lambda: cache.counters.num_bytes)
+    metrics.user_cache_error.set_function(lambda: cache.counters.max_error)
+    metrics.delta_items.labels("put").set_function(lambda: served.num_changed[0])
+    metrics.delta_items.labels("deleted").set_function(lambda: served.num_changed[1])
+    show(served.current, metrics)

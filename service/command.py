@@ -30,30 +30,30 @@ def main(argv: list[str]) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; what it leaves out comes from TWOTOWER_* variables, then from the defaults."""
+    """The command line. An option that is left out comes from its TWOTOWER_* variable, then from its default."""
     result = argparse.ArgumentParser("twotower serve", description="Serve the current release of a store over HTTP.")
-    result.add_argument("--store", help="directory or s3://BUCKET/PREFIX, as `twotower embed` writes it (TWOTOWER_STORE)")
-    result.add_argument("--verify-key", type=Path, metavar="PEM", help="refuse what it did not sign (TWOTOWER_VERIFY_KEY)")
-    result.add_argument("--variants", type=Path, metavar="TOML", help="arms, shadow and canary (TWOTOWER_VARIANTS)")
+    result.add_argument("--store", help="directory or s3://BUCKET/PREFIX that `twotower embed` wrote to (TWOTOWER_STORE)")
+    result.add_argument("--verify-key", type=Path, metavar="PEM", help="serve only releases signed by it (TWOTOWER_VERIFY_KEY)")
+    result.add_argument("--variants", type=Path, metavar="TOML", help="defines arms, shadow and canary (TWOTOWER_VARIANTS)")
     result.add_argument("--host", help="address to listen on (127.0.0.1)")
     result.add_argument("--port", type=int, help="port to listen on; 0 takes a free one (8000)")
     result.add_argument("--workers", type=int, metavar="N", help="server processes that share the port (1)")
     result.add_argument(
-        "--engine", choices=("thread", "process"), help="where the model runs: in the server or beside it (thread)"
+        "--engine", choices=("thread", "process"), help="run the model in the server or in a process of its own (thread)"
     )
     result.add_argument("--history", metavar="URL", help="sqlite:///FILE, redis://... or rediss://... (sqlite:///history.db)")
-    result.add_argument("--delta", metavar="URL", help="sqlite:///FILE for what /v1/items is told (delta.db beside --history)")
+    result.add_argument("--delta", metavar="URL", help="sqlite:///FILE for the changes of /v1/items (delta.db beside --history)")
     result.add_argument("--keys", type=Path, metavar="FILE", help="API keys; `twotower keys new` makes them (TWOTOWER_KEYS)")
     result.add_argument("--admin-port", type=int, help="port for /metrics, /docs and /v1/releases, on TWOTOWER_ADMIN_HOST")
-    result.add_argument("--otlp", metavar="URL", help="send OpenTelemetry traces there, such as http://HOST:4318/v1/traces")
+    result.add_argument("--otlp", metavar="URL", help="where to send OpenTelemetry traces, such as http://HOST:4318/v1/traces")
     result.add_argument(
-        "--insecure", action="store_true", default=None, help="allow an address that others can reach, without keys"
+        "--insecure", action="store_true", default=None, help="allow an address that other machines can reach, without API keys"
     )
     return result
 
 
 def make_settings(given: dict[str, Any]) -> "Settings":
-    """Settings of the values given; EnvironmentProblem in one line per value that is wrong."""
+    """Settings from the given values; EnvironmentProblem that names every value that is wrong."""
     from pydantic import ValidationError
 
     from service.settings import Settings
@@ -67,10 +67,10 @@ def make_settings(given: dict[str, Any]) -> "Settings":
 
 
 def serve(settings: "Settings") -> int:
-    """Take the port, then answer in one process or several."""
+    """Open the port, then serve from one process or several; returns the exit status."""
     from pydantic import SecretStr
 
-    if settings.log_hash_key is None:  # one for all processes: their logs are read together
+    if settings.log_hash_key is None:  # one key for all processes: their logs are read together
         settings = settings.model_copy(update={"log_hash_key": SecretStr(secrets.token_hex())})
     with listen(settings.host, settings.port) as listener:
         if settings.workers == 1:
@@ -79,8 +79,11 @@ def serve(settings: "Settings") -> int:
 
 
 def work(settings: "Settings", listener: socket.socket, index: int = 0, promise: Promise = lambda _: None) -> int:
-    """One process: load the release, open the history, answer until told to end."""
-    # Before numpy is imported: on small matrices its threads wait for one another more than they work.
+    """Run one server process: load the release, open the history, answer until a signal ends it.
+
+    Ends the process; its exit status is 0 after a signal and 1 when the engine was lost.
+    """
+    # Must be set before numpy is imported. On small matrices numpy's threads wait for one another more than they work.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", str(settings.torch_threads))
     import uvicorn
     from prometheus_client import CollectorRegistry
@@ -99,12 +102,12 @@ def work(settings: "Settings", listener: socket.socket, index: int = 0, promise:
         settings = settings.model_copy(update={"admin_port": listeners[1].getsockname()[1]})
     release, metrics = first_release(source_of(settings)), Metrics(CollectorRegistry())
     history = open_history(settings, metrics)
-    front = build_app(settings, release, history, metrics, open_delta(settings))
+    app = build_app(settings, release, history, metrics, open_delta(settings))
     writer = LineWriter(sys.stderr.fileno(), metrics.log_dropped.inc)
     log_to(writer)
     config = uvicorn.Config(
-        front,
-        http=protocol(settings.client_timeout_s, front),
+        app.asgi,
+        http=protocol(settings.client_timeout_s, app.asgi),
         ws="none",
         log_config=None,
         access_log=False,
@@ -113,20 +116,27 @@ def work(settings: "Settings", listener: socket.socket, index: int = 0, promise:
     )
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    who = f" (process {index + 1} of {settings.workers})" if settings.workers > 1 else ""
+    process = f" (process {index + 1} of {settings.workers})" if settings.workers > 1 else ""
 
     def say_ready() -> None:
-        sys.stdout.write(f"serving release {release.id} ({len(release):,} items) on {address} - try {address}/docs{who}\n")
+        sys.stdout.write(f"serving release {release.id} ({len(release):,} items) on {address} - try {address}/docs{process}\n")
         sys.stdout.flush()
         log_settings(settings)
         sys.setswitchinterval(TURN_S)
-        gc.freeze()  # what is there now stays: the garbage collector need not go through it again and again
+        gc.freeze()  # the objects made so far live to the end: the garbage collector need not visit them again and again
 
-    server = Server(config, front.app.state.service, promise, say_ready)
-    # uvicorn drains, then raises the signal again for whoever started it: that is us, and all is well.
+    server = Server(
+        config,
+        app.context.readiness,
+        promise,
+        say_ready,
+        drain_s=settings.drain_s,
+        shutdown_timeout_s=settings.shutdown_timeout_s,
+    )
+    # uvicorn drains, then raises the signal again for its caller. We are the caller, and we end with status 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    status = 1  # unless somebody asks it to end it has lost its engine
+    status = 1  # without a signal, the server only ends when it has lost its engine
     try:
         server.run(sockets=listeners)
     except SystemExit:
@@ -134,11 +144,11 @@ def work(settings: "Settings", listener: socket.socket, index: int = 0, promise:
     finally:
         writer.close()
     sys.stdout.flush()
-    os._exit(status)  # the interpreter's own end would wait for threads: of an engine that is stuck, of a release being read
+    os._exit(status)  # a normal exit would wait for threads: a stuck engine, or a release that is still being read
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; EnvironmentProblem when the port is taken or the address is not ours."""
+    """A listening socket; EnvironmentProblem when the port is taken or this machine does not have the address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -152,7 +162,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def open_history(settings: "Settings", metrics: "Metrics") -> "HistoryStore":
-    """The store that the URL names, the last users remembered; EnvironmentProblem for a URL or a place that cannot be used."""
+    """The store that --history names, behind a cache of recent users; EnvironmentProblem when it cannot be used."""
     from service.histories.remembered import RememberedHistories
 
     histories = RememberedHistories(
@@ -163,7 +173,7 @@ def open_history(settings: "Settings", metrics: "Metrics") -> "HistoryStore":
 
 
 def open_history_store(settings: "Settings", metrics: "Metrics") -> "HistoryStore":
-    """The store that the URL names."""
+    """The store that --history names, without the cache; EnvironmentProblem when it cannot be used."""
     if path := sqlite_path(settings.history):
         from service.histories.sqlite_history import SqliteHistory
 
@@ -173,18 +183,18 @@ def open_history_store(settings: "Settings", metrics: "Metrics") -> "HistoryStor
 
         try:
             redis = RedisHistory(settings.history, settings.redis_timeout_s, settings.redis_ttl_days)
-        except (TypeError, ValueError) as error:  # a TypeError for an option of the URL that there is not
-            raise EnvironmentProblem(f"--history is no Redis URL: {error}") from error
+        except (TypeError, ValueError) as error:  # TypeError: the URL has an option that redis-py does not know
+            raise EnvironmentProblem(f"--history is not a Redis URL: {error}") from error
         metrics.circuit.labels("history").set_function(lambda: redis.breaker.is_open)
         return redis
-    # Not the URL itself: it may hold a password.
+    # The message does not show the URL, which may hold a password.
     raise EnvironmentProblem(
         "--history must be sqlite:///FILE (sqlite:////FILE for an absolute path), redis://... or rediss://..."
     )
 
 
 def open_delta(settings: "Settings") -> "DeltaStore | None":
-    """Where item changes live; None without a place for them. EnvironmentProblem for one that cannot be used."""
+    """The file of item changes, or None when this server has none; EnvironmentProblem when it cannot be used."""
     from twotower.artefacts.item_changes import DeltaStore
 
     if settings.delta is None:
@@ -200,11 +210,11 @@ def open_delta(settings: "Settings") -> "DeltaStore | None":
 
 
 def refuse_changes(path: Path | None) -> None:
-    """EnvironmentProblem when the file that one process would use is there: several would not serve what it holds."""
+    """EnvironmentProblem if a single process would use the file `path`, and it exists: several processes would ignore it."""
     if path is not None and path.exists():
         raise EnvironmentProblem(
-            f"{path} may hold changed items, which only one process can serve: leave out --workers and --engine, or fold them in "
-            f"with `twotower embed --delta sqlite:///{path}`, serve that release and move the file away."
+            f"{path} may hold changed items, which only one process can serve: leave out --workers and --engine, or put them "
+            f"into a release with `twotower embed --delta sqlite:///{path}`, serve that release and move the file away."
         )
 
 

@@ -11,6 +11,7 @@ bfloat16: matrix products and arithmetic come out silently wrong. Inside `checke
 What it cannot show: time, TensorFloat-32's rounding, races within a program, what hardware does with NaN in a maximum.
 """
 
+import atexit
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,17 @@ def _interpreting() -> tuple[Any, Any]:
 
 
 triton, _interpreter = _interpreting()
+
+
+@atexit.register
+def _end_quietly() -> None:
+    """Keep nanobind, the binding of Triton, from listing on stderr what Python still holds when it ends.
+
+    The list is longer than the summary of the tests above it, and says nothing of our code.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
 tl = triton.language
 _Builder, _Executor, _Handle = _interpreter.InterpreterBuilder, _interpreter.GridExecutor, _interpreter.TensorHandle
 _PRODUCTS = 8  # an instruction multiplies in TensorFloat-32: the fewest of any kind

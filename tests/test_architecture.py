@@ -9,15 +9,17 @@ import tokenize
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 from twotower.cli import COMMANDS, DISTRIBUTIONS, PACKAGES
 
 ROOT = Path(__file__).parents[1]
 ROOMS = (*PACKAGES, "benchmarks", "loadtests", "deploy")
-MAX_LINES = 500
+MAX_LINES, MAX_ROOM_LINES = 500, 1900
 CODE = sorted(path for room in PACKAGES for path in (ROOT / room).rglob("*.py"))
 EVERYTHING = sorted(path for room in (*ROOMS, "tests") for path in (ROOT / room).rglob("*.py"))
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "report")
@@ -33,6 +35,20 @@ def test_imports_point_the_way_they_should() -> None:
     linter = Path(sys.executable).with_name("lint-imports")
     checked = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    imported = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    TopologicalSorter(imported).prepare()  # CycleError names the modules of a circle
+
+
+@pytest.mark.parametrize("room", sorted({path.parent for path in CODE if path.parent.parent != ROOT}), ids=relative)
+def test_a_room_holds_several_files_and_can_be_read_in_an_afternoon(room: Path) -> None:
+    files = [path for path in room.glob("*.py") if path.name != "__init__.py"]
+    assert len(files) >= 2
+    assert sum(len(path.read_text().splitlines()) for path in files) <= MAX_ROOM_LINES
+    assert ast.get_docstring(ast.parse((room / "__init__.py").read_text())), "it says what the room is for"
 
 
 def test_no_module_has_a_name_that_admits_anything() -> None:

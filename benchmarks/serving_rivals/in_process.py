@@ -21,20 +21,20 @@ import numpy as np
 import torch
 
 from benchmarks.serving_load.generator import NUM_QUESTIONS, WARM_S
+from benchmarks.serving_rivals.offline import offline_queries, offline_request
 from loadtests.traffic import MOMENT_MS, Json, Replay, read_histories
 from service.api.schemas import Event, RecommendRequest
 from service.engine.thread import Batched, Engine, Limits
 from service.histories.history import StoredEvent, UserHistory
 from service.histories.intake import to_stored
-from service.model.user_states import Keeping
-from service.ranking.recommend import Asked, Scored, cost_of, recommend_many, score
-from service.ranking.rules import prepare
-from service.ranking.user_request import item_statistics_of, model_history
+from service.model.user_states import UserCache
+from service.ranking.queries import UserQuery, queries_of
+from service.ranking.recommend import recommend_many
+from service.ranking.user_request import UserRequest, cost_of, read_input
 from service.release.loaded import LoadedRelease
 from service.release.loading import load_release
 from twotower.data.features import Floats
 from twotower.data.window import PAGE, WINDOW
-from twotower.model.scoring import Request, answer
 
 NUM_USERS = 24
 ROUNDS = 5
@@ -60,16 +60,19 @@ class Visited(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_s: float
 
 
-def model_work(release: LoadedRelease, user_id: str, history: UserHistory, now_ms: int) -> Callable[[], Scored]:
+def model_work(
+    release: LoadedRelease, user_id: str, history: UserHistory, now_ms: int, cache: UserCache
+) -> Callable[[], UserQuery]:
     """The model's part of a request, as a function to run. It uses and updates the cached state of the user."""
-    asked = Asked(RecommendRequest(user_id=user_id), history, now_ms)
-    one = prepare(release, asked.request, asked.stored, asked.now_ms)
-    return lambda: score(release, [asked.key], [one], Keeping(REMEMBERED_BYTES))[0]
+    user_request = UserRequest(RecommendRequest(user_id=user_id), history, now_ms)
+    model_input = read_input(release, user_request)
+    return lambda: queries_of(release, [user_request.key], [model_input], cache)[0]
 
 
 def measure_append(release: LoadedRelease, histories: Sequence[Sequence[StoredEvent]]) -> Appended:
     """Compare, for each history of 256 events, reading only the last event with reading all of them."""
     offline_ms, cold_ms, append_ms, page_ms, errors, mismatches = [], [], [], [], list[float](), 0
+    cache = UserCache(REMEMBERED_BYTES)
     for household, events in enumerate(histories):
         before = UserHistory().extended(events[: WINDOW - 1])
         history = before.extended([events[WINDOW - 1]])
@@ -77,16 +80,16 @@ def measure_append(release: LoadedRelease, histories: Sequence[Sequence[StoredEv
             user_id = f"{household}-{number}"
             offline_N, ms = offline(release, history)
             offline_ms.append(ms)
-            cold_ms.append(served(release, f"{user_id}-cold", history)[1])
-            served(release, user_id, before)
-            scored, ms = served(release, user_id, history)
+            cold_ms.append(served(release, f"{user_id}-cold", history, cache)[1])
+            served(release, user_id, before, cache)
+            query, ms = served(release, user_id, history, cache)
             append_ms.append(ms)
-        appended_N = dense(release, scored)
+        appended_N = dense(release, query)
         errors.append(float(np.abs(appended_N - offline_N).max()))
         mismatches += top(appended_N) != top(offline_N)
         for event in events[WINDOW : WINDOW + PAGE]:
             history = history.extended([event])
-            page_ms.append(served(release, user_id, history)[1])
+            page_ms.append(served(release, user_id, history, cache)[1])
     return Appended(
         offline_ms=float(np.median(offline_ms)),
         cold_ms=float(np.median(cold_ms)),
@@ -97,28 +100,26 @@ def measure_append(release: LoadedRelease, histories: Sequence[Sequence[StoredEv
     )
 
 
-def served(release: LoadedRelease, user_id: str, history: UserHistory) -> tuple[Scored, float]:
-    """The scores of the service a second after the last event, and the CPU time in milliseconds."""
-    work = model_work(release, user_id, history, history.events[-1].time_ms + MOMENT_MS)
+def served(release: LoadedRelease, user_id: str, history: UserHistory, cache: UserCache) -> tuple[UserQuery, float]:
+    """The query of the service a second after the last event, and the CPU time in milliseconds."""
+    work = model_work(release, user_id, history, history.events[-1].time_ms + MOMENT_MS, cache)
     started = time.thread_time()
     return work(), 1000 * (time.thread_time() - started)
 
 
 def offline(release: LoadedRelease, history: UserHistory) -> tuple[Floats, float]:
     """Scores [N] of the offline evaluation, and the CPU time of the model in milliseconds."""
-    past = {release.rows[item_id]: item for item_id, item in history.items.items()}
-    now_ms = history.events[-1].time_ms + MOMENT_MS
-    request = Request(model_history(release, history.window), item_statistics_of(past), now_ms)
+    request = offline_request(release, history, history.events[-1].time_ms + MOMENT_MS)
     started = time.thread_time()
-    queries = answer(release.towers.contextualizer, release.towers.config.model, release.vectors_NV, [request])
+    queries = offline_queries(release, request)
     ms = 1000 * (time.thread_time() - started)
     return queries.dense_scores(release.vectors_NV)[0].numpy(), ms
 
 
-def dense(release: LoadedRelease, scored: Scored) -> Floats:
+def dense(release: LoadedRelease, query: UserQuery) -> Floats:
     """Scores of the whole catalogue, [N]."""
-    scores_N = (release.vectors_NV @ torch.from_numpy(scored.query_V)).numpy()
-    scores_N[scored.past_rows_M] = scored.past_scores_M
+    scores_N = (release.vectors_NV @ torch.from_numpy(query.query_V)).numpy()
+    scores_N[query.past_rows_M] = query.past_scores_M
     return scores_N
 
 
@@ -133,8 +134,8 @@ def stored(events: Sequence[Json], user_id: str) -> list[StoredEvent]:
     return [to_stored(msgspec.convert(event, Event), user_id) for event in events]
 
 
-def visit(replay: Replay) -> list[Asked]:
-    """The requests of one visit, each with the user's history."""
+def visit(replay: Replay) -> list[UserRequest[RecommendRequest]]:
+    """The questions of one visit, each with the user's history in hand."""
     history = UserHistory().extended(stored(replay.first_events()["events"], replay.user_id))
     result = [asked_now(replay, history)]
     while len(result) < NUM_QUESTIONS:
@@ -143,16 +144,18 @@ def visit(replay: Replay) -> list[Asked]:
     return result
 
 
-def asked_now(replay: Replay, history: UserHistory) -> Asked:
-    """The request a second after the last event."""
+def asked_now(replay: Replay, history: UserHistory) -> UserRequest[RecommendRequest]:
+    """The question a second after the last event."""
     body = replay.question()
-    return Asked(msgspec.convert(body, RecommendRequest), history, body["timestamp"])
+    return UserRequest(msgspec.convert(body, RecommendRequest), history, body["timestamp"])
 
 
-async def measure_visits(release: LoadedRelease, visits: Sequence[list[Asked]], connections: int) -> Visited:
-    """Give the requests of visits to the engine directly, until the time is over or no visit is left."""
+async def measure_visits(
+    release: LoadedRelease, visits: Sequence[list[UserRequest[RecommendRequest]]], connections: int
+) -> Visited:
+    """Visits as the generator makes them, each question given straight to the engine, until the time or the visits are over."""
     engine, waiting, num_asked = Engine(torch.get_num_threads(), Limits(max_wait_s=math.inf)), iter(visits), 0
-    batched = Batched(partial(recommend_many, keeping=Keeping(REMEMBERED_BYTES)), release)
+    batched = Batched(partial(recommend_many, cache=UserCache(REMEMBERED_BYTES)), release)
     now = time.monotonic
     started = now() + WARM_S
     stop = started + SECONDS
@@ -160,7 +163,8 @@ async def measure_visits(release: LoadedRelease, visits: Sequence[list[Asked]], 
     async def visit_on() -> None:
         nonlocal num_asked
         for asked in itertools.chain.from_iterable(waiting):
-            await engine.submit_to(batched, asked, cost_of(release, asked, ()), math.inf)
+            with engine.take_place(cost_of(release, asked, ()), math.inf) as place:
+                await engine.submit_to(batched, asked, place)
             num_asked += started <= now() <= stop
             if now() > stop:
                 return

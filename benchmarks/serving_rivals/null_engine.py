@@ -1,4 +1,4 @@
-"""`twotower serve` with an engine that returns a ready answer, to measure the cost of the server without the model.
+"""`twotower serve` with an engine that has its answer ready: what is left of a request is the server's own work.
 
 `python -m benchmarks.serving_rivals.null_engine ARGUMENTS`, those of `twotower serve`.
 """
@@ -8,19 +8,23 @@ from typing import Any
 
 from loadtests.traffic import NUM_RESULTS
 from service import app, command
-from service.api.schemas import Recommended
-from service.engine.thread import Batched, Engine
+from service.api.schemas import Recommended, RecommendRequest
+from service.engine.thread import Batched, Engine, Place
 from service.ranking.rules import Ranking
+from service.ranking.user_request import UserRequest
 
 ITEMS = [Recommended(item_id=f"item-{number}", score=1 / (1 + number)) for number in range(NUM_RESULTS)]
 RANKING = Ranking(items=ITEMS, events_used=50, events_ignored=0, missing_item_ids=[], degraded=[])
 
 
 class NullEngine(Engine):
-    """Returns a ready answer to recommendations, the only batched work. All other work is done as usual."""
+    """Answers recommendations without the model, and leaves all other work to the engine."""
 
-    async def submit_to(self, batched: Batched, argument: Any, cost: int, deadline_s: float) -> Any:  # noqa: ARG002
+    async def submit_to(self, batched: Batched, argument: Any, place: Place) -> Any:
         """See Engine."""
+        if not isinstance(argument, UserRequest) or not isinstance(argument.request, RecommendRequest):
+            return await super().submit_to(batched, argument, place)
+        place.give_back()
         return RANKING
 
 

@@ -1,1 +1,1 @@
-"""Requests, responses and error codes: the types that bodies are decoded into and that the OpenAPI document is made from."""
+"""Requests, responses and error codes: the types that bodies are decoded into, and the OpenAPI document is made from."""

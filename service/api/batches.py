@@ -1,4 +1,4 @@
-"""Body and answer of POST /v1/recommend/batch."""
+"""Request and response of POST /v1/recommend/batch."""
 
 from typing import Annotated, Any
 
@@ -15,13 +15,13 @@ _ENTRY = {"oneOf": [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind i
 
 
 class BatchRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Several requests at once; each is answered or refused by itself."""
+    """Several recommendation requests in one body. Each is answered or refused on its own."""
 
     requests: Annotated[list[RecommendRequest], Meta(max_length=MAX_BATCH)]  # answered in this order
 
 
 class BatchBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """BatchRequest as decoded: requests stay raw, so that one bad request does not refuse the others."""
+    """BatchRequest as the server decodes it: requests stay raw, so that one bad request does not spoil the others."""
 
     requests: Annotated[list[msgspec.Raw], Meta(max_length=MAX_BATCH)]
 

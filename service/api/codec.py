@@ -1,4 +1,4 @@
-"""JSON to types and back; an error names the field."""
+"""Decodes JSON into types and encodes types as JSON. A decoding error names the field."""
 
 import re
 from typing import TypeVar
@@ -10,7 +10,7 @@ from service.api.errors import ApiError
 T = TypeVar("T")
 
 
-INTERNAL_ERROR = "the server failed; the request id finds the reason in its log"
+INTERNAL_ERROR = "the server failed; its log has the reason under this request id"
 
 
 _PATH = re.compile(r" - at `\$\.?(.*?)`$")
@@ -40,7 +40,7 @@ def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T]) -> T:
 
 
 def explain(message: str) -> tuple[str, str | None]:
-    """A validation message without its path, and the field it speaks of as `events[3].item_id`."""
+    """A validation message without its path, and the field that it is about, such as `events[3].item_id`."""
     found = _PATH.search(message)
     path, text = (found[1], message[: found.start()]) if found else ("", message)
     named = _QUOTED_FIELD.search(text) or _OWN_FIELD.match(text)

@@ -11,40 +11,40 @@ MAX_CHANGES = 1000
 
 
 class PutItemsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Items to add or replace: `item_id`, and features by the schema's names; what is not given is missing."""
+    """Items to add or replace, each with `item_id` and features by the schema's names. A feature that is left out is missing."""
 
     items: Annotated[list[Annotated[dict[str, Feature], Meta(max_length=256)]], Meta(max_length=MAX_CHANGES)]
 
 
 class PutItemsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """PutItemsRequest as decoded: each item is checked by itself."""
+    """PutItemsRequest as the server decodes it: items stay raw, so that one bad item does not spoil the others."""
 
     items: Annotated[list[msgspec.Raw], Meta(max_length=MAX_CHANGES)]
 
 
 class DeleteItemsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Items to take out of the catalogue; an id that it does not know is taken out of what the nightly job reads next."""
+    """Items to remove. An id that the catalogue does not know is stored too, and the nightly job leaves that item out."""
 
-    item_ids: Annotated[list[Id], Meta(max_length=MAX_CHANGES)]  # items to take out
+    item_ids: Annotated[list[Id], Meta(max_length=MAX_CHANGES)]  # items to remove
 
 
 class DeleteItemsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """DeleteItemsRequest as decoded: each id is checked by itself."""
+    """DeleteItemsRequest as the server decodes it: ids stay raw, so that one bad id does not spoil the others."""
 
     item_ids: Annotated[list[msgspec.Raw], Meta(max_length=MAX_CHANGES)]
 
 
 class ItemsResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """`accepted` changes are stored and served from the next request on."""
+    """The outcome of a change of items. Accepted changes are stored, and served from the next request on."""
 
-    accepted: int  # stored and served
-    rejected: list[Rejected]  # not stored, and why
+    accepted: int  # changes that were stored and are served
+    rejected: list[Rejected]  # changes that were not stored, and why
 
 
 class ItemResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """An item as it is served; `delta` when it was put after the release was built."""
+    """An item as it is served."""
 
     item_id: str
-    source: Literal["release", "delta"]  # where it was read from
-    metadata: dict[str, Any]  # its features
+    source: Literal["release", "delta"]  # `delta` if it was put after the release was built
+    metadata: dict[str, Any]  # the item's features
     release: str  # the release that is served

@@ -8,24 +8,24 @@ from service.api.schemas import Checked, Id
 
 
 class ReleaseEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One release of the store; `current` is what the pointer names, `problem` why it could not be read."""
+    """One release of the store."""
 
     id: str
-    current: bool  # whether the pointer names it
-    bundle: str | None = None  # the bundle that it was made from
+    current: bool  # whether the store's pointer names it
+    bundle: str | None = None  # the bundle that it was built from
     vector_space_id: str | None = None  # releases of one space have comparable vectors
-    items: int | None = None  # their number
-    problem: str | None = None  # why it could not be read
+    items: int | None = None  # number of items
+    problem: str | None = None  # why the release could not be read; null if it could
 
 
 class ReleasesResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The releases of the store, the one that answers, and what this server decided about the others."""
+    """The releases of the store, and how this server uses them."""
 
-    serving: str  # the release that answers
-    previous: str | None  # still in memory, so that going back to it is instant
-    canary: str | None  # on trial with a share of the requests
-    quarantined: dict[str, str]  # not served, and why, until the pointer moves
-    releases: list[ReleaseEntry]  # those of the store, oldest first
+    serving: str  # the release that answers requests
+    previous: str | None  # the release served before, if it is still in memory for an instant rollback
+    canary: str | None  # the release on trial, which answers a share of the requests
+    quarantined: dict[str, str]  # releases that are not served until the pointer moves, with the reason
+    releases: list[ReleaseEntry]  # the releases of the store, oldest first
 
 
 class ActivateRequest(Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,15 +35,15 @@ class ActivateRequest(Checked, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class PointerResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The pointer that was written; servers follow it once they have looked, and if they can load the release."""
+    """The pointer that was written. A server follows it after its next look at the store, if it can load the release."""
 
-    sequence: int  # the pointer's number
-    release: str  # what it names
-    previous: str | None  # what a rollback goes to
+    sequence: int  # the pointer's sequence number
+    release: str  # the release that the pointer names
+    previous: str | None  # the release that a rollback goes back to
 
 
 class RefreshResponse(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of a look at the pointer, and the release that answers now."""
 
-    outcome: Literal["unchanged", "swapped", "trial", "refused", "unavailable"]  # what came of it
+    outcome: Literal["unchanged", "swapped", "trial", "refused", "unavailable"]  # what the server did
     serving: str  # the release that answers now

@@ -1,6 +1,6 @@
-"""Requests and responses: the types the server decodes with are the types its OpenAPI document is made from.
+"""Requests and responses: the types that bodies are decoded into, and that the OpenAPI document is made from.
 
-Unknown fields are refused: a misspelt `exclude_sen` must not silently change an answer.
+Unknown fields are refused, because a misspelt `exclude_sen` must not silently change an answer.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ LATEST = datetime.fromtimestamp(LATEST_MS / 1000, UTC)
 MAX_RESULTS = 500
 MAX_EVENTS = 1024
 MAX_LISTED_IDS = 10_000
-MAX_PROMOTIONS = 10  # each is one more search
+MAX_PROMOTIONS = 10  # each needs a search of its own
 MAX_EXPLAINED = 20
 MAX_FILTER_CHARACTERS = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-_EXACT = 2**53  # larger integers do not survive JSON clients that read doubles
+_EXACT = 2**53  # many JSON clients read numbers as doubles, which cannot hold all larger integers
 
 
 def milliseconds(moment: datetime) -> int:
-    """Epoch milliseconds, exact."""
+    """The moment in epoch milliseconds, rounded down without floating-point error."""
     return (moment - _EPOCH) // _MILLISECOND
 
 
@@ -53,7 +53,7 @@ def to_ms(timestamp: datetime | int) -> int:
 
 
 def check_id(value: str) -> None:
-    """ValueError for an id that is empty, too long in bytes, or holds NUL, which C tools would cut it at."""
+    """ValueError for an id that is empty, too long in bytes, or holds NUL: tools written in C would cut it off there."""
     if not value or len(value.encode()) > MAX_ID_BYTES:
         raise ValueError(f"an id has 1 to {MAX_ID_BYTES} UTF-8 bytes")
     if "\0" in value:
@@ -61,14 +61,14 @@ def check_id(value: str) -> None:
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every request body checks once its types are right; a ValueError here starts with the field's name."""
+    """A request body that checks its ids and moments after its types; the ValueError starts with the name of the field."""
 
     def __post_init__(self) -> None:
         check_texts(self)
 
 
 class _Named(NamedTuple):
-    """The fields of a type that its types alone do not check."""
+    """The names of the fields of a type that need further checks, by kind of check."""
 
     ids: tuple[str, ...]
     id_lists: tuple[str, ...]
@@ -86,7 +86,7 @@ def _named(kind: type[msgspec.Struct]) -> _Named:
 
 
 def check_texts(value: msgspec.Struct) -> None:
-    """ValueError that starts with the name of the field whose id or moment cannot be used."""
+    """ValueError for an id or moment that cannot be used; it starts with the name of the field."""
     named = _named(type(value))
     for name in named.ids:
         _check_ids(name, (getattr(value, name),))
@@ -94,14 +94,14 @@ def check_texts(value: msgspec.Struct) -> None:
         _check_ids(name, getattr(value, name) or ())
     for name in named.moments:
         if not _is_plausible(getattr(value, name)):
-            raise ValueError(f"{name}: lies outside 1980 to 2100")
+            raise ValueError(f"{name}: it is outside 1980 to 2100")
 
 
 def _check_ids(name: str, ids: Sequence[str | None]) -> None:
-    for one in ids:
-        if one is not None:
+    for value in ids:
+        if value is not None:
             try:
-                check_id(one)
+                check_id(value)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
 
@@ -110,8 +110,8 @@ def _is_plausible(moment: "datetime | int | None") -> bool:
     return not isinstance(moment, datetime) or EARLIEST <= moment <= LATEST  # a number is checked by its type
 
 
-# Checked by whoever decodes it (`check_texts`), not when made: a call for each of fifty events would be a request's largest cost.
-# Nothing in it can refer back to it, so that the garbage collector need not look.
+# An event does not check itself when it is made. Its decoder calls `check_texts` where this is needed, because a call for each of
+# fifty events would be the largest cost of a request. It opts out of garbage collection, as it cannot be part of a cycle.
 class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """Something a user did. `properties` may hold the event features that the schema names."""
 
@@ -119,16 +119,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     timestamp: Timestamp  # when it happened
     user_id: Id | None = None  # required by /events; inline events belong to the request's user
     item_id: Id | None = None  # an item that the catalogue does not know is stored, and ignored by the model
-    event_id: Id | None = None  # your own id: the same event sent twice under it is stored once
+    event_id: Id | None = None  # an id of your own: an event that is sent twice under one id is stored once
     session_id: Id | None = None  # stored with the event
     value: float | None = None  # stored with the event, such as an amount paid
-    properties: Properties = {}  # the event features that the schema names are read by the model
-    recommendation_id: Id | None = None  # the answer that this event followed
-    position: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None  # where in that answer the item stood
+    properties: Properties = {}  # further values; the model reads those that are event features of the schema
+    recommendation_id: Id | None = None  # the recommendation that led to this event
+    position: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None  # the place of the item in that recommendation
 
     @property
     def time_ms(self) -> int:
-        """When it happened."""
+        """The timestamp in epoch milliseconds."""
         return to_ms(self.timestamp)
 
 
@@ -136,13 +136,13 @@ class AboutUser(Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The user that a request is about, known by stored history, inline events or both, at a moment."""
 
     user_id: Id | None = None  # whose stored history is read; without it only `events` are known
-    session_id: Id | None = None  # without a `user_id`, decides the arm and which cached state is read on
+    session_id: Id | None = None  # without a `user_id`, decides which variant answers and whose cached state is used
     events: Annotated[list[Event], Meta(max_length=MAX_EVENTS)] = []  # inline events: known to this request, not stored
     history_mode: HistoryMode = "append"  # inline events are read after the stored ones, instead of them, or not at all
     target_event_type: Id | None = None  # rank for the next event of this type; without it, for the next event of any type
     timestamp: Timestamp | None = None  # the moment to rank for; without it, now
-    strict: bool = False  # answer 503 when the stored history cannot be read; otherwise the answer does without it
-    timeout_ms: Annotated[int, Meta(ge=1, le=60_000)] | None = None  # then 504; without it, `TWOTOWER_REQUEST_TIMEOUT_S`
+    strict: bool = False  # if the stored history cannot be read: true answers 503, false answers without it
+    timeout_ms: Annotated[int, Meta(ge=1, le=60_000)] | None = None  # 504 after this time; default `TWOTOWER_REQUEST_TIMEOUT_S`
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,8 +165,8 @@ class AboutUser(Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Promotion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Items that get a place whatever their score: the best of those that match, at one place or in a share of all places."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=128)]  # returned with each item that it placed
-    filter: FilterText  # which items may take its places
+    name: Annotated[str, Meta(min_length=1, max_length=128)]  # returned with each item that this promotion placed
+    filter: FilterText  # which items this promotion may place
     position: Annotated[int, Meta(ge=1, le=MAX_RESULTS, description="1 is the first place, over all pages")] | None = None
     percent: Annotated[float, Meta(gt=0, le=100, description="Of the first n, for every n, at least this many")] | None = None
 
@@ -177,13 +177,13 @@ class RecommendRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fiel
     num_results: NumResults = 10  # items of the answer, or of one page
     filter: FilterText | None = None  # only items whose features match
     exclude_item_ids: Ids = []  # never these items
-    exclude_seen: bool = False  # no item that the user had an event with
-    exclude_event_types: Annotated[list[Id], Meta(max_length=64)] = []  # no item that the user had an event of these types with
+    exclude_seen: bool = False  # leave out past items: those that the user had any event with
+    exclude_event_types: Annotated[list[Id], Meta(max_length=64)] = []  # leave out past items that had an event of these types
     candidate_item_ids: Ids | None = None  # only these items
     promotions: Annotated[list[Promotion], Meta(max_length=MAX_PROMOTIONS)] = []  # items that get a place whatever their score
     diversity: Annotated[float, Meta(ge=0, le=1, description="0 ranks by score alone, 1 by unlikeness alone")] = 0.0
     include_metadata: Annotated[list[Text], Meta(max_length=64)] = []  # features of the items to return
-    explain: bool = False  # name the past items that make each item likelier; at most 20 items
+    explain: bool = False  # give reasons: past items that make each item more likely; for at most 20 items
     page_token: Annotated[str, Meta(max_length=8192, description="`next_page_token` of the page before")] | None = None
     validate_only: bool = False  # check the request and answer without items
 
@@ -212,60 +212,60 @@ def check_promotions(promotions: Sequence[Promotion]) -> None:
 
 
 class PlainRecommendRequest(RecommendRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """RecommendRequest as decoded from a body that `is_plain`: its ids need no second look."""
+    """RecommendRequest as decoded from a body that `is_plain`. Its ids need no further check."""
 
     def __post_init__(self) -> None:
         for event in self.events:
             if type(event.timestamp) is not int and not _is_plausible(event.timestamp):
-                super().__post_init__()  # says which
+                super().__post_init__()  # raises an error that names the field
         if not _is_plausible(self.timestamp):
             super().__post_init__()
         self.check_meaning()
 
 
 def is_plain(body: bytes) -> bool:
-    """Whether no text of a JSON body can hold NUL or have more bytes than characters: it is ASCII without escapes."""
+    """Whether a JSON body is ASCII without \\u escapes. Then no text in it has NUL, or more bytes than characters."""
     return body.isascii() and b"\\u" not in body
 
 
-class Reason(msgspec.Struct, frozen=True, kw_only=True):
-    """A past item that makes a recommended item likelier; it may be that item itself."""
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """A past item that makes a recommended item more likely. It may be the recommended item itself."""
 
     text: str  # the reason as a sentence
     item_id: str  # the past item
-    last: int  # time of its last event, in epoch milliseconds
-    effect: float | None  # natural log of how many times more likely it makes the item; null where that was not computed
+    last: int  # time of the past item's last event, in epoch milliseconds
+    effect: float | None  # natural log of the factor by which it makes the item more likely; null if not computed
 
 
 class Recommended(msgspec.Struct, frozen=True, kw_only=True):
     """One item of an answer."""
 
     item_id: str  # as the catalogue names it
-    score: float  # comparable within this answer; `/v1/score` gives probabilities
-    source: Literal["model", "promotion", "fallback"] = "model"  # what gave the item its place
-    promotion: str | None = None  # name of the promotion that gave it its place
-    metadata: dict[str, Any] | None = None  # the features that `include_metadata` named
-    reasons: list[Reason] | None = None  # when the request said `explain`
+    score: float  # can be compared only within this answer; `/v1/score` gives probabilities
+    source: Literal["model", "promotion"] = "model"  # whether its score or a promotion gave the item its place
+    promotion: str | None = None  # name of that promotion
+    metadata: dict[str, Any] | None = None  # the features that `include_metadata` names
+    reasons: list[Explanation] | None = None  # if the request has `explain`
 
 
 class RecommendResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer, best item first. Every field is always there."""
+    """A recommendation. Every field is always there."""
 
     recommendation_id: str  # send it with the events that follow this answer
     items: list[Recommended]  # best first
-    release: str  # the release that ranked
-    variant: str = "default"  # the arm, `canary` or `default`
+    release: str  # the release that ranked the items
+    variant: str  # name of the arm that answered, `default` without a plan of variants; or `canary`
     events_used: int  # events of the window that the model read
     events_ignored: int  # events of the window whose item the catalogue does not know
     missing_item_ids: list[str]  # items that the request or its history names and the catalogue does not know
-    history_seq: int | None  # number of stored events the answer knew of; null when none were asked for or could be read
+    history_seq: int | None  # number of the user's stored events; null if no stored history was requested or could be read
     degraded: list[str]  # what the answer lacks; empty is the normal case
     next_page_token: str | None = None  # send it as `page_token` for the next page; null at the end
     took_ms: float  # time in the server, in milliseconds
 
 
 class SimilarRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Items like one of the catalogue, or like one described by its raw features; one of the two is required.
+    """Find items like an item of the catalogue, or like an item described by its raw features. One of the two is required.
 
     With a user, the most similar items are ranked by what comes next for that user.
     """
@@ -284,39 +284,39 @@ class SimilarRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class SimilarResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """Most similar first, the score being the cosine of the item vectors; with a user, likeliest first by the model's score."""
+    """Similar items. Their score is the cosine of the item vectors; with a user, it is the model's score for that user."""
 
-    items: list[Recommended]  # best first
-    release: str  # the release that ranked
+    items: list[Recommended]  # highest score first
+    release: str  # the release that ranked the items
     degraded: list[str]  # what the answer lacks; empty is the normal case
     took_ms: float  # time in the server, in milliseconds
 
 
 class EventsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Events to store; each is checked by itself."""
+    """Events to store. Each is checked on its own."""
 
     events: Annotated[list[Event], Meta(max_length=MAX_EVENTS)]
 
 
 class EventsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """EventsRequest as decoded: events stay raw, so that one bad event does not refuse the others."""
+    """EventsRequest as the server decodes it: events stay raw, so that one bad event does not spoil the others."""
 
     events: Annotated[list[msgspec.Raw], Meta(max_length=MAX_EVENTS)]
 
 
 class Rejected(msgspec.Struct, frozen=True, kw_only=True):
-    """An event, item or id that was not stored, by its place in the request."""
+    """An event, item or id of the request that was rejected and not stored."""
 
-    index: int  # from 0
+    index: int  # its place in the request, from 0
     reason: str  # what to correct
 
 
 class EventsResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """`accepted` events are stored; `duplicates` were stored before under the same event_id."""
+    """The outcome of storing events."""
 
-    accepted: int  # stored now
-    duplicates: int  # stored before
-    rejected: list[Rejected]  # not stored, and why
+    accepted: int  # events that were stored now
+    duplicates: int  # events that were stored before under the same event_id
+    rejected: list[Rejected]  # events that were not stored, and why
 
 
 class UserEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -334,17 +334,17 @@ class UserEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UserItem(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept of a user's whole history with one item; times in epoch milliseconds."""
+    """Statistics of a user's whole history with one item; times in epoch milliseconds."""
 
     item_id: str
     count: int  # events with the item
-    first: int  # time of the first
-    last: int  # time of the last
+    first: int  # time of the first of these events
+    last: int  # time of the last of these events
     event_types: list[str]  # types of these events
 
 
 class UserResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is stored about a user: the last events, oldest first, and the items of all events."""
+    """All that is stored about a user: the last events, and statistics of the items of all events."""
 
     user_id: str
     num_events: int  # events ever stored
@@ -354,14 +354,14 @@ class UserResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeletedResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """A user of whom nothing is stored any more."""
+    """A user whose history was deleted."""
 
     user_id: str
     deleted_events: int
 
 
 class HealthResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """State of the process; where there is an admin port, the details are told on it alone."""
+    """State of the process. If there is an admin port, only the response on that port has the details."""
 
     status: Literal["ok"]
     release: str | None = None  # the release that answers

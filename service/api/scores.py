@@ -1,4 +1,4 @@
-"""Body and answer of POST /v1/score."""
+"""Request and response of POST /v1/score."""
 
 from typing import Annotated
 
@@ -9,24 +9,24 @@ from service.api.schemas import MAX_LISTED_IDS, AboutUser, Id
 
 
 class ScoreRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How likely each of some items is to come next for a user."""
+    """Asks how likely each of the given items is to come next for a user."""
 
     candidate_item_ids: Annotated[list[Id], Meta(max_length=MAX_LISTED_IDS)]  # the items to score
 
 
-class Scored(msgspec.Struct, frozen=True, kw_only=True):
-    """An item and the natural log of its probability to be the next event's, among all items of the catalogue."""
+class ScoredItem(msgspec.Struct, frozen=True, kw_only=True):
+    """An item, and the probability that it is the item of the user's next event, among all items of the catalogue."""
 
     item_id: str
-    log_probability: float  # `exp` of it, over all items of the catalogue, adds up to 1
+    log_probability: float  # natural log of the probability; the probabilities of all items of the catalogue add up to 1
 
 
 class ScoreResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The items that the catalogue knows, likeliest first, each once."""
+    """The requested items that the catalogue knows, most likely first, each once."""
 
-    items: list[Scored]  # likeliest first
-    release: str  # the release that scored
-    variant: str = "default"  # as in the answer to a recommendation, and so are the fields below
+    items: list[ScoredItem]  # most likely first
+    release: str  # the release that computed the scores
+    variant: str  # this field and those below mean the same as in a recommendation response
     events_used: int
     events_ignored: int
     missing_item_ids: list[str]

@@ -1,1 +1,1 @@
-"""The bridge from the event loop to the one thread or process where the model runs: admission, batches, deadlines."""
+"""The bridge from the event loop to the thread or process that runs the model: admission, batches, deadlines."""

@@ -1,7 +1,7 @@
-"""What a server and the process of its engine say to each other over a socket, and how.
+"""The messages between a server and the process of its engine, and the socket connection that carries them.
 
-The messages of one turn of the event loop go in one frame: its length in four bytes, and a MessagePack array of them. Only
-the types below are read; nothing that is received can run code.
+All messages of one turn of the event loop go into one frame: its length in four bytes, then a MessagePack array of the messages.
+Only the types below are decoded, so nothing that is received can run code.
 """
 
 import asyncio
@@ -12,15 +12,15 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from service.api.errors import ApiError, Code
-from service.api.schemas import RecommendRequest
+from service.api.schemas import RecommendRequest, SimilarRequest
+from service.api.scores import ScoreRequest
 from service.histories.history import UserHistory
-from service.model.user_states import Keeping, Key
-from service.ranking.rules import Ranking
+from service.model.user_states import CacheCounters, UserKey
 from twotower.errors import EnvironmentProblem, FormatError, IntegrityError, ReleaseMismatch, StoreError
 
 M = TypeVar("M")
 
-MAX_FRAME_BYTES = 128 << 20  # half of it holds 256 events as large as a body may be, the largest history there is by default
+MAX_FRAME_BYTES = 128 << 20  # twice the largest history by default: 256 events, each as large as a body may be
 _LENGTH_BYTES = 4
 _KNOWN = {kind.__name__: kind for kind in (IntegrityError, FormatError, ReleaseMismatch, EnvironmentProblem, StoreError)} | {
     kind.__name__: kind for kind in (MemoryError, OSError)
@@ -28,9 +28,9 @@ _KNOWN = {kind.__name__: kind for kind in (IntegrityError, FormatError, ReleaseM
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """What the process must know from its start."""
+    """The settings that the process gets at its start."""
 
-    releases: str  # the directory store they are loaded from
+    releases: str  # the directory of the store that releases are loaded from
     verify_key: str | None
     num_threads: int
     batch_requests: int
@@ -40,19 +40,33 @@ class Setup(msgspec.Struct, frozen=True):
     device: str = "cpu"
 
 
-class CheckedRequest(RecommendRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request whose texts the server has checked: once is enough."""
+class CheckedRecommend(RecommendRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A RecommendRequest that does not check its fields, because the server has checked them already."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+class CheckedScore(ScoreRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A ScoreRequest that does not check its fields again."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+class CheckedSimilar(SimilarRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A SimilarRequest that does not check its fields again."""
 
     def __post_init__(self) -> None:
         pass
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Anything that is sent. `number` is that of a call and of its answer, `release` the one that a `Load` gave it."""
+    """Any message. `number` joins a call and its answer; `release` is the number that a `Load` gave to a release."""
 
 
 class Load(Message, frozen=True, array_like=True, tag=True):
-    """Be ready to answer from a release."""
+    """Load a release, to answer from it."""
 
     number: int
     release: int
@@ -60,87 +74,107 @@ class Load(Message, frozen=True, array_like=True, tag=True):
 
 
 class DropRelease(Message, frozen=True, array_like=True, tag=True):
-    """Nobody asks that release any more."""
+    """Free a release: no request will use it any more."""
 
     release: int
 
 
-class Ask(Message, frozen=True, array_like=True, tag=True):
-    """Recommend; see `service.ranking.recommend.Asked`."""
+class Ask(Message, frozen=True, array_like=True):
+    """A call for one request; the fields are those of `service.ranking.user_request.UserRequest`."""
 
     number: int
     release: int
     cost: int
     deadline_s: float  # of time.monotonic: one clock for all processes of a machine
-    request: CheckedRequest
     stored: UserHistory
     now_ms: int
 
 
+class Recommend(Ask, frozen=True, array_like=True, tag=True):
+    """A call for POST /v1/recommend."""
+
+    request: CheckedRecommend
+
+
+class Score(Ask, frozen=True, array_like=True, tag=True):
+    """A call for POST /v1/score."""
+
+    request: CheckedScore
+
+
+class Similar(Ask, frozen=True, array_like=True, tag=True):
+    """A call for POST /v1/similar."""
+
+    request: CheckedSimilar
+
+
 class Forget(Message, frozen=True, array_like=True, tag=True):
-    """Drop what is kept of a user."""
+    """Drop the cached state of a user."""
 
     number: int
     release: int
-    key: Key
+    key: UserKey
 
 
 class Cancel(Message, frozen=True, array_like=True, tag=True):
-    """Nobody waits for that answer any more."""
+    """Stop working on a call: nobody waits for its answer any more."""
 
     number: int
 
 
 class Answer(Message, frozen=True, array_like=True, tag=True):
-    """A call that went well."""
+    """The result of a call that succeeded."""
 
     number: int
-    ranking: Ranking | None = None  # of an `Ask`
-    kept_bytes: int | None = None  # of its user, from now on; None for nothing
+    result: msgspec.Raw = msgspec.Raw(b"\xc0")  # of an `Ask`, in MessagePack; otherwise nil
+    kept_bytes: int | None = None  # size of the user's cached state from now on; None if there is none
 
 
 class Failure(Message, frozen=True, array_like=True, tag=True):
-    """A call that did not."""
+    """The error of a call that failed."""
 
     number: int
     kind: str
     text: str
-    code: Code | None = None  # of an ApiError, as what follows
+    code: Code | None = None  # this and the fields below are only set for an ApiError
     field: str | None = None
     retry_after_s: int | None = None
 
     @staticmethod
     def of(number: int, error: Exception) -> "Failure":
-        """What is said of an error."""
+        """The message for an error."""
         kind = type(error).__name__
         if isinstance(error, ApiError):
             return Failure(number, kind, error.message, error.code, error.field, error.retry_after_s)
         return Failure(number, kind, str(error) if kind in _KNOWN else "".join(traceback.format_exception(error)))
 
     def error(self) -> Exception:
-        """The same for who called."""
+        """The error to raise for the caller. One of an unexpected type becomes a RuntimeError with the traceback as its text."""
         if self.code is not None:
             return ApiError(self.code, self.text, self.field, self.retry_after_s)
         return _KNOWN.get(self.kind, RuntimeError)(self.text)
 
 
 class State(Message, frozen=True, array_like=True, tag=True):
-    """How the engine is, several times a second and with every frame of answers."""
+    """The state of the engine, sent several times a second and with every frame of answers."""
 
-    beat_s: float  # of time.monotonic, when it last moved
+    beat_s: float  # when the engine last moved, by time.monotonic
     second_per_cost: float
     deviation: float
-    batches: list[tuple[int, int]]  # requests and cost of those done since the last time
-    keeping: Keeping
+    batches: list[tuple[int, int]]  # number of requests and cost of each batch since the last State
+    counters: CacheCounters
 
 
-Call = Load | DropRelease | Ask | Forget | Cancel
+UserCall = Recommend | Score | Similar
+Call = Load | DropRelease | UserCall | Forget | Cancel
 Reply = Answer | Failure | State
 
 
 class Connection(asyncio.Protocol, Generic[M]):
-    """One end of the socket. `receive` is handed each message, `unsendable` each of ours that cannot be sent and why, and
-    `ended` is called once: the other end has gone, or has sent what is no frame.
+    """One end of the socket.
+
+    `receive` is called with each message that arrives, and `unsendable` with each message that cannot be sent and the error.
+    `ended` is called once, when the connection ends: the other end has gone, or has sent something that is not a frame.
     """
 
     def __init__(
@@ -157,26 +191,26 @@ class Connection(asyncio.Protocol, Generic[M]):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asyncio has the socket."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's only look the same
+        """Asyncio has opened the connection."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport has the methods but not the type
 
     def connection_lost(self, _: Exception | None) -> None:
-        """The other end has gone, or we hung up."""
+        """The connection was closed, from either end."""
         self._transport = None
         self._ended()
 
     @property
     def is_open(self) -> bool:
-        """Whether something can be sent."""
+        """Whether messages can be sent."""
         return self._transport is not None
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection at once."""
         if self._transport:
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes, which may be any part of a frame or of several."""
+        """Collect bytes until there are whole frames, and hand out their messages."""
         self._received += data
         while len(self._received) >= _LENGTH_BYTES:
             end = _LENGTH_BYTES + int.from_bytes(self._received[:_LENGTH_BYTES])
@@ -195,7 +229,7 @@ class Connection(asyncio.Protocol, Generic[M]):
         return None
 
     def send(self, message: Message) -> bool:
-        """Send it with what else is sent in this turn of the event loop; whether it is the first."""
+        """Send a message in the frame of this turn of the event loop. Returns whether it is the first one in the frame."""
         self._turn.append(message)
         if len(self._turn) > 1:
             return False
@@ -207,11 +241,11 @@ class Connection(asyncio.Protocol, Generic[M]):
         self._write(messages)
 
     def _write(self, messages: list[Message]) -> None:
-        """As one frame, or as several when something is wrong with it: the others must not suffer."""
+        """Send messages as one frame. If that fails, split them into several frames, so that only the bad message fails."""
         try:
             frame = msgspec.msgpack.encode(messages)
             if len(frame) > MAX_FRAME_BYTES:
-                raise ApiError("body_too_large", f"{len(frame):,} bytes are too many for the engine; ask for less")
+                raise ApiError("body_too_large", f"{len(frame):,} bytes are too many for the engine; request less at once")
         except Exception as error:
             if len(messages) == 1:
                 self._unsendable(messages[0], error)

@@ -1,7 +1,7 @@
-"""The engine in a process of its own, behind the interface of the one on a thread.
+"""The engine in a process of its own, behind the same interface as the engine on a thread.
 
-Recommendations are made there; what is rare runs on a thread here. Who is let in is decided here, by what waits and by the
-pace that the process reports.
+Calls of the model run in that process; rare work, such as item changes, runs on a thread here. Admission is decided here, from
+the waiting requests and from the pace that the process reports.
 """
 
 import asyncio
@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -20,24 +21,31 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from service.api.errors import ApiError
+from service.api.schemas import PlainRecommendRequest, RecommendRequest, SimilarRequest
+from service.api.scores import ScoreRequest
 from service.engine.frames import (
     Answer,
     Ask,
     Cancel,
-    CheckedRequest,
     Connection,
     DropRelease,
     Failure,
     Forget,
     Load,
     Message,
+    Recommend,
     Reply,
+    Score,
     Setup,
+    Similar,
     State,
 )
-from service.engine.thread import CLOSE_S, Batched, Engine, Limits
-from service.model.user_states import Keeping, Key, UserState, UserStates
-from service.ranking.recommend import Asked
+from service.engine.thread import CLOSE_S, Batched, Engine, Limits, Place
+from service.model.user_states import UserCache, UserKey, UserState, UserStates
+from service.ranking.rules import Ranking
+from service.ranking.score import Scores
+from service.ranking.similar import SimilarItems
+from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease
 from service.release.source import device_of
 from service.settings import Settings
@@ -47,25 +55,42 @@ ENDED = "the engine's process has ended"
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """One call that was not answered yet."""
+    """One call that is not answered yet."""
 
     future: "asyncio.Future[Answer]"
     cost: int
     since_s: float
+    is_patient: bool = False
 
 
 class _Elsewhere(NamedTuple):
-    """What the process keeps of a user, as far as it is known here."""
+    """Stands for a user state that the process has cached, in the book about its cache here."""
 
     num_bytes: int
 
 
+class _Kind(NamedTuple):
+    """The message for a type of request, and the decoder of its result."""
+
+    message: Callable[..., Ask]
+    result: msgspec.msgpack.Decoder[Any]
+
+
+_RECOMMEND = _Kind(Recommend, msgspec.msgpack.Decoder(Ranking))
+_KINDS: dict[type, _Kind] = {
+    RecommendRequest: _RECOMMEND,
+    PlainRecommendRequest: _RECOMMEND,
+    ScoreRequest: _Kind(Score, msgspec.msgpack.Decoder(Scores)),
+    SimilarRequest: _Kind(Similar, msgspec.msgpack.Decoder(SimilarItems)),
+}
+
+
 class RemoteEngine(Engine):
-    """Serves one event loop, that of the first `load`."""
+    """An engine whose model runs in another process. It serves one event loop, the one that first calls `load`."""
 
     def __init__(self, setup: Setup, limits: Limits) -> None:
         super().__init__(setup.num_threads, limits)
-        self.keeping = Keeping(setup.user_cache_bytes, setup.verify_share)  # as the process last said
+        self.cache = UserCache(setup.user_cache_bytes, setup.verify_share)  # a book about the cache of the process: sizes only
         self._setup = setup
         self._numbers = count()
         self._waiting: dict[int, _Waiting] = {}  # by the number of the call, oldest first
@@ -73,13 +98,13 @@ class RemoteEngine(Engine):
         self._their_beat_s = monotonic()
         self._releases: weakref.WeakKeyDictionary[UserStates, int] = weakref.WeakKeyDictionary()
         self._has_ended = False
-        self._connection: Connection[Reply] = Connection(Reply, self._receive, self._spoilt, self._ended)
+        self._connection: Connection[Reply] = Connection(Reply, self._receive, self._unsendable, self._ended)
 
     def start(self) -> None:
         """Start the thread and the process."""
         super().start()
         self._socket, theirs = socket.socketpair()
-        # The same code as ours, and none that happens to lie in the current directory.
+        # The process must run the same code as we do, and no module that happens to be in its current directory.
         path = os.pathsep.join(place or str(Path.cwd()) for place in sys.path)
         command = [sys.executable, "-P", "-m", "service.engine.process", str(theirs.fileno())]
         with theirs:
@@ -92,7 +117,7 @@ class RemoteEngine(Engine):
             )
 
     def close(self) -> None:
-        """Finish what is queued here, then end the process: it has nothing to lose."""
+        """Finish the work queued here, then kill the process, which has nothing to save."""
         super().close()
         self._connection.close()
         self._socket.close()
@@ -101,7 +126,7 @@ class RemoteEngine(Engine):
             self._process.wait(CLOSE_S)
 
     def abandon(self, error: ApiError) -> None:
-        """Answer all that waits, and all that comes, with `error`; the process is killed."""
+        """Fail all waiting and all further calls with `error`, and kill the process."""
         super().abandon(error)
         for waiting in self._waiting.values():
             if not waiting.future.done():
@@ -109,18 +134,23 @@ class RemoteEngine(Engine):
         self._process.kill()
 
     def trouble(self, limit_s: float) -> str | None:
-        """What is wrong with the process or the thread."""
+        """What is wrong with the process or the thread; None if nothing is."""
         return ENDED if self._has_ended else super().trouble(limit_s)
 
     @property
     def beat_s(self) -> float:
-        """When (monotonic) the one of both moved that has stood still for longer."""
+        """When (monotonic) thread and process last moved: the earlier of both moments."""
         return min(super().beat_s, self._their_beat_s)
 
     @property
     def num_queued(self) -> int:
-        """Requests waiting, and those that the process works on."""
+        """Requests that wait, or that the process works on."""
         return super().num_queued + len(self._waiting)
+
+    @property
+    def num_patient(self) -> int:
+        """Patient requests that wait, or that the process works on."""
+        return sum(waiting.is_patient for waiting in self._waiting.values())
 
     @property
     def queued_cost(self) -> int:
@@ -133,7 +163,7 @@ class RemoteEngine(Engine):
         return max(super()._oldest_wait_s, 0.0 if since_s is None else monotonic() - since_s)
 
     async def load(self, release: LoadedRelease) -> None:
-        """Have it loaded, verified and proven by the process, which keeps it as long as somebody here does."""
+        """Have the process load and verify the release. The process keeps it until it is freed here."""
         if self._lost is not None:
             raise self._lost
         if not self._connection.is_open:
@@ -144,31 +174,33 @@ class RemoteEngine(Engine):
         number = next(self._numbers)
         await self._call(Load(number, number, release.id), number)
         self._releases[release.users] = number
-        weakref.finalize(release.users, self._let_go, asyncio.get_running_loop(), number).atexit = False
+        weakref.finalize(release.users, self._release, asyncio.get_running_loop(), number).atexit = False
 
-    async def submit_to(self, batched: Batched, argument: Any, cost: int, deadline_s: float) -> Any:
-        """As Engine.submit_to. The process knows what is to be done from the argument: an `Asked`, or a user to be forgotten."""
-        if self._lost is None and self.is_full(deadline_s, cost):
-            raise self.refusal()
-        users, number = batched.of.users, next(self._numbers)
-        release = self._releases[users]
-        call: Ask | Forget
-        if isinstance(argument, Asked):
-            # Typed by what it is read as: both have the same fields.
-            request, key = cast(CheckedRequest, argument.request), argument.key
-            call = Ask(number, release, cost, deadline_s, request, argument.stored, argument.now_ms)
-        else:
-            call, key = Forget(number, release, argument), argument
-        answer = await self._call(call, number, cost)
-        if key:
-            note(users, key, answer.kept_bytes, self.keeping.max_bytes)
-        return answer.ranking
+    async def submit_to(self, batched: Batched, argument: Any, place: Place) -> Any:
+        """As Engine.submit_to. The type of the argument chooses the call: a `UserRequest`, or the key of a user to forget."""
+        place.give_back()  # from here on it counts as queued
+        cost, is_patient = 0 if place.is_patient else place.cost, place.is_patient
+        number = next(self._numbers)
+        if not isinstance(argument, UserRequest):
+            users, key = cast(UserStates, batched.of), cast(UserKey, argument)
+            note(self.cache, users, key, (await self._call(Forget(number, self._releases[users], key), number)).kept_bytes)
+            return None
+        users, kind = cast(LoadedRelease, batched.of).users, _KINDS[type(argument.request)]
+        # The message declares the type that the process decodes, which has the same fields.
+        request = cast(Any, argument.request)
+        call = kind.message(
+            number, self._releases[users], place.cost, place.deadline_s, argument.stored, argument.now_ms, request
+        )
+        answer = await self._call(call, number, cost, is_patient)
+        if argument.key:
+            note(self.cache, users, argument.key, answer.kept_bytes)
+        return kind.result.decode(answer.result)
 
-    async def _call(self, call: Message, number: int, cost: int = 0) -> Answer:
+    async def _call(self, call: Message, number: int, cost: int = 0, is_patient: bool = False) -> Answer:
         if self._lost is not None:
             raise self._lost
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = _Waiting(future, cost, monotonic())
+        self._waiting[number] = _Waiting(future, cost, monotonic(), is_patient)
         self._waiting_cost += cost
         self._connection.send(call)
         try:
@@ -186,40 +218,42 @@ class RemoteEngine(Engine):
             self._second_per_cost, self._deviation = reply.second_per_cost, reply.deviation
             for requests, cost in reply.batches:
                 self.on_batch(requests, cost)
-            for field in fields(Keeping):
-                setattr(self.keeping, field.name, getattr(reply.keeping, field.name))
+            self.cache.counters = reply.counters
         elif (waiting := self._waiting.get(reply.number)) and not waiting.future.done():
             if isinstance(reply, Failure):
                 waiting.future.set_exception(reply.error())
             else:
                 waiting.future.set_result(reply)
 
-    def _spoilt(self, call: Any, error: Exception) -> None:
+    def _unsendable(self, call: Any, error: Exception) -> None:
         if (waiting := self._waiting.get(call.number)) and not waiting.future.done():
             waiting.future.set_exception(error)
 
     def _ended(self) -> None:
         self._has_ended = True
         if self._lost is None:
-            self.abandon(ApiError("not_ready", f"{ENDED}; ask again"))
+            self.abandon(ApiError("not_ready", f"{ENDED}; send the request again"))
 
-    def _let_go(self, loop: asyncio.AbstractEventLoop, release: int) -> None:
-        """Called by whichever thread was the last to hold the release."""
+    def _release(self, loop: asyncio.AbstractEventLoop, release: int) -> None:
+        """Tell the process to free a release. Runs on the thread that dropped the last reference to it."""
         with suppress(RuntimeError):  # the loop was closed, and the process has ended with it
             loop.call_soon_threadsafe(self._connection.send, DropRelease(release))
 
 
-def note(users: UserStates, key: Key, num_bytes: int | None, max_bytes: int) -> None:
-    """Keep book of what the process keeps of a user, by its own rules: what a request costs depends on it."""
+def note(cache: UserCache, users: UserStates, key: UserKey, num_bytes: int | None) -> None:
+    """Note in the book the size of a user's state in the process, None if it has none.
+
+    The book follows the same rules as the cache of the process. It is needed here to estimate what a request costs.
+    """
     if num_bytes is None:
         users.drop(key)
     else:
         users.take(key)
-        users.put(key, cast(UserState, _Elsewhere(num_bytes)), max_bytes)
+        cache.put(users, key, cast(UserState, _Elsewhere(num_bytes)))
 
 
 def setup_of(settings: Settings, releases: Path) -> Setup:
-    """What the process is told at its start."""
+    """The Setup of the process, from the settings of the server."""
     return Setup(
         releases=str(releases),
         verify_key=str(settings.verify_key) if settings.verify_key else None,

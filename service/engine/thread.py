@@ -1,13 +1,13 @@
-"""One thread that owns all model work. It never waits for a batch to fill: when idle it starts at once, and while it is busy
-requests gather, which are then answered together.
+"""The thread that does all model work, in batches.
+
+It never waits for a batch to fill: an idle engine starts at once, and requests that arrive while it is busy form the next batch.
 """
 
 import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from time import monotonic
@@ -20,31 +20,36 @@ from service.api.errors import ApiError
 
 T = TypeVar("T")
 
-CLOSE_S = 30.0  # a thread that is stuck is not waited for
-TURN_S = 0.0005  # the event loop need not wait longer for the engine's thread: a refusal must be quick when there is much to do
-_BEAT_S = 0.25  # how long an idle engine sleeps before it shows that it lives
-_SMOOTHING = 0.1  # weight of the newest batch in the time that a unit of cost takes
-_DEVIATIONS = 1  # on top of that time: who is let in should be answered in time, not only on average
-_LONGEST = 3  # times the usual: what took longer was interrupted, and when all does, the usual grows soon enough
-_NICENESS = 5  # on a full core the event loop goes first: what it refuses, it refuses at once
+CLOSE_S = 30.0  # how long to wait at the end for the thread, which may be stuck
+TURN_S = 0.0005  # Python's switch interval: the event loop waits no longer for the engine's thread, so that refusals stay quick
+_BEAT_S = 0.25  # how long an idle engine sleeps before it shows that it is alive
+_SMOOTHING = 0.1  # weight of the newest batch in the smoothed time per unit of cost
+_DEVIATIONS = 1  # deviations added to that time in predictions, so that requests are in time, and not only on average
+_LONGEST = 3  # one batch counts as at most this many times the usual: a slower one was probably interrupted
+MAX_PATIENT = 8  # patient requests that may wait until the engine has nothing else to do; a further one is refused
+_PATIENCE_S = 1.0  # a busy engine does one patient request per such time, and only one that has waited for longer than that
+_NICENESS = 5  # when cores are busy, the event loop goes before the engine's thread, so that it can refuse requests at once
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one batch may hold, and what may wait."""
+    """Limits of one batch, and of the requests that wait."""
 
     batch_requests: int = 32
     batch_cost: int = 4096  # tokens: 16 full histories
     max_queued: int = 1024
-    max_wait_s: float = 1.0  # whoever would wait longer is refused at once: their time is better spent elsewhere
+    max_wait_s: float = 1.0  # a request that would wait longer is refused at once, so that its client can go elsewhere
 
 
 @dataclass(frozen=True, slots=True)
 class Batched:
-    """Work that can be done for several at once. The results are in order; an exception among them is its caller's alone."""
+    """Work that can be done for several arguments in one batch.
+
+    The results have the order of the arguments. An exception among the results is raised only for its own caller.
+    """
 
     run: Callable[[Any, Sequence[Any]], Sequence[Any]]
-    of: Any  # its first argument; only work of the same function and the same object is done together
+    of: Any  # the first argument of `run`; a batch only has work with the same function and the same object
 
     def goes_with(self, other: "Batched | None") -> bool:
         """Whether both can be in one batch."""
@@ -56,10 +61,51 @@ class _Work:
     future: "asyncio.Future[Any]"
     loop: asyncio.AbstractEventLoop
     batched: Batched | None
-    argument: Any  # of the batch, or the function itself
+    argument: Any  # the argument for `batched`, or the function to call if that is None
     cost: int
-    deadline_s: float  # of time.monotonic
+    deadline_s: float  # by time.monotonic
     queued_s: float
+    is_patient: bool
+
+
+class Place:
+    """Room for one request, taken once and held until the engine has queued the request, or the `with` block ends.
+
+    A place counts as waiting work while its request is prepared. Otherwise too many requests that arrive meanwhile would be
+    admitted. Used only on the event loop.
+    """
+
+    __slots__ = ("_engine", "_is_held", "cost", "deadline_s", "is_patient")
+
+    def __init__(self, engine: "Engine", cost: int, deadline_s: float, is_patient: bool = False) -> None:
+        self._engine, self.cost, self.deadline_s, self.is_patient = engine, cost, deadline_s, is_patient
+        self._is_held = True
+        self._count(1, cost)
+
+    def resize(self, cost: int) -> None:
+        """Replace the estimated cost by a better one."""
+        if self._is_held:
+            self._count(0, cost - self.cost)
+        self.cost = cost
+
+    def give_back(self) -> None:
+        """Free the place. A second call does nothing."""
+        if self._is_held:
+            self._is_held = False
+            self._count(-1, -self.cost)
+
+    def _count(self, num: int, cost: int) -> None:
+        if self.is_patient:  # it does not delay other requests, so its cost does not count towards their wait
+            self._engine.num_patient_reserved += num
+        else:
+            self._engine.num_reserved += num
+            self._engine.reserved_cost += cost
+
+    def __enter__(self) -> "Place":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()
 
 
 class Engine:
@@ -68,24 +114,27 @@ class Engine:
     def __init__(self, num_threads: int, limits: Limits = Limits()) -> None:  # frozen
         self._num_threads, self._limits = num_threads, limits
         self._queue: deque[_Work] = deque()
+        self._patient: deque[_Work] = deque()  # work that waits until no other work does
+        self._patient_s = 0.0  # when (monotonic) the last patient work began
         self._changed = threading.Condition()
-        self._queued_cost = 0  # of what waits and of what is worked on
-        self._coming_cost = 0  # of what is made ready; of the event loop alone
-        self._second_per_cost = self._deviation = 0.0  # smoothed, and how far batches are off (Jacobson 1988)
+        self._queued_cost = 0  # of work that waits and of work being done
+        # Numbers and cost of the places that are held, used only on the event loop. The cost is without patient places.
+        self.num_reserved = self.num_patient_reserved = self.reserved_cost = 0
+        self._second_per_cost = self._deviation = 0.0  # smoothed mean and mean deviation (Jacobson 1988)
         self._num_batches = 0
         self._closing = False
         self._pending: set[_Work] = set()
         self._lost: ApiError | None = None
         self._beat_s = monotonic()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
-        self.on_batch: Callable[[int, int], None] = lambda _requests, _cost: None  # hears of every batch
+        self.on_batch: Callable[[int, int], None] = lambda _requests, _cost: None  # called after every batch
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Finish what is queued, then stop; a lost engine is left to itself."""
+        """Finish the queued work, then stop. A lost engine is not waited for."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -93,20 +142,20 @@ class Engine:
             self._thread.join(CLOSE_S)
 
     def trouble(self, limit_s: float) -> str | None:
-        """What is wrong with the thread: it ended, or has not moved for so long."""
+        """What is wrong with the thread, None if nothing is: it has ended, or has not moved for more than `limit_s`."""
         if not self._thread.is_alive():
             return "the engine has ended"
         age_s = self.heartbeat_age_s
         return f"the engine has not moved for {age_s:.1f} s" if age_s > limit_s else None
 
     def abandon(self, error: ApiError) -> None:
-        """Answer all that waits, and all that comes, with `error`."""
+        """Fail all waiting and all further work with `error`."""
         self._lost = error
         _deliver([(work, error) for work in list(self._pending)])
 
     @property
     def heartbeat_age_s(self) -> float:
-        """Seconds since the thread last moved: small when idle or busy with short work, growing when stuck or dead."""
+        """Seconds since the thread last moved: small when idle or busy with short work, growing when it is stuck or dead."""
         return monotonic() - self.beat_s
 
     @property
@@ -116,87 +165,113 @@ class Engine:
 
     @property
     def pace(self) -> tuple[float, float]:
-        """Seconds that a unit of cost takes, and how far single batches are off."""
+        """Seconds per unit of cost, smoothed over batches, and the mean deviation of single batches from it."""
         return self._second_per_cost, self._deviation
 
     @property
     def num_queued(self) -> int:
-        """Requests waiting."""
+        """Requests that wait, without patient ones."""
         return len(self._queue)
 
     @property
+    def num_patient(self) -> int:
+        """Patient requests that wait."""
+        return len(self._patient)
+
+    @property
     def queued_cost(self) -> int:
-        """Tokens waiting or being read."""
+        """Cost of the work that waits or is being done, in tokens."""
         return self._queued_cost
 
     @property
     def wait_s(self) -> float:
-        """How long a request that comes now will wait, by the time that the last batches took."""
-        return self._predict_s(self.queued_cost + self._coming_cost)
+        """The predicted wait of a request that arrives now, from the pace of the last batches."""
+        return self._predict_s(self.queued_cost + self.reserved_cost)
 
     def _predict_s(self, cost: int) -> float:
         return cost * (self._second_per_cost + _DEVIATIONS * self._deviation)
 
-    def is_full(self, deadline_s: float, cost: int = 0) -> bool:
-        """Whether work of this cost that comes now would be refused."""
+    def has_room(self, cost: int, deadline_s: float) -> bool:
+        """Whether work of this cost that arrives now may wait, and would be done by `deadline_s` (monotonic)."""
         wait_s = self.wait_s
         return (
-            self.num_queued >= self._limits.max_queued
-            or wait_s > self._limits.max_wait_s
-            or (wait_s > 0 and monotonic() + wait_s + self._predict_s(cost) > deadline_s)
-            or self._oldest_wait_s > self._limits.max_wait_s
+            self.num_queued + self.num_reserved < self._limits.max_queued
+            and wait_s <= self._limits.max_wait_s
+            and (wait_s <= 0 or monotonic() + wait_s + self._predict_s(cost) <= deadline_s)
+            and self._oldest_wait_s <= self._limits.max_wait_s
         )
 
-    @contextmanager
-    def place_for(self, cost: int, deadline_s: float) -> Iterator[None]:
-        """Count work as waiting while it is made ready, or all that comes meanwhile would be let in; ApiError when full."""
-        if self.is_full(deadline_s, cost):
+    @property
+    def has_patient_room(self) -> bool:
+        """Whether one more patient request may wait."""
+        return self.num_patient + self.num_patient_reserved < MAX_PATIENT
+
+    def take_place(self, cost: int, deadline_s: float) -> Place:
+        """A place for work of about this cost; ApiError overloaded when `has_room` is False for it."""
+        if self._lost is not None:
+            raise self._lost
+        if not self.has_room(cost, deadline_s):
             raise self.refusal()
-        self._coming_cost += cost
-        try:
-            yield
-        finally:
-            self._coming_cost -= cost
+        return Place(self, cost, deadline_s)
+
+    def take_patient_place(self, cost: int, deadline_s: float) -> Place:
+        """A place for work that lets all other work go first; ApiError overloaded when `MAX_PATIENT` of these wait already."""
+        if self._lost is not None:
+            raise self._lost
+        if not self.has_patient_room:
+            raise self.patient_refusal()
+        return Place(self, cost, deadline_s, is_patient=True)
 
     @property
     def _oldest_wait_s(self) -> float:
-        """How long the first in the queue has waited: work whose cost is not known can take any time."""
+        """How long the first work in the queue has waited.
+
+        This is checked beside the predicted wait, because work of unknown cost can take any time.
+        """
         try:
             return monotonic() - self._queue[0].queued_s
         except IndexError:
             return 0.0
 
     def refusal(self) -> ApiError:
-        """What is said to who does not fit in."""
-        return ApiError("overloaded", f"{self.num_queued} requests are waiting already; try again shortly")
+        """The error for a request that there is no room for."""
+        return ApiError("overloaded", f"{self.num_queued + self.num_reserved} requests are waiting already; try again shortly")
+
+    def patient_refusal(self) -> ApiError:
+        """The error for a patient request that there is no room for."""
+        num_waiting = self.num_patient + self.num_patient_reserved
+        return ApiError("overloaded", f"{num_waiting} requests for explanations are waiting already; try again shortly")
 
     async def load(self, release: Any) -> None:
-        """Be ready to be asked a release; a thread has it at hand."""
+        """Prepare for calls of a release. A thread can use it at once; an engine in another process must load it."""
 
-    async def submit(self, run: Callable[[], T], deadline_s: float) -> T:
-        """The result of `run()`, alone; see `submit_to`. It counts nothing in predicting how long others wait: it is rare."""
-        return await self._wait(None, run, 0, deadline_s)  # type: ignore[no-any-return]
+    async def submit(self, run: Callable[[], T], place: Place) -> T:
+        """The result of `run()`, which is not batched; see `submit_to`.
 
-    async def submit_to(self, batched: Batched, argument: Any, cost: int, deadline_s: float) -> Any:
-        """The result for `argument` of the batch it ends up in; `cost` is about its share of the work, in tokens.
-
-        ApiError at once when it could not be answered by `deadline_s` (monotonic), or when its turn came too late.
-        Cancelling the caller takes the work out of the queue.
+        Such work is rare, so its time does not count for the pace.
         """
-        return await self._wait(batched, argument, cost, deadline_s)
+        place.resize(0)
+        return await self._wait(None, run, place)  # type: ignore[no-any-return]
 
-    async def _wait(self, batched: Batched | None, argument: Any, cost: int, deadline_s: float) -> Any:
+    async def submit_to(self, batched: Batched, argument: Any, place: Place) -> Any:
+        """The result for `argument` from the batch that it becomes part of. The place's cost is about its work in tokens.
+
+        ApiError deadline_exceeded when its turn comes after the place's deadline. If the caller is cancelled, the work is
+        skipped when its turn comes.
+        """
+        return await self._wait(batched, argument, place)
+
+    async def _wait(self, batched: Batched | None, argument: Any, place: Place) -> Any:
+        place.give_back()  # from here on it counts as queued
         if self._lost is not None:
             raise self._lost
-        if self.is_full(deadline_s, cost):
-            raise self.refusal()
         loop = asyncio.get_running_loop()
-        work = _Work(loop.create_future(), loop, batched, argument, cost, deadline_s, monotonic())
+        work = _Work(loop.create_future(), loop, batched, argument, place.cost, place.deadline_s, monotonic(), place.is_patient)
         self._pending.add(work)
         try:
             with self._changed:
-                self._queue.append(work)
-                self._queued_cost += cost
+                (self._patient if place.is_patient else self._queue).append(work)
+                self._queued_cost += 0 if place.is_patient else work.cost
                 self._changed.notify()
             return await work.future
         finally:
@@ -204,25 +279,30 @@ class Engine:
 
     def _loop(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
-        # OpenMP keeps the number of threads per calling thread: it must be set on the one that computes.
+        # OpenMP has a number of threads for each calling thread, so it must be set on the thread that computes.
         torch.set_num_threads(self._num_threads)
         faiss.omp_set_num_threads(self._num_threads)
         while True:
             self._beat_s = monotonic()
             with self._changed:
-                if not self._queue and not self._closing:
+                if not self._queue and not self._patient and not self._closing:
                     self._changed.wait(_BEAT_S)
                 batch = self._take()
-                if not batch and not self._queue and self._closing:
+                if not batch and not self._queue and not self._patient and self._closing:
                     return
             if batch:
                 self._work_on(batch)
-                batch = []  # or the engine would hold on to a release that is not served any more until it is asked again
+                batch = []  # otherwise an idle engine would keep a release in memory that is no longer served
 
     def _take(self) -> list[_Work]:
-        """The first in the queue, and those right behind that can be done with it without making any of them late."""
+        """The next batch: the first work in the queue, and the work right behind it, as long as none of it would be late."""
+        started = monotonic()
+        if self._patient and (not self._queue or started - max(self._patient[0].queued_s, self._patient_s) > _PATIENCE_S):
+            work, self._patient_s = self._patient.popleft(), started
+            self._queued_cost += work.cost
+            return [work]
         batch: list[_Work] = []
-        cost, started, soonest_s = 0, monotonic(), inf
+        cost, soonest_s = 0, inf
         while self._queue and len(batch) < self._limits.batch_requests:
             work = self._queue[0]
             if batch and not (work.batched and work.batched.goes_with(batch[0].batched)):
@@ -243,12 +323,12 @@ class Engine:
         todo = []
         for work in batch:
             if work.deadline_s < started:
-                results.append((work, ApiError("deadline_exceeded", "the request's time was over before its turn came")))
-            elif not work.future.done():  # else whoever asked has gone
+                results.append((work, ApiError("deadline_exceeded", "the request's deadline passed before its turn came")))
+            elif not work.future.done():  # otherwise its caller was cancelled
                 todo.append(work)
         if todo:
             results += zip(todo, _results(todo), strict=True)
-            if cost := sum(work.cost for work in todo):
+            if not todo[0].is_patient and (cost := sum(work.cost for work in todo)):
                 self.on_batch(len(todo), cost)
                 self._learn((monotonic() - started) / cost)
         with self._changed:
@@ -256,7 +336,7 @@ class Engine:
         _deliver(results)
 
     def _learn(self, second_per_cost: float) -> None:
-        """One more batch."""
+        """Update the pace with the time of one more batch."""
         self._num_batches += 1
         weight = max(_SMOOTHING, 1 / self._num_batches)
         if self._num_batches > 1:
@@ -266,7 +346,7 @@ class Engine:
 
 
 def _results(batch: Sequence[_Work]) -> Sequence[Any]:
-    """What each gets: a result or an exception. When the whole batch fails, each is tried alone: only the culprit fails."""
+    """A result or an exception for each. If a whole batch fails, each is tried on its own, so that only the bad one fails."""
     first = batch[0].batched
     if first is None:
         return [_attempt(batch[0].argument)]
@@ -287,7 +367,7 @@ def _attempt(run: Callable[[], Any]) -> Any:
 
 
 def _deliver(results: Sequence[tuple[_Work, Any]]) -> None:
-    """Wake the callers: one call into each event loop, however many they are."""
+    """Wake the callers, with one call into each event loop."""
     for loop in {work.loop for work, _ in results}:
         mine = [(work.future, result) for work, result in results if work.loop is loop]
         try:

@@ -1,1 +1,1 @@
-"""What is known of users: the stores of their events, and what is read from them. Runs on the event loop and its pools."""
+"""User histories: the stores that keep events, and reading and checking events. Runs on the event loop and its pools."""

@@ -1,21 +1,22 @@
-"""Stops asking what does not answer, so that a dead neighbour costs each request nothing instead of a timeout."""
+"""A circuit breaker: stops calling a service that does not answer, so that requests do not each wait for its timeout."""
 
 import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_JITTER = 0.2  # of the pause, either way: servers that lost a neighbour together do not all return to it together
+_JITTER = 0.2  # share by which the pause is varied, so that several servers do not all try again at the same moment
 
 
 class CircuitOpen(Exception):
-    """Not asked: the last calls failed, and it is too early to try again."""
+    """The call was not made, because the last calls failed and it is too early to try again."""
 
 
 class Breaker:
-    """Opens after `threshold` failures in a row; after about `pause_s` one call at a time tries again, and a success closes it.
+    """Opens after `threshold` failures in a row. After about `pause_s`, one call at a time tries again; a success closes it.
 
-    Only errors of the types `failures` count. Any other one is an answer, and a cancelled call says nothing either way.
+    Only errors of the types `failures` count as failures. Any other error counts as an answer. A cancelled call counts as
+    neither.
     """
 
     def __init__(
@@ -30,12 +31,12 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are refused, but for the one that tries."""
+        """Whether calls are refused, except for the one that tries again."""
         return self._failures >= self._threshold
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """Around one call; CircuitOpen when it should not be made."""
+        """Surrounds one call; CircuitOpen when the call should not be made."""
         probe = self.is_open
         if probe and (self._probing or self._clock() < self._retry_at_s):
             raise CircuitOpen("the last calls failed")
@@ -45,7 +46,7 @@ class Breaker:
         except self._types:
             self._failures += 1
             if probe or self._failures == self._threshold:
-                # No secret depends on it.
+                # An ordinary random number is enough, because no secret depends on it.
                 self._retry_at_s = self._clock() + self._pause_s * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
             raise
         except Exception:

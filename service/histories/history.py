@@ -1,10 +1,10 @@
-"""What the service remembers of a user: the last events, and compact statistics of the whole history.
+"""What the service stores about a user: the last events, and compact statistics of the whole history.
 
-`seq` counts a user's stored events from 1 in the order they arrived. The window is a function of that order and of n, the
-number of events ever stored, so that an event that arrives late does not move all others.
+`seq` numbers a user's stored events from 1, in the order in which they arrived. The window depends only on that order and on n,
+the number of events ever stored. So an event that arrives late does not move the others.
 
-A server remembers millions of events and items. They hold nothing that could be part of a cycle, and are kept from the garbage
-collector, which would stop all threads for as long as it takes to go through them.
+A server holds millions of events and items in memory. Their types opt out of garbage collection (`gc=False`), because the
+collector would stop all threads while it goes through them. This is safe because they cannot be part of a reference cycle.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,21 +17,21 @@ import msgspec
 from twotower.data.item_statistics import add_event
 from twotower.data.window import WINDOW, anchor
 
-# Bounds on what one user may occupy; the same in every store.
+# Bounds on what is stored of one user; the same in every store.
 KEPT_EVENTS = WINDOW
-KEPT_EVENT_IDS = 4096  # idempotency reaches back this many events: four full batches
-KEPT_ITEMS = 4096  # past items; the one whose last event is oldest goes first
+KEPT_EVENT_IDS = 4096  # a repeated event_id is recognised among this many last events: four full requests
+KEPT_ITEMS = 4096  # past items; beyond that, the item whose last event is oldest is forgotten first
 
 
-Reason = Literal["timeout", "unreachable", "circuit_open", "full", "read_only", "denied", "damaged", "mixed_up", "refused"]
+FailureReason = Literal["timeout", "unreachable", "circuit_open", "full", "read_only", "denied", "damaged", "mixed_up", "refused"]
 
 
 class HistoryUnavailable(Exception):
-    """The store could not be asked, or did not confirm: nothing may be acknowledged."""
+    """The store could not be reached, or did not confirm a write: a caller must not be told that its events are stored."""
 
-    def __init__(self, message: str, reason: Reason = "unreachable") -> None:
+    def __init__(self, message: str, reason: FailureReason = "unreachable") -> None:
         super().__init__(message)
-        self.reason: Reason = reason
+        self.reason: FailureReason = reason
 
 
 class StoredEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -50,7 +50,7 @@ class StoredEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 
 class PastItem(msgspec.Struct, frozen=True, gc=False):
-    """Statistics of one item of a user's whole history (twotower.data.item_statistics) and the event types it was met through."""
+    """Statistics of one past item over the user's whole history (twotower.data.item_statistics), and its event types."""
 
     count: int
     first_ms: int
@@ -60,7 +60,7 @@ class PastItem(msgspec.Struct, frozen=True, gc=False):
 
     @staticmethod
     def after(before: "PastItem | None", event: StoredEvent) -> "PastItem":
-        """The statistics once `event` has happened too."""
+        """The statistics with `event` added to those `before`, which are None for the item's first event."""
         if before is None:
             return PastItem(1, event.time_ms, event.time_ms, (1.0, 1.0, 1.0), shared(frozenset([event.event_type])))
         numbers = add_event(before.count, before.first_ms, before.last_ms, before.decayed, event.time_ms)
@@ -70,18 +70,20 @@ class PastItem(msgspec.Struct, frozen=True, gc=False):
 
 @lru_cache(maxsize=4096)
 def shared(event_types: frozenset[str]) -> frozenset[str]:
-    """The same set, as one object for all items that have it."""
+    """An equal set; all items with equal sets share one object, which saves memory."""
     return event_types
 
 
 @dataclass(frozen=True, slots=True)
 class UserHistory:
-    """The last events of a user, oldest first by arrival; `num_events` counts all there ever were.
+    """The last events of a user in the order of their arrival, oldest first; `num_events` counts all events ever stored.
 
-    `items` are in the order they were first met. `epoch` is one life of the user in the store: another one begins when the
-    first event after nothing is stored. `tag` names the append that stored the last event; no two appends share one, so it tells
-    a history from another of the same epoch and length, which a restored store can grow. Both are empty for an unknown user,
-    and `tag` for what no store holds.
+    `items` are the past items, in the order of their first events.
+
+    `epoch` changes when a deleted user is stored again: it names the time from the first stored event to the deletion.
+    `tag` names the append that stored the last event, and every append has a tag of its own. So the tag tells apart two histories
+    of the same epoch and length. These can exist when a store was restored from a backup and then received other events.
+    Both are empty for an unknown user. `tag` is also empty for a history that no store holds.
     """
 
     events: tuple[StoredEvent, ...] = ()
@@ -92,16 +94,16 @@ class UserHistory:
 
     @property
     def seq(self) -> int:
-        """Sequence number of the last event."""
+        """Sequence number of the last event; 0 for an unknown user."""
         return self.num_events
 
     @property
     def window(self) -> tuple[StoredEvent, ...]:
-        """Events [anchor(n), n), as far as they are kept."""
+        """Events [anchor(n), n), those of them that are still stored."""
         return self.events[max(len(self.events) - (self.num_events - anchor(self.num_events)), 0) :]
 
     def extended(self, events: Iterable[StoredEvent], tag: str = "") -> "UserHistory":
-        """The history as if `events` had been stored after it, by the same arithmetic and in the same order as the stores."""
+        """The history as if `events` had been stored after it, computed exactly as the stores do."""
         added, items = tuple(events), dict(self.items)
         for event in added:
             if event.item_id is not None:
@@ -112,24 +114,25 @@ class UserHistory:
 
 
 class HistoryStore(Protocol):
-    """Where histories live. Every method raises HistoryUnavailable when the store cannot be asked."""
+    """Stores histories. Every method raises HistoryUnavailable when the store cannot be reached."""
 
     async def append(self, events: Sequence[StoredEvent]) -> list[bool]:
-        """Store events of any users, in order; True where stored, False where the user's event_id was known already.
+        """Store events of any users, in order. True for an event that was stored, False for one whose event_id was known.
 
-        When it returns, the events survive a crash of this process. When it raises, some may have been stored: sent again
-        under the same event_ids, nothing is stored twice.
+        When this returns, the events survive a crash of this process. When this raises, some events may have been stored. They
+        can be sent again: events with the same event_ids are not stored twice.
         """
 
     async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
-        """All that is kept of a user; an unknown user has an empty history.
+        """All that is stored about a user; an unknown user has an empty history.
 
-        `known` is what an earlier read returned. It saves work and never changes the answer: unchanged, the answer is `known`
-        itself; grown, the events of both are the same objects; deleted, lost or restored meanwhile, all is read again.
+        `known` is the result of an earlier read. It saves work and never changes the answer. If the history is unchanged, the
+        answer is `known` itself. If it has grown, both share the event objects. If it was deleted, lost or restored meanwhile,
+        everything is read again.
         """
 
     async def delete(self, user_id: str) -> int:
-        """Forget a user, event ids and statistics included; returns how many events there had been."""
+        """Delete a user with event ids and statistics; returns how many events were ever stored."""
 
     async def close(self) -> None:
         """Release connections and threads."""

@@ -1,4 +1,4 @@
-"""Events on their way in: checked one by one, and made what the stores keep."""
+"""Incoming events: each is checked on its own and converted to the type that the stores keep."""
 
 import msgspec
 
@@ -8,14 +8,14 @@ from service.api.errors import ApiError
 from service.api.schemas import AboutUser, Event
 from service.histories.history import StoredEvent, UserHistory
 
-CLOCK_SKEW_MS = 86_400_000  # a stored event may lie a day ahead of us: clients' clocks and time zones are what they are
+CLOCK_SKEW_MS = 86_400_000  # an event may lie a day in the future, because clients' clocks and time zones may be wrong
 
 
 _event = msgspec.json.Decoder(schemas.Event)
 
 
-def judge(raw_events: list[msgspec.Raw], now_ms: int) -> tuple[list[StoredEvent], list[schemas.Rejected]]:
-    """The events that may be stored, and why the others may not."""
+def validate_events(raw_events: list[msgspec.Raw], now_ms: int) -> tuple[list[StoredEvent], list[schemas.Rejected]]:
+    """The events that may be stored, and the reasons why the others are rejected."""
     good: list[StoredEvent] = []
     rejected: list[schemas.Rejected] = []
     for index, raw in enumerate(raw_events):
@@ -25,27 +25,27 @@ def judge(raw_events: list[msgspec.Raw], now_ms: int) -> tuple[list[StoredEvent]
                 raise ApiError("invalid_request", "Object missing required field `user_id`", "user_id")
             schemas.check_texts(event)
             if event.time_ms > now_ms + CLOCK_SKEW_MS:
-                raise ApiError("invalid_request", "timestamp: lies more than a day in the future", "timestamp")
+                raise ApiError("invalid_request", "timestamp: it is more than a day in the future", "timestamp")
         except ValueError as error:
             rejected.append(schemas.Rejected(index=index, reason=str(error)))
         except ApiError as error:
             where = f" (field {error.field})" if error.field else ""
             rejected.append(schemas.Rejected(index=index, reason=error.message + where))
         else:
-            # Within a day ahead it is a clock that is wrong, not an event to come: nothing stored lies in our future.
+            # A time less than a day ahead means a wrong clock. Such an event gets our time: no stored event is in the future.
             stored = to_stored(event, event.user_id)
             good.append(stored if stored.time_ms <= now_ms else msgspec.structs.replace(stored, time_ms=now_ms))
     return good, rejected
 
 
-def merge_inline(stored: UserHistory, asked: AboutUser) -> UserHistory:
-    """The history the request speaks of: inline events count as if they had just been stored, but are not."""
-    before = UserHistory() if asked.history_mode == "replace" else stored
-    return before.extended(to_stored(e, asked.user_id or "") for e in asked.events) if asked.events else before
+def merge_inline(stored: UserHistory, request: AboutUser) -> UserHistory:
+    """The history that a request is about: its inline events count as if they had just been stored, but are not stored."""
+    before = UserHistory() if request.history_mode == "replace" else stored
+    return before.extended(to_stored(e, request.user_id or "") for e in request.events) if request.events else before
 
 
 def to_stored(event: Event, user_id: str) -> StoredEvent:
-    """An event as the stores keep it."""
+    """The event of a request in the type that the stores keep."""
     return StoredEvent(
         user_id=user_id,
         event_type=event.event_type,

@@ -1,4 +1,4 @@
-"""Histories in Redis: for several servers. Each call is one Lua script per user, so that no two servers interleave."""
+"""Histories in Redis, which several servers can share. Each call runs one Lua script per user, so that calls never interleave."""
 
 import asyncio
 import hashlib
@@ -21,9 +21,9 @@ from service.histories.history import (
     KEPT_EVENT_IDS,
     KEPT_EVENTS,
     KEPT_ITEMS,
+    FailureReason,
     HistoryUnavailable,
     PastItem,
-    Reason,
     StoredEvent,
     UserHistory,
     shared,
@@ -32,17 +32,19 @@ from service.histories.redis_scripts import APPEND, DELETE, READ, TAG_BYTES
 from twotower.data.features import DAY_MS
 from twotower.data.item_statistics import HALF_LIVES_DAYS
 
-PREFIX = "twotower2"  # of every key; the number changes with what is stored under it
-# epoch and n; last events, each behind the tag of its append; event id -> seq; item id -> statistics; item id -> time of its last
+PREFIX = "twotower2"  # of every key; the number changes with the format of the stored values
+# In this order: epoch and n; the last events, each after the tag of its append; event id -> seq; item id -> statistics;
+# item id -> time of its last event.
 _KEYS = ("head", "events", "ids", "items", "recent")
-_MAX_CALLS = 64  # at once: more wait, rather than open ever more connections
-_WRITE_PATIENCE = 10.0  # a write given up on is sent again, and may hold 1,024 events: it waits so many times as long as a read
+_MAX_CALLS = 64  # calls at once; further calls wait, so that the number of connections stays bounded
+# A write may take this many times as long as a read: it may hold 1,024 events, and giving up means that they are sent again.
+_WRITE_PATIENCE = 10.0
 
 _event = msgspec.json.Decoder(StoredEvent)
 _statistics = msgspec.msgpack.Decoder(tuple[int, int, int, float, float, float, frozenset[str], int])
 
 _SILENCE = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, TimeoutError)
-_REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...] = (
+_REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], FailureReason], ...] = (
     (CircuitOpen, "circuit_open"),
     (exceptions.OutOfMemoryError, "full"),
     (exceptions.ReadOnlyError, "read_only"),
@@ -50,8 +52,9 @@ _REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ..
     ((exceptions.AuthenticationError, exceptions.NoPermissionError), "denied"),
     ((exceptions.ConnectionError, OSError), "unreachable"),
 )
-# What stands in an error of Redis; a long command before any AUTH is a protocol error to it.
-_CODES: dict[str, Reason] = {
+# Codes in the text of a Redis error. "unauthenticated" is there because Redis answers a long command before AUTH with a protocol
+# error that has no code.
+_CODES: dict[str, FailureReason] = {
     "OOM": "full",
     "READONLY": "read_only",
     "WRONGTYPE": "damaged",
@@ -63,21 +66,21 @@ _CODES: dict[str, Reason] = {
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One run of a script: whose history, and the arguments after the question."""
+    """One run of a script: the user whose history it is about, and the arguments after the question."""
 
     user_id: str
     arguments: tuple[Any, ...] = ()
 
 
 class RedisHistory:
-    """A HistoryStore in Redis; a user not heard of for `ttl_days` is forgotten. It connects on the first call.
+    """A HistoryStore in Redis. A user without new events for `ttl_days` is forgotten. It connects on the first call.
 
-    A read takes `timeout_s` at most. User name and password, TLS and its CA file are parts of the URL.
+    A read takes at most `timeout_s`. User name, password, TLS and the file of its certificate authority are parts of the URL.
     """
 
     def __init__(self, url: str, timeout_s: float, ttl_days: float) -> None:
-        # No retries by the client: an append whose answer was lost may have happened, and only the caller has event ids.
-        # No limits of its own for parts of a call: there is one around each whole call, in _run.
+        # The client must not retry: an append whose answer was lost may have been stored, and only events with ids can be sent
+        # again safely. It has no timeouts for the parts of a call either, because _run has one for each whole call.
         self._redis = Redis.from_url(
             url,
             socket_timeout=None,
@@ -87,7 +90,7 @@ class RedisHistory:
             protocol=2,
             driver_info=None,
         )
-        # Refuses options of the URL that there are not; it does not connect.
+        # This only raises for unknown options in the URL; it does not connect.
         self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         self.breaker = Breaker(*_SILENCE)
         self._numbers = count()
@@ -108,9 +111,9 @@ class RedisHistory:
         return [bool(stored[i]) for i in range(len(events))]
 
     async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
-        """One round trip that brings what is new since `known`, or everything."""
-        held = known or UserHistory()
-        call = _Call(user_id, (held.epoch, held.num_events, held.tag))
+        """Read the events after `known`, or everything, in one round trip."""
+        before = known or UserHistory()
+        call = _Call(user_id, (before.epoch, before.num_events, before.tag))
         ((_, epoch, first, num_events, payloads, packed),) = await self._run(READ, [call], self._timeout_s)
         if known is not None and first == num_events == known.num_events:
             return known
@@ -118,13 +121,13 @@ class RedisHistory:
             events = [_event.decode(payload[TAG_BYTES:]) for payload in payloads]
             tag = payloads[-1][:TAG_BYTES].decode() if payloads else ""
             if first:
-                return held.extended(events, tag)
+                return before.extended(events, tag)
             return UserHistory(tuple(events), num_events, _past_items(packed), epoch.decode(), tag)
-        except ValueError as error:  # msgspec's and UnicodeDecodeError are such
-            raise HistoryUnavailable(f"Redis holds what cannot be read: {error}", "damaged") from error
+        except ValueError as error:  # includes msgspec's errors and UnicodeDecodeError
+            raise HistoryUnavailable(f"Redis holds data that cannot be read: {error}", "damaged") from error
 
     async def delete(self, user_id: str) -> int:
-        """One round trip."""
+        """Delete all keys of the user in one round trip."""
         ((_, num_events),) = await self._run(DELETE, [_Call(user_id)], self._timeout_s * _WRITE_PATIENCE)
         return int(num_events)
 
@@ -133,7 +136,10 @@ class RedisHistory:
         await self._redis.aclose()
 
     async def _run(self, script: str, calls: Sequence[_Call], timeout_s: float) -> list[list[Any]]:
-        """What the script answers to each call; HistoryUnavailable unless all are answered, each with its own question."""
+        """The script's answer to each call.
+
+        HistoryUnavailable unless every call is answered, and every answer repeats the question of its call.
+        """
         questions = [f"{next(self._numbers)} {call.user_id}".encode() for call in calls]
         try:
             with self.breaker.attempt():
@@ -142,9 +148,9 @@ class RedisHistory:
         except (exceptions.RedisError, OSError, CircuitOpen) as error:
             raise HistoryUnavailable(f"Redis did not confirm: {type(error).__name__}", _reason(error)) from error
         if any(not isinstance(a, list) or a[:1] != [question] for a, question in zip(answers, questions, strict=True)):
-            # A connection that is one answer behind would stay so.
+            # A connection whose answers are one call behind would stay behind, so all connections are closed.
             await self._redis.connection_pool.disconnect()
-            raise HistoryUnavailable("Redis answered another question than the one asked", "mixed_up")
+            raise HistoryUnavailable("Redis sent the answer to a different call", "mixed_up")
         return answers
 
     async def _send(self, script: str, questions: Sequence[bytes], calls: Sequence[_Call]) -> list[Any]:
@@ -154,7 +160,7 @@ class RedisHistory:
         ]
         answers = await self._execute(commands)
         unknown = [i for i, answer in enumerate(answers) if isinstance(answer, exceptions.NoScriptError)]
-        if unknown:  # a new Redis, or one that forgot: what it did not know it did not do
+        if unknown:  # Redis has restarted and does not have the script, so it did nothing for these calls
             await self._redis.script_load(script)
             for i, answer in zip(unknown, await self._execute([commands[i] for i in unknown]), strict=True):
                 answers[i] = answer
@@ -174,12 +180,12 @@ class RedisHistory:
 
 @cache
 def _sha(script: str) -> str:
-    """Redis' name for a script."""
+    """The SHA-1 hash by which Redis names a script."""
     return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
-def _reason(error: Exception) -> Reason:
-    """What to tell an operator; errors of a script carry the code in their text."""
+def _reason(error: Exception) -> FailureReason:
+    """The reason for metrics and logs. Errors inside a script have their code only in their text."""
     for kind, reason in _REASONS:
         if isinstance(error, kind):
             return reason
@@ -188,17 +194,17 @@ def _reason(error: Exception) -> Reason:
 
 
 def _keys(user_id: str) -> list[str]:
-    """All keys of a user; the quoted id is a hash tag, so that a cluster keeps them on one node."""
+    """All keys of a user. The quoted id is a hash tag, so that a Redis cluster keeps them on one node."""
     return [f"{PREFIX}:{{{quote(user_id, safe='')}}}:{name}" for name in _KEYS]
 
 
 def _arguments(event: StoredEvent) -> tuple[str, str, int, str, bytes]:
-    """Ids are never empty, so an empty string can stand for none."""
+    """The five script arguments of an event. Ids are never empty, so an empty string means that there is none."""
     return event.event_id or "", event.item_id or "", event.time_ms, event.event_type, msgspec.json.encode(event)
 
 
 def _past_items(packed: Sequence[bytes]) -> dict[str, PastItem]:
-    """Items by id from a flat list of id and statistics, in the order they were first met."""
+    """Past items by id, in the order of their first events, from a flat list of ids and statistics."""
     found = [(*_statistics.decode(statistics), item.decode()) for item, statistics in zip(packed[::2], packed[1::2], strict=True)]
     found.sort(key=lambda row: row[7])
     return {

@@ -1,21 +1,21 @@
-"""What RedisHistory has Redis do: Lua, each script atomic on one user's keys.
+"""The Lua scripts that RedisHistory runs in Redis. Each is atomic on the keys of one user.
 
-KEYS are the five of one user. ARGV[1] is never the same twice, and every answer begins with it, so that an answer to another
-question is noticed.
+KEYS are the five keys of one user. ARGV[1], the question, is different for every call, and every answer begins with it. So an
+answer that belongs to a different call is noticed.
 """
 
 TAG_BYTES = 16  # before each stored event: the random tag of the append that stored it
 
 # ARGV: question, tag, ttl in ms, kept events, kept ids, kept items, ms of a day, three half-lives in days, then five per event:
-# event id, item id, time in ms, event type, payload. Answers the question and a 1 or 0 per event: stored or known already.
-# The arithmetic is `add_event` of twotower.data.item_statistics, operation by operation: the contract tests hold the two
-# together bit by bit.
+# event id, item id, time in ms, event type, payload. Answers the question, and per event 1 if it was stored or 0 if its id was
+# known already. The arithmetic is that of `add_event` in twotower.data.item_statistics, operation by operation: the contract
+# tests check that both give the same bits.
 APPEND = """
 local tag, ttl_ms, kept_events = ARGV[2], ARGV[3], ARGV[4]
 local kept_ids, kept_items, day_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local half_lives = {tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])}
 
--- Each key is asked for something before one is written: a key of another type refuses the whole append.
+-- Each key is read before any is written, so that a key of a wrong type fails the whole append.
 local head = redis.call('HMGET', KEYS[1], 'epoch', 'n')
 redis.call('LLEN', KEYS[2])
 redis.call('ZCARD', KEYS[3])
@@ -65,9 +65,9 @@ for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ttl_ms) end
 return {ARGV[1], stored}
 """
 
-# ARGV: question, then epoch, n and tag of what the caller holds. Answers question, epoch, first, n, events, items. Where the
-# store holds the caller's last event in the caller's place, `first` is the caller's n and only events after it come, without
-# items; otherwise `first` is 0 and everything comes.
+# ARGV: question, then epoch, n and tag of the history that the caller has. Answers question, epoch, first, n, events, items. If
+# the caller's last event is in the store under the same number, `first` is the caller's n, and the answer has only the events
+# after it and no items. Otherwise `first` is 0 and the answer has everything.
 READ = """
 local head = redis.call('HMGET', KEYS[1], 'epoch', 'n')
 local epoch, n, first = head[1] or '', tonumber(head[2] or '0'), tonumber(ARGV[3])

@@ -1,4 +1,4 @@
-"""Histories of the users last seen, kept in memory in front of a store: a read brings only what was appended since."""
+"""A cache of recent users' histories in front of a store, so that a read fetches only the events appended since."""
 
 import asyncio
 from collections import OrderedDict
@@ -11,8 +11,8 @@ import msgspec
 
 from service.histories.history import KEPT_EVENTS, HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
 
-# Estimates of what Python objects weigh.
-_EVENT_BYTES = 220  # beside its text
+# Estimated sizes of Python objects.
+_EVENT_BYTES = 220  # without its texts
 _ITEM_BYTES = 180
 _USER_BYTES = 1000
 
@@ -25,7 +25,7 @@ class _Held:
 
 @dataclass(slots=True, weakref_slot=True)
 class _Turn:
-    """Reads of one user take turns; `began` is when the one began that `outcome` is of."""
+    """Lets reads of one user take turns. `outcome` is the result of the last read, which began at tick `began`."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     began: int = -1
@@ -33,10 +33,10 @@ class _Turn:
 
 
 class RememberedHistories:
-    """A HistoryStore in front of `store` that remembers up to about `max_bytes` of histories, the last seen.
+    """A HistoryStore in front of `store` that caches the most recently used histories, up to about `max_bytes`.
 
-    `on_rollback` is called when a user's history does not go on from the one remembered: the store lost or restored it, or
-    another server deleted it. What the store says is what counts.
+    `on_rollback` is called when a user's history in the store does not continue the cached one: the store lost or restored it,
+    or another server deleted it. The answer is always the store's history.
     """
 
     def __init__(self, store: HistoryStore, max_bytes: int, on_rollback: Callable[[], None]) -> None:
@@ -47,18 +47,18 @@ class RememberedHistories:
         self.num_bytes = 0
 
     async def append(self, events: Sequence[StoredEvent]) -> list[bool]:
-        """As the store does."""
+        """Append to the store; the cache follows with the next read."""
         return await self._store.append(events)
 
     async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
-        """As the store does. Of reads of one user that wait, one asks for all: any read that begins after they were called."""
+        """The store's history. Concurrent reads of one user share one read of the store, if it begins after they were called."""
         turn = self._turns.get(user_id)
         if turn is None:
             turn = self._turns[user_id] = _Turn()
-        asked = next(self._ticks)
+        called = next(self._ticks)
         async with turn.lock:
-            # One that began earlier may have missed an append that was acknowledged before this call.
-            if turn.began < asked:
+            # A store read that began before this call may have missed an append that was acknowledged before this call.
+            if turn.began < called:
                 began = next(self._ticks)
                 try:
                     turn.outcome = await self._read(user_id, known)
@@ -71,7 +71,7 @@ class RememberedHistories:
         return known if known is not None and _version(known) == _version(outcome) else outcome
 
     async def delete(self, user_id: str) -> int:
-        """As the store does; what was remembered goes too, whatever the store says."""
+        """Delete the user from the cache and then from the store; the cached history goes even when the store fails."""
         self._forget(user_id)
         return await self._store.delete(user_id)
 
@@ -83,13 +83,13 @@ class RememberedHistories:
         held = self._held.get(user_id)
         found = await self._store.read(user_id, held.history if held else known)
         if held and found is held.history:
-            if user_id in self._held:  # else forgotten meanwhile
+            if user_id in self._held:  # otherwise it was evicted or deleted meanwhile
                 self._held.move_to_end(user_id)
             return found
         if held and _went_back(held.history, found):
             self._on_rollback()
         self._forget(user_id)
-        if found.num_events:  # the unknown would only push out the known
+        if found.num_events:  # unknown users would only evict known ones
             self._remember(user_id, _Held(found, _weigh(found, held)))
         return found
 
@@ -109,19 +109,22 @@ def _version(history: UserHistory) -> tuple[str, int, str]:
 
 
 def _went_back(before: UserHistory, found: UserHistory) -> bool:
-    """Whether `found` is no continuation of `before`; one that grew past all that is kept is taken at its word."""
+    """Whether `found` does not continue `before`.
+
+    If more events were added than are kept, this cannot be checked, and an equal epoch is taken as a continuation.
+    """
     grown = found.num_events - before.num_events
     return not _continues(before, found) and not (found.epoch == before.epoch and grown >= KEPT_EVENTS)
 
 
 def _continues(before: UserHistory, found: UserHistory) -> bool:
-    """Whether a store made `found` by extending `before`: then their events are the same objects."""
+    """Whether the store made `found` by extending `before`. Then both share the event objects."""
     grown = found.num_events - before.num_events
     return bool(before.events) and 0 <= grown < len(found.events) and found.events[-1 - grown] is before.events[-1]
 
 
 def _weigh(history: UserHistory, held: _Held | None) -> int:
-    """Estimated bytes of a history; of one that goes on from the one held, only the difference is looked at."""
+    """Estimated bytes of a history. If it continues the cached one, only the difference is counted, to save time."""
     num_bytes, added, gone, num_items = _USER_BYTES, history.events, history.events[:0], len(history.items)
     if held and _continues(held.history, history):
         before, grown = held.history, history.num_events - held.history.num_events

@@ -1,7 +1,7 @@
 """Histories in one SQLite file: the default, for one server on one machine.
 
-Calls run on two threads of the store's own, one that writes and one that reads: WAL lets readers pass a writer that waits
-for the disk.
+Writes run on one thread of the store and reads on another. The file is in WAL mode, so a read does not wait for a write that
+waits for the disk.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from service.histories.history import (
     KEPT_EVENT_IDS,
     KEPT_EVENTS,
     KEPT_ITEMS,
+    FailureReason,
     HistoryUnavailable,
     PastItem,
-    Reason,
     StoredEvent,
     UserHistory,
     shared,
@@ -46,13 +46,13 @@ CREATE TABLE items (
 CREATE INDEX items_by_age ON items (user_id, last_ms, item_id);
 """
 _ITEM = "count, first_ms, last_ms, week, month, quarter, event_types"
-_REASONS: dict[str, Reason] = {"SQLITE_FULL": "full", "SQLITE_READONLY": "read_only", "SQLITE_BUSY": "timeout"}
+_REASONS: dict[str, FailureReason] = {"SQLITE_FULL": "full", "SQLITE_READONLY": "read_only", "SQLITE_BUSY": "timeout"}
 _event = msgspec.json.Decoder(StoredEvent)
 _types = msgspec.json.Decoder(frozenset[str])
 
 
 class SqliteHistory:
-    """A HistoryStore in the file at `path`, which is made when missing; EnvironmentProblem when it cannot be."""
+    """A HistoryStore in the file at `path`. A missing file is created; EnvironmentProblem when the file cannot be used."""
 
     def __init__(self, path: Path) -> None:
         self._writing = ThreadPoolExecutor(1, "history-write")
@@ -62,19 +62,19 @@ class SqliteHistory:
         self._reader = connect(path, WHAT, OPTION)
 
     async def append(self, events: Sequence[StoredEvent]) -> list[bool]:
-        """One transaction, on the disk when this returns."""
+        """Append in one transaction, which is on the disk when this returns."""
         return await self._call(self._writing, lambda: append(self._writer, events))
 
     async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
-        """One consistent snapshot."""
+        """Read everything from one consistent snapshot."""
         return await self._call(self._reading, lambda: read(self._reader, user_id, known))
 
     async def delete(self, user_id: str) -> int:
-        """One transaction, on the disk when this returns."""
+        """Delete in one transaction, which is on the disk when this returns."""
         return await self._call(self._writing, lambda: delete(self._writer, user_id))
 
     async def close(self) -> None:
-        """Wait for calls under way, then close the file."""
+        """Wait for running calls, then close the file."""
         for pool, connection in ((self._writing, self._writer), (self._reading, self._reader)):
             pool.shutdown()
             connection.close()
@@ -88,7 +88,7 @@ class SqliteHistory:
 
 
 def append(connection: sqlite3.Connection, events: Sequence[StoredEvent]) -> list[bool]:
-    """Store events in one transaction; which of them were new."""
+    """Store events in one transaction. Returns for each whether it was new."""
     tag = secrets.token_hex(8)
     with connection:  # commits, or rolls back on an error
         connection.execute("BEGIN IMMEDIATE")
@@ -101,7 +101,7 @@ def append(connection: sqlite3.Connection, events: Sequence[StoredEvent]) -> lis
 
 
 def head(connection: sqlite3.Connection, user_id: str) -> tuple[str, int]:
-    """Epoch and n of a user."""
+    """Epoch and number of events of a user; an empty epoch and 0 for an unknown user."""
     row = connection.execute("SELECT epoch, num_events FROM users WHERE user_id = ?", (user_id,)).fetchone()
     return (row[0], row[1]) if row else ("", 0)
 
@@ -120,7 +120,7 @@ def _append_one(connection: sqlite3.Connection, event: StoredEvent, counts: dict
 
 
 def _count_item(connection: sqlite3.Connection, event: StoredEvent, item_id: str, seq: int) -> None:
-    sql = f"SELECT {_ITEM}, met FROM items WHERE user_id = ? AND item_id = ?"  # noqa: S608 - a constant of this file
+    sql = f"SELECT {_ITEM}, met FROM items WHERE user_id = ? AND item_id = ?"  # noqa: S608 - _ITEM is a constant
     row = connection.execute(sql, (event.user_id, item_id)).fetchone()
     past, met = PastItem.after(_past_item(row[:-1]) if row else None, event), row[-1] if row else seq
     values = (past.count, past.first_ms, past.last_ms, *past.decayed, msgspec.json.encode(sorted(past.event_types)), met)
@@ -139,14 +139,14 @@ def _past_item(row: tuple[int, int, int, float, float, float, bytes]) -> PastIte
 
 
 def _trim(connection: sqlite3.Connection, user_id: str, epoch: str, num_events: int) -> None:
-    """Write epoch and n, and cut what a user may not keep."""
+    """Store epoch and number of events, and delete the events and event ids beyond the bounds."""
     connection.execute("INSERT OR REPLACE INTO users VALUES (?, ?, ?)", (user_id, epoch, num_events))
     connection.execute("DELETE FROM events WHERE user_id = ? AND seq <= ?", (user_id, num_events - KEPT_EVENTS))
     connection.execute("DELETE FROM event_ids WHERE user_id = ? AND seq <= ?", (user_id, num_events - KEPT_EVENT_IDS))
 
 
 def read(connection: sqlite3.Connection, user_id: str, known: UserHistory | None = None) -> UserHistory:
-    """A user's history as of one moment."""
+    """A user's history, read in one transaction; `known` as in HistoryStore.read."""
     with connection:
         connection.execute("BEGIN")
         epoch, count = head(connection, user_id)
@@ -158,7 +158,7 @@ def read(connection: sqlite3.Connection, user_id: str, known: UserHistory | None
             return known.extended(new, rows[-1][1]) if new else known
         if first:
             rows = connection.execute(sql, (user_id, 0)).fetchall()
-        sql = f"SELECT item_id, {_ITEM} FROM items WHERE user_id = ? ORDER BY met"  # noqa: S608 - a constant of this file
+        sql = f"SELECT item_id, {_ITEM} FROM items WHERE user_id = ? ORDER BY met"  # noqa: S608 - _ITEM is a constant
         items = {item: _past_item(row) for item, *row in connection.execute(sql, (user_id,))}
     if known is not None and known.num_events == count == 0:
         return known
@@ -167,10 +167,10 @@ def read(connection: sqlite3.Connection, user_id: str, known: UserHistory | None
 
 
 def delete(connection: sqlite3.Connection, user_id: str) -> int:
-    """Forget a user."""
+    """Delete a user from all tables; returns how many events were ever stored."""
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         _, count = head(connection, user_id)
         for table in ("users", "events", "event_ids", "items"):
-            connection.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))  # noqa: S608 - names of this file
+            connection.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))  # noqa: S608 - the names are constants
     return count

@@ -1,1 +1,1 @@
-"""Connections, bodies, API keys, the route table: everything about HTTP that no single path owns. Runs on the event loop."""
+"""Connections, bodies, API keys and the route table: the parts of HTTP that all routes share. Runs on the event loop."""

@@ -1,4 +1,4 @@
-"""API keys: who may call what, and how often. The file is read again when it changes; a bad file changes nothing."""
+"""API keys: which routes a client may call, and how often. The file is read again when it changes; a bad file is ignored."""
 
 import asyncio
 import hashlib
@@ -23,35 +23,35 @@ from twotower.errors import DataError
 Scope = Literal["recommend", "events:write", "users:delete", "admin", "metrics"]
 POLL_S = 1.0
 _log = logging.getLogger(__name__)
-_NOBODY = "0" * 64  # compared with where the id is unknown: an unknown id takes as long as a wrong secret
+_NOBODY = "0" * 64  # the hash to compare with for an unknown id, so that its refusal takes as long as that of a wrong secret
 
 
-class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One entry of the file. A client has two while it changes from one to the other."""
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One entry of the file of keys. A client that replaces its key has two entries for a while."""
 
     id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]  # of the secret, which is random and long: no slow hash is needed
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]  # of the secret, which is long and random, so a fast hash is enough
     scopes: frozenset[Scope]
     expires: Annotated[datetime, Meta(tz=True)] | None = None
-    rate: Annotated[float, Meta(gt=0)] | None = None  # requests per second, of this key at this process; None is without a limit
-    burst: Annotated[float, Meta(ge=1)] | None = None  # requests at once; None is a second's worth
+    rate: Annotated[float, Meta(gt=0)] | None = None  # requests per second of this key at one process; None: no limit
+    burst: Annotated[float, Meta(ge=1)] | None = None  # requests at once; None: as many as `rate` allows in a second
 
 
 class _KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    keys: Annotated[list[Key], Meta(min_length=1)]
+    keys: Annotated[list[ApiKey], Meta(min_length=1)]
 
 
 @dataclass(slots=True)
 class _Holder:
-    """A key and what was used of it."""
+    """A key and the state of its rate limit, a token bucket."""
 
-    key: Key
+    key: ApiKey
     tokens: float
-    filled_s: float  # of time.monotonic
-    used_s: float = 0.0  # of time.time; 0 is never
+    filled_s: float  # when tokens were last added, by time.monotonic
+    used_s: float = 0.0  # when the key was last used, by time.time; 0 means never
 
     def take(self, now_s: float) -> float:
-        """Take one request out of the bucket: 0, or the seconds until there is one."""
+        """Take one token out of the bucket. Returns 0, or the seconds until there is a token to take."""
         if self.key.rate is None:
             return 0.0
         burst = burst_of(self.key)
@@ -64,16 +64,16 @@ class _Holder:
 
 
 class KeyRing:
-    """The keys that are valid now; DataError for a file that cannot be used at the start."""
+    """The keys that are valid now. Making it raises DataError when the file cannot be used."""
 
     def __init__(self, path: Path, metrics: Metrics) -> None:
         self._path, self._metrics = path, metrics
-        self._seen = _state(path)
+        self._file_state = _state(path)
         self._problem = ""
         self._holders = _held(read_keys(path), {})
 
-    def identify(self, headers: Headers) -> Key:
-        """The key that a request brought; ApiError for none, an unknown one or one that has expired."""
+    def identify(self, headers: Headers) -> ApiKey:
+        """The key of a request; ApiError unauthorized when it is missing, unknown or expired."""
         key_id, _, secret = _credential(headers).partition(".")
         holder = self._holders.get(key_id)
         digest = hashlib.sha256(secret.encode()).hexdigest()
@@ -82,30 +82,38 @@ class KeyRing:
             raise ApiError("unauthorized", "send a valid API key: Authorization: Bearer KEY, or X-API-Key: KEY")
         return holder.key
 
-    def permit(self, key: Key, scope: str | None) -> None:
-        """ApiError when the key lacks the scope, or has sent as much as it may."""
+    def permit(self, key: ApiKey, scope: str | None) -> None:
+        """ApiError forbidden when the key lacks the scope, quota_exceeded when it has used up its rate."""
         if scope not in key.scopes:
-            raise ApiError("forbidden", f"this needs the scope {scope}, which this key lacks" if scope else "no key opens this")
+            raise ApiError("forbidden", f"this needs the scope {scope}, which this key lacks" if scope else "no key allows this")
         holder = self._holders[key.id]
         if wait_s := holder.take(time.monotonic()):
             message = f"this key may send {key.rate:g} requests per second; try again later"
             raise ApiError("quota_exceeded", message, retry_after_s=math.ceil(wait_s))
         holder.used_s = time.time()
 
+    def charge(self, key_id: str, num_requests: int) -> None:
+        """Count requests beyond the one that `permit` counted.
+
+        The bucket may go below zero; the next requests are refused until it has filled up again.
+        """
+        if holder := self._holders.get(key_id):
+            holder.tokens -= num_requests
+
     async def watch(self) -> None:
-        """Follow the file until cancelled."""
+        """Look for changes of the file every second, until cancelled."""
         while True:
             await asyncio.sleep(POLL_S)
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Read the file if it changed; one that cannot be used is refused, said once, and tried again."""
+        """Read the file if it changed. A file that cannot be used is ignored, logged once, and tried again the next time."""
         for key_id, holder in self._holders.items():
             if holder.used_s:
                 self._metrics.key_used.labels(key_id).set(holder.used_s)
         try:
             state = await asyncio.to_thread(_state, self._path)
-            if state == self._seen and not self._problem:
+            if state == self._file_state and not self._problem:
                 return
             keys = await asyncio.to_thread(read_keys, self._path)
         except DataError as error:
@@ -117,32 +125,32 @@ class KeyRing:
         for gone in self._holders.keys() - {key.id for key in keys}:
             if self._holders[gone].used_s:
                 self._metrics.key_used.remove(gone)
-        self._holders, self._seen, self._problem = _held(keys, self._holders), state, ""
+        self._holders, self._file_state, self._problem = _held(keys, self._holders), state, ""
         self._metrics.key_reloads.labels("accepted").inc()
 
 
-def read_keys(path: Path) -> list[Key]:
-    """The entries of a file of keys; DataError says what is wrong with it."""
+def read_keys(path: Path) -> list[ApiKey]:
+    """The entries of a file of keys; DataError that says what is wrong with the file."""
     try:
         keys = msgspec.convert(tomllib.loads(path.read_text()), _KeyFile).keys
     except OSError as error:
         raise _unusable(path, error.strerror or str(error)) from error
-    except (ValueError, msgspec.ValidationError) as error:  # also what is no TOML or no UTF-8
+    except (ValueError, msgspec.ValidationError) as error:  # a ValueError also for a file that is not TOML or not UTF-8
         raise _unusable(path, str(error)) from error
     if twice := {k.id for k in keys if sum(k.id == other.id for other in keys) > 1}:
         raise _unusable(path, f"the id {min(twice)} is given twice")
     return keys
 
 
-def burst_of(key: Key) -> float:
-    """Requests that a rested key may send at once."""
+def burst_of(key: ApiKey) -> float:
+    """Requests that a key may send at once after it was unused for a while."""
     return key.burst or max(key.rate or 1, 1)
 
 
-def _held(keys: list[Key], before: dict[str, _Holder]) -> dict[str, _Holder]:
+def _held(keys: list[ApiKey], before: dict[str, _Holder]) -> dict[str, _Holder]:
     now_s = time.monotonic()
     fresh = {key.id: _Holder(key, burst_of(key), now_s) for key in keys}
-    for key_id in fresh.keys() & before.keys():  # a file written again fills no bucket
+    for key_id in fresh.keys() & before.keys():  # reading the file again does not refill the buckets
         old = before[key_id]
         fresh[key_id] = _Holder(fresh[key_id].key, old.tokens, old.filled_s, old.used_s)
     return fresh

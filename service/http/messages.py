@@ -1,4 +1,4 @@
-"""Bytes in, bytes out: bodies with limits, errors in one shape, request ids. No business here."""
+"""Bodies with limits of size and time, errors as responses, and request ids. No business logic belongs here."""
 
 import asyncio
 import os
@@ -16,24 +16,27 @@ from service.api.errors import ApiError, ErrorBody, ErrorDetail
 from service.api.schemas import check_id
 from service.settings import Settings
 
-Headers = Mapping[bytes, bytes]  # names in lower case; of one that is sent twice the last
+Headers = Mapping[bytes, bytes]  # names in lower case; a header that is sent twice has its last value
 
 JSON = b"application/json"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 
 
 def reply(body: msgspec.Struct, status: int = 200) -> Response:
-    """A JSON answer."""
+    """A JSON response."""
     return Response(encode(body), status, media_type="application/json")
 
 
 async def read_json(request: Request, decoder: msgspec.json.Decoder[T], settings: Settings) -> T:
-    """The body, decoded; ApiError says what is wrong and where."""
+    """The decoded body; ApiError that names what is wrong and in which field."""
     return decode(await read_body(request.receive, dict(request.scope["headers"]), settings), decoder)
 
 
 async def read_body(receive: Receive, headers: Headers, settings: Settings) -> bytes:
-    """The body, never more than the limit of it in memory; ApiError for one too large, too slow or not plain JSON."""
+    """The body; ApiError when it is too large, too slow or not uncompressed JSON.
+
+    A body beyond the limit is refused before all of it is in memory.
+    """
     check_media_type(headers)
     if declared_length(headers) > settings.max_body_bytes:
         raise _too_large(settings)
@@ -54,17 +57,17 @@ async def read_body(receive: Receive, headers: Headers, settings: Settings) -> b
 
 
 def declared_length(headers: Headers) -> int:
-    """Content-Length; 0 where there is none, for a body may also come in chunks."""
+    """Content-Length; 0 when there is none, because the body comes in chunks."""
     value = headers.get(b"content-length", b"")
     return int(value) if value.isdigit() and len(value) < 19 else 0
 
 
 def _too_large(settings: Settings) -> ApiError:
-    return ApiError("body_too_large", f"a body has at most {settings.max_body_bytes:,} bytes; send several")
+    return ApiError("body_too_large", f"a body may have at most {settings.max_body_bytes:,} bytes; send several requests")
 
 
 def check_media_type(headers: Headers) -> None:
-    """ApiError unless the body is uncompressed JSON: a small compressed body could unpack to any size."""
+    """ApiError unless the body is uncompressed JSON. Compression is refused because a small body could unpack to any size."""
     kind = headers.get(b"content-type", b"")
     if kind != JSON and kind.partition(b";")[0].strip().lower() != JSON:
         raise ApiError("unsupported_media_type", "send the body as Content-Type: application/json")
@@ -73,7 +76,7 @@ def check_media_type(headers: Headers) -> None:
 
 
 def path_id(request: Request, name: str) -> str:
-    """An id that is the last part of the path; ApiError for one that cannot be."""
+    """The id at the end of the path; ApiError when it is not a valid id."""
     value: str = request.path_params[name]
     try:
         check_id(value)
@@ -83,15 +86,15 @@ def path_id(request: Request, name: str) -> str:
 
 
 def refuse(request: Request, error: Exception) -> Response:
-    """Any error of a route as the client sees it."""
-    if isinstance(error, HTTPException):  # the front has matched method and path, so that Starlette finds nothing to refuse
+    """Any error of a route as the response to the client."""
+    if isinstance(error, HTTPException):  # always 404: the front has matched method and path, so Starlette refuses nothing else
         error = ApiError("not_found", f"there is no {request.url.path}; see /docs")
     status, headers, body = refusal(error, request.scope.get("state", {}).get("request_id", ""))
     return Response(body, status, headers)
 
 
 def refusal(error: Exception, request_id: str) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body for an error. What we did not foresee is a bug: its text stays in our log."""
+    """Status, headers and body for an error. The text of an unexpected error stays in our log, because it is a bug of ours."""
     if not isinstance(error, ApiError):
         error = ApiError("internal", INTERNAL_ERROR)
     headers = {"content-type": "application/json"}
@@ -104,11 +107,11 @@ def refusal(error: Exception, request_id: str) -> tuple[int, dict[str, str], byt
 
 
 def request_id_of(headers: Headers) -> str:
-    """The caller's X-Request-ID when it is harmless in a log, else a fresh one."""
+    """The caller's X-Request-ID if it is safe to write into a log, otherwise a new id."""
     given = headers.get(b"x-request-id", b"")
     return given.decode() if _REQUEST_ID.fullmatch(given) else fresh_id()
 
 
 def fresh_id() -> str:
-    """32 random hexadecimal digits."""
+    """A new id of 32 random hexadecimal digits."""
     return os.urandom(16).hex()

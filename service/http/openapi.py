@@ -13,7 +13,7 @@ _REFERENCE = "#/components/schemas/{name}"
 
 
 def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
-    """OpenAPI 3.1 for every route; aliases are left to docs/api.md."""
+    """The OpenAPI 3.1 document of all routes. It names each route once; docs/api.md lists the aliases."""
     types = [t for r in routes for t in (r.takes, r.gives) if t is not None]
     _, components = msgspec.json.schema_components([*dict.fromkeys(types), ErrorBody], ref_template=_REFERENCE)
     paths: dict[str, dict[str, Any]] = {}
@@ -28,7 +28,7 @@ def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
 
 
 def operation(route: Route) -> dict[str, Any]:
-    """One method of one path."""
+    """The OpenAPI entry of one method of one path."""
     success: dict[str, Any] = {"description": (route.gives.__doc__ if route.gives else "") or "Success"}
     if route.gives:
         success["content"] = _json(route.gives)

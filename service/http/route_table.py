@@ -1,8 +1,8 @@
-"""Where each route is found, who may use it, and on which port."""
+"""The table of routes: the paths of each, the scope that a key needs for it, and the port that it is served on."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from starlette.requests import Request
@@ -12,28 +12,28 @@ from service.api.errors import ApiError
 from service.http.keys import Scope
 
 Handler = Callable[[Request], Awaitable[Response]]
-HotHandler = Callable[[bytes], Awaitable[bytes]]  # body in, body out: the front speaks HTTP for it
+HotHandler = Callable[[Any], Awaitable[bytes]]  # from decoded to encoded body; the front does the HTTP part
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route, what it asks of a key, and the types its OpenAPI entry is made from."""
+    """One route, the scope that it needs, and the types from which its OpenAPI entry is made."""
 
     method: str
-    paths: tuple[str, ...]  # the first is its name; the others are aliases
-    handler: Handler | None = None  # None: `hot` serves it, or FastAPI by itself
+    paths: tuple[str, ...]  # the first is the route's name, the others are aliases
+    handler: Handler | None = None  # None: `hot` serves the route, or FastAPI does
     takes: type[msgspec.Struct] | None = None
     gives: type[msgspec.Struct] | None = None
     status: int = 200
-    scope: Scope | Literal["open"] | None = None  # None: no key opens it
-    private: bool = False  # on the admin port alone, where there is one
+    scope: Scope | Literal["open"] | None = None  # None: no key gives access
+    private: bool = False  # served only on the admin port, if there is one
+    decode: Callable[[bytes], Any] | None = None  # decodes the body of a hot route; ApiError says what is wrong with it
     hot: HotHandler | None = None
-    admit: Callable[[], None] | None = None  # asked before the body is read; ApiError when there is no room
-    glance: Callable[[bytes], None] | None = None  # asked, while others wait, with a body that is there already; the same
+    refuse_early: Callable[[Any], None] | None = None  # called with the decoded body while others wait; ApiError: no room
 
 
 class RouteTable:
-    """Finds the route of a request. What is not in it is not served, whatever the application inside knows."""
+    """Finds the route of a request. A path that is not in the table is not served, even if FastAPI has a route for it."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self.routes = tuple(routes)
@@ -51,17 +51,26 @@ class RouteTable:
             methods["HEAD"] = route
 
     def at(self, path: str, private: bool) -> dict[str, Route]:
-        """The routes of a path by method; `private` when also those of the admin port are asked for."""
+        """The routes of a path by method; with `private`, also those that are served only on the admin port."""
         methods = self._exact.get(path)
         if methods is None:
             methods = next((below for prefix, below in self._below.items() if path.startswith(prefix)), {})
         return methods if private else {m: route for m, route in methods.items() if not route.private}
 
+    @staticmethod
+    def parameters(route: Route, path: str) -> dict[str, str]:
+        """The parameter of a path by its name: everything after the route's prefix, including line breaks."""
+        for known in route.paths:
+            prefix, parameter, _ = known.partition("{")
+            if parameter and path.startswith(prefix):
+                return {known[len(prefix) + 1 : known.index(":")]: path[len(prefix) :]}
+        return {}
+
 
 def choose(methods: dict[str, Route], method: str, path: str) -> Route:
-    """The route that answers; ApiError when the path is not there or does not know the method."""
+    """The route that answers; ApiError not_found for an unknown path, method_not_allowed for an unknown method."""
     if not methods:
         raise ApiError("not_found", f"there is no {path}; see /docs")
     if method not in methods:
-        raise ApiError("method_not_allowed", f"{path} does not answer to {method}; see /docs")
+        raise ApiError("method_not_allowed", f"{path} does not accept {method}; see /docs")
     return methods[method]

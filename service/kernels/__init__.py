@@ -1,1 +1,1 @@
-"""Ops of the search: each file holds one op, its torch reference and its Triton implementation."""
+"""Search on a GPU: the catalogue on the device, and the kernels with their torch references."""

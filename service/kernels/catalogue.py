@@ -1,4 +1,4 @@
-"""What a search on a GPU reads: rows padded to whole tiles, in groups of which each search ranks the maxima.
+"""The catalogue that a search on a GPU reads: rows padded to whole tiles, in groups whose best scores a search bounds.
 
 N: rows, P: rows after padding, V: vector width after padding, D: before, G: rows of a group, W: words of 32 rows = P / 32
 """
@@ -12,37 +12,37 @@ from torch.nn.functional import pad
 MAX_WIDTH = 512
 _MIN_GROUP, _MAX_TILE_ROWS, _TILE_VALUES = 16, 128, 16_384
 ALIGNED = 16  # widths and numbers of groups are multiples: else loads are not of 128 bits
-_MAX_NORM = 1e18  # of more, sums could pass float32's range on their way
+_MAX_NORM = 1e18  # with larger norms, sums could leave float32's range
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Rows made ready once for many searches, and what bounds their scores.
+    """Rows prepared once for many searches, and the values that bound their scores.
 
     The score of row n is at most scale_n codes_n·q + residual_n |q|. Without a scale the codes are the rows themselves.
-    Padding, and rows with a NaN or with a norm of 1e18 and more, are NaN: they are never found.
+    Padding is NaN, and so are rows with a NaN or with a norm of 1e18 and more. A NaN row is never found.
     """
 
-    rows_PV: Tensor  # what is scored
-    codes_PV: Tensor  # what pass 1 multiplies
+    rows_PV: Tensor  # the rows, which pass 2 scores
+    codes_PV: Tensor  # the codes, which pass 1 multiplies
     scale_P: Tensor | None
     residual_P: Tensor | None
     num_rows: int
-    head: int  # V is a power of two and a smaller one, or 0
-    max_norm: float  # of codes times scale
-    group: int
+    head: int  # V = head + tail, where head is a power of two, and tail a smaller one or 0
+    max_norm: float  # the largest norm of codes times scale
+    group: int  # rows of a group
 
     def __len__(self) -> int:
         return self.num_rows
 
     @property
     def tail(self) -> int:
-        """V without its larger part."""
+        """Columns after the head: a power of two, or 0."""
         return self.rows_PV.shape[1] - self.head
 
 
 def catalogue_of(rows_ND: Tensor) -> Catalogue:
-    """Rows in float16, bfloat16 or float32, as they are; ValueError when they are wider than a tile can hold."""
+    """The catalogue of rows in float16, bfloat16 or float32, without codes; ValueError for rows wider than `MAX_WIDTH`."""
     num_rows, width = rows_ND.shape
     if width > MAX_WIDTH:
         raise ValueError(f"rows are {width} wide: at most {MAX_WIDTH} are searched on a GPU. Use a flat index on a CPU.")
@@ -60,14 +60,14 @@ def catalogue_of(rows_ND: Tensor) -> Catalogue:
 
 
 def bitmap(allowed_N: Tensor, catalogue: Catalogue) -> Tensor:
-    """A mask of rows as words [W] of 32 bits, the lowest row in the lowest bit; masks that all must allow are joined by &."""
+    """A mask of rows as words [W] of 32 bits, with the lowest row in the lowest bit. Several masks can be joined with &."""
     allowed_P = pad(allowed_N, (0, len(catalogue.rows_PV) - len(allowed_N)))
     bit = torch.arange(32, device=allowed_N.device)
     return (allowed_P.view(-1, 32).long() << bit).sum(1).to(torch.int32)
 
 
 def tile_rows(head: int) -> int:
-    """Rows of a tile: 32 KiB of float16, or less."""
+    """Rows of a tile, which takes at most 32 KiB in float16."""
     return min(_MAX_TILE_ROWS, _TILE_VALUES // head)
 
 

@@ -1,8 +1,8 @@
-"""A catalogue in int8, whose search is provably exact: half the memory traffic of float16 where all rows are read.
+"""A catalogue with int8 codes, whose search is provably exact. Pass 1 reads all rows with half the memory traffic of float16.
 
 Row n is scale_n code_n + residual, so by Cauchy and Schwarz q·row_n <= scale_n q·code_n + |q| |residual_n|. `upper_bounds` adds
-how far rounding the query and summing may be off, and `top_k` scores rows as they are until the k-th score found, a lower bound
-of the k-th best, is above the upper bounds of all groups left. The reference is that of `top_k`: it knows only the rows.
+the largest possible error from rounding the query and from summing. `top_k` then scores the rows themselves, until the k-th
+score found is above the upper bounds of all groups that are left. The reference is that of `top_k`, which only uses the rows.
 
 N: rows, P: rows after padding, V: vector width after padding, D: before, B: rows of a block
 """
@@ -15,11 +15,11 @@ from torch import Tensor
 from service.kernels.catalogue import Catalogue, catalogue_of
 
 _LEVELS = 127
-_BLOCK_ROWS = 65_536  # in float64 meanwhile
+_BLOCK_ROWS = 65_536  # rows that are in float64 at once, which bounds the memory
 
 
 def coded_catalogue_of(rows_ND: Tensor) -> Catalogue:
-    """As `catalogue_of`, with int8 codes for the pass that reads every row; the rows stay for the one that scores few."""
+    """As `catalogue_of`, with int8 codes for pass 1, which reads every row. Pass 2 scores few rows, from the rows themselves."""
     catalogue = catalogue_of(rows_ND)
     codes_PV = torch.empty_like(catalogue.rows_PV, dtype=torch.int8)
     scale_P, residual_P = torch.empty(2, len(codes_PV), device=codes_PV.device)
@@ -33,6 +33,6 @@ def coded_catalogue_of(rows_ND: Tensor) -> Catalogue:
         decoded_BV = codes_BV * scale_P[part, None]
         codes_PV[part] = codes_BV.to(torch.int8)
         residual_B = torch.linalg.vector_norm(rows_BV - decoded_BV, dim=1).nan_to_num()
-        residual_P[part] = residual_B.float().nextafter(torch.tensor(torch.inf))  # never under the true one
+        residual_P[part] = residual_B.float().nextafter(torch.tensor(torch.inf))  # never less than the exact norm
         max_norm = max(max_norm, float(torch.linalg.vector_norm(decoded_BV, dim=1).nan_to_num().max()))
     return replace(catalogue, codes_PV=codes_PV, scale_P=scale_P, residual_P=residual_P, max_norm=max_norm)

@@ -1,6 +1,6 @@
-"""The search of an exact index on a GPU: int8 bounds of all rows, then the scores of those that could be among the best.
+"""The search of an exact index on a GPU: bounds of all rows from int8 codes, then scores of rows that could be among the best.
 
-N: items, V: vector width, Q: queries, X: rows left out, C: candidates, named as pairs of a query and a row
+N: items, V: vector width, Q: queries, X: rows left out, C: candidates, which are pairs of a query and a row
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _NOBODY = -1
 
 
 class DeviceFinder:
-    """Rows on a device, in float32 beside their int8 codes."""
+    """Finds rows on a device, which holds them in float32 and as int8 codes."""
 
     def __init__(self, vectors_NV: Floats, device: torch.device) -> None:
         self._device = device
@@ -30,11 +30,11 @@ class DeviceFinder:
 
     @property
     def num_bytes(self) -> int:
-        """Of the device's memory."""
+        """About the bytes taken on the device: rows and codes."""
         return self._catalogue.rows_PV.nbytes + self._catalogue.codes_PV.nbytes
 
     def find(self, queries_QV: Floats, k: int, allowed: Mask | None, without: Sequence[Ints] = ()) -> tuple[Ints, Ints]:
-        """The best k allowed rows of each query, but for those it leaves out; equal scores by the lower row."""
+        """The best k allowed rows of each query, without the rows that it leaves out; equal scores by the lower row."""
         queries = torch.from_numpy(queries_QV).to(self._device)
         allowed_W = None if allowed is None else bitmap(torch.from_numpy(allowed).to(self._device), self._catalogue)
         excluded_XQ = list(zip_longest(*(rows.tolist() for rows in without), fillvalue=_NOBODY))
@@ -46,9 +46,9 @@ class DeviceFinder:
 
 
 def on_device(index: Index, device: torch.device) -> Index:
-    """The index searched on a device: an exact one whose rows a kernel can hold; another stays as it is.
+    """The index, to be searched on a device if it is exact and its rows are not too wide; any other index is returned as it is.
 
-    ReleaseMismatch when the device has no room for it.
+    ReleaseMismatch when the device does not have enough memory.
     """
     if device.type == "cpu" or index.kind not in EXACT or index.vectors_NV.shape[1] > MAX_WIDTH:
         return index
@@ -56,6 +56,6 @@ def on_device(index: Index, device: torch.device) -> Index:
         finder = DeviceFinder(index.vectors_NV, device)
     except torch.OutOfMemoryError as error:
         raise ReleaseMismatch(
-            f"{len(index)} vectors do not fit on {device}. Serve them with TWOTOWER_DEVICE=cpu, or give it more room."
+            f"{len(index)} vectors do not fit on {device}. Serve them with TWOTOWER_DEVICE=cpu, or free memory on it."
         ) from error
     return Index(index.kind, index.vectors_NV, finder, exact=finder)

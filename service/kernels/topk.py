@@ -1,10 +1,10 @@
-"""The best k rows of a catalogue for each query, exactly, without a row of N scores: two passes and no sort between them.
+"""The exact best k rows of a catalogue for each query, in two passes, without storing all N scores of a query.
 
-Pass 1 multiplies and writes for each group of G consecutive rows an upper bound of its scores. Pass 2 scores the rows of the
-k + m groups with the largest bounds (m: rows a query leaves out; only this pass knows them). Each of the k groups with the
-largest maxima holds a row that reaches the k-th best score, so the best k are in them. Rounding could swap groups, therefore
-some more are scored, and the answer stands only when its k-th score is above the bound of every group that was not; else more
-groups follow. On a CPU the form that serves is `twotower.index.search.Index.search`, which gives the same rows and scores.
+Pass 1 writes an upper bound of the scores of each group of G consecutive rows. Pass 2 scores the rows of the k + m groups with
+the largest bounds, where m is the number of rows that a query leaves out; pass 1 does not know these. Each of the k groups with
+the largest maxima holds a row that reaches the k-th best score, so the best k rows are in these groups. Because rounding could
+swap groups, some more groups are scored. The answer is proven when its k-th score is above the bounds of all groups that were
+not scored; otherwise more groups are scored. On a CPU, `twotower.index.search.Index.search` serves the same rows and scores.
 
 N: rows, P: rows after padding, V: vector width after padding, D: before, Q: queries, G: rows of a group, M: groups = P / G,
 K: results, B: groups that are scored, C: rows that are scored = B G, S: spans of groups, X: rows left out,
@@ -21,13 +21,14 @@ from service.kernels.catalogue import ALIGNED, Catalogue, tile_rows
 from twotower.kernels.configurations import configuration, current_target
 from twotower.kernels.dispatch import jit, tl, triton, use_triton
 
-_ROUNDING = 2.0**-22  # of one addition; tensor cores cut off where a CPU rounds
-_SPARE_GROUPS, _SPARE_SHARE, _SPARE_SHARE_CODED = 8, 1 / 8, 1.0  # shares of k: scored beside the k + m, for bounds are not exact
-_MORE = 4  # times the groups where that was too few
-_PROGRAMS, _MAX_TILES = 512, 16  # tiles are shared out so that every multiprocessor has a few programs
+_ROUNDING = 2.0**-22  # relative error of one addition; tensor cores cut digits off where a CPU rounds
+# Groups scored beyond the k + m, because bounds are not exact: a number, and a share of k without codes and with codes.
+_SPARE_GROUPS, _SPARE_SHARE, _SPARE_SHARE_CODED = 8, 1 / 8, 1.0
+_MORE = 4  # if an answer is not proven, this many times as many groups are scored
+_PROGRAMS, _MAX_TILES = 512, 16  # tiles are divided among programs so that every multiprocessor has a few of them
 _CANDIDATE_VALUES, _BLOCK_X = 8192, 64
-_SPAN, _FEWER = ALIGNED, 4  # groups of a span; times fewer spans must be left over, or choosing among them saves nothing
-_NOTHING_KEY = tl.constexpr(-(0x7F800001 << 32))  # of row -1 with score -inf
+_SPAN, _FEWER = ALIGNED, 4  # groups of a span; spans are used if they are this many times as many as the groups wanted
+_NOTHING_KEY = tl.constexpr(-(0x7F800001 << 32))  # the key of row -1 with score -inf
 
 
 def top_k(
@@ -35,10 +36,10 @@ def top_k(
 ) -> tuple[Tensor, Tensor]:
     """Rows [Q, K], int64, and scores [Q, K], float32, of the best k allowed rows, best first; equal scores by the lower row.
 
-    `allowed_W` is a bitmap for all queries; `excluded_QX`, int32, names the rows that each query leaves out, filled up by -1. A
-    score is the product of query and row in float64, rounded to float32. A row is found only if its score is finite: a NaN or an
-    infinity in a query or a row never is. Where fewer than k rows are found, row -1 and score -inf fill up. ValueError for
-    wider queries, another catalogue's bitmap, or k under 1.
+    `allowed_W` is a bitmap for all queries; `excluded_QX`, int32, names the rows that each query leaves out, filled up with -1. A
+    score is the product of query and row in float64, rounded to float32. A row is found only if its score is finite, which it is
+    not with a NaN or an infinity in query or row. If fewer than k rows are found, row -1 with score -inf fills up the answer.
+    ValueError for queries wider than the rows, a bitmap of another catalogue, or k under 1.
     """
     num_padded, width = catalogue.rows_PV.shape
     if k < 1 or queries_QD.shape[1] > width:
@@ -53,7 +54,7 @@ def top_k(
 def top_k_reference(
     queries_QD: Tensor, catalogue: Catalogue, k: int, allowed_W: Tensor | None = None, excluded_QX: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As `top_k`, by sorting all scores."""
+    """The reference for `top_k`, which sorts all scores."""
     num_rows, num_queries = len(catalogue), len(queries_QD)
     rows_NV = catalogue.rows_PV[:num_rows, : queries_QD.shape[1]]
     scores_QN = (queries_QD.double() @ rows_NV.double().T).float()
@@ -78,12 +79,12 @@ def group_bounds(  # type: ignore[no-untyped-def]
     num_queries, num_tiles, tiles_each, num_groups, max_norm, rounding,
     HEAD: tl.constexpr, TAIL: tl.constexpr, GROUP: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Pass 1, of some queries and some tiles of BLOCK_N rows: an upper bound of every group, -inf where nothing is allowed.
+    """Pass 1 for some queries and some tiles of BLOCK_N rows: an upper bound for each group, -inf if none of its rows is allowed.
 
-    A query is divided by its largest value, rounded to the type that is multiplied, and bounds grow by how far products may be
-    off. The host pads: rows to BLOCK_N, and the words of a tile are whole.
+    A query is divided by its largest value and rounded to the type of the product. The bounds include the largest possible error
+    of this. The host has padded the rows to whole tiles, and each tile has whole words of the bitmap.
     """
-    num_blocks = tl.cdiv(num_queries, BLOCK_Q)  # those of one tile follow each other, that it is read from memory once
+    num_blocks = tl.cdiv(num_queries, BLOCK_Q)  # blocks of one tile run one after another, so it is read from memory once
     query = (tl.program_id(0) % num_blocks) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     asked = query < num_queries
     head, tail = tl.arange(0, HEAD), HEAD + tl.arange(0, TAIL if TAIL else 1)
@@ -99,7 +100,7 @@ def group_bounds(  # type: ignore[no-untyped-def]
     if TAIL:
         queries_tail, tail_squares, tail_left = _rounded(values_tail, scale, multiplied)
         squares, squares_left = squares + tail_squares, squares_left + tail_left
-    off = (HEAD + TAIL + 8) * rounding  # of a sum of so many, and of what is done to it
+    off = (HEAD + TAIL + 8) * rounding  # relative error of a sum of so many products, and of the steps after it
     norm = tl.sqrt(squares) * (1 + off)
     error = 1.01 * (tl.sqrt(squares_left) + norm * off) * max_norm + 1e-30  # products may underflow
     first = (tl.program_id(0) // num_blocks) * tiles_each
@@ -108,7 +109,7 @@ def group_bounds(  # type: ignore[no-untyped-def]
         wanted = tl.full((1, 1), 1, tl.int1)
         if allowed_ptr is not None:
             words = tl.load(allowed_ptr + tile * (BLOCK_N // 32) + tl.arange(0, BLOCK_N // 32))
-            wanted = tl.max((words != 0).to(tl.int32), axis=0, keep_dims=True)[:, None] != 0  # else the rows need not be loaded
+            wanted = tl.max((words != 0).to(tl.int32), axis=0, keep_dims=True)[:, None] != 0  # if not, the rows are not loaded
         if row_scale_ptr is not None:
             row_scale, residual = tl.load(row_scale_ptr + row), tl.load(residual_ptr + row)
         row_start = row[None, :].to(tl.int64) * (HEAD + TAIL)
@@ -132,13 +133,13 @@ def group_bounds(  # type: ignore[no-untyped-def]
 
 @jit
 def _largest(values):  # type: ignore[no-untyped-def]
-    """The largest finite value of each row, without its sign."""
+    """The largest absolute value of each row, among finite values."""
     return tl.max(tl.where(tl.abs(values) < float("inf"), tl.abs(values), 0.0), axis=1)
 
 
 @jit
 def _rounded(values, scale, TYPE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Values by their row's scale, rounded, NaN for what is not finite; squares of what they were, and of what was cut off."""
+    """Values divided by the scale of their row and rounded, NaN if not finite; sums of their squares, and of squared errors."""
     scaled = tl.where(tl.abs(values) < float("inf"), values / scale[:, None], float("nan"))
     rounded = scaled.to(TYPE)
     left = scaled - rounded.to(tl.float32)
@@ -151,12 +152,12 @@ def rescore(  # type: ignore[no-untyped-def]
     places_stride, num_spans, num_scored, num_excluded,
     HEAD: tl.constexpr, TAIL: tl.constexpr, GROUP: tl.constexpr, SPAN: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_X: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Pass 2, of BLOCK_C candidates of one query: keys whose order is that of scores and, among equals, of lower rows."""
+    """Pass 2 for BLOCK_C candidates of one query: keys that sort by score and, at equal scores, put the lower row first."""
     part, query = tl.program_id(0), tl.program_id(1).to(tl.int64)
     candidate = part * BLOCK_C + tl.arange(0, BLOCK_C)
     wanted = candidate < num_scored * GROUP
     group = tl.load(places_ptr + query * places_stride + candidate // GROUP, mask=wanted, other=0).to(tl.int32)
-    if spans_ptr is not None:  # a place is then one in the spans of SPAN groups that are left
+    if spans_ptr is not None:  # then a place counts groups within the chosen spans of SPAN groups
         group = tl.load(spans_ptr + query * num_spans + group // SPAN).to(tl.int32) * SPAN + group % SPAN
     row = group * GROUP + candidate % GROUP
     scores = _products(queries_ptr + query * (HEAD + TAIL), rows_ptr, row, 0, HEAD, HEAD + TAIL)
@@ -182,7 +183,7 @@ def rescore(  # type: ignore[no-untyped-def]
 def _products(  # type: ignore[no-untyped-def]
     query_ptr, rows_ptr, row, start: tl.constexpr, WIDTH: tl.constexpr, STRIDE: tl.constexpr
 ):
-    """Products of some columns in float64, in which those of float32 are exact."""
+    """Inner products over some columns in float64, where single products of float32 values are exact."""
     column = start + tl.arange(0, WIDTH)
     rows = tl.load(rows_ptr + row[:, None].to(tl.int64) * STRIDE + column[None, :]).to(tl.float32)
     query = tl.load(query_ptr + column)
@@ -193,7 +194,7 @@ def _products(  # type: ignore[no-untyped-def]
 def unpack_keys(  # type: ignore[no-untyped-def]
     keys_ptr, rest_ptr, rows_ptr, scores_ptr, unproven_ptr, rest_stride, num_found, num_results, BLOCK_K: tl.constexpr
 ) -> None:
-    """Rows and scores in the keys of one query, and whether a group that was not scored could hold a better row than the last."""
+    """Rows and scores of the keys of one query, and whether a group that was not scored could hold a better row."""
     query = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, BLOCK_K)
     inside = place < num_results
@@ -211,7 +212,7 @@ def unpack_keys(  # type: ignore[no-untyped-def]
 def top_k_triton(
     queries_QD: Tensor, catalogue: Catalogue, k: int, allowed_W: Tensor | None = None, excluded_QX: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As `top_k`, on a GPU."""
+    """`top_k` with Triton on a GPU."""
     num_queries, num_excluded = len(queries_QD), 0 if excluded_QX is None else excluded_QX.shape[1]
     if not num_queries or not len(catalogue):
         rows_QK = torch.full((num_queries, k), -1, device=queries_QD.device)
@@ -225,11 +226,11 @@ def top_k_triton(
 
 
 def upper_bounds(queries_QV: Tensor, catalogue: Catalogue, allowed_W: Tensor | None) -> Tensor:
-    """An upper bound [Q, M] of the scores of each group's allowed rows, -inf where there are none: pass 1."""
+    """Pass 1: an upper bound [Q, M] of the scores of the allowed rows of each group, -inf for a group without any."""
     (num_queries, width), block_n = queries_QV.shape, tile_rows(catalogue.head)
     num_groups, num_tiles = len(catalogue.rows_PV) // catalogue.group, len(catalogue.rows_PV) // block_n
     assert width == catalogue.rows_PV.shape[1]
-    assert width % ALIGNED == num_groups % ALIGNED == 0  # else loads are not of 128 bits
+    assert width % ALIGNED == num_groups % ALIGNED == 0  # so that loads are of 128 bits
     bounds_QM = torch.empty(num_queries, num_groups, device=queries_QV.device)
     line = "group_bounds" + ("" if allowed_W is None else "_masked") + ("_few" if num_queries <= 16 else "")
     options = configuration(line, current_target())
@@ -243,9 +244,10 @@ def upper_bounds(queries_QV: Tensor, catalogue: Catalogue, allowed_W: Tensor | N
 
 
 def highest_groups(bounds_QM: Tensor, num: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The highest bounds of each query, highest first, their places, and the spans of groups that places count in, if any.
+    """The highest bounds of each query, highest first, and their places. If spans are used, places count groups within the spans.
 
-    The `num` highest bounds are in the spans with the `num` highest maxima: one long row is then three short ones.
+    The `num` highest bounds are in the spans with the `num` highest maxima. So one selection from a long row becomes two from
+    shorter ones.
     """
     num_spans = bounds_QM.shape[1] // _SPAN
     if num_spans < _FEWER * num:
@@ -265,7 +267,7 @@ def _best(
     allowed_W: Tensor | None,
     excluded_QX: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Rows and scores [Q, K] of the best: pass 2, again with more groups for the queries whose answer it does not prove."""
+    """Pass 2: rows and scores [Q, K] of the best. It runs again with more groups for queries whose answer is not proven."""
     (num_queries, num_groups), group = bounds_QM.shape, catalogue.group
     num_scored = min(num_scored, num_groups)
     highest_QB, place_QB, span_QS = highest_groups(bounds_QM, min(num_scored + 1, num_groups))

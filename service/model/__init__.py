@@ -1,1 +1,1 @@
-"""The contextualizer read on user by user, and what is kept of each user. Runs on the engine's thread."""
+"""The contextualizer run incrementally, user by user, and the cache of user states. Runs on the engine's thread."""

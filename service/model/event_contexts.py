@@ -1,7 +1,7 @@
-"""What events are besides their items and times: types and features, turned into vectors.
+"""Context vectors of events, made from event types and event features. Items and times of events are handled elsewhere.
 
-The model adds up what each feature says. What it looks up in its table is kept, for most events are of few kinds; numbers, of
-which no two may be the same, are multiplied anew.
+A context vector is a sum over the features. The part from event types and categories is cached, because most events have one of
+few combinations. The part from numbers is computed anew, because numbers rarely repeat.
 
 T: events, D: model width
 """
@@ -19,11 +19,11 @@ from twotower.artefacts.bundle import Towers
 from twotower.data.features import EncodedRows, Floats, encode_rows, encode_wanted, piecewise_linear
 from twotower.data.schema import EVENT_TYPE
 
-KEPT = 4096  # vectors: half a kB each
+KEPT = 4096  # cached vectors, of half a kB each
 
 
 class Contexts:
-    """Vectors of event contexts of one release, some kept. Not thread-safe: the engine's thread alone asks it."""
+    """Context vectors for one release, with a cache. Not thread-safe: only the engine's thread may use it."""
 
     def __init__(self, towers: Towers, reader: Reader) -> None:
         self._model, self._reader = towers.config.model, reader
@@ -35,7 +35,7 @@ class Contexts:
         self._wanted: dict[str | None, Floats] = {}
 
     def of(self, events: Sequence[StoredEvent]) -> Floats:
-        """What each event adds to its item, [T, D]."""
+        """The vector [T, D] that each event's context adds to the vector of its item."""
         keys = [(e.event_type, *[_text(e.properties.get(name)) for name in self._features]) for e in events]
         missing = {key for key in keys if key not in self._places}
         if missing:
@@ -47,7 +47,10 @@ class Contexts:
         return vectors_TD + self._reader.embed_numbers(dense_TF)
 
     def _keep(self, missing: Set[tuple[str | None, ...]], wanted: Sequence[tuple[str | None, ...]]) -> None:
-        """Make the vectors that are missing; when there is no room, all are forgotten but those wanted, however many."""
+        """Compute the missing vectors and cache them.
+
+        If the cache has no room for them, it is emptied and gets all vectors of `wanted`, however many these are.
+        """
         if len(self._places) + len(missing) > KEPT:
             self._places, missing = {}, set(wanted)
             self._kept_KD = np.empty((max(KEPT, len(missing)), self._model.width), np.float32)
@@ -58,7 +61,7 @@ class Contexts:
         self._places.update(zip(missing, range(start, start + len(missing)), strict=True))
 
     def wanted(self, event_type: str | None) -> Floats:
-        """What a wanted event type adds to the hidden state, [D]."""
+        """The vector [D] that a request's `target_event_type` adds to the hidden state."""
         if event_type not in self._wanted:
             slots, weights = encode_wanted([event_type], self._model.context_spec, self._model.context_table_rows)
             if len(self._wanted) == KEPT:
@@ -68,7 +71,7 @@ class Contexts:
 
 
 def event_context(towers: Towers, events: Sequence[StoredEvent]) -> EncodedRows:
-    """Event types and the event features of the schema, taken from `properties` by name."""
+    """Encoded event types and event features. Features of the schema are taken from `properties` by name."""
     config = towers.config.model
     columns = {EVENT_TYPE: _texts([e.event_type for e in events])}
     for name, kind in towers.schema.events.features.items():
@@ -86,5 +89,5 @@ def _text(value: Any) -> str | None:
 
 
 def _number(value: Any) -> float:
-    """Text where a number belongs is a missing number: stored events outlive schemas and cannot be refused any more."""
+    """The value of a numeric feature, NaN if it is not a number: a stored event may be older than the schema."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

@@ -1,9 +1,9 @@
-"""The model as it serves one user: what it read of a history is kept, so that one more event costs one token.
+"""The contextualizer run incrementally: keys and values of the events read are kept, so that one new event costs one token.
 
-Exact, because positions count from the window's anchor and nothing that an event's input is made of depends on the moment of
-the request. The arithmetic is that of `Contextualizer` and of `queries_from_hidden` in `twotower.model.scoring`, which tests
-compare this with. Where a matrix has few rows it is numpy's: there torch spends its time on calls. Of the last layer only the
-last token is computed.
+This gives exact results, because positions count from the window's anchor and the input of an event does not depend on the time
+of the request. Tests check that it computes the same as `Contextualizer` and as `queries_from_hidden` in
+`twotower.model.scoring`. Products of few rows use numpy, because there torch spends most of its time on the call itself. The
+last layer is computed for the last token only.
 
 T: events read at once, of all histories; C: events a memory has room for; L: layers; H: heads; G: key/value heads, each of H/G
 heads; E: head width; D: width; Q: histories; M: past items; A: width of a head of the attention over past items; Z: hidden width
@@ -33,7 +33,7 @@ _EPSILON = np.finfo(np.float32).eps  # torch's own for RMSNorm
 
 
 class Memory:
-    """Keys and values of the events read of one history, and the hidden state after the last; grown a page at a time."""
+    """Keys and values of the events read from one history, and the hidden state after the last one. It grows by whole pages."""
 
     __slots__ = ("keys_LGCE", "last_D", "length", "values_LGCE")
 
@@ -41,20 +41,27 @@ class Memory:
         shape = (config.num_layers, config.num_kv_heads, 0, config.width // config.num_heads)
         self.keys_LGCE, self.values_LGCE = np.empty(shape, np.float32), np.empty(shape, np.float32)
         self.length = 0
-        self.last_D: Floats | None = None  # None: nothing was read, or it was cut
+        self.last_D: Floats | None = None  # None: nothing was read, or the memory was cut
 
     @property
     def num_bytes(self) -> int:
-        """Of keys and values."""
+        """Bytes of the arrays of keys and values, room for further events included."""
         return self.keys_LGCE.nbytes + self.values_LGCE.nbytes
 
     def cut(self, length: int) -> None:
-        """Forget all but the first events."""
+        """Forget all events after the first `length`."""
         if length < self.length:
             self.length, self.last_D = length, None
 
+    def copy(self) -> "Memory":
+        """A copy that can read further events without changing this memory."""
+        copy = Memory.__new__(Memory)
+        copy.keys_LGCE, copy.values_LGCE = self.keys_LGCE.copy(), self.values_LGCE.copy()
+        copy.length, copy.last_D = self.length, self.last_D
+        return copy
+
     def make_room(self, length: int) -> None:
-        """Hold at least so many events."""
+        """Grow the arrays until they have room for `length` events."""
         capacity = self.keys_LGCE.shape[2]
         if length > capacity:
             more = [(0, 0), (0, 0), (0, -(-length // PAGE) * PAGE - capacity), (0, 0)]
@@ -62,7 +69,7 @@ class Memory:
 
 
 class PastParts(NamedTuple):
-    """What the model makes of past items whatever the request: keys and values of each head, and a part of the repeat score."""
+    """What the model computes from past items independently of the request: vectors, keys, values, a part of the repeat score."""
 
     vector_MV: Floats
     key_HMA: Floats
@@ -72,7 +79,7 @@ class PastParts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """Weights as they are multiplied with rows, those of the norms before them multiplied in."""
+    """Weights of one layer, transposed for products with rows. The weights of the norms are already multiplied in."""
 
     qkv: Floats
     out: Floats
@@ -88,7 +95,7 @@ class _Layer:
 
 
 class Reader:
-    """Reads histories on, and makes queries of them. One per release; it changes nothing but the memories it is given."""
+    """Reads new events into memories and computes queries. One per release; it only changes the memories that it is given."""
 
     def __init__(self, contextualizer: Contextualizer, config: ModelConfig) -> None:
         self._model, self._config = contextualizer, config
@@ -106,7 +113,7 @@ class Reader:
         self._past_scale = np.float32(1 / math.sqrt(attention.key_width))
         self._hidden, self._out = _linear(contextualizer.query_hidden), _linear(contextualizer.query_out)
         self._repeat_in, self._repeat_mid, self._repeat_out = (_linear(contextualizer.repeat_mlp[i]) for i in (0, 2, 4))
-        # Keys, values and a part of the repeat score of an item, as one product with its vector scaled to unit size.
+        # Keys, values and a part of the repeat score are one product with the item vector scaled to unit root-mean-square.
         (norm, item), (weight_ZX, bias_Z) = contextualizer.repeat_item, self._repeat_in
         item_width = config.repeat_item_width
         kept_ZD = weight_ZX[:, -item_width:] @ (_array(item) * _array(norm))
@@ -121,20 +128,20 @@ class Reader:
 
     @torch.inference_mode()
     def embed_slots(self, slots_NS: npt.NDArray[np.int32], weights_NS: Floats) -> Floats:
-        """What is looked up in the table of event types and features, [N, D]."""
+        """The part [N, D] of context vectors that comes from the table of event types and categories."""
         return self._model.pool_slots(torch.from_numpy(slots_NS), torch.from_numpy(weights_NS)).numpy()
 
     def embed_numbers(self, dense_TF: Floats) -> Floats:
-        """What the other features add to events, [T, D]; also where there are none."""
+        """The part [T, D] of context vectors that comes from numeric features. Without any, it is the bias."""
         return _apply(self._numbers, dense_TF)
 
     def embed_events(self, items_TD: Floats, times_T6: Floats, contexts_TD: Floats) -> Floats:
-        """What the first layer reads, [T, D]."""
+        """The input [T, D] of the first layer: the sum of item, context and time vectors."""
         return items_TD + contexts_TD + times_T6[:, : len(self._time)] @ self._time
 
     @torch.inference_mode()
     def read(self, memories: Sequence[Memory], counts: Sequence[int], events_TD: Floats) -> None:
-        """Read on in several histories, `counts` events in each, at least one; no history twice."""
+        """Read new events into several memories: `counts` events into each, at least one. No memory may occur twice."""
         for memory, count in zip(memories, counts, strict=True):
             memory.make_room(memory.length + count)
         if max(counts) == 1:
@@ -146,7 +153,7 @@ class Reader:
             memory.last_D = last_D
 
     def _read_packed(self, memories: Sequence[Memory], counts: Sequence[int], x_TD: Tensor) -> Floats:
-        """The hidden state after the last event of each history, [Q, D]: one product for all events, attention one by one."""
+        """Hidden state [Q, D] after the last event of each history. Products run over all events, attention per history."""
         stops = np.cumsum(counts)
         spans = [slice(stop - count, stop) for stop, count in zip(stops, counts, strict=True)]
         positions_T = np.concatenate([np.arange(m.length, m.length + c) for m, c in zip(memories, counts, strict=True)])
@@ -171,7 +178,7 @@ class Reader:
         return rms_norm(x_TD, self._model.norm.weight).numpy()
 
     def _read_one_each(self, memories: Sequence[Memory], x_QD: Floats) -> Floats:
-        """The same for one event of each history."""
+        """As `_read_packed`, for one event of each history, with numpy."""
         num_heads, num_turned, half = self._heads, self._heads + self._kv_heads, x_QD.shape[1] // self._heads // 2
         positions_Q = [memory.length for memory in memories]
         cos_Q1E, sin_Q1E = self._cos_LE[positions_Q][:, None], self._sin_LE[positions_Q][:, None]
@@ -196,7 +203,7 @@ class Reader:
         return _rms(x_QD) * self._norm_D
 
     def past_parts(self, vectors_MV: Floats) -> PastParts:
-        """What is kept of past items, of their vectors with popularity."""
+        """The `PastParts` of items, from their vectors with popularity."""
         shape, width = (len(vectors_MV), self._num_past_heads), self._config.width
         key_MHA, value_MHD, repeat_MZ = np.split(_rms(vectors_MV[:, :width]) @ self._past_all, self._past_splits, 1)
         popularity, (weight_ZP, bias_Z) = np.float32(1.5) + vectors_MV[:, width:] / np.float32(5), self._repeat_popularity
@@ -208,11 +215,14 @@ class Reader:
         )
 
     def no_past_parts(self) -> PastParts:
-        """Those of a user without any."""
+        """The `PastParts` of a user without past items."""
         return self.past_parts(np.zeros((0, self._config.width + self._config.num_popularity), np.float32))
 
     def query(self, hidden_D: Floats | None, wanted_D: Floats, beside: Floats, features_M6: Floats, past: PastParts) -> Floats:
-        """Query input [X] of one request: the hidden state, or none of an empty history, and the taste that past items tell."""
+        """Query input [X] of one request, from the hidden state, the attention over past items, and the features in `beside`.
+
+        `hidden_D` is None for an empty history, which has a learned hidden state.
+        """
         hidden_D = (self._empty_D if hidden_D is None else hidden_D) + wanted_D
         if not len(features_M6):
             return np.concatenate([hidden_D, beside])
@@ -224,12 +234,12 @@ class Reader:
         return np.concatenate([hidden_D + taste_D, beside])
 
     def vector(self, query_X: Floats) -> Floats:
-        """Query vector [V]."""
+        """Query vector [V] from the query input."""
         hidden = _apply(self._hidden, query_X)
         return _apply(self._out, hidden / (1 + np.exp(-hidden)))
 
     def repeat_scores(self, query_X: Floats, features_M6: Floats, activity_6: Floats, past: PastParts) -> Floats:
-        """What is added to the score of each past item, [M]."""
+        """Repeat scores [M]: what is added to the score of each past item."""
         (weight_ZX, _), (num_features, num_activity) = self._repeat_in, (features_M6.shape[1], len(activity_6))
         hidden_MZ = past.repeat_MZ + features_M6 @ weight_ZX[:, :num_features].T
         hidden_MZ += weight_ZX[:, num_features : num_features + num_activity] @ activity_6
@@ -239,7 +249,7 @@ class Reader:
 
 
 def _stored(memory: Memory, layer: int, k_TGE: Floats, v_TGE: Floats) -> tuple[Floats, Floats]:
-    """Keys and values [G, C, E] of a layer with those of new events."""
+    """Store keys and values of new events in a layer of the memory; returns all of that layer, [G, C, E]."""
     start, stop = memory.length, memory.length + len(k_TGE)
     memory.keys_LGCE[layer, :, start:stop] = k_TGE.transpose(1, 0, 2)
     memory.values_LGCE[layer, :, start:stop] = v_TGE.transpose(1, 0, 2)
@@ -247,13 +257,13 @@ def _stored(memory: Memory, layer: int, k_TGE: Floats, v_TGE: Floats) -> tuple[F
 
 
 def _rms(x_QD: Floats) -> Floats:
-    """Rows scaled to unit root-mean-square."""
+    """Rows divided by their root-mean-square."""
     scale_Q1: Floats = np.sqrt(np.add.reduce(x_QD * x_QD, 1, keepdims=True) / np.float32(x_QD.shape[1]) + _EPSILON)
     return x_QD / scale_Q1
 
 
 def _array(module: nn.Module) -> Floats:
-    """A module's weights, not copied."""
+    """The weights of a module as an array that shares their memory."""
     return _detached(module.weight)
 
 

@@ -1,7 +1,7 @@
-"""What the model keeps of the users it answered last, so that the next request reads only what is new.
+"""The cache of user states: what the model has computed for recent users, so that the next request reads only new events.
 
-Nothing here is trusted: a state is used as far as its events are those of the request, event by event, and the rest is read
-again. It belongs to one release and is forgotten with it.
+A state is never trusted. Its events are compared with those of the request one by one, and events after the first difference
+are read again. A state belongs to one release and is freed with it.
 
 L: events, M: past items, V: vector width
 """
@@ -9,7 +9,8 @@ L: events, M: past items, V: vector width
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import count, takewhile
+from weakref import WeakSet
 
 import numpy as np
 
@@ -19,38 +20,38 @@ from twotower.data.features import Ints
 from twotower.data.item_statistics import ItemStatistics
 from twotower.model.config import ModelConfig
 
-Key = tuple[str, str]  # "user" or "session", and its id
+UserKey = tuple[str, str]  # "user" or "session", and its id
 
-_BYTES_PER_ITEM = 200  # of the dictionaries' own, about
-_BYTES_PER_EVENT = 300  # of one that only a session brought along
-_PROTECTED = 0.8  # share of the budget for users who came back
+_BYTES_PER_ITEM = 200  # about what the entries of dictionaries take
+_BYTES_PER_EVENT = 300  # of an event that only this state holds, such as an inline event of a session
+_PROTECTED = 0.8  # share of the budget that users with more than one request may fill
 
 
 class PastState:
-    """Past items of one user: their statistics as arrays, and what the model makes of them."""
+    """Past items of one user: their statistics as arrays, and what the model has computed from them."""
 
     __slots__ = ("_items", "_place", "parts", "statistics")
 
     def __init__(self, parts: PastParts) -> None:
         self._items: Mapping[str, PastItem] = {}
         self._place: dict[str, int] = {}
-        self.parts = parts  # of no item
+        self.parts = parts
         self.statistics = ItemStatistics.empty()
 
     @property
     def num_bytes(self) -> int:
-        """Of the arrays, and about that of the rest."""
+        """Bytes of the arrays, and an estimate for the dictionaries."""
         return sum(part.nbytes for part in self.parts) + _BYTES_PER_ITEM * len(self._items)
 
     def beyond(self, items: Mapping[str, PastItem]) -> list[str] | None:
-        """Ids of `items` after those that are here; None when it does not go on from them, and a new state must be begun."""
+        """Ids of `items` that are new. None if `items` does not begin with the known items: then a new state is needed."""
         if items is self._items:
             return []
         ids = list(items)
         return ids[len(self._items) :] if ids[: len(self._items)] == list(self._items) else None
 
     def update(self, items: Mapping[str, PastItem], added: Sequence[str], added_rows: Ints, parts: PastParts) -> None:
-        """Go on to `items`; of those beyond what is here, only the `added` are the release's."""
+        """Move on to `items`. Of the new ones, only `added` are in the release; they have these rows and parts."""
         before, self._items = self._items, items
         changed = [i for i, then, now in zip(before, before.values(), items.values(), strict=False) if then is not now]
         known = [i for i in changed if i in self._place]
@@ -80,9 +81,28 @@ class PastState:
             np.concatenate([self.parts.repeat_MZ, parts.repeat_MZ]),
         )
 
+    def without(self, item_id: str, row: int) -> "PastState":
+        """A copy of the state without this item."""
+        kept_M = self.statistics.item_rows_M != row
+        copy = PastState(self.parts)
+        copy._items = {other: item for other, item in self._items.items() if other != item_id}
+        kept = [other for other in self._place if other != item_id]
+        copy._place = {other: place for place, other in enumerate(kept)}
+        copy.parts = PastParts(
+            self.parts.vector_MV[kept_M],
+            self.parts.key_HMA[:, kept_M],
+            self.parts.value_HMD[:, kept_M],
+            self.parts.repeat_MZ[kept_M],
+        )
+        s = self.statistics
+        copy.statistics = ItemStatistics(
+            s.item_rows_M[kept_M], s.count_M[kept_M], s.first_ms_M[kept_M], s.last_ms_M[kept_M], s.decayed_M3[kept_M]
+        )
+        return copy
+
 
 class UserState:
-    """One user: the events read, the model's memory of them, and past items."""
+    """The state of one user: the events read, the model's memory of them, and past items."""
 
     __slots__ = ("events", "memory", "past")
 
@@ -93,13 +113,14 @@ class UserState:
 
     @property
     def num_bytes(self) -> int:
-        """What it takes."""
+        """Bytes of the state, an estimate."""
         return self.memory.num_bytes + self.past.num_bytes + _BYTES_PER_EVENT * len(self.events)
 
     def keep(self, events: tuple[StoredEvent, ...]) -> int:
-        """How many of these events were read already; what else was read is forgotten.
+        """Keep what was read of these events and forget the rest; returns how many of them need not be read again.
 
-        When all were read but others after them too, the last is left to be read again: its hidden state is gone.
+        If all of them were read, and further events after them, then the last one must be read again: only the hidden state
+        after the very last event was kept.
         """
         known = len(self.events) if events[: len(self.events)] == self.events else common(self.events, events)
         self.memory.cut(known)
@@ -108,52 +129,60 @@ class UserState:
         self.events = events[: self.memory.length]
         return self.memory.length
 
+    def without(self, item_id: str, row: int) -> "UserState":
+        """A copy of the state as if the user never had this item. It keeps the events before the first one with the item."""
+        copy = UserState.__new__(UserState)
+        copy.memory, copy.past = self.memory.copy(), self.past.without(item_id, row)
+        copy.events = tuple(takewhile(lambda event: event.item_id != item_id, self.events))
+        copy.memory.cut(len(copy.events))
+        return copy
+
 
 def common(first: Sequence[StoredEvent], second: Sequence[StoredEvent]) -> int:
-    """Number of events that both begin with."""
+    """The number of equal events at the beginning of both."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 @dataclass(slots=True)
-class Keeping:
-    """How much is kept of users, how often that is checked, and what came of it; of all releases, for the metrics."""
+class CacheCounters:
+    """Counts of the cache of user states, over all releases of a process since its start."""
 
-    max_bytes: int
-    verify_share: float = 0.0  # of the hits, computed from scratch too
     hits: int = 0  # requests whose user had a state
-    misses: int = 0
-    evictions: int = 0
-    verified: int = 0
-    failures: int = 0  # of those verified: the state was wrong
-    max_error: float = 0.0  # of a verified score
+    misses: int = 0  # requests whose user had none
+    evictions: int = 0  # states that were removed because the budget was used up
+    verified: int = 0  # states that were compared with a recomputation
+    failures: int = 0  # verified states that were wrong
+    max_error: float = 0.0  # the largest difference found in verified states that were not wrong
+    num_bytes: int = 0  # bytes of all states now
 
 
 class UserStates:
-    """The states of a release, within a budget of bytes: a segmented LRU (Karedla et al. 1994).
+    """The states of one release: a segmented LRU (Karedla et al. 1994) within the budget of a `UserCache`.
 
-    Who came once is forgotten first: a crawl of strangers does not push out those who come back. Not thread-safe: the
-    engine's thread alone changes it.
+    Users with one request are evicted before users with several, so that many one-time visitors do not evict regular users.
+    Not thread-safe: only the engine's thread changes it.
     """
 
     def __init__(self) -> None:
-        self._once: OrderedDict[Key, UserState] = OrderedDict()
-        self._again: OrderedDict[Key, UserState] = OrderedDict()
-        self._bytes: dict[Key, int] = {}
+        self._once: OrderedDict[UserKey, UserState] = OrderedDict()
+        self._again: OrderedDict[UserKey, UserState] = OrderedDict()
+        self._bytes: dict[UserKey, int] = {}
+        self._used: dict[UserKey, int] = {}  # the tick of the cache at which each state was put last
         self._again_bytes = 0
         self.num_bytes = 0
 
     def __len__(self) -> int:
         return len(self._once) + len(self._again)
 
-    def __contains__(self, key: Key) -> bool:
+    def __contains__(self, key: UserKey) -> bool:
         return key in self._bytes
 
-    def bytes_of(self, key: Key) -> int | None:
-        """What a user's state takes; None without one."""
+    def bytes_of(self, key: UserKey) -> int | None:
+        """Bytes of a user's state; None if there is none."""
         return self._bytes.get(key)
 
-    def take(self, key: Key) -> UserState | None:
-        """A user's state; it is put back with `put`, or forgotten when reading on fails."""
+    def take(self, key: UserKey) -> UserState | None:
+        """Take a user's state out; None if there is none. `UserCache.put` puts it back, unless computing fails meanwhile."""
         state = self._once.pop(key, None)
         again = None if state else self._again.pop(key, None)
         if state or again:
@@ -163,29 +192,69 @@ class UserStates:
             self._bytes[key] = 0
         else:
             self._bytes.pop(key, None)
+            self._used.pop(key, None)
         return state or again
 
-    def put(self, key: Key, state: UserState, max_bytes: int) -> int:
-        """Keep a state that was made or taken, and forget others beyond the budget; how many."""
+    def add(self, key: UserKey, state: UserState, tick: int, max_again_bytes: float) -> None:
+        """Store a new state, or one that was taken. At most `max_again_bytes` of users with several requests are protected."""
         size, again = state.num_bytes, key in self._bytes
-        self._bytes[key] = size
+        self._bytes[key], self._used[key] = size, tick
         self.num_bytes += size
         (self._again if again else self._once)[key] = state
         self._again_bytes += size if again else 0
-        while self._again_bytes > _PROTECTED * max_bytes and len(self._again) > 1:
+        while self._again_bytes > max_again_bytes and len(self._again) > 1:
             oldest, demoted = self._again.popitem(last=False)
             self._again_bytes -= self._bytes[oldest]
             self._once[oldest] = demoted
-        before = len(self)
-        while self.num_bytes > max_bytes and self._bytes:
-            segment = self._once or self._again
-            oldest, _ = segment.popitem(last=False)
-            freed = self._bytes.pop(oldest)
-            self.num_bytes -= freed
-            self._again_bytes -= freed if segment is self._again else 0
-        return before - len(self)
 
-    def drop(self, key: Key) -> None:
-        """Forget a user."""
+    def next_to_go(self) -> tuple[bool, int]:
+        """Whether the state to evict next is of a user with several requests, and its tick. There must be a state."""
+        segment = self._once or self._again
+        return segment is self._again, self._used[next(iter(segment))]
+
+    def forget_one(self) -> None:
+        """Evict the least recently used state, first among users with one request."""
+        segment = self._once or self._again
+        oldest, _ = segment.popitem(last=False)
+        freed = self._bytes.pop(oldest)
+        del self._used[oldest]
+        self.num_bytes -= freed
+        self._again_bytes -= freed if segment is self._again else 0
+
+    def drop(self, key: UserKey) -> None:
+        """Forget a user's state, if there is one."""
         if self.take(key) is not None:
             del self._bytes[key]
+        self._used.pop(key, None)
+
+
+class UserCache:
+    """The budget that the user states of all releases of a process share, and its counters. Used by the engine's thread."""
+
+    def __init__(self, max_bytes: int, verify_share: float = 0.0) -> None:
+        self.max_bytes = max_bytes
+        self.verify_share = verify_share  # share of the hits that are recomputed and compared
+        self.counters = CacheCounters()
+        self._releases: WeakSet[UserStates] = WeakSet()  # weak, so that states are freed with their release
+        self._ticks = count()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all states of all releases that are in memory."""
+        return sum(states.num_bytes for states in self._releases)
+
+    def put(self, states: UserStates, key: UserKey, state: UserState) -> None:
+        """Store a new state, or one that was taken, and evict the oldest states of any release beyond the budget."""
+        self._releases.add(states)
+        states.add(key, state, next(self._ticks), _PROTECTED * self.max_bytes)
+        while self.num_bytes > self.max_bytes and (filled := [each for each in self._releases if len(each)]):
+            min(filled, key=UserStates.next_to_go).forget_one()
+            self.counters.evictions += 1
+        self.counters.num_bytes = self.num_bytes
+
+
+def forget_users(states: UserStates, keys: Sequence[UserKey]) -> list[None]:
+    """Drop the states of these users; the results are only there to be counted. Must run on the engine's thread."""
+    for key in keys:
+        states.drop(key)
+    return [None] * len(keys)

@@ -1,4 +1,4 @@
-"""One server process: uvicorn with an end that loses no request, and one that comes when the engine is lost."""
+"""One server process: uvicorn with a shutdown that loses no requests, and that also ends when the engine is lost."""
 
 import asyncio
 import sys
@@ -9,62 +9,73 @@ from types import FrameType
 import uvicorn
 
 from service.api.errors import ApiError
+from service.process.readiness import Readiness
 from service.process.supervisor import Promise
-from service.routes.context import Service
 
-LEAVING = "this server is about to end; ask another"
-_TICK_S = 0.1  # uvicorn's
-_TICKS_TO_BE_SURE = 10  # after a pause of the process its engine looks stuck until it has moved again
+LEAVING = "this server is shutting down; send the request to another one"
+_TICK_S = 0.1  # how often uvicorn calls on_tick
+_TICKS_TO_BE_SURE = 10  # after the process was paused, its engine looks stuck for a moment, until it has moved again
 
 
 class Server(uvicorn.Server):
-    """Serves until it is told to leave or has lost its engine; `promise` and `say_ready` are told how it goes."""
+    """Serves until a signal ends it or its engine is lost.
 
-    def __init__(self, config: uvicorn.Config, service: Service, promise: Promise, say_ready: Callable[[], None]) -> None:
+    It calls `say_ready` once it serves, and `promise` again and again to show the supervisor that it is alive.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        readiness: Readiness,
+        promise: Promise,
+        say_ready: Callable[[], None],
+        *,
+        drain_s: float,
+        shutdown_timeout_s: float,
+    ) -> None:
         super().__init__(config)
-        self.service, self.promise, self.say_ready = service, promise, say_ready
+        self.readiness, self.promise, self.say_ready = readiness, promise, say_ready
+        self.drain_s, self.shutdown_timeout_s = drain_s, shutdown_timeout_s
         self.engine_lost = False
         self._ticks_in_trouble = 0
 
     async def main_loop(self) -> None:
-        """Serve; once told to leave, go on for `drain_s` for those who have not noticed, on connections that then close."""
+        """Serve until told to leave. Then serve for `drain_s` more, for clients that have not noticed, and close connections."""
         self.say_ready()
         await super().main_loop()
-        settings = self.service.settings
-        for tick in range(round(settings.drain_s / _TICK_S)):
+        for tick in range(round(self.drain_s / _TICK_S)):
             if self.engine_lost or self.force_exit:
                 break
             await self.on_tick(tick)
             await asyncio.sleep(_TICK_S)
-        self.promise(settings.shutdown_timeout_s + settings.heartbeat_limit_s)
+        self.promise(self.shutdown_timeout_s + self.readiness.heartbeat_limit_s)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether to leave."""
-        limit_s = self.service.settings.heartbeat_limit_s
-        self.promise(limit_s)
-        trouble = self.service.engine.trouble(limit_s)
+        """Called ten times a second; whether to stop serving."""
+        self.promise(self.readiness.heartbeat_limit_s)
+        trouble = self.readiness.trouble()
         self._ticks_in_trouble = self._ticks_in_trouble + 1 if trouble else 0
         if trouble and self._ticks_in_trouble == _TICKS_TO_BE_SURE:
             self._lose_engine(trouble)
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal: no longer ready from this moment on."""
+        """Handle SIGTERM or SIGINT: from now on this process is not ready."""
         self._leave(LEAVING)
         super().handle_exit(sig, frame)
 
     def _leave(self, why: str) -> None:
-        """Every answer from now on says that it is the last of its connection."""
-        if self.service.leaving is None:
+        """Mark the process as not ready. Every answer from now on closes its connection."""
+        if self.readiness.leaving is None:
             farewell = (b"connection", b"close")
-            self.config.encoded_headers.append(farewell)  # what uvicorn makes the next headers of, once a second
+            self.config.encoded_headers.append(farewell)  # uvicorn makes new default headers from these once a second
             self.server_state.default_headers = [*self.server_state.default_headers, farewell]
-        self.service.leaving = why
+        self.readiness.leaving = why
 
     def _lose_engine(self, trouble: str) -> None:
-        """Answer who waits, and leave: a new process has a new engine."""
+        """Refuse all waiting requests and end this process, so that a new process can start with a new engine."""
         self._leave(trouble)
-        self.service.engine.abandon(ApiError("not_ready", f"{trouble}; ask again"))
+        self.readiness.engine.abandon(ApiError("not_ready", f"{trouble}; send the request again"))
         self.engine_lost = self.should_exit = True
         with suppress(OSError):  # a full disk or a closed pipe
             sys.stderr.write(f"twotower: {trouble}; this process ends\n")

@@ -1,1 +1,1 @@
-"""What is answered: rules, scores, diversity, promotions, pages, explanations. Runs on the engine's thread."""
+"""Answers to requests: rules, scores, diversity, promotions, pages, explanations. Runs on the engine's thread."""

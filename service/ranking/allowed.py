@@ -1,4 +1,4 @@
-"""Which items a request allows: filters, exclude lists and candidate lists.
+"""The items that a request allows: filters, exclude lists and candidate lists.
 
 N: items
 """
@@ -16,7 +16,7 @@ from twotower.data.features import Ints
 
 
 def matching(release: LoadedRelease, expression: str, field: str) -> Mask:
-    """Which items match, [N]; ApiError names the field that the expression stands in."""
+    """The items that match a filter, [N]; ApiError that names `field`, in which the filter was given."""
     try:
         return release.filters.mask(expression)
     except InvalidFilter as error:
@@ -26,21 +26,24 @@ def matching(release: LoadedRelease, expression: str, field: str) -> Mask:
 FILTER_MATCHES_NOTHING = "filter_matches_nothing"
 
 
-def allowed_items(release: LoadedRelease, asked: RecommendRequest, past: Mapping[str, PastItem]) -> tuple[Mask | None, list[str]]:
-    """Which items may be returned, [N] or None for all, and notes for `degraded`."""
-    types, candidates = frozenset(asked.exclude_event_types), asked.candidate_item_ids
-    seen = [i for i, o in past.items() if asked.exclude_seen or o.event_types & types] if asked.exclude_seen or types else []
-    if asked.filter is None and candidates is None and not asked.exclude_item_ids and not seen:
+def allowed_items(
+    release: LoadedRelease, request: RecommendRequest, past: Mapping[str, PastItem]
+) -> tuple[Mask | None, list[str]]:
+    """The items that may be returned, [N] or None for all, and notes for `degraded`."""
+    types, candidates = frozenset(request.exclude_event_types), request.candidate_item_ids
+    needs_past = request.exclude_seen or types
+    excluded = [i for i, p in past.items() if request.exclude_seen or p.event_types & types] if needs_past else []
+    if request.filter is None and candidates is None and not request.exclude_item_ids and not excluded:
         return None, []
-    mask, notes = rules(release, asked.filter, asked.exclude_item_ids)
+    mask, notes = rules(release, request.filter, request.exclude_item_ids)
     if candidates is not None:
         mask &= mask_of(release, known_rows(release, candidates))
-    mask[known_rows(release, seen)] = False
+    mask[known_rows(release, excluded)] = False
     return mask, notes
 
 
 def rules(release: LoadedRelease, expression: str | None, exclude_item_ids: Sequence[str]) -> tuple[Mask, list[str]]:
-    """Filter and exclude list as a fresh mask [N], and notes for `degraded`."""
+    """A new mask [N] of the items that a filter and an exclude list allow, and notes for `degraded`."""
     notes: list[str] = []
     mask = release.listed()
     if expression is not None:
@@ -52,7 +55,7 @@ def rules(release: LoadedRelease, expression: str | None, exclude_item_ids: Sequ
 
 
 def mask_of(release: LoadedRelease, rows: Sequence[int] | Ints) -> Mask:
-    """These rows and no others, [N]."""
+    """A mask [N] of these rows only."""
     mask = np.zeros(len(release), bool)
     mask[rows] = True
     return mask

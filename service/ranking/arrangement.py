@@ -22,7 +22,7 @@ Found = tuple[Ints, Floats]  # rows and scores, best first
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """One search for a request: the best `k` of the allowed rows, [N], None for all."""
+    """One search of a request: for the best `k` of the allowed rows, [N], or of all rows if None."""
 
     k: int
     allowed_N: Mask | None
@@ -30,67 +30,70 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Arranged:
-    """The places of one page, the token of the next, None at the end, and notes for `degraded`."""
+    """The places of one page, the token of the next page (None at the end), and notes for `degraded`."""
 
     picks: list[Pick]
     next_page_token: str | None
     degraded: list[str]
 
 
-def searches(release: LoadedRelease, asked: RecommendRequest, page: Page, allowed_N: Mask | None) -> list[Search]:
-    """What `arrange` needs found: the ranking itself, then the matches of each promotion. ApiError names a bad filter."""
-    wanted = num_wanted(asked, page)
-    ranking = Search(POOL if asked.diversity else wanted, allowed_N)
-    matches = [matching(release, p.filter, f"promotions[{i}].filter") for i, p in enumerate(asked.promotions)]
+def searches(release: LoadedRelease, request: RecommendRequest, page: Page, allowed_N: Mask | None) -> list[Search]:
+    """The searches whose results `arrange` needs: the ranking itself, then the matches of each promotion.
+
+    ApiError that names the field of a promotion whose filter cannot be evaluated.
+    """
+    wanted = num_wanted(request, page)
+    ranking = Search(POOL if request.diversity else wanted, allowed_N)
+    matches = [matching(release, p.filter, f"promotions[{i}].filter") for i, p in enumerate(request.promotions)]
     if not matches:
         return [ranking]
     within_N = release.listed() if allowed_N is None else allowed_N
     return [ranking, *(Search(wanted, match_N & within_N) for match_N in matches)]
 
 
-def num_wanted(asked: RecommendRequest, page: Page) -> int:
-    """Ranked rows that are enough for every page up to this one.
+def num_wanted(request: RecommendRequest, page: Page) -> int:
+    """The number of ranked rows that is enough for every page up to this one.
 
-    Each promotion may hold one back, and one more says whether there is a next page.
+    It includes one for each promotion, which may keep a row back, and one more that shows whether there is a next page.
     """
-    return min(len(page.given) + asked.num_results + len(asked.promotions) + 1, DEPTH)
+    return min(len(page.given) + request.num_results + len(request.promotions) + 1, DEPTH)
 
 
 def arrange(
-    release: LoadedRelease, asked: RecommendRequest, page: Page, asked_for: Sequence[Search], found: Sequence[Found]
+    release: LoadedRelease, request: RecommendRequest, page: Page, wanted_searches: Sequence[Search], found: Sequence[Found]
 ) -> Arranged:
-    """The page asked for, `found` being the answers to `searches`."""
+    """The requested page; `found` are the results of `searches`."""
     (rows, scores), *matches = found
-    if asked.diversity:
-        order = diversify(unit_vectors(release, rows), scores, asked.diversity, num_wanted(asked, page))
+    if request.diversity:
+        order = diversify(unit_vectors(release, rows), scores, request.diversity, num_wanted(request, page))
         rows, scores = rows[order], scores[order]
-    promoted = those_promoted(release, asked, asked_for, matches)
-    size = min(asked.num_results, DEPTH - len(page.given))
+    promoted = fill_promotions(release, request, wanted_searches, matches)
+    size = min(request.num_results, DEPTH - len(page.given))
     picks = place(pairs(rows, scores), promoted, page.given, size + 1)
     shown = picks[:size]
     given = (*page.given, *(pick.row for pick in shown))
     has_next = len(picks) > size > 0 and len(given) < DEPTH
-    token = page_token(release, asked, page.now_ms, given) if has_next else None
+    token = page_token(release, request, page.now_ms, given) if has_next else None
     return Arranged(shown, token, notes(promoted, page.given, shown))
 
 
-def those_promoted(
-    release: LoadedRelease, asked: RecommendRequest, asked_for: Sequence[Search], matches: Sequence[Found]
+def fill_promotions(
+    release: LoadedRelease, request: RecommendRequest, wanted_searches: Sequence[Search], matches: Sequence[Found]
 ) -> list[Promoted]:
-    """The promotions with what they may show; without those whose position lies behind the last item."""
-    if not asked.promotions:
+    """The promotions with the items they may show. A promotion whose position is behind the last item is left out."""
+    if not request.promotions:
         return []
-    first, *others = (release.listed() if search.allowed_N is None else search.allowed_N for search in asked_for)
+    first, *others = (release.listed() if search.allowed_N is None else search.allowed_N for search in wanted_searches)
     num_allowed = np.count_nonzero(first)
     return [
         Promoted(promotion, mask_N, pairs(*match))
-        for promotion, mask_N, match in zip(asked.promotions, others, matches, strict=True)
+        for promotion, mask_N, match in zip(request.promotions, others, matches, strict=True)
         if (promotion.position or 0) <= num_allowed
     ]
 
 
 def pairs(rows: Ints, scores: Floats) -> list[tuple[int, float]]:
-    """The same as a list."""
+    """Rows and scores as a list of pairs."""
     return list(zip(rows.tolist(), scores.tolist(), strict=True))
 
 

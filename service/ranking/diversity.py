@@ -1,4 +1,4 @@
-"""Answers whose items are less alike.
+"""Diversity: makes the items of an answer less alike.
 
 C: candidates, best first, D: item vector width, K: results
 """
@@ -7,15 +7,16 @@ import numpy as np
 
 from twotower.data.features import Floats, Ints
 
-POOL = 500  # candidates: always as many, so that a longer answer, or the next page, begins as a shorter one does
+POOL = 500  # candidates; the same number for every answer, so that a longer answer begins like a shorter one
 
 
 def diversify(unit_vectors_CD: Floats, scores_C: Floats, diversity: float, k: int) -> Ints:
-    """Places [K] of candidates by maximal marginal relevance (Carbonell & Goldstein 1998), the next one each time
+    """Places [K] of candidates chosen by maximal marginal relevance (Carbonell & Goldstein 1998). Each next place is
 
         argmax over i not chosen of (1 - diversity) * relevance(i) - diversity * max over j chosen of cosine(i, j)
 
-    with relevance the score, scaled to 0..1 over the candidates. The first is the best-scored; equals by the earlier place.
+    where relevance is the score, scaled to 0..1 over the candidates. The first choice has the best score; of equal ones, the
+    earlier place is chosen.
     """
     chosen: list[int] = []
     nearest_C = np.zeros(len(scores_C), np.float32)
@@ -30,7 +31,7 @@ def diversify(unit_vectors_CD: Floats, scores_C: Floats, diversity: float, k: in
 
 
 def scaled(scores_C: Floats) -> Floats:
-    """Scores with the lowest at 0 and the highest at 1; all 0 when they are equal."""
+    """Scores scaled so that the lowest is 0 and the highest is 1; all 0 when they are equal."""
     lowest = scores_C.min(initial=np.inf)
     span = scores_C.max(initial=-np.inf) - lowest
     return (scores_C - lowest) / span if span > 0 else np.zeros_like(scores_C)

@@ -1,8 +1,8 @@
-"""Pages of one ranking. All that is known between two pages is in the token: any server of the release can go on.
+"""Pages of one ranking. The token holds all state between two pages, so any server of the same release can answer the next one.
 
-The token lists the rows given so far, so that no item comes twice even when the user did something in between. Without such
-an event the pages put together are the answer to one large request. It is not signed: who forges one gets nothing that a plain
-request would not give.
+The token lists the rows of all pages so far. So no item comes twice, even when the user has new events in between. Without new
+events, the pages together equal the answer to one large request. The token is not signed, because a forged one gives its sender
+nothing that an ordinary request would not give.
 """
 
 import base64
@@ -19,7 +19,7 @@ from service.api.schemas import MAX_RESULTS, EpochMs, RecommendRequest
 from service.release.loaded import LoadedRelease
 
 DEPTH = MAX_RESULTS  # items of all pages together
-# A user goes on to the next page with one more click in the history, and in less of a hurry.
+# Fields that may differ between pages. A user who goes on to the next page may have new events, and another timeout.
 _MAY_CHANGE = ("num_results", "page_token", "events", "timeout_ms")
 _SAME = tuple(name for name in RecommendRequest.__struct_fields__ if name not in _MAY_CHANGE)
 
@@ -29,7 +29,7 @@ class _Token(msgspec.Struct, frozen=True, array_like=True):
     release: int
     now_ms: EpochMs
     rows: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1, max_length=DEPTH)]
-    item_ids: int  # rows of items put since the release was built may move
+    item_ids: int  # hash of the ids of the rows, because the rows of items put since the release was built may change
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -38,21 +38,21 @@ _decoder = msgspec.msgpack.Decoder(_Token)
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Where an answer begins: behind the rows given already, at the moment of the first page."""
+    """Where a page begins: the rows that the pages before have given, and the moment of the first page."""
 
     given: tuple[int, ...]
     now_ms: int
 
 
-def open_page(release: LoadedRelease, asked: RecommendRequest, now_ms: int) -> Page:
-    """The page asked for; ApiError for a token that is not of this request, or whose release is no longer served."""
-    if asked.page_token is None:
+def open_page(release: LoadedRelease, request: RecommendRequest, now_ms: int) -> Page:
+    """The requested page; ApiError invalid_request for a token of another request, page_expired if the catalogue has changed."""
+    if request.page_token is None:
         return Page((), now_ms)
     try:
-        token = _decoder.decode(base64.b64decode(asked.page_token + "=" * (-len(asked.page_token) % 4), b"-_", validate=True))
+        token = _decoder.decode(base64.b64decode(request.page_token + "=" * (-len(request.page_token) % 4), b"-_", validate=True))
     except (ValueError, binascii.Error, msgspec.DecodeError) as error:
         raise _refused("it is not a `next_page_token` of ours") from error
-    if token.request != _of_request(asked):
+    if token.request != _of_request(request):
         raise _refused(f"it belongs to another request: only {', '.join(_MAY_CHANGE)} may differ from the first page's")
     rows = tuple(token.rows)
     is_same = token.release == _of_text(release.id) and max(rows) < len(release) and token.item_ids == _of_rows(release, rows)
@@ -62,9 +62,9 @@ def open_page(release: LoadedRelease, asked: RecommendRequest, now_ms: int) -> P
     return Page(rows, token.now_ms)
 
 
-def page_token(release: LoadedRelease, asked: RecommendRequest, now_ms: int, given: tuple[int, ...]) -> str:
-    """The token of the page behind `given`, which are the rows of this page and of those before."""
-    token = _Token(_of_request(asked), _of_text(release.id), now_ms, list(given), _of_rows(release, given))
+def page_token(release: LoadedRelease, request: RecommendRequest, now_ms: int, given: tuple[int, ...]) -> str:
+    """The token of the next page; `given` are the rows of this page and of all pages before."""
+    token = _Token(_of_request(request), _of_text(release.id), now_ms, list(given), _of_rows(release, given))
     return base64.urlsafe_b64encode(_encoder.encode(token)).decode().rstrip("=")
 
 
@@ -72,8 +72,8 @@ def _refused(reason: str) -> ApiError:
     return ApiError("invalid_request", f"page_token: {reason}; ask again without it", "page_token")
 
 
-def _of_request(asked: RecommendRequest) -> int:
-    return xxhash.xxh3_64_intdigest(_encoder.encode([getattr(asked, name) for name in _SAME]))
+def _of_request(request: RecommendRequest) -> int:
+    return xxhash.xxh3_64_intdigest(_encoder.encode([getattr(request, name) for name in _SAME]))
 
 
 def _of_text(text: str) -> int:

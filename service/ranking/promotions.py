@@ -1,7 +1,7 @@
-"""Items that get their place by a rule rather than by their score.
+"""Promotions: items that get their place by a rule and not by their score.
 
-Every place is decided by the places before it alone, never by how many follow: a longer answer begins as a shorter one does,
-and pages put together are the longer answer.
+Each place depends only on the places before it, never on the number of places. So a longer answer begins like a shorter one, and
+the pages of an answer together equal one long answer.
 """
 
 import math
@@ -17,7 +17,7 @@ Ranked = Sequence[tuple[int, float]]  # rows and scores, best first
 
 
 class Pick(NamedTuple):
-    """One place of an answer; `promotion` names the promotion that filled it."""
+    """One filled place of an answer; `promotion` is the name of the promotion that filled it."""
 
     row: int
     score: float
@@ -27,27 +27,29 @@ class Pick(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Promoted:
-    """A promotion, the items it may show, and the best of them."""
+    """A promotion, the items that it may show, and the best of these, ranked."""
 
     promotion: Promotion
     allowed_N: Mask
     ranked: Ranked
 
     def picks(self) -> Iterator[Pick]:
-        """What it would show."""
+        """Picks of the promotion, best first."""
         return (Pick(row, score, "promotion", self.promotion.name) for row, score in self.ranked)
 
     def num_owed(self, num_places: int) -> int:
-        """How many of the first places its share is, rounded up."""
+        """How many of the first `num_places` places its percentage needs, rounded up."""
         return math.ceil(num_places * (self.promotion.percent or 0) / 100 - 1e-9)
 
 
 def place(ranked: Ranked, promoted: Sequence[Promoted], given: Sequence[int], k: int) -> list[Pick]:
-    """The `k` places behind those of `given`, fewer where items end; no row twice, nor one of `given`.
+    """The `k` places after those of `given`, fewer if there are not enough items. No row comes twice, and none of `given` again.
 
-    A position takes the best match that no earlier position took, which is kept back for it; it must not lie behind the last
-    item of the longest answer. A percentage counts every match, promoted or not; where the first n items would lack one, the best
-    match comes next, of the promotion listed first.
+    A promotion with a position gets the best match that no promotion with an earlier position gets. That match is kept back until
+    its place comes. The position must not be behind the last item of the longest possible answer.
+
+    A promotion with a percentage counts every match, promoted or not. If the first n items would have too few matches, the best
+    remaining match takes the next place. If several promotions lack matches, the one listed first goes first.
     """
     used = set(given)
     reserved = reserve(promoted, given)
@@ -80,12 +82,12 @@ def place(ranked: Ranked, promoted: Sequence[Promoted], given: Sequence[int], k:
 
 
 def reserve(promoted: Sequence[Promoted], given: Sequence[int]) -> dict[int, Pick]:
-    """What stands at each fixed position behind those of `given`."""
+    """The pick for each fixed position after those of `given`."""
     fixed = {p.promotion.position: p for p in promoted if p.promotion.position is not None and p.promotion.position > len(given)}
     taken = set(given)
     reserved: dict[int, Pick] = {}
-    for position, one in sorted(fixed.items(), key=lambda entry: entry[0]):
-        pick = next((p for p in one.picks() if p.row not in taken), None)
+    for position, fixed_promotion in sorted(fixed.items(), key=lambda entry: entry[0]):
+        pick = next((p for p in fixed_promotion.picks() if p.row not in taken), None)
         if pick is not None:
             reserved[position] = pick
             taken.add(pick.row)
@@ -93,16 +95,16 @@ def reserve(promoted: Sequence[Promoted], given: Sequence[int]) -> dict[int, Pic
 
 
 def notes(promoted: Sequence[Promoted], given: Sequence[int], picks: Sequence[Pick]) -> list[str]:
-    """For `degraded`: whether a promotion has less than it was promised, in these places and those of `given`."""
+    """Notes for `degraded`: whether a promotion has too few items in these places and those of `given`."""
     total = len(given) + len(picks)
     rows = [*given, *(pick.row for pick in picks)]
-    for one in promoted:
-        position = one.promotion.position
+    for each in promoted:
+        position = each.promotion.position
         if position is None:
-            is_short = sum(bool(one.allowed_N[row]) for row in rows) < one.num_owed(total)
+            is_short = sum(bool(each.allowed_N[row]) for row in rows) < each.num_owed(total)
         else:
             is_here = len(given) < position <= total
-            is_short = is_here and picks[position - len(given) - 1].promotion != one.promotion.name
+            is_short = is_here and picks[position - len(given) - 1].promotion != each.promotion.name
         if is_short:
             return [PROMOTION_SHORT]
     return []

@@ -1,31 +1,28 @@
-"""The rules of a request: what may be answered, and the answer made of what was found. All of it on the engine's thread.
+"""Checks a request against a release before the search, and builds the answer after it. Runs on the engine's thread.
 
 N: items
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from service.api.errors import ApiError
-from service.api.schemas import Reason, Recommended, RecommendRequest
-from service.histories.history import StoredEvent, UserHistory
-from service.histories.intake import merge_inline
+from service.api.schemas import Explanation, Recommended, RecommendRequest
 from service.ranking.allowed import allowed_items
 from service.ranking.arrangement import Found, Search, arrange, searches
 from service.ranking.explain import explain
 from service.ranking.pages import Page, open_page
 from service.ranking.promotions import Pick
-from service.ranking.user_request import ask_model, read_user
+from service.ranking.user_request import ModelInput, UserRequest, read_input
 from service.release.loaded import LoadedRelease
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """An answer and what it stands on."""
+    """The items of an answer, and facts about how they were ranked."""
 
     items: list[Recommended]
     events_used: int
@@ -37,73 +34,62 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request that was checked, in the release's terms."""
+    """A checked request, translated to the rows of a release."""
 
-    asked: RecommendRequest
-    stored: UserHistory
+    request: RecommendRequest
     page: Page
-    history: UserHistory
-    known: tuple[StoredEvent, ...]  # events of the window whose items the release has
+    input: ModelInput
     searches: list[Search]
     degraded: list[str]
 
-    @property
-    def now_ms(self) -> int:
-        """The moment it is about: that of the first page."""
-        return self.page.now_ms
+
+def prepare(release: LoadedRelease, user_request: UserRequest[RecommendRequest]) -> Prepared:
+    """Check and translate a request; ApiError that names the field that cannot be used.
+
+    All pages of an answer are ranked for the moment of the first page.
+    """
+    request = user_request.request
+    check_metadata(release, request.include_metadata)
+    page = open_page(release, request, user_request.now_ms)
+    model_input = read_input(release, user_request, page.now_ms)
+    allowed_N, degraded = allowed_items(release, request, model_input.history.items)
+    return Prepared(request, page, model_input, searches(release, request, page, allowed_N), degraded)
 
 
-def prepare(release: LoadedRelease, asked: RecommendRequest, stored: UserHistory, now_ms: int) -> Prepared:
-    """What is asked for a user at a moment; ApiError names the field that cannot be used."""
-    check_metadata(release, asked.include_metadata)
-    page = open_page(release, asked, now_ms)
-    history = merge_inline(stored, asked)
-    known = tuple(e for e in history.window if e.item_id in release.rows)
-    allowed_N, degraded = allowed_items(release, asked, history.items)
-    return Prepared(asked, stored, page, history, known, searches(release, asked, page, allowed_N), degraded)
-
-
-def finish(release: LoadedRelease, one: Prepared, found: Sequence[Found] | None) -> Ranking:
-    """The answer made of what its searches found; None when it was only to be checked."""
-    asked, window = one.asked, one.history.window
+def build_ranking(release: LoadedRelease, prepared: Prepared, found: Sequence[Found] | None) -> Ranking:
+    """The answer, from the results of the searches; `found` is None for a request that is only checked."""
+    request, model_input = prepared.request, prepared.input
     items: list[Recommended] = []
-    token, degraded = None, one.degraded
+    token, degraded = None, prepared.degraded
     if found is not None:
-        arranged = arrange(release, asked, one.page, one.searches, found)
+        arranged = arrange(release, request, prepared.page, prepared.searches, found)
         token, degraded = arranged.next_page_token, degraded + arranged.degraded
-        reasons = explained(release, one, [pick.row for pick in arranged.picks]) if asked.explain else None
-        items = present(release, arranged.picks, asked.include_metadata, reasons)
-    named = [e.item_id for e in window if e.item_id] if len(one.known) < len(window) else []
-    named += asked.candidate_item_ids or ()
+        rows = [pick.row for pick in arranged.picks]
+        explanations = explain(release, model_input, rows) if request.explain else None
+        items = present(release, arranged.picks, request.include_metadata, explanations)
     return Ranking(
         items=items,
-        events_used=len(one.known),
-        events_ignored=len(window) - len(one.known),
-        missing_item_ids=[i for i in dict.fromkeys(named) if i not in release.rows],
+        events_used=len(model_input.known_events),
+        events_ignored=model_input.num_ignored,
+        missing_item_ids=model_input.missing(release, request.candidate_item_ids or ()),
         degraded=degraded,
         next_page_token=token,
     )
 
 
-def explained(release: LoadedRelease, one: Prepared, rows: Sequence[int]) -> list[list[Reason]]:
-    """Reasons for each row."""
-    user = read_user(release, one.asked, one.stored, one.now_ms)
-    return explain(release, user.request, user.past, rows, partial(ask_model, release))
-
-
 def check_metadata(release: LoadedRelease, names: Sequence[str]) -> None:
-    """ApiError for metadata that items do not have."""
+    """ApiError for a name that is not a feature of items."""
     if unknown := [n for n in names if n not in release.items.column_names]:
         message = f"items have no {unknown[0]!r}; they have {', '.join(release.items.column_names)}"
         raise ApiError("invalid_request", message, "include_metadata")
 
 
 def present(
-    release: LoadedRelease, picks: Sequence[Pick], include: Sequence[str], reasons: Sequence[list[Reason]] | None = None
+    release: LoadedRelease, picks: Sequence[Pick], include: Sequence[str], explanations: Sequence[list[Explanation]] | None = None
 ) -> list[Recommended]:
-    """The places of an answer as the client sees them."""
+    """The items of an answer as they are sent to the client, with the features named in `include`."""
     metadata: list[dict[str, Any] | None] = [None] * len(picks)
-    whys: Sequence[list[Reason] | None] = [None] * len(picks) if reasons is None else reasons
+    reasons: Sequence[list[Explanation] | None] = [None] * len(picks) if explanations is None else explanations
     if include:
         rows = pa.array([p.row for p in picks], pa.int64())
         metadata = release.items.select(list(dict.fromkeys(include))).take(rows).to_pylist()
@@ -114,7 +100,7 @@ def present(
             source=pick.source,
             promotion=pick.promotion,
             metadata=extra,
-            reasons=why,
+            reasons=explained,
         )
-        for pick, extra, why in zip(picks, metadata, whys, strict=True)
+        for pick, extra, explained in zip(picks, metadata, reasons, strict=True)
     ]

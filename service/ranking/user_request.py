@@ -1,83 +1,112 @@
-"""Of whom a request speaks, as the model is shown it.
+"""A request together with the history of its user, and the input that the model gets from both.
 
-L: events the model reads, M: past items, U: rows that a request names
+M: past items
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-import numpy as np
-import torch
-
-from service.api.schemas import AboutUser
-from service.histories.history import PastItem, StoredEvent, UserHistory
+from service.api.schemas import AboutUser, RecommendRequest
+from service.histories.history import KEPT_EVENTS, PastItem, StoredEvent, UserHistory
 from service.histories.intake import merge_inline
-from service.model.event_contexts import event_context
+from service.model.user_states import UserKey
 from service.release.loaded import LoadedRelease
-from twotower.data.item_statistics import ItemStatistics
-from twotower.data.window import History
-from twotower.model.scoring import Queries, Request, answer
+
+R_co = TypeVar("R_co", bound=AboutUser, covariant=True)
+
+ANSWER_COST = 32  # about how many events could be read in the time of the search and the rest of an answer
+MAX_LEFT_OUT = 16  # past items that an explanation leaves out; each may cost as much as reading the history again
 
 
 @dataclass(frozen=True, slots=True)
-class User:
-    """Of whom a request speaks, in the release's rows."""
+class UserRequest(Generic[R_co]):
+    """One request, with the stored history of its user and the moment that it is about."""
 
-    request: Request
-    past: dict[int, PastItem]
-    item_ids: list[str]  # of the window, known or not
-    events_used: int
-    events_ignored: int
+    request: R_co
+    stored: UserHistory
+    now_ms: int
+
+    @property
+    def key(self) -> UserKey | None:
+        """The key of the cached state that the request can use; see `key_of`."""
+        return key_of(self.request)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """The model's input for a request, for one release."""
+
+    history: UserHistory  # inline events included
+    known_events: tuple[StoredEvent, ...]  # the events of the window whose items the release has
+    now_ms: int
+    target_event_type: str | None
+
+    @property
+    def num_ignored(self) -> int:
+        """Events of the window whose items the release does not have."""
+        return len(self.history.window) - len(self.known_events)
 
     def missing(self, release: LoadedRelease, named: Sequence[str]) -> list[str]:
-        """The ids of the history, and those `named`, that the catalogue does not know, each once."""
-        return [i for i in dict.fromkeys([*self.item_ids, *named]) if i not in release.rows]
+        """Item ids of the window and of `named` that the catalogue does not know, each once."""
+        in_window = [event.item_id for event in self.history.window if event.item_id] if self.num_ignored else []
+        return [item_id for item_id in dict.fromkeys([*in_window, *named]) if item_id not in release.rows]
+
+    def past_items(self, release: LoadedRelease) -> dict[int, PastItem]:
+        """Statistics of the user's past items, by item row."""
+        return {release.rows[item_id]: item for item_id, item in self.history.items.items() if item_id in release.rows}
 
 
-def read_user(release: LoadedRelease, asked: AboutUser, stored: UserHistory, now_ms: int) -> User:
-    """What the model is shown of the history that the request speaks of."""
-    history = merge_inline(stored, asked)
-    known = [e for e in history.window if e.item_id in release.rows]
-    past = {release.rows[i]: past for i, past in history.items.items() if i in release.rows}
-    request = Request(model_history(release, known), item_statistics_of(past), now_ms, asked.target_event_type)
-    item_ids = [e.item_id for e in history.window if e.item_id]
-    return User(request, past, item_ids, len(known), len(history.window) - len(known))
+def read_input(release: LoadedRelease, user_request: UserRequest[AboutUser], now_ms: int | None = None) -> ModelInput:
+    """The model's input for a request; `now_ms` replaces the moment of the request."""
+    request = user_request.request
+    history = merge_inline(user_request.stored, request)
+    known = tuple(event for event in history.window if event.item_id in release.rows)
+    return ModelInput(history, known, user_request.now_ms if now_ms is None else now_ms, request.target_event_type)
 
 
-def ask_model(release: LoadedRelease, requests: Sequence[Request]) -> Queries:
-    """The model's answers. Where vectors stand in two places it is shown those of the requests' own rows alone."""
-    towers = release.towers
-    if release.added is None:
-        return answer(towers.contextualizer, towers.config.model, release.vectors_NV, requests)
-    named = [r for q in requests for r in (q.history.item_rows_L, q.statistics.item_rows_M)]
-    rows_U = np.unique(np.concatenate([np.zeros(1, np.int64), *named]))  # row 0 pads an empty history
-    local = [
-        replace(
-            q,
-            history=replace(q.history, item_rows_L=np.searchsorted(rows_U, q.history.item_rows_L)),
-            statistics=replace(q.statistics, item_rows_M=np.searchsorted(rows_U, q.statistics.item_rows_M)),
-        )
-        for q in requests
-    ]
-    queries = answer(towers.contextualizer, towers.config.model, release.vectors(rows_U), local)
-    return replace(queries, past_rows_M=torch.from_numpy(rows_U)[queries.past_rows_M])
+def key_of(request: AboutUser) -> UserKey | None:
+    """The user or session whose cached state a request can use.
+
+    None if the request replaces the history or has no id, because then no later request could use the state.
+    """
+    if request.history_mode == "replace":
+        return None
+    if request.user_id is not None:
+        return "user", request.user_id
+    return ("session", request.session_id) if request.session_id else None
 
 
-def model_history(release: LoadedRelease, events: Sequence[StoredEvent]) -> History:
-    """Events of known items as the contextualizer reads them."""
-    rows = np.array([release.rows[e.item_id] for e in events if e.item_id is not None], np.int64)
-    return History(rows, np.array([e.time_ms for e in events], np.int64), event_context(release.towers, events))
+def cost_of(release: LoadedRelease, user_request: UserRequest[AboutUser], queued: Container[UserKey | None]) -> int:
+    """The estimated cost of a request, in events that the model reads.
+
+    Users in `queued` count as cached, because their histories are being read for an earlier request. May run on any thread.
+    """
+    request = user_request.request
+    num_new = min(len(request.events), KEPT_EVENTS)
+    num_all = min(len(user_request.stored.window) + num_new, KEPT_EVENTS)
+    if is_free(request):
+        return 0
+    if is_patient(request):  # the history may be read again for each item that is left out
+        return (1 + min(num_all, MAX_LEFT_OUT)) * (ANSWER_COST + num_all)
+    key = user_request.key
+    return ANSWER_COST + (num_new if key is not None and (key in queued or key in release.users) else num_all)
 
 
-def item_statistics_of(past: dict[int, PastItem]) -> ItemStatistics:
-    """Statistics of the whole history for the repeat score."""
-    if not past:
-        return ItemStatistics.empty()
-    values = list(past.values())
-    return ItemStatistics(
-        np.array(list(past), np.int64),
-        np.array([o.count for o in values], np.int64),
-        np.array([o.first_ms for o in values], np.int64),
-        np.array([o.last_ms for o in values], np.int64),
-        np.array([o.decayed for o in values], np.float64),
-    )
+def cost_unread(release: LoadedRelease, request: AboutUser, queued: Container[UserKey | None]) -> int:
+    """The estimated cost of a request before its history is read. A user without a cached state counts with a full window."""
+    key = key_of(request)
+    if is_free(request):
+        return 0
+    is_known = key is not None and (key in queued or key in release.users)
+    return ANSWER_COST + (0 if is_known else KEPT_EVENTS)
+
+
+def is_free(request: AboutUser) -> bool:
+    """Whether the request needs no model at all."""
+    return isinstance(request, RecommendRequest) and request.validate_only
+
+
+def is_patient(request: AboutUser) -> bool:
+    """Whether other requests go first. Explanations do, because each takes as long as many answers and can wait."""
+    return isinstance(request, RecommendRequest) and request.explain and not request.validate_only

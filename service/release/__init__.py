@@ -1,1 +1,1 @@
-"""A release as it is served, and its items that changed since it was built. Runs on the engine's thread."""
+"""A release as it is served, and the items that changed since it was built. Runs on the engine's thread."""

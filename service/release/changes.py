@@ -1,13 +1,14 @@
-"""Items put and deleted while a release is served: stored, embedded by the release's own embedder, and served at once.
+"""Items that are put or deleted while a release is served: stored, embedded by the release's embedder, and served at once.
 
-What is served is one immutable `LoadedRelease`; a change makes the next one and puts it in its place. It answers as a release
-that the nightly job builds of the same catalogue would: a deleted item is no item any more, an item that replaces one keeps
-its popularity and signals, a new one gets the lowest popularity.
+A served release is one immutable `LoadedRelease`; a change makes a new one that replaces it. The new one answers like a release
+that the nightly job would build from the same catalogue: a deleted item is gone, an item that replaces another one keeps its
+popularity and signals, and a new item gets the lowest popularity.
 
 N: rows of the release, A: rows added, V: vector width, D: embedding width, P: popularity and signal dimensions
 """
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,53 +33,56 @@ from twotower.data.raw_items import Features, item_table
 from twotower.index.scan import Float32Rows, Scan
 from twotower.index.search import Index
 from twotower.model.catalogue import ID_FIELD, embed_table
-from twotower.progress import say
 
 T = TypeVar("T")
+_log = logging.getLogger("twotower.items")
 
 _item = msgspec.json.Decoder(dict[str, Feature])
 _id = msgspec.json.Decoder(str)
 
 
 class ItemChanges:
-    """Changes of the served catalogue, made one after the other and stored before they are served."""
+    """The changed items of the served catalogue. Changes are made one after the other, and stored before they are served."""
 
     def __init__(self, store: DeltaStore, max_items: int) -> None:
-        self.one_at_a_time = asyncio.Lock()  # held from judging a change until it is served, and while releases are swapped
+        self.one_at_a_time = asyncio.Lock()  # held while a change is made, and while releases are swapped
         self._store, self._max_items = store, max_items
         self._thread = ThreadPoolExecutor(1, "delta")
 
     async def stored(self, release: LoadedRelease) -> Changed:
-        """What the file holds that a release does not."""
+        """The changes in the file that a release was built without."""
         return (await self._call(lambda: self._store.after(release.info.delta_sequence))).items
 
     async def settle(self, release: LoadedRelease) -> None:
-        """Note that this release is served from now on: what nobody needs any more is forgotten."""
+        """Note that this release is served from now on, so that changes which no release needs any more are deleted."""
         await self._call(lambda: self._store.settle(release.info.delta_sequence))
 
     async def write(self, changes: Changed) -> None:
-        """Changes, on the disk when this returns."""
+        """Store changes; they are on the disk when this returns."""
         await self._call(lambda: self._store.write(changes))
 
-    async def judge(
+    async def validate_items(
         self, base: LoadedRelease, raw_items: Sequence[msgspec.Raw]
     ) -> tuple[dict[str, Features], pa.Table, list[Rejected]]:
-        """The items that can be put, the same as rows of the release's table, and why the others cannot."""
-        return await self._call(lambda: judge(base, raw_items))
+        """`validate_items` on the thread of the store."""
+        return await self._call(lambda: validate_items(base, raw_items))
 
     def apply(self, served: LoadedRelease, changes: Changed, put: pa.Table) -> LoadedRelease:
-        """What to serve next, `put` being the rows of the items put; ApiError when it is too much. On the engine's thread."""
+        """The release to serve next; `put` are the rows of the items put. ApiError delta_full beyond the limit of changed items.
+
+        Must run on the engine's thread.
+        """
         before = served.added.changes if served.added else {}
         if len(before.keys() | changes.keys()) > self._max_items:
             raise ApiError(
                 "delta_full",
-                f"more than {self._max_items:,} items would have changed since the release was built; fold them in with "
-                f"`twotower embed --delta`, and serve that release",
+                f"more than {self._max_items:,} items would have changed since the release was built; build a release that "
+                f"includes them with `twotower embed --delta`, and serve it",
             )
         return changed(served, changes, put)
 
     async def close(self) -> None:
-        """Wait for what is under way, then close the file."""
+        """Wait for running calls, then close the file."""
         self._thread.shutdown()
         self._store.close()
 
@@ -89,19 +93,22 @@ class ItemChanges:
             raise ApiError("delta_unavailable", "the change could not be stored; send it again") from error
 
 
-def caught_up(served: LoadedRelease, changes: Changed) -> LoadedRelease:
-    """A release with changes that were judged for another one, less what its columns cannot hold."""
+def with_item_changes(served: LoadedRelease, changes: Changed) -> LoadedRelease:
+    """A release with changes that were validated for another release. Items that its columns cannot hold are left out."""
     put = [(item_id, features) for item_id, features in changes.items() if features is not None]
     rows, reasons = rows_of(served.base, put)
     for place, reason in reasons.items():
-        say(f"WARNING: item {put[place][0]!r} was put, but {served.id} cannot hold it: {reason}")
+        _log.warning("changed item %r is not served by %s, whose columns cannot hold it: %s", put[place][0], served.id, reason)
     unusable = {put[place][0] for place in reasons}
     usable = {item_id: features for item_id, features in changes.items() if item_id not in unusable}
     return changed(served, usable, rows) if usable else served
 
 
-def judge(base: LoadedRelease, raw_items: Sequence[msgspec.Raw]) -> tuple[dict[str, Features], pa.Table, list[Rejected]]:
-    """Items that can be put, by id, of several with one id the last; their rows in that order; and why others cannot."""
+def validate_items(base: LoadedRelease, raw_items: Sequence[msgspec.Raw]) -> tuple[dict[str, Features], pa.Table, list[Rejected]]:
+    """The valid items by id, their rows of the release's table in the same order, and why the others are rejected.
+
+    Of several items with one id, the last one counts.
+    """
     reasons: dict[int, str] = {}
     read: dict[int, tuple[str, Features]] = {}
     for index, raw in enumerate(raw_items):
@@ -133,8 +140,8 @@ def _reason(error: Exception) -> str:
     return f"{error}{where}"
 
 
-def judge_ids(raw_ids: Sequence[msgspec.Raw]) -> tuple[list[str], list[Rejected]]:
-    """Ids that can be deleted, and why others cannot."""
+def validate_ids(raw_ids: Sequence[msgspec.Raw]) -> tuple[list[str], list[Rejected]]:
+    """The valid ids of items to delete, and why the others are rejected."""
     good: list[str] = []
     rejected: list[Rejected] = []
     for index, raw in enumerate(raw_ids):
@@ -149,7 +156,7 @@ def judge_ids(raw_ids: Sequence[msgspec.Raw]) -> tuple[list[str], list[Rejected]
 
 
 def rows_of(base: LoadedRelease, items: Sequence[tuple[str, Features]]) -> tuple[pa.Table, dict[int, str]]:
-    """Rows of the items that the nightly job would embed, and by its place why it would not another."""
+    """Rows of the items that the nightly job would accept, and by place the reasons why it would reject the others."""
     table, unusable = item_table([{**features, ID_FIELD: item_id} for item_id, features in items], base.items.schema)
     reasons = {place: str(error) for place, error in unusable.items()}
     places = [place for place in range(len(items)) if place not in reasons]
@@ -161,8 +168,8 @@ def rows_of(base: LoadedRelease, items: Sequence[tuple[str, Features]]) -> tuple
 
 
 def changed(served: LoadedRelease, changes: Changed, put: pa.Table) -> LoadedRelease:
-    """The release with changes after those that it has; `put` are the rows of the items put."""
-    # Nobody asks the base any more: a fresh one, so that what it kept of users goes with the one that was served.
+    """The release with further changes; `put` are the rows of the items put."""
+    # The base itself no longer answers requests. Its copy here has no cached user states, so that the old states can be freed.
     base, before = (served.added.base, served.added.changes) if served.added else (replace(served), {})
     popularity_of_new_items_P = served.added.popularity_of_new_items_P if served.added else popularity_of_new_items(base)
     pending = {item_id: before[item_id] for item_id in before if item_id not in changes} | dict(changes)
@@ -195,7 +202,7 @@ def changed(served: LoadedRelease, changes: Changed, put: pa.Table) -> LoadedRel
 
 
 def vectors_of(base: LoadedRelease, put: pa.Table, popularity_of_new_items_P: Floats) -> Floats:
-    """Vectors [A, V] of items put; those that the release does not know get `popularity_of_new_items_P`."""
+    """Vectors [A, V] of items put. Items that the release does not know get the popularity and signals of new items."""
     model = base.towers.config.model
     vectors_AV = np.empty((len(put), base.info.vector_width), np.float32)
     if len(put):
@@ -207,12 +214,12 @@ def vectors_of(base: LoadedRelease, put: pa.Table, popularity_of_new_items_P: Fl
 
 
 def popularity_of_new_items(base: LoadedRelease) -> Floats:
-    """Popularity and signals [P] of an item that no event names, as the nightly job has them."""
+    """Popularity and signals [P] of an item without events, as the nightly job computes them."""
     tail_NP = base.vectors_NV[:, base.towers.config.model.width :].numpy()
     result_P = np.zeros(tail_NP.shape[1], np.float32)
     if len(result_P):
         lowest = tail_NP[:, 0].argmin()
-        # Popularity counted anew has a trend for such an item too; that of the bundle has none.
+        # A nightly job that counted popularity anew gives such an item a trend too; popularity from the bundle has no trend.
         counted = len(base.towers.config.popularity_half_lives_days) if base.info.popularity_as_of_ms is not None else 1
         result_P[:counted] = tail_NP[lowest, :counted]
     return result_P

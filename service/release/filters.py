@@ -1,7 +1,8 @@
 """Filter expressions over item attributes: `price < 5 and department in ("tea", "coffee") and "organic" in tags`.
 
-The grammar is a small part of Python's, parsed by the standard library and evaluated column-wise: no name but a column's
-means anything, nothing is called. A missing value matches nothing but `column == None`, not even under `not`.
+The grammar is a small part of Python's. The standard library parses it, and each comparison is evaluated for a whole column at
+once. The only names are those of columns, and no function can be called. A missing value matches only `column == None`; any
+other comparison with it stays unmatched, also under `not`.
 
 N: items
 """
@@ -35,18 +36,18 @@ _MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {ast.Lt: ast.Gt, ast.LtE: as
 
 
 class InvalidFilter(ValueError):
-    """The expression cannot be evaluated; the message says why and which columns there are."""
+    """The expression cannot be evaluated. The message says why, and lists the columns."""
 
 
 class Filters:
-    """Masks of one item table, the last used kept. Not thread-safe: the engine's thread alone asks it."""
+    """Evaluates filters on one item table and caches the last masks. Not thread-safe: only the engine's thread may use it."""
 
     def __init__(self, items: pa.Table) -> None:
         self._columns = {name: _plain(items.column(name)) for name in items.column_names}
         self._masks: OrderedDict[str, Mask] = OrderedDict()
 
     def mask(self, expression: str) -> Mask:
-        """Which items match, [N], read-only; InvalidFilter names what is wrong."""
+        """Which items match, [N], read-only; InvalidFilter says what is wrong with the expression."""
         known = self._masks.pop(expression, None)
         mask = self._masks[expression] = self._evaluate(expression) if known is None else known
         if len(self._masks) > KEPT_MASKS:
@@ -70,18 +71,18 @@ class Filters:
 
 
 class JoinedFilters:
-    """Masks of two tables, one after the other."""
+    """Evaluates filters on two item tables, and joins the masks: first the release's items, then the added ones."""
 
     def __init__(self, first: Filters, second: Filters) -> None:
         self._parts = first, second
 
     def mask(self, expression: str) -> Mask:
-        """Which items match, [N]; InvalidFilter names what is wrong."""
+        """Which items match, [N]; InvalidFilter says what is wrong with the expression."""
         return np.concatenate([part.mask(expression) for part in self._parts])
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
-    """The column as one array without dictionaries or NaN, which means missing here as everywhere."""
+    """The column as one plain array, with dictionaries decoded and NaN as null: NaN means a missing value."""
     array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
@@ -91,16 +92,16 @@ def _plain(column: pa.ChunkedArray) -> pa.Array:
 
 
 def parse(expression: str) -> ast.expr:
-    """The expression's tree; SyntaxError, ValueError, RecursionError or MemoryError when there is none."""
+    """The expression's syntax tree; SyntaxError, ValueError, RecursionError or MemoryError when it cannot be parsed."""
     if len(expression) > MAX_FILTER_CHARACTERS:
-        raise InvalidFilter(f"it has {len(expression)} characters, {MAX_FILTER_CHARACTERS} are allowed")
+        raise InvalidFilter(f"it has {len(expression)} characters, but at most {MAX_FILTER_CHARACTERS} are allowed")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python warns its programmers of odd escapes; these are not its programmers
+        warnings.simplefilter("ignore")  # Python's warnings about odd escapes are meant for programmers, not for our callers
         return ast.parse(expression.strip(), mode="eval").body
 
 
 def evaluate(node: ast.expr, columns: dict[str, pa.Array]) -> pa.Array:
-    """True, false or null (unknown, because a value is missing) for every item, [N]."""
+    """For every item, [N]: true, false, or null when a missing value makes the result unknown."""
     match node:
         case ast.BoolOp(op=both_or_any, values=values):
             combine = pc.and_kleene if isinstance(both_or_any, ast.And) else pc.or_kleene
@@ -122,7 +123,7 @@ def evaluate(node: ast.expr, columns: dict[str, pa.Array]) -> pa.Array:
 
 
 def compare(left: ast.expr, op: ast.cmpop, right: ast.expr, columns: dict[str, pa.Array]) -> pa.Array:
-    """One comparison of a column with a constant, a list of constants or another column."""
+    """One comparison of a column with a constant, a list of constants or another column; InvalidFilter for any other."""
     match left, op, right:
         case ast.Constant(), ast.In() | ast.NotIn(), ast.Name(id=name):
             found = _contains(_column(name, columns), name, left.value)
@@ -137,7 +138,7 @@ def compare(left: ast.expr, op: ast.cmpop, right: ast.expr, columns: dict[str, p
         case _, _, ast.Name(id=name) if type(op) in _COMPARE:
             return _against(_column(name, columns), name, _MIRRORED.get(type(op), type(op)), _constant(left))
         case _:
-            raise InvalidFilter(f"`{ast.unparse(ast.Compare(left, [op], [right]))}` compares no column")
+            raise InvalidFilter(f"`{ast.unparse(ast.Compare(left, [op], [right]))}` does not compare a column")
 
 
 def _column(name: str, columns: dict[str, pa.Array]) -> pa.Array:
@@ -157,7 +158,7 @@ def _constant(node: ast.expr) -> Any:
 
 
 def _scalar(value: Any, kind: pa.DataType, name: str) -> pa.Scalar:
-    """The constant as something comparable with a column of type `kind`."""
+    """The constant in a type that can be compared with a column of type `kind`; InvalidFilter if there is none."""
     text, number = isinstance(value, str), isinstance(value, int | float) and not isinstance(value, bool)
     if pa.types.is_temporal(kind) and text:
         moment = datetime.fromisoformat(value)
@@ -167,7 +168,7 @@ def _scalar(value: Any, kind: pa.DataType, name: str) -> pa.Scalar:
     is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     if (text and _is_text(kind)) or (number and is_number) or (isinstance(value, bool) and pa.types.is_boolean(kind)):
         return pa.scalar(value)
-    raise InvalidFilter(f"column {name!r} holds {kind}, which {value!r} cannot be compared with")
+    raise InvalidFilter(f"column {name!r} holds {kind}, which cannot be compared with {value!r}")
 
 
 def _against(column: pa.Array, name: str, op: type[ast.cmpop], value: Any) -> pa.Array:
@@ -180,7 +181,7 @@ def _against(column: pa.Array, name: str, op: type[ast.cmpop], value: Any) -> pa
 
 def _is_in(column: pa.Array, name: str, values: list[Any]) -> pa.Array:
     texts = [v for v in values if isinstance(v, str)] if _is_text(column.type) else []
-    # A list of a hundred ids is looked up at once: one comparison after the other would hold up every request.
+    # A list of texts is looked up at once, because a hundred single comparisons would delay every request.
     found = pc.is_in(column, value_set=pa.array(texts, column.type)) if texts else pa.array(np.zeros(len(column), bool))
     result = pc.if_else(pc.is_valid(column), found, None)
     for value in values:
@@ -194,7 +195,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _contains(column: pa.Array, name: str, value: Any) -> pa.Array:
-    """`value in column`: an element of a list column, or a part of a text."""
+    """`value in column`: the value is an element of a list column, or a part of a text column."""
     if _is_text(column.type):
         return pc.match_substring(column, _scalar(value, column.type, name).as_py())
     if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):

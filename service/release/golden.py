@@ -1,4 +1,4 @@
-"""Golden queries: a release must answer them as it did when it was built.
+"""Golden queries: a release must still answer them as it did when it was built.
 
 K: results, V: vector width
 """
@@ -17,16 +17,16 @@ from twotower.index.kinds import EXACT
 from twotower.model.golden import GoldenQuery, golden_request
 from twotower.model.scoring import Queries, answer
 
-GOLDEN_TOLERANCE = 1e-3  # another machine's kernels round differently; a wrong vector is off by far more
+GOLDEN_TOLERANCE = 1e-3  # of a score: kernels of another machine round differently, while a wrong vector differs by far more
 
 
-APPROXIMATE_OVERLAP = 0.5  # of a golden answer, that an approximate index must find; one over other vectors finds nearly nothing
+APPROXIMATE_OVERLAP = 0.5  # the share of a golden answer that an approximate index must find; an index of other vectors finds ~0
 
 
 def replay_golden_queries(release: LoadedRelease, golden: Sequence[GoldenQuery]) -> None:
-    """ReleaseMismatch unless every golden query gets the answer it got when the release was made.
+    """ReleaseMismatch unless every golden query gets the answer that it got when the release was built.
 
-    Two items may swap places when their scores are closer than rounding, and an approximate index may miss some.
+    Two items may swap places if their scores differ by no more than rounding, and an approximate index may miss some items.
     """
     for query in golden:
         queries = _golden_request(release, query)
@@ -44,17 +44,17 @@ def replay_golden_queries(release: LoadedRelease, golden: Sequence[GoldenQuery])
         if not near or not found:
             raise ReleaseMismatch(
                 f"{release.id} no longer gives its golden answer to a history of {len(query.item_ids)} events. "
-                f"Publish it again with `twotower embed`, with the program that serves it."
+                f"Publish it again with `twotower embed` of the same version as this server."
             )
 
 
 def is_near(scores_K: Floats, promised_K: Floats) -> bool:
-    """Whether scores are what was promised, but for another machine's rounding."""
+    """Whether scores equal the promised ones, up to the rounding of another machine."""
     return bool(np.abs(scores_K - promised_K).max(initial=0) <= GOLDEN_TOLERANCE)
 
 
 def has_near_ties(scores_K: Floats, dense_N: Floats) -> bool:
-    """Whether some score of the top K is so close to another of the catalogue that rounding could swap them."""
+    """Whether two neighbours among the best K + 1 items are so close that rounding could swap them."""
     ordered = np.sort(dense_N)[::-1][: len(scores_K) + 1]
     return bool((ordered[:-1] - ordered[1:] <= 2 * GOLDEN_TOLERANCE).any())
 
@@ -62,7 +62,7 @@ def has_near_ties(scores_K: Floats, dense_N: Floats) -> bool:
 def _golden_request(release: LoadedRelease, query: GoldenQuery) -> Queries:
     config = release.towers.config.model
     if unknown := [i for i in (*query.item_ids, *query.top_item_ids) if i not in release.rows]:
-        raise ReleaseMismatch(f"{release.id}: its golden queries know {unknown[0]!r}, its item table does not. Publish it again.")
+        raise ReleaseMismatch(f"{release.id}: its golden queries name {unknown[0]!r}, its item table does not. Publish it again.")
     rows = np.array([release.rows[i] for i in query.item_ids], np.int64)
     times = np.array(query.times_ms, np.int64)
     request = golden_request(config, rows, times, query.now_ms)
@@ -72,8 +72,8 @@ def _golden_request(release: LoadedRelease, query: GoldenQuery) -> Queries:
 def best(release: LoadedRelease, queries: Queries, k: int, allowed_N: Mask | None) -> tuple[Ints, Floats]:
     """Rows and scores of the top k of one query by the full score, best first; equal scores by the lower row.
 
-    Past items get a repeat score that no index knows: they are scored in full, and the index is searched among the others.
-    The answer is shorter than k only when fewer items are allowed.
+    The index does not know the repeat score of past items. So past items are scored separately, and the index is searched for
+    other items. The answer is shorter than k only when fewer items are allowed.
     """
     past_rows = queries.past_rows_M.numpy()
     by_place = replace(queries, past_rows_M=torch.arange(len(past_rows)))

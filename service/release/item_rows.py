@@ -1,10 +1,10 @@
-"""Where items stand, by id, in a catalogue of two parts."""
+"""Item rows by item id, for a release with item changes."""
 
 from collections.abc import Iterator, Mapping, Set
 
 
 class ItemRows(Mapping[str, int]):
-    """The rows of a release, less the items that changed, and the rows added. Nothing is copied: a release has millions."""
+    """The rows of a release without the changed items, plus the added rows. Nothing is copied, because a release has millions."""
 
     def __init__(self, release: Mapping[str, int], added: Mapping[str, int], changed: Set[str]) -> None:
         self._release, self._added, self._changed = release, added, changed

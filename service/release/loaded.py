@@ -1,4 +1,4 @@
-"""One release as the service holds it, and the search over it.
+"""One release in the memory of the service, and the search over its items.
 
 N: items, D: item vector width, V: D + popularity dimensions, K: results, M: past items, A: items added since it was built,
 P: popularity and signal dimensions
@@ -29,36 +29,36 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What changed since the release was built; `service.release.changes` makes it. Items put have the rows after its own."""
+    """Item changes since the release was built; `service.release.changes` makes them. Items put have rows after the release's."""
 
     base: "LoadedRelease"  # the release without changes
     changes: Changed
     vectors_AV: Tensor
-    index: Index  # of these
-    hidden: Ints  # rows of the release that were replaced or deleted
-    popularity_of_new_items_P: Floats  # popularity and signals of an item that no event names
+    index: Index  # of these vectors
+    hidden: Ints  # rows of the release whose items were replaced or deleted
+    popularity_of_new_items_P: Floats  # popularity and signals of an item without events
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedRelease:
-    """Everything of one release, and what was added. A request uses one of these from its first line to its last.
+    """One release with its item changes. It never changes itself, and a request uses the same one from beginning to end.
 
-    Vectors and index are of the release's own rows; all else is of the rows added too.
+    `vectors_NV` and `index` cover only the rows that the release was built with. All other fields also cover the added rows.
     """
 
     id: str
     info: ReleaseInfo
     towers: Towers
     vectors_NV: Tensor
-    norms_N: Floats  # of the first D columns
+    norms_N: Floats  # norms of the item vectors, which are the first D columns
     index: Index
     items: pa.Table
-    item_ids: list[str]  # of hidden rows too
+    item_ids: list[str]  # by row, hidden rows included
     rows: Mapping[str, int]  # item_id -> item_row
     filters: Filters | JoinedFilters
     added: Added | None = None
     reader: Reader = field(init=False)
-    users: UserStates = field(init=False)  # what the model keeps of them: forgotten with the release, and with every change of it
+    users: UserStates = field(init=False)  # cached user states; an item change makes a new object, which begins without any
     no_past_parts: PastParts = field(init=False)
     contexts: Contexts = field(init=False)
 
@@ -74,11 +74,11 @@ class LoadedRelease:
 
     @property
     def base(self) -> "LoadedRelease":
-        """The same without what was added."""
+        """The release without item changes."""
         return self if self.added is None else self.added.base
 
     def vectors(self, rows: Ints) -> Tensor:
-        """Vectors [M, V] of some rows."""
+        """Vectors [M, V] of some rows, added ones included."""
         if self.added is None:
             return torch.from_numpy(self.vectors_NV.numpy().take(rows, 0))  # for few rows much faster than torch
         num_built = len(self.vectors_NV)
@@ -88,26 +88,26 @@ class LoadedRelease:
         return vectors_MV
 
     def products(self, vector_D: Floats) -> Floats:
-        """Inner products [N] of an item vector with that of every row."""
+        """Inner products [N] of an item vector with the item vectors of all rows."""
         parts = [self.vectors_NV] if self.added is None else [self.vectors_NV, self.added.vectors_AV]
         products = [part.numpy()[:, : len(vector_D)] @ vector_D for part in parts]
         return products[0] if len(products) == 1 else np.concatenate(products)
 
     def listed(self) -> Mask:
-        """Which rows may be returned at all, as a fresh mask [N]."""
+        """A new mask [N] of the rows that are not hidden; only these may be returned."""
         mask = np.ones(len(self), bool)
         if self.added is not None:
             mask[self.added.hidden] = False
         return mask
 
     def search_many(self, queries_QV: Floats, k: int, without: Sequence[Ints]) -> list[tuple[Ints, Floats]]:
-        """As `search`, of several queries; each has rows of its own that are left out."""
+        """`search` for several queries at once; `without` has the rows that each query leaves out."""
         if self.added is not None:
-            return [self.search(query_V[None], k, self._but(rows)) for query_V, rows in zip(queries_QV, without, strict=True)]
+            return [self.search(query_V[None], k, self._without(rows)) for query_V, rows in zip(queries_QV, without, strict=True)]
         rows_QK, scores_QK = self.index.search(queries_QV, k, without=without)
         return [_found(rows_QK[q : q + 1], scores_QK[q : q + 1]) for q in range(len(queries_QV))]
 
-    def _but(self, rows: Ints) -> Mask:
+    def _without(self, rows: Ints) -> Mask:
         mask = self.listed()
         mask[rows] = False
         return mask
@@ -125,7 +125,7 @@ class LoadedRelease:
 
 
 def similar(release: LoadedRelease, vector_D: Floats, k: int, allowed_N: Mask) -> tuple[Ints, Floats]:
-    """Rows and cosines of the k allowed items most like an item vector; equal cosines by the lower row."""
+    """Rows and cosines of the k allowed items with the highest cosine to an item vector; equal cosines by the lower row."""
     norm = max(float(np.linalg.norm(vector_D)), 1e-12)
     cosines_N = release.products(vector_D) / (release.norms_N * norm)
     rows = np.flatnonzero(allowed_N)
@@ -134,13 +134,13 @@ def similar(release: LoadedRelease, vector_D: Floats, k: int, allowed_N: Mask) -
 
 
 def _found(rows_1K: Ints, scores_1K: Floats) -> tuple[Ints, Floats]:
-    """The answer to one query without what fills it up."""
+    """Rows and scores for one query, without the row -1 that fills up a short answer."""
     found = rows_1K[0] >= 0
     return rows_1K[0, found], scores_1K[0, found]
 
 
 def merged(rows: tuple[Ints, Ints], scores: tuple[Floats, Floats], k: int) -> tuple[Ints, Floats]:
-    """The best k of two answers."""
+    """The best k of two answers, best first; equal scores by the lower row."""
     all_rows, all_scores = np.concatenate(rows), np.concatenate(scores)
     order = np.lexsort((all_rows, -all_scores))[:k]
     return all_rows[order], all_scores[order]

@@ -1,4 +1,4 @@
-"""Reads a release from its verified directory.
+"""Loads a release from its directory.
 
 N: items, D: item vector width, V: D + popularity dimensions
 """
@@ -32,25 +32,24 @@ _IDS_AT_ONCE, _ROWS_AT_ONCE = 4096, 65_536
 
 
 def load_release(store: Address, signed_by: Verifier | None = None, device: torch.device = CPU) -> LoadedRelease:
-    """The release the store points at, verified, loaded and proven by its golden queries.
+    """The release that the store's pointer names, verified, loaded and checked with its golden queries.
 
-    StoreError without one; IntegrityError, FormatError or ReleaseMismatch when it must not be used.
+    StoreError when there is none; IntegrityError, FormatError or ReleaseMismatch when it must not be used.
     """
     return open_release(fetch(open_store(store), read_pointer(store).release), signed_by, device)
 
 
 def open_release(path: Path, signed_by: Verifier | None = None, device: torch.device = CPU) -> LoadedRelease:
-    """The release in a directory; see `load_release`."""
-    # FAISS reads damaged files without noticing, and its parser trusts them: hashes come first.
+    """The release in a directory, verified, loaded and checked with its golden queries; errors as of `load_release`."""
+    # Hashes are checked before anything is read, because FAISS reads damaged files without noticing and trusts their content.
     return read_release(path, *verify_release(path, signed_by), device)
 
 
 def read_release(path: Path, manifest: Manifest, info: ReleaseInfo, device: torch.device = CPU) -> LoadedRelease:
-    """The release in a directory that was just verified, loaded and proven by its golden queries; ReleaseMismatch else.
+    """The release in a directory that was just verified; ReleaseMismatch when its golden queries get other answers.
 
-    An exact index is searched on `device`.
-
-    Other threads may be answering meanwhile: nothing here keeps Python to itself for long.
+    An exact index is searched on `device`. Nothing here holds Python's global lock for long, because other threads may be
+    answering requests meanwhile.
     """
     towers = load_towers(path, manifest)
     vectors_NV = np.load(path / VECTORS, mmap_mode="c", allow_pickle=False)
@@ -77,18 +76,18 @@ def read_release(path: Path, manifest: Manifest, info: ReleaseInfo, device: torc
 
 
 def read_ids(items: pa.Table) -> tuple[list[str], dict[str, int]]:
-    """Item ids in the order of their rows, and the row of each; in pieces, between which other threads have their turn."""
+    """Item ids in the order of their rows, and the row of each id. They are read in pieces, so that other threads get turns."""
     column, item_ids, rows = items.column(ID_FIELD), list[str](), dict[str, int]()
     for start in range(0, len(items), _IDS_AT_ONCE):
         part = column.slice(start, _IDS_AT_ONCE).to_pylist()
         item_ids += part
         rows.update(zip(part, range(start, start + len(part)), strict=True))
-        time.sleep(0)  # unasked, Python would let them wait for 5 ms each time
+        time.sleep(0)  # lets a waiting thread run now; otherwise Python would let it wait for 5 ms each time
     return item_ids, rows
 
 
 def norms_of(vectors_NV: Floats, width: int) -> Floats:
-    """Norms [N] of the first `width` columns, never 0; in pieces, for numpy copies what it squares."""
+    """Norms [N] of the first `width` columns, never 0. Computed in pieces, because numpy makes a copy for the squares."""
     norms_N = np.empty(len(vectors_NV), np.float32)
     for start in range(0, len(vectors_NV), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
@@ -107,7 +106,7 @@ def check_agreement(path: Path, info: ReleaseInfo, vectors_NV: npt.NDArray[Any],
 
 
 def read_golden(path: Path) -> list[GoldenQuery]:
-    """golden.json of a release that was verified; ReleaseMismatch when it holds something else."""
+    """The golden queries of a verified release; ReleaseMismatch when the file cannot be read."""
     try:
         return msgspec.json.decode((path / GOLDEN).read_bytes(), type=list[GoldenQuery])
     except UNREADABLE as error:

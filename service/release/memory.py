@@ -1,4 +1,4 @@
-"""How much memory a release will take, and giving back what one has left behind."""
+"""The memory that a release needs, and returning freed memory to the system."""
 
 import ctypes
 from contextlib import suppress
@@ -6,12 +6,14 @@ from contextlib import suppress
 from twotower.artefacts.manifest import Manifest
 from twotower.artefacts.release import ITEMS, VECTORS, ReleaseInfo
 
-_BYTES_PER_ITEM = 300  # an id, its places in a list and a dictionary, a norm: 140 were measured with ids of 14 letters
+_BYTES_PER_ITEM = 300  # for an id, its entries in a list and a dictionary, and a norm: 140 were measured with ids of 14 letters
 
 
 def needed_bytes(manifest: Manifest, info: ReleaseInfo) -> int:
-    """What a release takes at most: its files, which stay mapped or are copied, the item table once more for filters, and its
-    ids; a flat index holds the vectors, or the little of them that it scans, once more.
+    """About the most bytes that a release takes.
+
+    They are the sum of its files, which stay mapped or are copied, a second copy of the item table for filters, and the ids.
+    A flat index also holds at most one more copy of the vectors.
     """
     files = {name: file.size for name, file in manifest.files.items()}
     scanned = files[VECTORS] if info.index.kind == "flat" else 0
@@ -19,6 +21,6 @@ def needed_bytes(manifest: Manifest, info: ReleaseInfo) -> int:
 
 
 def give_back() -> None:
-    """Hand memory that is no longer used to the system, where the C library keeps it: glibc does."""
+    """Return freed memory to the system. This is needed with glibc, which keeps it otherwise; elsewhere nothing happens."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

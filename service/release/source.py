@@ -1,4 +1,4 @@
-"""Where a server's releases come from, and those it needs before it can answer."""
+"""The store that a server takes its releases from, and the release that it serves first."""
 
 from dataclasses import dataclass
 
@@ -16,22 +16,22 @@ from twotower.progress import say
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A store, whose releases of it are trusted, and where their items are searched."""
+class ReleaseSource:
+    """A store, the key that its releases must be signed by, and the device that their items are searched on."""
 
     store: Store
     signed_by: Verifier | None = None
     device: torch.device = CPU
 
 
-def source_of(settings: Settings) -> Source:
+def source_of(settings: Settings) -> ReleaseSource:
     """The source that the settings name; EnvironmentProblem for a key, a URL or a device that cannot be used."""
     signed_by = load_verifier(settings.verify_key) if settings.verify_key else None
-    return Source(open_store(settings.store), signed_by, device_of(settings) if settings.engine == "thread" else CPU)
+    return ReleaseSource(open_store(settings.store), signed_by, device_of(settings) if settings.engine == "thread" else CPU)
 
 
 def device_of(settings: Settings) -> torch.device:
-    """Where the engine searches; EnvironmentProblem when that is not there."""
+    """The device on which the engine searches; EnvironmentProblem when this machine does not have it."""
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise EnvironmentProblem(
             "TWOTOWER_DEVICE=cuda needs a GPU that torch can use, and there is none. Leave it out to search on the CPU."
@@ -39,10 +39,10 @@ def device_of(settings: Settings) -> torch.device:
     return torch.device(settings.device)
 
 
-def first_release(source: Source) -> LoadedRelease:
-    """What to serve after a start: what the pointer names, or the last release served from here that is still good.
+def first_release(source: ReleaseSource) -> LoadedRelease:
+    """The release to serve after a start: the one that the pointer names, or else the last usable one on this machine.
 
-    StoreError or ArtefactError, those of what the pointer names, when there is none.
+    When there is none, raises the StoreError or ArtefactError of the release that the pointer names.
     """
     store, signed_by = source.store, source.signed_by
     try:
@@ -52,12 +52,12 @@ def first_release(source: Source) -> LoadedRelease:
         if release is None:
             raise
         say(f"WARNING: {error}")
-        say(f"WARNING: serving {release.id} instead, an older release that is good. Mend the store: its pointer is followed.")
+        say(f"WARNING: serving {release.id} instead, an older release. Repair the store: the server keeps following its pointer.")
         return release
 
 
-def last_good(source: Source) -> LoadedRelease | None:
-    """The release on this machine that was pointed at last and can be served; None without one."""
+def last_good(source: ReleaseSource) -> LoadedRelease | None:
+    """Of the releases on this machine that can be served, the one that the pointer named last; None if there is none."""
     local = LocalStore(source.store.local)
     known = local.releases()
     for release in dict.fromkeys(pointer.release for pointer in pointers(local) if pointer.release in known):

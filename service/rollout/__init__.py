@@ -1,1 +1,1 @@
-"""Which release answers whom, and how one takes over from another. Runs on the event loop."""
+"""Rollout: which release answers which request, and how a new release takes over. Runs on the event loop."""

@@ -1,1 +1,1 @@
-"""What each path of the HTTP interface does. Runs on the event loop."""
+"""The routes of the HTTP interface: what the server does for each path. Runs on the event loop."""

@@ -1,6 +1,7 @@
-"""What an operator asks of a server: its releases, and to move the store's pointer, which all servers of the store follow."""
+"""The routes for operators: they list releases and move the store's pointer, which all servers of the store follow."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -12,69 +13,69 @@ from service.api import releases as release_schemas
 from service.api.errors import ApiError
 from service.http.messages import check_media_type, read_json, reply
 from service.http.route_table import Route
-from service.release.source import Source
+from service.release.source import ReleaseSource
 from service.rollout.follow import Follower
-from service.routes.context import Service
+from service.routes.context import Context
 from service.routes.listings import release_entries
 from twotower.artefacts.release import Pointer, activate, roll_back
 from twotower.errors import ArtefactError, StoreError
-from twotower.progress import say
 
+_log = logging.getLogger("twotower.rollout")
 _activate = msgspec.json.Decoder(release_schemas.ActivateRequest)
 
 
 class Admin:
-    """The handlers."""
+    """Handlers of the operators' routes."""
 
-    def __init__(self, service: Service, source: Source, follower: Follower) -> None:
-        self._service, self._source, self._follower = service, source, follower
+    def __init__(self, context: Context, source: ReleaseSource, follower: Follower) -> None:
+        self._context, self._source, self._follower = context, source, follower
 
     def routes(self) -> tuple[Route, ...]:
-        """Every route of an operator's."""
+        """The routes with their handlers, all private."""
         takes, moved = release_schemas.ActivateRequest, release_schemas.PointerResponse
         listed, refreshed = release_schemas.ReleasesResponse, release_schemas.RefreshResponse
         return (
-            Route("GET", ("/v1/releases",), self.releases, None, listed, scope="admin", private=True),
-            Route("POST", ("/v1/admin/activate",), self.activate, takes, moved, scope="admin", private=True),
-            Route("POST", ("/v1/admin/rollback",), self.roll_back, None, moved, scope="admin", private=True),
-            Route("POST", ("/v1/admin/refresh",), self.refresh, None, refreshed, scope="admin", private=True),
+            Route("GET", ("/v1/releases",), self.releases, gives=listed, scope="admin", private=True),
+            Route("POST", ("/v1/admin/activate",), self.activate, takes=takes, gives=moved, scope="admin", private=True),
+            Route("POST", ("/v1/admin/rollback",), self.roll_back, gives=moved, scope="admin", private=True),
+            Route("POST", ("/v1/admin/refresh",), self.refresh, gives=refreshed, scope="admin", private=True),
         )
 
     async def releases(self, _: Request) -> Response:
-        """GET /v1/releases."""
-        kept, trial = self._follower.kept, self._service.variants.trial
+        """GET /v1/releases: the releases of the store, and which of them this server uses."""
+        previous, now = self._follower.previous, self._context.served.now
         response = release_schemas.ReleasesResponse(
-            serving=self._service.release.id,
-            previous=kept.id if kept else None,
-            canary=trial.release if trial else None,
+            serving=now.current.id,
+            previous=previous.id if previous else None,
+            canary=now.trial.release if now.trial else None,
             quarantined=dict(self._follower.quarantined),
             releases=await asyncio.to_thread(release_entries, self._source.store.local),
         )
         return reply(response)
 
     async def activate(self, request: Request) -> Response:
-        """POST /v1/admin/activate."""
-        asked = await read_json(request, _activate, self._service.settings)
+        """POST /v1/admin/activate: point the store's pointer at a release."""
+        body = await read_json(request, _activate, self._context.settings)
         store = self._source.store
-        if asked.release not in await asyncio.to_thread(store.releases):
-            raise ApiError("not_found", f"the store has no release {asked.release!r}; see /v1/releases", "release")
-        return await self._point(partial(activate, store, asked.release, self._source.signed_by))
+        if body.release not in await asyncio.to_thread(store.releases):
+            raise ApiError("not_found", f"the store has no release {body.release!r}; see /v1/releases", "release")
+        return await self._point(partial(activate, store, body.release, self._source.signed_by))
 
     async def roll_back(self, request: Request) -> Response:
-        """POST /v1/admin/rollback."""
-        check_media_type(dict(request.scope["headers"]))  # which no foreign web page can send without asking first
+        """POST /v1/admin/rollback: point the store's pointer at the release before."""
+        check_media_type(dict(request.scope["headers"]))  # JSON: a browser sends this from another site only with our permission
         return await self._point(partial(roll_back, self._source.store, self._source.signed_by))
 
     async def refresh(self, _: Request) -> Response:
-        """POST /v1/admin/refresh: answers once the pointer was looked at, and followed where that can be done."""
+        """POST /v1/admin/refresh: look at the pointer now, follow it if possible, and then answer."""
         outcome = await self._follower.look()
-        return reply(release_schemas.RefreshResponse(outcome=outcome, serving=self._service.release.id))
+        return reply(release_schemas.RefreshResponse(outcome=outcome, serving=self._context.served.current.id))
 
     async def _point(self, move: Callable[[], Pointer]) -> Response:
         try:
             pointer = await asyncio.to_thread(move)
         except (StoreError, ArtefactError) as error:
-            say(f"WARNING: the pointer stays where it is: {error}")  # which names places of ours, and is not for the caller
+            _log.warning("the pointer stays where it is: %s", error)  # not sent to the caller, because it may name our paths
             raise ApiError("conflict", _WHY_NOT[isinstance(error, StoreError)]) from error
         self._follower.hurry()
         return reply(

@@ -1,12 +1,10 @@
-"""The routes of items: what the catalogue holds, and changes between two nights."""
+"""The routes of items: they read an item, and change items between two runs of the nightly job."""
 
 import asyncio
-import time
-from functools import partial
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
-import pyarrow as pa
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,9 +13,9 @@ from service.api.errors import ApiError
 from service.api.items import DeleteItemsBody, DeleteItemsRequest, ItemResponse, ItemsResponse, PutItemsBody, PutItemsRequest
 from service.http.messages import path_id, reply
 from service.http.route_table import Route
-from service.release.changes import ItemChanges, caught_up, judge_ids
-from service.routes.context import Service
-from twotower.artefacts.item_changes import Changed
+from service.release.changes import ItemChanges, validate_ids
+from service.release.loaded import LoadedRelease
+from service.routes.context import Context
 from twotower.model.catalogue import ID_FIELD
 
 _put = msgspec.json.Decoder(PutItemsBody)
@@ -25,35 +23,35 @@ _delete = msgspec.json.Decoder(DeleteItemsBody)
 
 
 class ItemRoutes:
-    """The handlers."""
+    """Handlers of the routes of items."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     def routes(self) -> tuple[Route, ...]:
-        """Every route of items."""
+        """The routes with their handlers."""
         return (
-            Route("PUT", ("/v1/items",), self.put, PutItemsRequest, ItemsResponse, scope="admin"),
-            Route("DELETE", ("/v1/items",), self.delete, DeleteItemsRequest, ItemsResponse, scope="admin"),
-            Route("GET", ("/v1/items/{item_id:path}",), self.get, None, ItemResponse, scope="recommend"),
+            Route("PUT", ("/v1/items",), self.put, takes=PutItemsRequest, gives=ItemsResponse, scope="admin"),
+            Route("DELETE", ("/v1/items",), self.delete, takes=DeleteItemsRequest, gives=ItemsResponse, scope="admin"),
+            Route("GET", ("/v1/items/{item_id:path}",), self.get, gives=ItemResponse, scope="recommend"),
         )
 
     async def put(self, request: Request) -> Response:
-        """PUT /v1/items: what is counted as accepted is stored, and served from the next request on."""
-        body = await self._service.body(request, _put)
-        rejected = await asyncio.shield(self.put_all(self._changes(), body.items))
+        """PUT /v1/items: items that the answer counts as accepted are stored, and served from the next request on."""
+        body = await self._context.body(request, _put)
+        rejected = await asyncio.shield(self._context.served.put_items(self._changes(), body.items, self._compute))
         return self._changed("put", len(body.items), rejected)
 
     async def delete(self, request: Request) -> Response:
-        """DELETE /v1/items."""
-        body = await self._service.body(request, _delete)
-        item_ids, rejected = judge_ids(body.item_ids)
-        await asyncio.shield(self.delete_all(self._changes(), item_ids))
+        """DELETE /v1/items: ids that the answer counts as accepted are stored as removed, and no longer served."""
+        body = await self._context.body(request, _delete)
+        item_ids, rejected = validate_ids(body.item_ids)
+        await asyncio.shield(self._context.served.delete_items(self._changes(), item_ids, self._compute))
         return self._changed("delete", len(body.item_ids), rejected)
 
     async def get(self, request: Request) -> Response:
-        """GET /v1/items/{id}."""
-        item_id, release = path_id(request, "item_id"), self._service.release
+        """GET /v1/items/{id}: an item of the current release, with item changes."""
+        item_id, release = path_id(request, "item_id"), self._context.served.current
         if item_id not in release.rows:
             raise ApiError("not_found", f"the catalogue has no item {item_id!r}")
         row = release.rows[item_id]
@@ -62,43 +60,19 @@ class ItemRoutes:
         return reply(ItemResponse(item_id=item_id, source=source, metadata=metadata, release=release.id))
 
     def _changes(self) -> ItemChanges:
-        if self._service.changes is None:
+        if self._context.served.changes is None:
             raise ApiError(
                 "delta_off",
                 "this server has no file for item changes: start it with --delta sqlite:///FILE, or give the nightly job the "
-                "items. Servers that share their histories in Redis share no such file.",
+                "items. Servers that share their histories in Redis cannot share such a file.",
             )
-        return self._service.changes
+        return self._context.served.changes
 
-    async def put_all(self, changes: ItemChanges, raw_items: list[msgspec.Raw]) -> list[schemas.Rejected]:
-        """Store and serve those that can be; why others cannot."""
-        async with changes.one_at_a_time:
-            items, rows, rejected = await changes.judge(self._service.release.base, raw_items)
-            await self._change(changes, items, rows)
-        return rejected
+    async def _compute(self, work: Callable[[], LoadedRelease]) -> LoadedRelease:
+        return await self._context.calls.alone(work, self._context.deadlines.from_now())
 
-    async def delete_all(self, changes: ItemChanges, item_ids: list[str]) -> None:
-        """Take items out."""
-        async with changes.one_at_a_time:
-            await self._change(changes, dict.fromkeys(item_ids), self._service.release.base.items.schema.empty_table())
-
-    async def _change(self, changes: ItemChanges, items: Changed, put: pa.Table) -> None:
-        """Embed, store, and only then serve, in every release that answers."""
-        if not items:
-            return
-        deadline_s = time.monotonic() + self._service.settings.request_timeout_s
-        result = await self._service.compute(partial(changes.apply, self._service.release, items, put), deadline_s)
-        others = {
-            name: await self._service.compute(partial(caught_up, r, items), deadline_s)
-            for name, r in self._service.others.items()
-        }
-        await changes.write(items)
-        # A trial may have ended meanwhile: its release must not come back.
-        self._service.release = result
-        self._service.others = {name: others.get(name, release) for name, release in self._service.others.items()}
-
-    def _changed(self, method: str, num_asked: int, rejected: list[schemas.Rejected]) -> Response:
-        accepted = num_asked - len(rejected)
-        self._service.metrics.item_changes.labels(method, "accepted").inc(accepted)
-        self._service.metrics.item_changes.labels(method, "rejected").inc(len(rejected))
+    def _changed(self, method: str, num_received: int, rejected: list[schemas.Rejected]) -> Response:
+        accepted = num_received - len(rejected)
+        self._context.metrics.item_changes.labels(method, "accepted").inc(accepted)
+        self._context.metrics.item_changes.labels(method, "rejected").inc(len(rejected))
         return reply(ItemsResponse(accepted=accepted, rejected=rejected))

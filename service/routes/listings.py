@@ -1,4 +1,4 @@
-"""What the server lists: a user's history, and the releases of its store."""
+"""Lists for responses: a user's history, and the releases of the store."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from twotower.errors import ArtefactError, StoreError
 
 
 def describe(user_id: str, history: UserHistory) -> schemas.UserResponse:
-    """A user's history as the client sees it."""
+    """A user's history as a response."""
     events = [
         schemas.UserEvent(
             event_type=e.event_type,
@@ -37,7 +37,7 @@ def describe(user_id: str, history: UserHistory) -> schemas.UserResponse:
 
 
 def release_entries(store: Path) -> list[release_schemas.ReleaseEntry]:
-    """The releases of the store, or of the server's own copy of it; one that cannot be read is listed with its problem."""
+    """The releases of a store, or of the server's local copy of it. One that cannot be read is listed with its problem."""
     try:
         current = read_pointer(store).release
     except StoreError:
@@ -56,7 +56,7 @@ def release_entries(store: Path) -> list[release_schemas.ReleaseEntry]:
                 items=info.num_items,
             )
         except ArtefactError:
-            # The message names a path of ours; the caller needs to know only that it is not usable.
+            # The error's text is not shown, because it names a path of ours. The caller only needs to know that it is unusable.
             entry = release_schemas.ReleaseEntry(id=release, current=release == current, problem="it cannot be read")
         entries.append(entry)
     return entries

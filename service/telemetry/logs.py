@@ -1,4 +1,4 @@
-"""The log: JSON lines on stderr, written by a thread of their own so that a reader that stalls stalls nobody else."""
+"""The log: JSON lines on stderr. A separate thread writes them, so that the server never waits for a reader that has stalled."""
 
 import hashlib
 import logging
@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from service.settings import Settings
-from service.telemetry.trail import Trail
+from service.telemetry.request_record import RequestRecord
 
-MAX_WAITING = 1000  # lines; a reader that is so far behind has stopped reading
+MAX_WAITING = 1000  # lines in the queue; a reader that is further behind has probably stopped reading
 _FLUSH_S = 1.0
 _requests = logging.getLogger("twotower.requests")
 _settings = logging.getLogger("twotower.settings")
@@ -24,7 +24,7 @@ _PASSWORD = re.compile(r"(?<=://)[^/@]*@|\?.*")
 
 
 class LineWriter:
-    """Writes lines to a file descriptor. What does not fit into its queue is dropped, and `on_drop` called."""
+    """Writes lines to a file descriptor. A line that does not fit into the queue is dropped, and `on_drop` is called."""
 
     def __init__(self, descriptor: int, on_drop: Callable[[], None]) -> None:
         self._descriptor, self._on_drop = descriptor, on_drop
@@ -33,22 +33,22 @@ class LineWriter:
         self._thread.start()
 
     def put(self, line: bytes) -> None:
-        """Write the line some time; never waits."""
+        """Queue the line, to be written soon; never waits."""
         try:
             self._lines.put_nowait(line + b"\n")
         except queue.Full:
             self._on_drop()
 
     def close(self) -> None:
-        """Write what waits, if that takes no longer than a second."""
+        """Write the queued lines, then stop. Gives up after about two seconds if nobody reads."""
         try:
             self._lines.put(None, timeout=_FLUSH_S)
             self._thread.join(_FLUSH_S)
         except queue.Full:
-            pass  # nobody reads; the thread ends with the process
+            pass  # nobody reads the lines; the thread ends with the process
 
     def _write(self) -> None:
-        # Not sys.stderr: Python waits for its lock when it ends, which a blocked write would hold.
+        # Not through sys.stderr: a blocked write would hold its lock, and Python waits for that lock at its exit.
         while (line := self._lines.get()) is not None:
             try:
                 while line:
@@ -58,14 +58,14 @@ class LineWriter:
 
 
 class JsonHandler(logging.Handler):
-    """Log records as JSON lines: the text of a message can never look like another line."""
+    """Formats log records as JSON lines. So a message with a line break in it cannot forge a further line."""
 
     def __init__(self, writer: LineWriter) -> None:
         super().__init__()
         self._writer = writer
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand the line to the writer."""
+        """Hand one record to the writer, as a JSON line."""
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {"ts": moment, "level": record.levelname.lower(), "logger": record.name}
         line |= {"message": record.getMessage()} | getattr(record, "fields", {})
@@ -75,47 +75,47 @@ class JsonHandler(logging.Handler):
 
 
 def log_to(writer: LineWriter) -> None:
-    """Send every log of this process to the writer, and to nowhere else."""
+    """Send all log records of this process to the writer, and nowhere else."""
     logging.basicConfig(level=logging.WARNING, handlers=[JsonHandler(writer)], force=True)
     logging.getLogger("twotower").setLevel(logging.INFO)
 
 
 class RequestLog:
-    """One line for each request reported, without bodies and without ids in clear."""
+    """Logs one line for each reported request. Bodies are left out, and user ids are hashed."""
 
     def __init__(self, hash_key: str | None) -> None:
         self._key = hashlib.sha256(hash_key.encode()).digest() if hash_key else secrets.token_bytes(32)
 
-    def __call__(self, trail: Trail) -> None:
-        """Log what the request did."""
+    def __call__(self, record: RequestRecord) -> None:
+        """Log one request from its record."""
         stages: dict[str, float] = {}
-        for name, started_s, ended_s in trail.stages:
+        for name, started_s, ended_s in record.stages:
             stages[name] = round(stages.get(name, 0) + (ended_s - started_s) * 1000, 3)
         fields = {
-            "request_id": trail.request_id,
-            "trace_id": trail.trace_id,
-            "method": trail.method,
-            "route": trail.route,
-            "status": trail.status,
-            "ms": round(trail.duration_s * 1000, 3),
+            "request_id": record.request_id,
+            "trace_id": record.trace_id,
+            "method": record.method,
+            "route": record.route,
+            "status": record.status,
+            "ms": round(record.duration_s * 1000, 3),
             "stages_ms": stages,
-            "release": trail.release,
-            "key_id": trail.key_id,
-            "user": self.hashed(trail.user_id),
+            "release": record.release,
+            "key_id": record.key_id,
+            "user": self.hashed(record.user_id),
         }
-        _requests.log(logging.ERROR if trail.status >= 500 else logging.INFO, "request", extra={"fields": fields})
+        _requests.log(logging.ERROR if record.status >= 500 else logging.INFO, "request", extra={"fields": fields})
 
     def hashed(self, user_id: str | None) -> str | None:
-        """A user as the log knows them: the same user has the same hash, and nobody without the key can try ids."""
+        """The keyed hash of a user id: always the same for one user, and without the key nobody can find it by trying ids."""
         return None if user_id is None else hashlib.blake2b(user_id.encode(), digest_size=12, key=self._key).hexdigest()
 
 
 def log_settings(settings: Settings) -> None:
-    """One line that says how this process is set up; what may hold a secret is left out."""
+    """Log the settings of this process in one line, without secrets."""
     _settings.info("settings", extra={"fields": {"settings": redacted(settings)}})
 
 
 def redacted(settings: Settings) -> dict[str, Any]:
-    """The settings without passwords: of URLs their user part and query, of secrets everything."""
+    """The settings without secrets: URLs lose their user part and their query, and secret values are masked."""
     shown = settings.model_dump(mode="json")
     return {name: _PASSWORD.sub("", value) if isinstance(value, str) else value for name, value in shown.items()}

@@ -1,13 +1,13 @@
-"""OpenTelemetry traces, for those who collect them: each reported request as a span, with a span for each of its stages.
+"""OpenTelemetry traces: each reported request becomes a span, with a child span for each of its stages.
 
-Spans are made once the request is answered, of its trail: while it is served tracing costs nothing.
+Spans are made from the request's record after it was answered, so tracing costs no time while the request is served.
 """
 
 import threading
 import time
 from typing import TYPE_CHECKING
 
-from service.telemetry.trail import Trail
+from service.telemetry.request_record import RequestRecord
 from twotower.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -27,20 +27,20 @@ def open_traces(url: str) -> "Traces":
     except ImportError as error:
         raise EnvironmentProblem("--otlp needs OpenTelemetry: pip install 'twotower[otel]'") from error
     provider = TracerProvider(resource=Resource.create({"service.name": "twotower"}), shutdown_on_exit=False)
-    # A thread sends them; its queue drops what a collector that is down or slow does not take.
+    # A thread of its own sends the spans. When the collector is down or slow, the queue fills up and further spans are dropped.
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(url, timeout=EXPORT_TIMEOUT_S)))
     return Traces(provider)
 
 
 class Traces:
-    """Makes spans of trails."""
+    """Turns request records into spans and sends them."""
 
     def __init__(self, provider: "TracerProvider") -> None:
         self._provider = provider
         self._tracer: Tracer = provider.get_tracer("twotower")
 
-    def __call__(self, trail: Trail) -> None:
-        """One span for the request, below the caller's where it sent a traceparent, and one for each stage."""
+    def __call__(self, record: RequestRecord) -> None:
+        """Send a span for the request and one for each stage. Its parent is the caller's span if it sent a traceparent."""
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -49,29 +49,29 @@ class Traces:
         def at(moment_s: float) -> int:
             return int((moment_s + shift_s) * 1e9)
 
-        parent = TraceContextTextMapPropagator().extract({"traceparent": trail.traceparent})
+        parent = TraceContextTextMapPropagator().extract({"traceparent": record.traceparent})
         root = self._tracer.start_span(
-            f"{trail.method} {trail.route}",
+            f"{record.method} {record.route}",
             parent,
             SpanKind.SERVER,
             {
-                "http.request.method": trail.method,
-                "http.route": trail.route,
-                "http.response.status_code": trail.status,
-                "twotower.request_id": trail.request_id,
-                "twotower.artefacts.release": trail.release or "",
+                "http.request.method": record.method,
+                "http.route": record.route,
+                "http.response.status_code": record.status,
+                "twotower.request_id": record.request_id,
+                "twotower.release": record.release or "",
             },
-            start_time=at(trail.started_s),
+            start_time=at(record.started_s),
         )
-        if trail.status >= 500:
+        if record.status >= 500:
             root.set_status(Status(StatusCode.ERROR))
         inside = set_span_in_context(root)
-        for name, started_s, ended_s in trail.stages:
+        for name, started_s, ended_s in record.stages:
             self._tracer.start_span(name, inside, start_time=at(started_s)).end(at(ended_s))
-        root.end(at(trail.ended_s))
+        root.end(at(record.ended_s))
 
     def close(self) -> None:
-        """Send what waits; a collector that does not answer is given up."""
+        """Send the spans that still wait. Gives up after `EXPORT_TIMEOUT_S` if the collector does not answer."""
         last = threading.Thread(target=self._provider.shutdown, daemon=True)
         last.start()
         last.join(EXPORT_TIMEOUT_S)

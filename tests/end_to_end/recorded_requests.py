@@ -264,7 +264,7 @@ def guarded(rng: Random) -> Iterator[Sent]:
     bodies: dict[str, tuple[str, Any]] = {
         "/v1/recommend": ("POST", {"timestamp": T0_MS, "num_results": 2, "session_id": "s"}),  # who has no id is dealt by chance
         "/v1/recommend/batch": ("POST", {"requests": []}),
-        "/v1/score": ("POST", {"timestamp": T0_MS, "candidate_item_ids": ["item-1"]}),
+        "/v1/score": ("POST", {"session_id": "s1", "timestamp": T0_MS, "candidate_item_ids": ["item-1"]}),
         "/v1/similar": ("POST", {"item_id": "item-1", "num_results": 2}),
         "/v1/events": ("POST", {"events": []}),
         "/v1/items": ("PUT", {"items": []}),

@@ -222,8 +222,9 @@ def test_the_histories_are_of_every_length(queries: list[Query]) -> None:
 def test_a_thousand_answers_are_those_of_the_offline_evaluation(
     shop: Shop, offline: Model, queries: list[Query], server: Client, answers: list[dict[str, Any]]
 ) -> None:
-    metric = server.app.state.service.metrics.registry.get_sample_value
-    assert metric("twotower_batch_size_sum") > 2 * metric("twotower_batch_size_count"), "or they were answered one by one"
+    sample = server.context.metrics.registry.get_sample_value
+    num_answered, num_batches = (sample(f"twotower_batch_size_{name}") or 0.0 for name in ("sum", "count"))
+    assert num_answered > 2 * num_batches, "or they were answered one by one"
     check(shop, rank(offline, queries), answers)
 
 
@@ -242,9 +243,9 @@ def test_they_still_are_when_histories_grew_and_only_what_is_new_was_read(
     assert (
         sum(q.num_known > WINDOW and anchor(q.num_known) != anchor(o.num_known) for q, o in zip(grown, chosen, strict=True)) >= 3
     )
-    hits = server.app.state.service.keeping.hits
+    hits = server.app.cache.counters.hits
     again = server.run(ask(server, shop, grown))
-    assert server.app.state.service.keeping.hits - hits == NUM_GROWN
+    assert server.app.cache.counters.hits - hits == NUM_GROWN
     check(shop, rank(offline, grown), again)
 
 

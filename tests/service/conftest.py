@@ -2,38 +2,44 @@
 
 import asyncio
 import json
-import math
 import shutil
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 import pyarrow.parquet as pq
 import pytest
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from embedder_cache.build import build_release
 from service.api.schemas import RecommendRequest
 from service.app import build_app
+from service.engine.admission import Admission
+from service.engine.calls import ModelCalls
 from service.engine.thread import Engine, Limits
 from service.histories.history import HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
-from service.model.user_states import Keeping
-from service.ranking.recommend import Asked, recommend_many
+from service.model.user_states import UserCache
+from service.ranking.recommend import recommend_many
 from service.ranking.rules import Ranking
+from service.ranking.user_request import UserRequest
 from service.release.changes import ItemChanges
 from service.release.loaded import LoadedRelease
 from service.release.loading import load_release, open_release
-from service.release.source import Source
+from service.release.source import ReleaseSource
+from service.rollout.canary import CanaryJudge
 from service.rollout.follow import Follower
+from service.rollout.loading import ReleaseLoader
 from service.rollout.pinned import pinned_releases
-from service.rollout.variants import Plan, Variants
-from service.routes.context import Service
+from service.rollout.plan import Plan
+from service.rollout.served import ServedReleases
+from service.rollout.shadow import Comparisons
+from service.rollout.swap import Swapper
 from service.settings import Settings
+from service.telemetry.deadlines import Deadlines
 from service.telemetry.metrics import Metrics
 from tests.service.redis_server import RedisServer
 from twotower.artefacts.bundle import load_bundle
@@ -114,9 +120,9 @@ class UnreachableHistory:
         pass
 
 
-def recommend(release: LoadedRelease, asked: RecommendRequest, stored: UserHistory, now_ms: int) -> Ranking:
-    """One answer, with nothing kept of anybody; what would be refused is raised."""
-    (answer,) = recommend_many(release, [Asked(asked, stored, now_ms)], Keeping(0))
+def recommend(release: LoadedRelease, request: RecommendRequest, stored: UserHistory, now_ms: int) -> Ranking:
+    """One answer, with no user state kept; an error of the answer is raised."""
+    (answer,) = recommend_many(release, [UserRequest(request, stored, now_ms)], UserCache(0))
     if isinstance(answer, Exception):
         raise answer
     return answer
@@ -129,11 +135,12 @@ class Client:
         self, settings: Settings, release: LoadedRelease, history: HistoryStore, delta: DeltaStore | None = None
     ) -> None:
         self.history = history
-        self.front = build_app(settings, release, history, Metrics(CollectorRegistry()), delta)
-        self.app = cast(FastAPI, self.front.app)
+        self.app = build_app(settings, release, history, Metrics(CollectorRegistry()), delta)
+        self.context = self.app.context
+        fastapi = self.app.fastapi
         self._runner = asyncio.Runner()
-        self._lifespan: AbstractAsyncContextManager[Any] = self.app.router.lifespan_context(self.app)
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.front), base_url="http://shop")
+        self._lifespan: AbstractAsyncContextManager[Any] = fastapi.router.lifespan_context(fastapi)
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app.asgi), base_url="http://shop")
 
     def __enter__(self) -> "Client":
         self.run(self._lifespan.__aenter__())
@@ -270,26 +277,26 @@ class Following:
         **changes: Any,
     ) -> None:
         settings = Settings(store=store, torch_threads=1, poll_s=3600, **changes)
-        metrics, self.source = Metrics(CollectorRegistry()), Source(LocalStore(store), signed_by)
+        self.metrics, self.source = Metrics(CollectorRegistry()), ReleaseSource(LocalStore(store), signed_by)
         loaded = open_release(release_path(store, release))
-        self.service = Service(
-            settings,
-            loaded,
-            MemoryHistory(),
-            on or Engine(1, Limits(max_queued=64)),
-            metrics,
-            Variants(plan, metrics),
-            ItemChanges(delta, 100) if delta else None,
-            pinned_releases(self.source, plan, loaded),
-        )
-        self.follower = Follower(self.service, self.source, available)
+        self.engine = on or Engine(1, Limits(max_queued=64))
+        deadlines = Deadlines(self.metrics, settings.request_timeout_s)
+        admission = Admission(self.engine, self.metrics)
+        self.calls = ModelCalls(self.engine, admission, deadlines, UserCache(1 << 29))
+        self.changes = ItemChanges(delta, 100) if delta else None
+        self.served = ServedReleases(loaded, plan, self.changes, pinned_releases(self.source, plan, loaded))
+        self.comparisons = Comparisons(self.served, self.calls, self.engine, self.metrics)
+        loader = ReleaseLoader(self.source, self.engine, self.calls, 2 if settings.engine == "process" else 1, available)
+        swapper = Swapper(self.served, self.engine, loader, self.metrics, settings.keep_old_s)
+        judge = CanaryJudge(self.served, swapper, loader, self.metrics)
+        self.follower = Follower(self.served, loader, swapper, judge, self.metrics, settings.poll_s)
         self._runner = asyncio.Runner()
-        self.service.engine.start()
-        self.run(self.service.engine.load(loaded))
+        self.engine.start()
+        self.run(self.engine.load(loaded))
 
     def close(self) -> None:
         self.run(self.follower.close())
-        self.service.engine.close()
+        self.engine.close()
         self._runner.close()
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
@@ -300,14 +307,10 @@ class Following:
 
     def answer(self, **body: Any) -> tuple[str, str, list[str]]:
         """Release, variant and items of an answer."""
-
-        async def ask() -> tuple[str, str, list[str]]:
-            asked = RecommendRequest(**body)
-            release, variant = self.service.variants.choose(self.service.release, self.service.others, asked)
-            ranking = await self.service.rank(release, Asked(asked, UserHistory(), NOW_MS), math.inf)
-            return release.id, variant, [item.item_id for item in ranking.items]
-
-        return self.run(ask())
+        request = RecommendRequest(**body)
+        chosen = self.served.choose(request)
+        ranking = self.run(self.calls.recommend_aside(chosen.release, UserRequest(request, UserHistory(), NOW_MS)))
+        return chosen.release.id, chosen.variant, [item.item_id for item in ranking.items]
 
     @staticmethod
     def answers_of(store: Path, release: str) -> list[str]:
@@ -319,7 +322,7 @@ class Following:
             server.close()
 
     def count(self, metric: str, **labels: str) -> float:
-        return self.service.metrics.registry.get_sample_value(metric, labels) or 0.0
+        return self.metrics.registry.get_sample_value(metric, labels) or 0.0
 
 
 @pytest.fixture

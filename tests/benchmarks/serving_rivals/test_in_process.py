@@ -9,7 +9,8 @@ from benchmarks.serving_rivals import in_process as direct
 from benchmarks.serving_rivals.in_process import measure_append, measure_visits
 from loadtests.traffic import Replay, read_histories, write_histories
 from service.histories.history import StoredEvent, UserHistory
-from service.ranking.recommend import Scored
+from service.model.user_states import UserCache
+from service.ranking.queries import UserQuery
 from service.release.loaded import LoadedRelease
 from service.release.loading import load_release
 
@@ -36,14 +37,16 @@ def histories(release: LoadedRelease, monkeypatch: pytest.MonkeyPatch) -> list[l
     ]
 
 
-def anew(error: float) -> Callable[..., Callable[[], Scored]]:
+def anew(error: float) -> Callable[..., Callable[[], UserQuery]]:
     """A served path that remembers nobody, and is wrong by so much about all but the past items."""
 
-    def model_work(release: LoadedRelease, user_id: str, history: UserHistory, now_ms: int) -> Callable[[], Scored]:
-        def work() -> Scored:
+    def model_work(
+        release: LoadedRelease, user_id: str, history: UserHistory, now_ms: int, cache: UserCache
+    ) -> Callable[[], UserQuery]:
+        def work() -> UserQuery:
             scores_N, _ = direct.offline(release, history)
             rows = np.arange(len(scores_N))
-            return Scored(
+            return UserQuery(
                 np.zeros(release.vectors_NV.shape[1], np.float32), rows, scores_N + np.float32(error) * (rows == rows[-1])
             )
 

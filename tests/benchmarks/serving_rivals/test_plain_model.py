@@ -7,9 +7,10 @@ import pytest
 from benchmarks.serving_rivals.plain_model import Events, PlainModel, Question, Told
 from service.api.schemas import RecommendRequest
 from service.histories.history import StoredEvent, UserHistory
-from service.model.user_states import Keeping
-from service.ranking.recommend import Asked, recommend_many
+from service.model.user_states import UserCache
+from service.ranking.recommend import recommend_many
 from service.ranking.rules import Ranking
+from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease
 from service.release.loading import load_release
 
@@ -38,7 +39,8 @@ def ours(release: LoadedRelease, events: list[Told]) -> list[tuple[str, float]]:
         StoredEvent(user_id="u", event_type=e.event_type, time_ms=e.time_ms, item_id=e.item_id, properties=dict(e.properties))
         for e in events
     ]
-    (ranking,) = recommend_many(release, [Asked(RecommendRequest(), UserHistory().extended(stored), NOW_MS)], Keeping(0))
+    user_request = UserRequest(RecommendRequest(), UserHistory().extended(stored), NOW_MS)
+    (ranking,) = recommend_many(release, [user_request], UserCache(0))
     assert isinstance(ranking, Ranking)
     return [(item.item_id, item.score) for item in ranking.items]
 

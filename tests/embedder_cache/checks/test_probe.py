@@ -11,7 +11,7 @@ import torch
 from embedder_cache.catalogue.popularity import popularity_from_events
 from embedder_cache.checks.probe import Probe, ProbeAnswers, ask, ask_popularity, overlap, read_probe
 from service.histories.history import StoredEvent
-from service.ranking.user_request import model_history
+from service.model.event_contexts import event_context
 from service.release.loading import open_release
 from training.data.event_log import EventLog, read_event_log
 from training.evaluation.rankers import next_basket, statistics_before
@@ -86,10 +86,10 @@ def test_the_service_encodes_the_same_history(probe: Probe, bundle: Bundle, item
             probe.item_ids_E[before].to_pylist(), probe.times_ms_E[before], probe.context_E[before].to_pylist(), strict=True
         )
     ]
-    served = model_history(release, stored)
-    np.testing.assert_array_equal(served.item_rows_L, request.history.item_rows_L)
-    np.testing.assert_array_equal(served.context.slots_NS, request.history.context.slots_NS)
-    np.testing.assert_array_equal(served.context.dense_NF, request.history.context.dense_NF)
+    context = event_context(release.towers, stored)
+    np.testing.assert_array_equal([release.rows[e.item_id or ""] for e in stored], request.history.item_rows_L)
+    np.testing.assert_array_equal(context.slots_NS, request.history.context.slots_NS)
+    np.testing.assert_array_equal(context.dense_NF, request.history.context.dense_NF)
 
 
 def test_popularity_is_that_of_the_week_s_beginning(probe: Probe, bundle: Bundle, item_ids: pa.Array, log: EventLog) -> None:

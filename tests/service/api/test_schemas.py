@@ -4,7 +4,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.api.schemas import Event, RecommendRequest, SimilarRequest, check_id, to_ms
+from service.api.schemas import Event, Recommended, RecommendRequest, SimilarRequest, check_id, to_ms
 
 
 def event(**fields: Any) -> Event:
@@ -130,3 +130,10 @@ def test_similar_needs_an_item_id_or_an_item_and_not_both() -> None:
     for body in ({}, {"item_id": "a", "item": {}}):
         with pytest.raises(msgspec.ValidationError, match="either item_id or item"):
             msgspec.convert(body, SimilarRequest)
+
+
+def test_the_place_of_an_item_comes_from_the_model_or_from_a_promotion() -> None:
+    source = msgspec.json.schema(Recommended)["$defs"]["Recommended"]["properties"]["source"]
+    assert source["enum"] == ["model", "promotion"]
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"item_id": "a", "score": 1.0, "source": "fallback"}, Recommended)

@@ -15,7 +15,7 @@ Messages = Cancel | DropRelease | Answer
 
 
 class End:
-    """A link, and what became of it; the other end is a plain socket."""
+    """A connection, and what became of it; the other end is a plain socket."""
 
     def __init__(self) -> None:
         self.received: list[Any] = []

@@ -1,11 +1,13 @@
 import asyncio
 import math
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import msgspec
 import pytest
 
 from service.api.schemas import RecommendRequest
@@ -14,21 +16,30 @@ from service.engine.frames import (
     Answer,
     Ask,
     Cancel,
-    CheckedRequest,
+    CheckedRecommend,
+    CheckedScore,
+    CheckedSimilar,
     Connection,
     DropRelease,
     Failure,
     Forget,
     Load,
     Message,
+    Recommend,
     Reply,
+    Score,
     Setup,
+    Similar,
     State,
 )
 from service.engine.process import EngineProcess
 from service.histories.history import UserHistory
-from service.model.user_states import Keeping
-from service.ranking.recommend import Asked, recommend_many
+from service.model.user_states import UserCache
+from service.ranking.recommend import recommend_many
+from service.ranking.rules import Ranking
+from service.ranking.score import Scores, score_many
+from service.ranking.similar import SimilarItems, similar_many
+from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease
 from tests.service.conftest import NOW_MS, TwoReleases, recommend
 from twotower.artefacts.release import VECTORS, release_path
@@ -83,13 +94,16 @@ def serve(store: Path, work: Callable[[Server], Awaitable[T]]) -> T:
 
 
 def ask(number: int, release: int, deadline_s: float = math.inf, **body: Any) -> Ask:
-    return Ask(number, release, 32, deadline_s, CheckedRequest(**body), UserHistory(), NOW_MS)
+    return Recommend(number, release, 32, deadline_s, UserHistory(), NOW_MS, CheckedRecommend(**body))
+
+
+def result(reply: Answer | Failure, kind: type[T]) -> T:
+    assert isinstance(reply, Answer), reply
+    return msgspec.msgpack.decode(reply.result, type=kind)
 
 
 def item_ids(reply: Answer | Failure) -> list[str]:
-    assert isinstance(reply, Answer), reply
-    assert reply.ranking is not None
-    return [item.item_id for item in reply.ranking.items]
+    return [item.item_id for item in result(reply, Ranking).items]
 
 
 def test_what_it_answers_is_what_the_release_answers_and_it_says_how_it_goes(tiny_store: Path, release: LoadedRelease) -> None:
@@ -97,10 +111,10 @@ def test_what_it_answers_is_what_the_release_answers_and_it_says_how_it_goes(tin
         loaded, answered = [*await server.ask(Load(0, 5, release.id)), *await server.ask(ask(1, 5, user_id="ann"))]
         assert loaded == Answer(0)
         assert isinstance(answered, Answer)
-        assert answered.ranking == recommend(release, RecommendRequest(user_id="ann"), UserHistory(), NOW_MS)
+        assert result(answered, Ranking) == recommend(release, RecommendRequest(user_id="ann"), UserHistory(), NOW_MS)
         assert answered.kept_bytes == 0, "of no events"
         state = server.states[-1]
-        assert (state.keeping.misses, state.keeping.hits) == (1, 0)
+        assert (state.counters.misses, state.counters.hits) == (1, 0)
         assert state.second_per_cost > 0
         assert [batch for state in server.states for batch in state.batches] == [(1, 32)]
         await asyncio.sleep(0.6)
@@ -109,12 +123,62 @@ def test_what_it_answers_is_what_the_release_answers_and_it_says_how_it_goes(tin
     serve(tiny_store, work)
 
 
+def test_it_scores_and_finds_similar_items_as_the_release_does(tiny_store: Path, release: LoadedRelease) -> None:
+    candidates, stored = ["item-3", "item-7"], UserHistory()
+    scoring = CheckedScore(user_id="ann", candidate_item_ids=candidates)
+    finding = CheckedSimilar(user_id="ann", item_id="item-3")
+
+    async def work(server: Server) -> None:
+        await server.ask(Load(0, 5, release.id))
+        scored, similar = await server.ask(
+            Score(1, 5, 32, math.inf, stored, NOW_MS, scoring), Similar(2, 5, 32, math.inf, stored, NOW_MS, finding)
+        )
+        (expected,) = score_many(release, [UserRequest(scoring, stored, NOW_MS)], UserCache(0))
+        assert result(scored, Scores) == expected
+        assert {item.item_id for item in expected.items} == set(candidates)
+        (like,) = similar_many(release, [UserRequest(finding, stored, NOW_MS)], UserCache(0))
+        assert result(similar, SimilarItems) == like
+        (unknown,) = await server.ask(
+            Similar(3, 5, 32, math.inf, stored, NOW_MS, CheckedSimilar(item_id="unheard of")),
+        )
+        assert isinstance(unknown, Failure)
+        assert (unknown.code, unknown.field) == ("not_found", "item_id")
+
+    serve(tiny_store, work)
+
+
+def test_a_request_for_explanations_lets_others_go_first(
+    tiny_store: Path, release: LoadedRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str | None] = []
+
+    def noted(release: LoadedRelease, batch: Sequence[UserRequest[RecommendRequest]], cache: UserCache) -> list[Any]:
+        order.extend(user.request.user_id for user in batch)
+        return recommend_many(release, batch, cache)
+
+    monkeypatch.setattr(engine_process, "recommend_many", noted)
+
+    async def work(server: Server) -> None:
+        await server.ask(Load(0, 0, release.id))
+        gate = threading.Event()
+        place = server.process.engine.take_place(0, math.inf)
+        blocker = asyncio.create_task(server.process.engine.submit(gate.wait, place))
+        asked = asyncio.create_task(server.ask(ask(1, 0, user_id="why", explain=True, num_results=3), ask(2, 0, user_id="what")))
+        await asyncio.sleep(0.1)
+        gate.set()
+        await blocker
+        assert [len(item_ids(reply)) for reply in await asked] == [3, 10]
+
+    serve(tiny_store, work)
+    assert order == ["what", "why"]
+
+
 def test_a_batch_never_mixes_releases(two: TwoReleases, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[tuple[str, int]] = []
 
-    def noted(release: LoadedRelease, batch: Sequence[Asked], keeping: Keeping) -> list[Any]:
+    def noted(release: LoadedRelease, batch: Sequence[UserRequest[RecommendRequest]], cache: UserCache) -> list[Any]:
         batches.append((release.id, len(batch)))
-        return recommend_many(release, batch, keeping)
+        return recommend_many(release, batch, cache)
 
     monkeypatch.setattr(engine_process, "recommend_many", noted)
 
@@ -158,7 +222,7 @@ def test_who_is_cancelled_is_not_worked_for(tiny_store: Path, release: LoadedRel
         await server.ask(ask(1, 0, user_id="ann"), Cancel(1), Cancel(77), ask(2, 0, user_id="bob"))
         await server.ask(ask(3, 0, user_id="eve"))
         assert 1 not in server.replies
-        assert server.states[-1].keeping.misses == 2
+        assert server.states[-1].counters.misses == 2
 
     serve(tiny_store, work)
 
@@ -170,7 +234,7 @@ def test_a_user_is_forgotten_after_what_was_asked_before_and_before_what_comes_a
         await server.ask(Load(0, 0, release.id))
         calls: list[Message] = [ask(1, 0, user_id="ann"), Forget(2, 0, ("user", "ann")), ask(3, 0, user_id="ann")]
         assert [cast(Answer, reply).kept_bytes is not None for reply in await server.ask(*calls)] == [True, False, True]
-        assert (server.states[-1].keeping.misses, server.states[-1].keeping.hits) == (2, 0)
+        assert (server.states[-1].counters.misses, server.states[-1].counters.hits) == (2, 0)
 
     serve(tiny_store, work)
 
@@ -184,7 +248,7 @@ def test_a_release_that_is_here_already_is_ready_at_once_and_knows_nobody(
         monkeypatch.delattr(engine_process, "open_release")
         await server.ask(Load(2, 2, release.id), DropRelease(0))
         await server.ask(ask(3, 2, user_id="ann"))
-        assert server.states[-1].keeping.hits == 0
+        assert server.states[-1].counters.hits == 0
         (gone,) = await server.ask(ask(4, 0))
         assert isinstance(gone, Failure)
 

@@ -11,25 +11,33 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 
 from service.api.errors import ApiError
-from service.api.schemas import Event, RecommendRequest
+from service.api.schemas import Event, RecommendRequest, SimilarRequest
+from service.api.scores import ScoreRequest
+from service.engine.admission import Admission
+from service.engine.calls import ModelCalls
 from service.engine.frames import Forget, Message, Setup
 from service.engine.remote import ENDED, RemoteEngine
-from service.engine.thread import Batched, Limits
+from service.engine.thread import MAX_PATIENT, Batched, Engine, Limits, Place
 from service.histories.history import UserHistory
-from service.model.user_states import Keeping, Key
-from service.ranking.recommend import Asked, cost_of, forget_users, recommend_many
+from service.model.user_states import UserCache, UserKey, forget_users
+from service.ranking.recommend import recommend_many
 from service.ranking.rules import Ranking
+from service.ranking.user_request import UserRequest, cost_of, is_patient
 from service.release.loaded import LoadedRelease
 from service.release.loading import load_release
+from service.telemetry.deadlines import Deadlines
+from service.telemetry.metrics import Metrics
 from tests.service.conftest import NOW_MS, TwoReleases, recommend
 from tests.service.faults.processes import children, load, serving, status_of, until
 from twotower.artefacts.release import open_store, roll_back
 from twotower.errors import IntegrityError, StoreError
 
 T = TypeVar("T")
-RECOMMEND = partial(recommend_many, keeping=Keeping(0))  # as a server has it; what it keeps is not used here
+RECOMMEND = partial(recommend_many, cache=UserCache(0))  # as a server has it; the cache is not used here
+Recommendation = UserRequest[RecommendRequest]
 LIMITS = Limits(max_queued=8, max_wait_s=0.5)
 
 
@@ -56,12 +64,17 @@ class Remote:
 
         return self._runner.run(wait())
 
-    def ask(self, asked: Asked, deadline_s: float = math.inf) -> "asyncio.Task[Ranking]":
-        cost = cost_of(self.release, asked, ())
-        return asyncio.create_task(self.engine.submit_to(Batched(RECOMMEND, self.release), asked, cost, deadline_s))
+    def ask(self, user: Recommendation, deadline_s: float = math.inf) -> "asyncio.Task[Ranking]":
+        async def submit() -> Ranking:
+            take = self.engine.take_patient_place if is_patient(user.request) else self.engine.take_place
+            with take(cost_of(self.release, user, ()), deadline_s) as place:
+                return await self.engine.submit_to(Batched(RECOMMEND, self.release), user, place)  # type: ignore[no-any-return]
 
-    def forget(self, key: Key) -> Any:
-        return self.engine.submit_to(Batched(forget_users, self.release), key, 0, math.inf)
+        return asyncio.create_task(submit())
+
+    def forget(self, key: UserKey) -> Any:
+        place = self.engine.take_place(0, math.inf)
+        return self.engine.submit_to(Batched(forget_users, self.release.users), key, place)
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -89,8 +102,8 @@ def stopped(remote: Remote) -> Iterator[Remote]:
     remote.signal(signal.SIGCONT)
 
 
-def asked(user_id: str, stored: UserHistory = UserHistory(), **body: Any) -> Asked:  # noqa: B008  # frozen
-    return Asked(RecommendRequest(user_id=user_id, **body), stored, NOW_MS)
+def asked(user_id: str, stored: UserHistory = UserHistory(), **body: Any) -> Recommendation:  # noqa: B008  # frozen
+    return UserRequest(RecommendRequest(user_id=user_id, **body), stored, NOW_MS)
 
 
 def codes(outcomes: Sequence[Any]) -> list[str]:
@@ -124,6 +137,85 @@ def test_its_answers_are_those_of_the_thread(remote: Remote, histories: dict[str
         assert [item.score for item in again.items] == pytest.approx([item.score for item in mine.items], abs=1e-4)
 
 
+def calls_of(engine: Engine) -> ModelCalls:
+    metrics = Metrics(CollectorRegistry())
+    return ModelCalls(engine, Admission(engine, metrics), Deadlines(metrics, 10), UserCache(1 << 26))
+
+
+def test_it_scores_and_finds_similar_items_as_the_thread_does(remote: Remote, histories: dict[str, UserHistory]) -> None:
+    user = max(histories, key=lambda u: len(histories[u].window))
+    theirs, thread = calls_of(remote.engine), Engine(1, LIMITS)
+    ours = calls_of(thread)
+    scoring = ScoreRequest(user_id=user, candidate_item_ids=["item-3", "item-7", "no such item"], target_event_type="view")
+    similar = SimilarRequest(user_id=user, item_id="item-3", include_metadata=["title"], filter="price < 5")
+    described = SimilarRequest(item={"title": "tea", "price": 2.5}, num_results=3)
+
+    unknown = UserRequest(SimilarRequest(item_id="no such item"), UserHistory(), NOW_MS)
+
+    async def ask(calls: ModelCalls, engine: Engine, release: LoadedRelease) -> list[Any]:
+        def place() -> Place:
+            return engine.take_place(32, math.inf)
+
+        await calls.forget(release, ("user", user))
+        scored = await calls.score(release, UserRequest(scoring, histories[user], NOW_MS), place())
+        found = [
+            await calls.similar(release, UserRequest(request, histories[user], NOW_MS), place())
+            for request in (similar, described)
+        ]
+        with pytest.raises(ApiError) as refused:
+            await calls.similar(release, unknown, place())
+        return [scored, *found, (refused.value.code, refused.value.field)]
+
+    async def both() -> tuple[list[Any], list[Any]]:
+        thread.start()
+        try:
+            return await ask(theirs, remote.engine, remote.release), await ask(ours, thread, replace(remote.release))
+        finally:
+            thread.close()
+
+    from_process, from_thread = remote.run(both)
+    assert from_process == from_thread
+    scores, like, _, error = from_thread
+    assert (len(scores.items), scores.missing_item_ids, error) == (2, ["no such item"], ("not_found", "item_id"))
+    assert scores.events_used == len(histories[user].window)
+    assert len(like.items) == 10
+
+
+def test_a_user_who_was_scored_is_known_when_recommendations_are_asked_for(
+    remote: Remote, histories: dict[str, UserHistory]
+) -> None:
+    user, key = next((user, ("user", user)) for user in histories if ("user", user) not in remote.release.users)
+    calls, scoring = calls_of(remote.engine), ScoreRequest(user_id=user, candidate_item_ids=["item-3"])
+
+    async def ask() -> int:
+        await turn()
+        hits = remote.engine.cache.counters.hits
+        await calls.score(remote.release, UserRequest(scoring, histories[user], NOW_MS), remote.engine.take_place(32, math.inf))
+        assert key in remote.release.users
+        await remote.ask(asked(user, histories[user]))
+        await calls.forget(remote.release, key)
+        assert key not in remote.release.users
+        await turn()
+        return remote.engine.cache.counters.hits - hits
+
+    assert remote.run(ask) == 1
+
+
+def test_only_so_many_requests_for_explanations_wait_and_they_delay_no_other(stopped: Remote) -> None:
+    engine = stopped.engine
+
+    async def ask() -> list[Any]:
+        await asyncio.sleep(0)
+        calls = [stopped.ask(asked(f"why-{n}", explain=True, num_results=1)) for n in range(MAX_PATIENT + 1)]
+        await asyncio.sleep(0.05)
+        assert [call.done() for call in calls] == [False] * MAX_PATIENT + [True]
+        assert (engine.num_patient, engine.queued_cost, engine.wait_s) == (MAX_PATIENT, 0, 0)
+        stopped.signal(signal.SIGCONT)
+        return codes(await asyncio.gather(*calls, return_exceptions=True))
+
+    assert stopped.run(ask) == ["Ranking"] * MAX_PATIENT + ["overloaded"]
+
+
 def test_what_is_asked_in_one_turn_of_the_loop_leaves_as_one_frame_and_is_answered_together(
     remote: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,10 +247,10 @@ def test_what_it_keeps_of_users_is_known_here(remote: Remote, histories: dict[st
         seen = []
         forget, ask = partial(remote.forget, key), partial(remote.ask, one)
         for call in (forget, ask, ask, forget):
-            hits, cost = remote.engine.keeping.hits, cost_of(remote.release, one, ())
+            hits, cost = remote.engine.cache.counters.hits, cost_of(remote.release, one, ())
             await call()
             await turn()
-            seen.append((key in remote.release.users, cost, remote.engine.keeping.hits - hits))
+            seen.append((key in remote.release.users, cost, remote.engine.cache.counters.hits - hits))
         return seen
 
     full, little = 32 + len(one.stored.window), 32
@@ -224,12 +316,12 @@ def test_how_long_others_wait_is_foreseen_by_the_pace_that_it_reports(stopped: R
         call = stopped.ask(asked("first"))
         await asyncio.sleep(0)
         assert engine.wait_s == pytest.approx(32 * sum(engine.pace))
-        assert not engine.is_full(math.inf, 32)
-        assert engine.is_full(time.monotonic() + engine.wait_s / 2, 32)
-        with engine.place_for(10**9, math.inf), pytest.raises(ApiError, match="try again"), engine.place_for(1, math.inf):
-            pass
+        assert engine.has_room(32, math.inf)
+        assert not engine.has_room(32, time.monotonic() + engine.wait_s / 2)
+        with engine.take_place(10**9, math.inf), pytest.raises(ApiError, match="try again"):
+            engine.take_place(1, math.inf)
         await asyncio.sleep(LIMITS.max_wait_s + 0.1)
-        assert engine.is_full(math.inf), "the first has waited for too long"
+        assert not engine.has_room(0, math.inf), "the first has waited for too long"
         stopped.signal(signal.SIGCONT)
         await call
 
@@ -260,7 +352,7 @@ def test_a_release_is_held_there_as_long_as_it_is_here(remote: Remote) -> None:
     async def ask() -> None:
         again = replace(remote.release)  # as the follower keeps the one before
         await remote.engine.load(again)
-        call = remote.engine.submit_to(Batched(RECOMMEND, again), asked("ann"), 32, math.inf)
+        call = remote.engine.submit_to(Batched(RECOMMEND, again), asked("ann"), remote.engine.take_place(32, math.inf))
         numbers = set(remote.engine._releases.values())
         assert len(numbers) == 2
         assert len((await call).items) == 10

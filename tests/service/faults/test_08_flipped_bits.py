@@ -26,7 +26,7 @@ def flip_all(server: Following, two: TwoReleases, times: int) -> None:
         file.write_bytes(flipped)
         write_pointer(two.store, two.second, "a test")
         assert server.look() == "refused"
-        assert server.service.release.id == two.first
+        assert server.served.current.id == two.first
         file.write_bytes(content)
 
 
@@ -35,7 +35,7 @@ def test_a_flipped_bit_is_found_before_anything_is_parsed(
 ) -> None:
     server = follow(two.store, two.first)
     for parser in ("load_towers", "read_table", "open_index", "np.load"):
-        monkeypatch.setattr(f"service.release.loaded.{parser}", no_parser)
+        monkeypatch.setattr(f"service.release.loading.{parser}", no_parser)
     flip_all(server, two, 60)
     assert server.answer()[0] == two.first
 

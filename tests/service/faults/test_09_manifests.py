@@ -70,7 +70,7 @@ def test_no_bytes_in_its_place_are_taken_for_a_manifest(two: TwoReleases, follow
     def check(content: bytes) -> None:
         rewrite(two, content)
         assert server.look() == "refused"
-        assert server.service.release.id == two.first
+        assert server.served.current.id == two.first
 
     check()
 
@@ -92,4 +92,4 @@ def test_a_release_that_is_a_link_is_none(two: TwoReleases, follow: Follow, tmp_
     shutil.move(path, tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
     assert server.look() == "unavailable"
-    assert server.service.release.id == two.first
+    assert server.served.current.id == two.first

@@ -13,13 +13,13 @@ Follow = Callable[..., Following]
 
 
 def test_a_release_larger_than_what_is_left_is_not_loaded_until_there_is_room(
-    two: TwoReleases, follow: Follow, capsys: pytest.CaptureFixture[str]
+    two: TwoReleases, follow: Follow, caplog: pytest.LogCaptureFixture
 ) -> None:
     left = 1000
     server = follow(two.store, two.first, available=lambda: left)
     assert [server.look(), server.look()] == ["unavailable", "unavailable"]
     assert server.count("twotower_release_load_failures_total", reason="memory") == 2
-    assert f"WARNING: {two.second} is not served (memory): {two.second} needs about" in capsys.readouterr().err
+    assert f"{two.second} is not served (memory): {two.second} needs about" in caplog.text
     assert server.answer()[0] == two.first
     left = 1 << 40
     assert server.look() == "swapped"

@@ -6,20 +6,23 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from service.ranking import recommend as ranker
+from service.api.schemas import RecommendRequest
+from service.ranking import recommend
 from service.ranking.rules import Prepared, prepare
+from service.ranking.user_request import UserRequest
+from service.release.loaded import LoadedRelease
 from tests.service.conftest import Client
 
 
 def test_one_request_that_breaks_the_engine_fails_alone(connect: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:
-    def breaks(release: object, asked: object, *rest: object) -> Prepared:
-        if getattr(asked, "user_id", None) == "poison":
+    def breaks(release: LoadedRelease, user_request: UserRequest[RecommendRequest]) -> Prepared:
+        if user_request.request.user_id == "poison":
             raise ZeroDivisionError("poisoned")
-        return prepare(release, asked, *rest)  # type: ignore[arg-type]
+        return prepare(release, user_request)
 
-    monkeypatch.setattr(ranker, "prepare", breaks)
+    monkeypatch.setattr(recommend, "prepare", breaks)
     client = connect()
-    http = httpx.AsyncClient(transport=httpx.ASGITransport(client.front, raise_app_exceptions=False), base_url="http://shop")
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(client.app.asgi, raise_app_exceptions=False), base_url="http://shop")
 
     async def ask(user: str) -> httpx.Response:
         return await http.post("/v1/recommend", json={"user_id": user})

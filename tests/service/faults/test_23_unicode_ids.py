@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.telemetry.logs import JsonHandler, LineWriter, RequestLog
-from service.telemetry.trail import Trail
+from service.telemetry.request_record import RequestRecord
 from tests.service.conftest import Client
 
 ODD = [
@@ -63,7 +63,7 @@ def test_no_id_can_forge_a_line_of_the_log(text: str) -> None:
     handler, logger = JsonHandler(writer), logging.getLogger("twotower.requests")
     logger.addHandler(handler)
     try:
-        RequestLog("key")(Trail("r", 0.0, text, user_id=text, status=500))
+        RequestLog("key")(RequestRecord("r", 0.0, text, user_id=text, status=500))
     finally:
         logger.removeHandler(handler)
     writer.close()

@@ -10,7 +10,7 @@ import pytest
 
 from service.histories.redis_history import RedisHistory
 from service.histories.remembered import RememberedHistories
-from service.routes import recommend as routes
+from service.routes import asking, events
 from tests.service.conftest import Client
 
 DAY_MS = 86_400_000
@@ -74,7 +74,8 @@ def test_a_server_whose_clock_steps_goes_on(client: Client, monkeypatch: pytest.
     client.post("/v1/events", {"events": [event(i, now_ms() - i * 1000) for i in range(5)]})
     check_answer(client, "ann", 5)
 
-    monkeypatch.setattr(routes, "_now_ms", lambda: now_ms() + step_ms)
+    for module in (asking, events):
+        monkeypatch.setattr(module, "now_ms", lambda: now_ms() + step_ms)
     # Clients whose clocks are right: a minute ago to them may be nearly a day ahead of us.
     answer = client.post("/v1/events", {"events": [event(10 + i, now_ms() - 60_000 + i) for i in range(5)]}).json()
     assert answer["accepted"] == 5

@@ -29,7 +29,8 @@ def test_overload_keeps_the_engine_busy_and_refuses_the_rest_quickly() -> None:
     async def ask() -> None:
         started = time.monotonic()
         try:
-            await engine.submit_to(Batched(sleep, None), 1, 1, started + 0.5)
+            with engine.take_place(1, started + 0.5) as place:
+                await engine.submit_to(Batched(sleep, None), 1, place)
         except ApiError as error:
             refused.append((error.code, time.monotonic() - started))
         else:

@@ -85,7 +85,7 @@ class Pointers(RuleBasedStateMachine):
             assert items == self.answers[release]
 
     async def _drop(self) -> None:
-        self.server.follower._drop()
+        self.server.follower._swapper._forget()
 
     async def _look_at_once(self, times: int) -> list[str]:
         return await asyncio.gather(*(self.server.follower.look() for _ in range(times)))
@@ -98,7 +98,7 @@ class Pointers(RuleBasedStateMachine):
 
 @pytest.mark.faults
 def test_the_last_good_pointer_wins_in_any_order(published_two: TwoReleases, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.rollout.follow.WARM_LENGTHS", (0,))
+    monkeypatch.setattr("service.rollout.loading.WARM_LENGTHS", (0,))
     machine = type("Machine", (Pointers,), {"published": published_two})
     run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=20, deadline=None))
 

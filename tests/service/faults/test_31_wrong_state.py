@@ -8,9 +8,10 @@ import pytest
 
 from service.api.schemas import RecommendRequest
 from service.histories.history import UserHistory
-from service.model.user_states import Keeping, UserState
-from service.ranking.recommend import Asked, recommend_many
+from service.model.user_states import UserCache, UserState
+from service.ranking.recommend import recommend_many
 from service.ranking.rules import Ranking
+from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease
 
 NOW_MS = 1_746_057_600_000
@@ -34,18 +35,18 @@ def not_a_number(state: UserState) -> None:
 def test_a_damaged_state_is_found_counted_and_replaced(
     release: LoadedRelease, histories: dict[str, UserHistory], damage: Callable[[UserState], None]
 ) -> None:
-    own_release, keeping = replace(release), Keeping(1 << 28, verify_share=1.0)
+    own_release, cache = replace(release), UserCache(1 << 28, verify_share=1.0)
     user, history = next(iter(histories.items()))
-    asked = [Asked(RecommendRequest(user_id=user), history, NOW_MS)]
-    (expected,) = recommend_many(own_release, asked, keeping)
+    asked = [UserRequest(RecommendRequest(user_id=user), history, NOW_MS)]
+    (expected,) = recommend_many(own_release, asked, cache)
     state = own_release.users.take(("user", user))
     assert state is not None
     damage(state)
-    own_release.users.put(("user", user), state, keeping.max_bytes)
+    cache.put(own_release.users, ("user", user), state)
     for _ in range(2):  # the state that replaced it is right
-        (again,) = recommend_many(own_release, asked, keeping)
+        (again,) = recommend_many(own_release, asked, cache)
         assert isinstance(again, Ranking)
         assert isinstance(expected, Ranking)
         assert [i.item_id for i in again.items] == [i.item_id for i in expected.items]
-    assert (keeping.verified, keeping.failures) == (2, 1)
-    assert keeping.max_error < 1e-5
+    assert (cache.counters.verified, cache.counters.failures) == (2, 1)
+    assert cache.counters.max_error < 1e-5

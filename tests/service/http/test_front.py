@@ -1,12 +1,23 @@
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from service.engine.thread import Engine
-from service.telemetry.trail import Trail
+from service.http.front import DECODED, Decoded, Front, Refusal
+from service.http.route_table import Route, RouteTable
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.telemetry.request_record import RequestRecord
 from tests.service.conftest import Client
 from tests.service.key_files import bearer, entry, write_keys
 
@@ -59,49 +70,55 @@ def test_a_connection_ends_where_the_rest_of_a_body_could_be_anything(client: Cl
 
 
 def test_only_slow_failed_and_sampled_requests_are_reported(connect: Callable[..., Client]) -> None:
-    trails: list[Trail] = []
+    records: list[RequestRecord] = []
     for rate in (0.0, 1.0):
         client = connect(log_sample_rate=rate)
-        client.front._reporters = (trails.append,)
+        client.app.asgi._reporters = (records.append,)
         client.recommend(user_id="ann", events=[])
         client.post("/v1/recommend", {"num_results": 0})
-        assert bool(trails) == bool(rate)
-    answered, refused = trails
+        assert bool(records) == bool(rate)
+    answered, refused = records
     assert (answered.status, answered.user_id, answered.route) == (200, "ann", "/v1/recommend")
     assert [name for name, _, _ in answered.stages] == ["decode", "history", "engine", "encode"]
     assert sum(end - start for _, start, end in answered.stages) <= answered.duration_s
     assert (refused.status, [name for name, _, _ in refused.stages]) == (422, ["decode"])
 
 
+def fill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every engine one without room."""
+    monkeypatch.setattr(Engine, "has_room", lambda *_: False)
+    monkeypatch.setattr(Engine, "wait_s", 1.0)
+
+
 def test_a_flood_of_refusals_does_not_flood_the_log(connect: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:
-    trails: list[Trail] = []
+    records: list[RequestRecord] = []
     client = connect(log_sample_rate=0.0)
-    client.front._reporters = (trails.append,)
-    monkeypatch.setattr(Engine, "is_full", lambda *_: True)
+    client.app.asgi._reporters = (records.append,)
+    fill(monkeypatch)
     assert client.post("/v1/recommend", {"user_id": "ann"}).status_code == 503
-    assert not trails
+    assert not records
 
 
 JSON_HEADERS = [(b"content-type", b"application/json"), (b"x-request-id", b"mine")]
 
 
-def test_at_the_door_is_refused_what_would_be_refused_inside_and_it_is_counted(
+def test_early_is_refused_what_would_be_refused_by_the_route_and_it_is_counted(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    front, body = client.front, b'{"user_id": "ann"}'
+    front, body = client.app.asgi, b'{"user_id": "ann"}'
     assert not front.is_busy()
-    assert front.at_once(b"/v1/recommend", JSON_HEADERS, body) is None
-    monkeypatch.setattr(Engine, "is_full", lambda *_: True)
-    monkeypatch.setattr(Engine, "wait_s", 1.0)
+    let_in = front.early(b"/v1/recommend", JSON_HEADERS, body)
+    assert isinstance(let_in, Decoded)
+    assert let_in.request.user_id == "ann"
+    fill(monkeypatch)
     assert front.is_busy()
     for path in (b"/v1/recommend", b"/recommend"):
-        refusal = front.at_once(path, JSON_HEADERS, body)
-        assert refusal
-        status, headers, text = refusal
-        inside = client.request("POST", path.decode(), content=body, headers=dict(JSON_HEADERS))
-        assert (status, json.loads(text)) == (503, inside.json())
-        assert {name: value for name, value in headers if name != b"content-type"} == {
-            b"retry-after": b"1", b"content-length": b"%d" % len(text), b"x-request-id": b"mine"
+        refusal = front.early(path, JSON_HEADERS, body)
+        assert isinstance(refusal, Refusal)
+        by_the_route = client.request("POST", path.decode(), content=body, headers=dict(JSON_HEADERS))
+        assert (refusal.status, json.loads(refusal.body)) == (503, by_the_route.json())
+        assert {name: value for name, value in refusal.headers if name != b"content-type"} == {
+            b"retry-after": b"1", b"content-length": b"%d" % len(refusal.body), b"x-request-id": b"mine"
         }  # fmt: skip
     shown = client.get("/metrics").text
     assert 'twotower_admission_rejected_total{reason="queue_full"} 4.0' in shown
@@ -109,23 +126,139 @@ def test_at_the_door_is_refused_what_would_be_refused_inside_and_it_is_counted(
     assert counted.endswith(" 4.0")
 
 
+def test_a_server_that_is_leaving_refuses_nothing_early(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(monkeypatch)
+    client.context.readiness.leaving = "the server is stopping"
+    assert not client.app.asgi.is_busy()
+
+
 @pytest.mark.parametrize(("headers", "body"), [(JSON_HEADERS, b"{"), (JSON_HEADERS, b'{"num_results": 0}'), ([], b"{}")])
-def test_what_is_wrong_is_said_inside(
+def test_what_is_wrong_with_a_body_is_said_by_the_way_of_all_requests(
     client: Client, monkeypatch: pytest.MonkeyPatch, headers: list[tuple[bytes, bytes]], body: bytes
 ) -> None:
-    monkeypatch.setattr(Engine, "is_full", lambda *_: True)
-    assert client.front.at_once(b"/v1/recommend", headers, body) is None
+    fill(monkeypatch)
+    assert client.app.asgi.early(b"/v1/recommend", headers, body) == Decoded(None)
+
+
+def test_only_requests_that_may_find_no_room_can_be_refused_early(client: Client) -> None:
+    assert set(client.app.asgi.refusable) == {b"/v1/recommend", b"/recommend"}
+
+
+class Parts:
+    """A front over a few routes of the test's own."""
+
+    def __init__(self, *routes: Route) -> None:
+        settings, metrics = Settings(store=Path("nowhere")), Metrics(CollectorRegistry())
+        self.front = Front(self.inside, RouteTable(routes), settings, metrics)
+        self.num_inside = 0
+
+    async def inside(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.num_inside += 1
+        await Response("inside")(scope, receive, send)
+
+    def call(self, method: str, path: str, body: bytes = b"{}", **state: Any) -> httpx.Response:
+        async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
+            await self.front({**scope, "state": dict(state)}, receive, send)
+
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(with_state), base_url="http://shop") as http:
+                return await http.request(method, path, content=body, headers={"content-type": "application/json"})
+
+        return asyncio.run(ask())
+
+
+def test_a_body_that_was_decoded_early_is_not_decoded_again() -> None:
+    decoded = list[bytes]()
+
+    def decode(body: bytes) -> str:
+        decoded.append(body)
+        return "now"
+
+    async def serve(request: str) -> bytes:
+        return json.dumps(request).encode()
+
+    parts = Parts(Route("POST", ("/hot",), decode=decode, hot=serve, refuse_early=lambda _: None))
+    verdict = parts.front.early(b"/hot", JSON_HEADERS, b"1")
+    assert (verdict, decoded) == (Decoded("now"), [b"1"])
+    assert parts.call("POST", "/hot", b"2", **{DECODED: "early"}).json() == "early"
+    assert decoded == [b"1"]
+    assert parts.call("POST", "/hot", b"2", **{DECODED: None}).json() == "now"  # a bad body is decoded again, and refused
+    assert parts.call("POST", "/hot", b"3").json() == "now"
+    assert decoded == [b"1", b"2", b"3"]
+
+
+IDS = ["ann", "a/b", "a//b/", "/", "a\nb", "a\r\nb\u2028c", "\n", "🧦", "{id}", "%2F"]
+
+
+@pytest.mark.parametrize("user", IDS)
+def test_the_front_calls_the_handler_itself_with_the_id_in_the_path(user: str) -> None:
+    async def tell(request: Request) -> Response:
+        return JSONResponse({"id": request.path_params["user_id"], "method": request.method})
+
+    path = "/v1/users/{user_id:path}"
+    parts = Parts(Route("GET", (path,), tell), Route("DELETE", (path,), tell))
+    for method in ("GET", "DELETE"):
+        assert parts.call(method, f"/v1/users/{quote(user, safe='')}").json() == {"id": user, "method": method}
+    assert parts.num_inside == 0
+
+
+def test_a_route_without_a_handler_is_served_by_the_application_inside() -> None:
+    parts = Parts(Route("GET", ("/docs",)))
+    assert (parts.call("GET", "/docs").text, parts.num_inside) == ("inside", 1)
+
+
+def test_the_route_of_a_request_is_looked_up_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up = list[str]()
+    at = RouteTable.at
+
+    def counted(table: RouteTable, path: str, private: bool) -> dict[str, Route]:
+        looked_up.append(path)
+        return at(table, path, private)
+
+    monkeypatch.setattr(RouteTable, "at", counted)
+    client.recommend()
+    client.get("/v1/users/ann")
+    assert looked_up == ["/v1/recommend", "/v1/users/ann"]
+
+
+@pytest.mark.parametrize("path", ["/livez", "/v1/users/a%2Fb%0A", "/v1/items/item-1", "/metrics", "/docs"])
+def test_head_answers_as_get_does_without_a_body_of_its_own(client: Client, path: str) -> None:
+    head, get = client.request("HEAD", path), client.get(path)
+    assert head.status_code == get.status_code == 200
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code", "message"),
+    [
+        ("GET", "/nope", 404, "not_found", "there is no /nope; see /docs"),
+        ("GET", "/v1/users", 404, "not_found", "there is no /v1/users; see /docs"),
+        ("POST", "/v1/recommend/", 404, "not_found", "there is no /v1/recommend/; see /docs"),
+        ("GET", "/v1/recommend", 405, "method_not_allowed", "/v1/recommend does not accept GET; see /docs"),
+        ("HEAD", "/v1/recommend", 405, "method_not_allowed", ""),
+        ("PATCH", "/v1/users/a/b", 405, "method_not_allowed", "/v1/users/a/b does not accept PATCH; see /docs"),
+        ("BREW", "/livez", 405, "method_not_allowed", "/livez does not accept BREW; see /docs"),
+        ("POST", "/docs", 405, "method_not_allowed", "/docs does not accept POST; see /docs"),
+    ],
+)
+def test_an_unknown_path_and_a_wrong_method_are_refused_by_name(
+    client: Client, method: str, path: str, status: int, code: str, message: str
+) -> None:
+    response = client.request(method, path)
+    assert response.status_code == status
+    if message:
+        assert (response.json()["error"]["code"], response.json()["error"]["message"]) == (code, message)
 
 
 def test_a_request_that_is_being_answered_is_counted(client: Client) -> None:
-    assert client.front.num_in_flight == 0
+    assert client.app.asgi.num_in_flight == 0
     assert "twotower_requests_in_flight 1.0" in client.get("/metrics").text
-    assert client.front.num_in_flight == 0
+    assert client.app.asgi.num_in_flight == 0
 
 
 def test_the_key_is_noted(connect: Callable[..., Client], tmp_path: Path) -> None:
-    trails: list[Trail] = []
+    records: list[RequestRecord] = []
     client = connect(log_sample_rate=1.0, keys=write_keys(tmp_path / "k.toml", entry("web", "recommend")))
-    client.front._reporters = (trails.append,)
+    client.app.asgi._reporters = (records.append,)
     client.request("POST", "/v1/recommend", json={}, headers=bearer("web"))
-    assert trails[0].key_id == "web"
+    assert records[0].key_id == "web"

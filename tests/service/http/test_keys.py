@@ -46,7 +46,7 @@ def ask(client: Client, method: str, path: str, key_id: str | None) -> int:
 
 def test_every_route_wants_a_key_with_its_scope_and_no_other(guarded: Client) -> None:
     opened = set()
-    for route in guarded.front.table.routes:
+    for route in guarded.app.asgi.table.routes:
         for path in route.paths:
             place = path.partition("{")[0] + ("item-1" if "{" in path else "")
             if route.scope == "open":
@@ -63,8 +63,8 @@ def test_every_route_wants_a_key_with_its_scope_and_no_other(guarded: Client) ->
 
 
 def test_every_route_of_the_application_is_in_the_table(client: Client) -> None:
-    inside = {path for route in client.app.router.routes if (path := getattr(route, "path", None))}
-    assert inside <= {path for route in client.front.table.routes for path in route.paths}
+    inside = {path for route in client.app.fastapi.router.routes if (path := getattr(route, "path", None))}
+    assert inside <= {path for route in client.app.asgi.table.routes for path in route.paths}
 
 
 def test_who_has_no_key_learns_of_no_route(guarded: Client) -> None:
@@ -153,6 +153,30 @@ def test_a_bucket_fills_with_time(path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert taken() == 3
     now[0] += 3600
     assert taken() == 10
+
+
+def test_a_bucket_may_go_into_debt_which_time_pays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("service.http.keys.time.monotonic", lambda: now[0])
+    keys = ring(path, entry("web", "recommend", rate=10, burst=5), entry("free", "recommend"))
+    key = keys.identify(raw(bearer("web")))
+    keys.permit(key, "recommend")
+    keys.charge("web", 24)  # 20 more than there are
+    with pytest.raises(ApiError) as refused:
+        keys.permit(key, "recommend")
+    assert (refused.value.code, refused.value.retry_after_s) == ("quota_exceeded", 3)  # in 2.1 s
+    now[0] += 2.05
+    with pytest.raises(ApiError):
+        keys.permit(key, "recommend")
+    now[0] += 0.1
+    keys.permit(key, "recommend")
+
+
+def test_a_key_without_a_limit_and_one_that_is_gone_can_be_charged(path: Path) -> None:
+    keys = ring(path, entry("free", "recommend"))
+    keys.charge("free", 1000)
+    keys.charge("gone", 1000)
+    keys.permit(keys.identify(raw(bearer("free"))), "recommend")
 
 
 @pytest.mark.parametrize(

@@ -29,3 +29,10 @@ def test_another_method_is_not_allowed() -> None:
     with pytest.raises(ApiError) as refused:
         choose(RouteTable(ROUTES).at("/metrics", True), "POST", "/metrics")
     assert refused.value.code == "method_not_allowed"
+
+
+@pytest.mark.parametrize("value", ["", "a", "a/b", "/", "a\nb", "{user_id}"])
+def test_the_parameter_is_all_that_follows_the_prefix(value: str) -> None:
+    table = RouteTable(ROUTES)
+    assert table.parameters(ROUTES[0], "/v1/users/" + value) == {"user_id": value}
+    assert table.parameters(ROUTES[2], "/recommend") == {}

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from benchmarks.serving_rivals.offline import model_history, offline_queries, offline_request
 from service.histories.history import StoredEvent, UserHistory
 from service.model.incremental import Memory
-from service.ranking.user_request import item_statistics_of, model_history
 from service.release.loaded import LoadedRelease
 from twotower.data.features import Floats, event_time_features, request_time_features
 from twotower.data.past_items import join_statistics, past_items
 from twotower.data.window import collate
-from twotower.model.scoring import Request, answer
 
 NOW_MS = 1_746_057_600_000
 
@@ -72,6 +71,20 @@ def test_a_memory_that_was_cut_is_read_on_from_there(release: LoadedRelease, eve
     close(memory.last_D, whole(release, [*events[:90], events[200]])[-1])
 
 
+def test_a_copy_is_read_on_without_changing_the_memory_it_is_of(release: LoadedRelease, events: list[StoredEvent]) -> None:
+    memory, x_TD = Memory(release.towers.config.model), first_layer(release, events)
+    release.reader.read([memory], [100], x_TD[:100])
+    copy = memory.copy()
+    copy.cut(90)
+    other = first_layer(release, [*events[:90], events[200], events[7]])
+    release.reader.read([copy], [2], other[90:92])
+    close(copy.last_D, whole(release, [*events[:90], events[200], events[7]])[-1])
+    assert (memory.length, copy.length) == (100, 92)
+    close(memory.last_D, whole(release, events[:100])[-1])
+    release.reader.read([memory], [1], x_TD[100:101])
+    close(memory.last_D, whole(release, events[:101])[-1])
+
+
 def test_room_is_made_a_page_at_a_time(release: LoadedRelease, events: list[StoredEvent]) -> None:
     memory, x_TD = Memory(release.towers.config.model), first_layer(release, events)
     sizes = []
@@ -87,10 +100,8 @@ def test_query_and_repeat_scores_are_those_of_the_model(
     release: LoadedRelease, events: list[StoredEvent], length: int, wanted: str | None
 ) -> None:
     history = UserHistory().extended(events[:length])
-    past = {release.rows[i]: o for i, o in history.items.items()}
-    statistics = item_statistics_of(past)
-    request = Request(model_history(release, history.window), statistics, NOW_MS, wanted)
-    expected = answer(release.towers.contextualizer, release.towers.config.model, release.vectors_NV, [request])
+    request = offline_request(release, history, NOW_MS, wanted)
+    statistics, expected = request.statistics, offline_queries(release, request)
     items = past_items(*join_statistics([statistics]), np.array([NOW_MS]))
     hidden = whole(release, history.window)[-1] if length else None
     from_request = np.concatenate([request_times(release, history), items.activity_Q6[0].numpy()])

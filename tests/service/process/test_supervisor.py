@@ -100,7 +100,7 @@ def test_one_that_stands_still_is_killed_and_replaced(start: Start) -> None:
     os.kill(workers[0], signal.SIGSTOP)
     assert born(process, 1).keys() == {0}
     process.terminate()
-    assert f"server process 0 (pid {workers[0]}) does not move any more: killed" in said(process)
+    assert f"server process 0 (pid {workers[0]}) is stuck: it was killed" in said(process)
     assert process.returncode == 0
 
 
@@ -122,7 +122,7 @@ def test_a_pause_of_all_is_nobodys_fault(start: Start) -> None:
 
 def test_one_that_ends_before_any_served_ends_all_with_its_status(start: Start) -> None:
     process = start(NEVER_START)
-    assert "before any served: giving up" in said(process)
+    assert "before any process served: giving up" in said(process)
     assert process.returncode == 2
 
 

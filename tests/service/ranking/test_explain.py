@@ -3,13 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from service.api.schemas import Recommended, RecommendRequest
 from service.api.scores import ScoreRequest
 from service.histories.history import PastItem, StoredEvent, UserHistory
-from service.ranking.explain import LEAST_EFFECT, MAX_LEFT_OUT, MAX_REASONS, habit
-from service.ranking.score import score
+from service.model.user_states import UserCache
+from service.ranking.explain import LEAST_EFFECT, MAX_REASONS, explain, habit, last_rows, without
+from service.ranking.probability import log_probabilities
+from service.ranking.queries import new_state, queries_from
+from service.ranking.score import score_many
+from service.ranking.user_request import MAX_LEFT_OUT, ModelInput, UserRequest, read_input
 from service.release.loaded import LoadedRelease
 from service.settings import Settings
 from tests.service.conftest import DAY_MS, NOW_MS, Client, MemoryHistory, recommend
@@ -27,7 +32,9 @@ def stored(item: str, days_ago: int, kind: str = "purchase") -> StoredEvent:
 
 
 def log_probability(release: LoadedRelease, history: UserHistory, item_id: str) -> float:
-    return score(release, ScoreRequest(candidate_item_ids=[item_id]), history, NOW_MS).items[0].log_probability
+    request = ScoreRequest(candidate_item_ids=[item_id])
+    (scores,) = score_many(release, [UserRequest(request, history, NOW_MS)], UserCache(0))
+    return scores.items[0].log_probability
 
 
 def test_an_effect_is_what_is_lost_had_the_item_never_been_met(release: LoadedRelease, histories: Histories) -> None:
@@ -42,6 +49,48 @@ def test_an_effect_is_what_is_lost_had_the_item_never_been_met(release: LoadedRe
                 assert reason.effect == pytest.approx(lost, abs=1e-3)
                 num_checked += 1
     assert num_checked > 10
+
+
+def from_scratch(release: LoadedRelease, model_input: ModelInput, row: int) -> float:
+    """Log-probability of a row, with nothing read before."""
+    queries = queries_from(release, [new_state(release)], [model_input])
+    return float(log_probabilities(release, queries, np.array([row]))[0, 0])
+
+
+def test_an_effect_equals_asking_the_model_from_scratch_without_the_item(
+    release: LoadedRelease, shop_events: list[StoredEvent], histories: Histories
+) -> None:
+    """Also for histories longer than the window, of which items before the window are past items too."""
+    everybody = UserHistory().extended(sorted(shop_events, key=lambda e: e.time_ms)[:600])
+    num_checked = 0
+    for history in [everybody, *list(histories.values())[:6]]:
+        model_input = read_input(release, UserRequest(RecommendRequest(target_event_type="purchase"), history, NOW_MS))
+        rows = last_rows(release, model_input)[:3]
+        for row, reasons in zip(rows, explain(release, model_input, rows), strict=True):
+            whole = from_scratch(release, model_input, row)
+            for reason in reasons:
+                lost = whole - from_scratch(release, without(model_input, reason.item_id), row)
+                assert reason.effect == pytest.approx(lost, abs=1e-5)
+                num_checked += 1
+    assert num_checked > 20
+
+
+def test_a_user_without_an_item_has_neither_its_events_nor_its_statistics(release: LoadedRelease) -> None:
+    mine, other = release.item_ids[:2]
+    history = UserHistory().extended([stored(mine, 9), stored(other, 8), stored(mine, 7), stored("gone", 6)])
+    model_input = read_input(release, UserRequest(RecommendRequest(), history, NOW_MS))
+    left = without(model_input, mine)
+    assert [event.item_id for event in left.known_events] == [other]
+    assert list(left.history.items) == [other, "gone"]
+    assert [event.item_id for event in model_input.known_events] == [mine, other, mine]
+
+
+def test_the_items_of_the_last_events_are_left_out_each_once_the_latest_first(release: LoadedRelease) -> None:
+    ids = release.item_ids
+    history = UserHistory().extended([stored(i, 9) for i in (*ids[:20], "gone", ids[18], ids[3])])
+    model_input = read_input(release, UserRequest(RecommendRequest(), history, NOW_MS))
+    expected = [3, 18, 19, 17, *range(16, 3, -1), 2, 1, 0]
+    assert last_rows(release, model_input) == expected[:MAX_LEFT_OUT]
 
 
 def test_reasons_change_nothing_but_themselves(release: LoadedRelease, histories: Histories) -> None:

@@ -1,7 +1,9 @@
-"""A softmax over a small catalogue, against one computed from the scores of every item."""
+"""A softmax over a small catalogue, against one computed from the scores of every item.
+
+N: items, Q: queries, R: rows
+"""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +12,27 @@ import pytest
 from service.api.schemas import RecommendRequest
 from service.histories.history import UserHistory
 from service.ranking import probability
-from service.ranking.probability import log_normalisers, log_probabilities
-from service.ranking.user_request import ask_model, read_user
-from service.release.golden import best
+from service.ranking.probability import Float64s, log_normalisers, log_probabilities, place_past_items
+from service.ranking.queries import UserQuery, new_state, queries_from
+from service.ranking.user_request import UserRequest, read_input
 from service.release.loaded import LoadedRelease
 from service.settings import Settings
 from tests.service.conftest import NOW_MS, Client, MemoryHistory
 from twotower.artefacts.item_changes import DeltaStore
-from twotower.model.scoring import Queries
 
 Histories = dict[str, UserHistory]
 
 
-def queries_of(release: LoadedRelease, histories: list[UserHistory]) -> Queries:
-    return ask_model(release, [read_user(release, RecommendRequest(), history, NOW_MS).request for history in histories])
+def queries_of(release: LoadedRelease, histories: list[UserHistory]) -> list[UserQuery]:
+    inputs = [read_input(release, UserRequest(RecommendRequest(), history, NOW_MS)) for history in histories]
+    return queries_from(release, [new_state(release) for _ in inputs], inputs)
+
+
+def scores_of(release: LoadedRelease, query: UserQuery) -> Float64s:
+    """The score of every item, [N]."""
+    scores_N = (release.vectors_NV.numpy() @ query.query_V).astype(np.float64)
+    scores_N[query.past_rows_M] = query.past_scores_M
+    return scores_N
 
 
 @pytest.mark.parametrize("scored_at_once", [400, 7])
@@ -34,7 +43,7 @@ def test_probabilities_of_the_whole_catalogue_add_up_to_one(
     queries = queries_of(release, [UserHistory(), *list(histories.values())[:4]])
     log_p_QN = log_probabilities(release, queries, np.arange(len(release)))
     np.testing.assert_allclose(np.exp(log_p_QN).sum(1), 1, atol=1e-6)
-    scores_QN = queries.dense_scores(release.vectors_NV).double().numpy()
+    scores_QN = np.stack([scores_of(release, query) for query in queries])
     np.testing.assert_allclose(log_p_QN, scores_QN - np.logaddexp.reduce(scores_QN, 1, keepdims=True), atol=1e-5)
 
 
@@ -66,9 +75,19 @@ def test_items_put_count_and_items_deleted_do_not(changing: Client) -> None:
     assert sum(np.exp(list(scored.values()))) == pytest.approx(1, abs=1e-6)
 
 
-def test_a_release_without_past_items_needs_none(release: LoadedRelease) -> None:
-    queries = queries_of(release, [UserHistory()])
-    (total,) = log_normalisers(release, queries)
-    _, scores = best(release, queries, len(release), None)
-    assert total == pytest.approx(np.logaddexp.reduce(scores.astype(float)), abs=1e-5)
-    assert log_normalisers(release, replace(queries, vectors_QV=queries.vectors_QV.repeat(3, 1)))[1] == pytest.approx(total)
+def test_a_user_without_past_items_has_a_normaliser_and_equal_queries_have_equal_ones(release: LoadedRelease) -> None:
+    (query,) = queries_of(release, [UserHistory()])
+    assert not len(query.past_rows_M)
+    (total,) = log_normalisers(release, [query])
+    assert total == pytest.approx(np.logaddexp.reduce(scores_of(release, query)), abs=1e-5)
+    assert log_normalisers(release, [query] * 3) == pytest.approx([total] * 3)
+
+
+def test_only_the_rows_asked_about_get_the_scores_of_past_items() -> None:
+    scores_QR = np.zeros((2, 3), np.float32)
+    queries = [UserQuery(np.zeros(1, np.float32), np.array(rows), np.array(scores, np.float32)) for rows, scores in PAST]
+    place_past_items(scores_QR, np.array([4, 7, 9]), queries)
+    assert scores_QR.tolist() == [[0, 5, 0], [2, 0, 3]]
+
+
+PAST: list[tuple[list[int], list[float]]] = [([8, 7, 1], [6, 5, 4]), ([9, 12, 4], [3, 1, 2])]

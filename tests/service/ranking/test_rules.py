@@ -11,24 +11,19 @@ from service.api.errors import ApiError
 from service.api.schemas import Event, RecommendRequest
 from service.histories.history import StoredEvent, UserHistory
 from service.histories.intake import merge_inline
-from service.model.user_states import Keeping
-from service.ranking.recommend import Asked, recommend_many
 from service.ranking.rules import Ranking
-from service.ranking.user_request import item_statistics_of, model_history
+from service.ranking.user_request import UserRequest, read_input
 from service.release.filters import Mask
 from service.release.loaded import LoadedRelease
+from tests.service.conftest import NOW_MS, recommend
+from tests.service.offline import offline_scores
 from twotower.data.features import Floats
-from twotower.model.scoring import Request, answer
 
-NOW_MS = 1_746_057_600_000
 Histories = dict[str, UserHistory]
 
 
 def ask(release: LoadedRelease, history: UserHistory, **fields: Any) -> Ranking:
-    (answer,) = recommend_many(release, [Asked(RecommendRequest(**fields), history, NOW_MS)], Keeping(0))
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+    return recommend(release, RecommendRequest(**fields), history, NOW_MS)
 
 
 def ids(ranking: Ranking) -> list[str]:
@@ -37,10 +32,7 @@ def ids(ranking: Ranking) -> list[str]:
 
 def all_scores(release: LoadedRelease, history: UserHistory) -> Floats:
     """score(u, j) of every item, by one product with the whole catalogue."""
-    past = {release.rows[i]: o for i, o in history.items.items()}
-    request = Request(model_history(release, history.window), item_statistics_of(past), NOW_MS)
-    queries = answer(release.towers.contextualizer, release.towers.config.model, release.vectors_NV, [request])
-    return np.asarray(queries.dense_scores(release.vectors_NV)[0].numpy())
+    return offline_scores(release, read_input(release, UserRequest(RecommendRequest(), history, NOW_MS)))
 
 
 def seen(release: LoadedRelease, history: UserHistory) -> Mask:

@@ -1,3 +1,6 @@
+"""Log-probabilities of items, from scratch, from a kept state and as the offline evaluation computes them."""
+
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -6,15 +9,20 @@ import pytest
 from service.api.schemas import RecommendRequest
 from service.api.scores import ScoreRequest
 from service.histories.history import UserHistory
-from service.ranking.score import Scores, score
+from service.model.user_states import UserCache
+from service.ranking.recommend import recommend_many
+from service.ranking.score import Scores, score_many
+from service.ranking.user_request import UserRequest, read_input
 from service.release.loaded import LoadedRelease
 from tests.service.conftest import NOW_MS, Client, UnreachableHistory, recommend
+from tests.service.offline import offline_scores
 
 Histories = dict[str, UserHistory]
 
 
 def scored(release: LoadedRelease, history: UserHistory, item_ids: list[str]) -> Scores:
-    return score(release, ScoreRequest(candidate_item_ids=item_ids), history, NOW_MS)
+    (scores,) = score_many(release, [UserRequest(ScoreRequest(candidate_item_ids=item_ids), history, NOW_MS)], UserCache(0))
+    return scores
 
 
 def test_items_come_in_the_order_in_which_they_would_be_recommended(release: LoadedRelease, histories: Histories) -> None:
@@ -25,6 +33,42 @@ def test_items_come_in_the_order_in_which_they_would_be_recommended(release: Loa
         assert np.exp([i.log_probability for i in items]).sum() == pytest.approx(1, abs=1e-6)
         apart = [i.log_probability - r.score for i, r in zip(items, ranking.items, strict=True)]
         np.testing.assert_allclose(apart, apart[0], atol=1e-4)  # all by the same constant
+
+
+def test_scores_from_a_kept_state_are_those_from_scratch_and_those_of_the_offline_evaluation(
+    release: LoadedRelease, histories: Histories
+) -> None:
+    """Each user comes twice; between the two requests the history grows by three events."""
+    own_release, cache = replace(release), UserCache(1 << 28)
+    some = [("nobody", UserHistory()), *list(histories.items())[:8]]
+    for num_left_out in (3, 0):
+        batch = [
+            UserRequest(
+                ScoreRequest(user_id=user, candidate_item_ids=release.item_ids, target_event_type="purchase"),
+                UserHistory().extended(history.events[: len(history.events) - num_left_out]),
+                NOW_MS,
+            )
+            for user, history in some
+        ]
+        for user_request, kept in zip(batch, score_many(own_release, batch, cache), strict=True):
+            (fresh,) = score_many(replace(release), [user_request], UserCache(0))
+            assert kept.events_used == fresh.events_used
+            kept_by_id = {item.item_id: item.log_probability for item in kept.items}
+            fresh_by_id = {item.item_id: item.log_probability for item in fresh.items}
+            assert kept_by_id == pytest.approx(fresh_by_id, rel=0, abs=1e-5)
+            offline_N = offline_scores(release, read_input(release, user_request)).astype(np.float64)
+            offline_N -= np.logaddexp.reduce(offline_N)
+            np.testing.assert_allclose([kept_by_id[i] for i in release.item_ids], offline_N, rtol=0, atol=1e-4)
+    assert (cache.counters.hits, cache.counters.misses) == (9, 9)
+
+
+def test_scoring_and_recommending_use_the_same_kept_state(release: LoadedRelease, histories: Histories) -> None:
+    own_release, cache = replace(release), UserCache(1 << 28)
+    user, history = next(iter(histories.items()))
+    recommend_many(own_release, [UserRequest(RecommendRequest(user_id=user), history, NOW_MS)], cache)
+    scoring = UserRequest(ScoreRequest(user_id=user, candidate_item_ids=["item-1"]), history, NOW_MS)
+    score_many(own_release, [scoring, scoring], cache)
+    assert (cache.counters.hits, cache.counters.misses) == (2, 1)
 
 
 def test_unknown_items_are_named_and_repeated_ones_scored_once(release: LoadedRelease) -> None:

@@ -386,5 +386,5 @@ def test_what_was_kept_of_users_goes_with_the_release_that_was_changed(shop: Sho
     client.recommend(user_id="ann", events=[view("item-1")])
     assert ("user", "ann") in plain.users
     client.put_items({"item_id": "new"})
-    served = client.app.state.service.release
+    served = client.context.served.current
     assert (len(served.users), len(served.base.users)) == (0, 0)

@@ -6,9 +6,9 @@ from typing import Literal
 import pytest
 
 from service.engine.remote import setup_of
-from service.release.source import Source, first_release, source_of
+from service.release.source import ReleaseSource, first_release, source_of
 from service.rollout.pinned import pinned_releases
-from service.rollout.variants import Arm, Plan
+from service.rollout.plan import Arm, Plan
 from service.settings import Settings
 from tests.service.conftest import TwoReleases
 from twotower.artefacts.cache import local_copy
@@ -40,14 +40,14 @@ def test_the_process_that_answers_has_the_gpu(
 
 
 def test_it_is_what_the_pointer_names(two: TwoReleases) -> None:
-    assert first_release(Source(LocalStore(two.store))).id == two.second
+    assert first_release(ReleaseSource(LocalStore(two.store))).id == two.second
 
 
 def test_it_is_the_release_before_when_that_is_damaged_and_it_is_said(
     two: TwoReleases, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage(two.store, two.second)
-    assert first_release(Source(LocalStore(two.store))).id == two.first
+    assert first_release(ReleaseSource(LocalStore(two.store))).id == two.first
     said = capsys.readouterr().err
     assert f"{VECTORS} is not the file that was published" in said
     assert f"WARNING: serving {two.first} instead" in said
@@ -56,25 +56,25 @@ def test_it_is_the_release_before_when_that_is_damaged_and_it_is_said(
 def test_it_is_the_last_one_named_when_the_newest_pointer_cannot_be_read(two: TwoReleases) -> None:
     for path in (two.store / POINTER, two.store / POINTERS / "000000000002.json"):
         path.write_bytes(b"{")
-    assert first_release(Source(LocalStore(two.store))).id == two.first
+    assert first_release(ReleaseSource(LocalStore(two.store))).id == two.first
 
 
 def test_without_any_good_release_it_is_what_the_pointer_cannot(two: TwoReleases) -> None:
     damage(two.store, two.first)
     damage(two.store, two.second)
     with pytest.raises(IntegrityError, match=two.second):
-        first_release(Source(LocalStore(two.store)))
+        first_release(ReleaseSource(LocalStore(two.store)))
 
 
 def test_a_release_that_the_wrong_key_signed_is_no_way_out(two: TwoReleases, tmp_path: Path) -> None:
     verifier = load_signer(make_keys(tmp_path / "keys")[0]).verifier
     with pytest.raises(IntegrityError, match="not signed"):
-        first_release(Source(LocalStore(two.store), verifier))
+        first_release(ReleaseSource(LocalStore(two.store), verifier))
 
 
 def test_an_empty_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="twotower embed"):
-        first_release(Source(LocalStore(tmp_path)))
+        first_release(ReleaseSource(LocalStore(tmp_path)))
 
 
 def test_a_bucket_without_answer_is_no_reason_not_to_start(
@@ -86,7 +86,7 @@ def test_a_bucket_without_answer_is_no_reason_not_to_start(
     local_copy(store)
     monkeypatch.setattr("twotower.artefacts.object_store.ObjectStore.read", no_answer)
     assert read_pointer(store.local).release == two.first
-    assert first_release(Source(store)).id == two.first
+    assert first_release(ReleaseSource(store)).id == two.first
 
 
 def no_answer(*_: object) -> bytes:
@@ -94,7 +94,7 @@ def no_answer(*_: object) -> bytes:
 
 
 def test_what_a_plan_names_is_loaded_once(two: TwoReleases) -> None:
-    source = Source(LocalStore(two.store))
+    source = ReleaseSource(LocalStore(two.store))
     served = first_release(source)
     arms = (Arm(name="a", percent=50, release=two.first), Arm(name="b", percent=50, release=two.second))
     assert list(pinned_releases(source, Plan(arms=arms), served)) == [two.first]
@@ -102,7 +102,7 @@ def test_what_a_plan_names_is_loaded_once(two: TwoReleases) -> None:
 
 @pytest.mark.parametrize("damaged", [True, False])
 def test_a_plan_that_names_what_cannot_be_served_is_refused(two: TwoReleases, damaged: bool) -> None:
-    source = Source(LocalStore(two.store))
+    source = ReleaseSource(LocalStore(two.store))
     served = first_release(source)
     if damaged:
         damage(two.store, two.first)

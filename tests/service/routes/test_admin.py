@@ -1,32 +1,13 @@
 """Operators move the pointer over HTTP; the server follows it."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from service.release.loading import open_release
-from service.settings import Settings
-from tests.service.conftest import Client, MemoryHistory, TwoReleases
+from service.release.loaded import LoadedRelease
+from tests.service.conftest import Client, TwoReleases
+from tests.service.routes.conftest import Shop
 from twotower.artefacts.release import VECTORS, read_pointer, release_path
-
-Shop = Callable[..., Client]
-
-
-@pytest.fixture
-def shop(two: TwoReleases) -> Iterator[Shop]:
-    """Starts servers of a store with two releases."""
-    started: list[Client] = []
-
-    def start(release: str, variants: Path | None = None) -> Client:
-        settings = Settings(store=two.store, torch_threads=1, poll_s=3600, variants=variants)
-        client = Client(settings, open_release(release_path(two.store, release)), MemoryHistory())
-        started.append(client.__enter__())
-        return client
-
-    yield start
-    for client in started:
-        client.__exit__(None, None, None)
 
 
 def test_a_refresh_follows_the_pointer(shop: Shop, two: TwoReleases) -> None:
@@ -93,20 +74,8 @@ def test_the_list_of_releases_says_what_became_of_each(shop: Shop, two: TwoRelea
     assert (listed["serving"], listed["previous"], listed["quarantined"]) == (two.second, two.first, {})
 
 
-def test_variants_answer_under_their_names(shop: Shop, two: TwoReleases, tmp_path: Path) -> None:
-    plan = tmp_path / "variants.toml"
-    plan.write_text(
-        f"""
-        [[arms]]
-        name = "new"
-        percent = 50
-        [[arms]]
-        name = "old"
-        percent = 50
-        release = "{two.first}"
-        """
-    )
-    client = shop(two.second, plan)
+def test_variants_answer_under_their_names(shop: Shop, two: TwoReleases, half_and_half: Path) -> None:
+    client = shop(two.second, half_and_half)
     answers = [client.recommend(user_id=str(number)) for number in range(40)]
     assert {(a["variant"], a["release"]) for a in answers} == {("new", two.second), ("old", two.first)}
     again = [client.recommend(user_id=str(number)) for number in range(40)]
@@ -122,3 +91,18 @@ def test_a_new_release_on_trial_answers_some_users_as_the_canary(shop: Shop, two
     assert client.get("/v1/releases").json()["canary"] == two.second
     answers = [client.recommend(user_id=str(number)) for number in range(40)]
     assert {(a["variant"], a["release"]) for a in answers} == {("default", two.first), ("canary", two.second)}
+
+
+def test_releases_are_listed_with_the_current_one_marked(client: Client, release: LoadedRelease) -> None:
+    answer = client.get("/v1/releases").json()
+    assert answer["serving"] == release.id
+    assert answer["releases"] == [
+        {
+            "id": release.id,
+            "current": True,
+            "bundle": release.info.bundle_id,
+            "vector_space_id": release.info.vector_space_id,
+            "items": 400,
+            "problem": None,
+        }
+    ]

@@ -1,21 +1,33 @@
+"""POST /v1/recommend, alone and in batches, over HTTP."""
+
 import asyncio
+import logging
+import math
 import threading
-import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.api.batches import MAX_BATCH
+from service.api.errors import ApiError
+from service.api.schemas import RecommendRequest
+from service.engine.calls import ModelCalls
+from service.engine.thread import Place
 from service.histories.history import UserHistory
 from service.histories.redis_history import RedisHistory
 from service.histories.sqlite_history import SqliteHistory
+from service.ranking.rules import Ranking
+from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease
-from service.routes.context import Service
-from tests.service.conftest import Client, UnreachableHistory
+from tests.service.conftest import NOW_MS, Client, UnreachableHistory
+from tests.service.key_files import bearer, entry, write_keys
+from tests.service.routes.bodies import event, json_values, request_like
+from tests.service.routes.busy import keep_busy
 
 FIELDS = {
     "recommendation_id",
@@ -30,10 +42,6 @@ FIELDS = {
     "next_page_token",
     "took_ms",
 }
-
-
-def event(item: str = "item-1", user: str = "ann", **fields: Any) -> dict[str, Any]:
-    return {"user_id": user, "item_id": item, "event_type": "view", "timestamp": "2025-05-01T12:00:00Z"} | fields
 
 
 def test_an_answer_always_has_the_same_fields_and_names_its_release(client: Client, release: LoadedRelease) -> None:
@@ -65,80 +73,6 @@ def test_without_a_user_id_no_history_is_asked_for(connect: Callable[..., Client
 def test_inline_events_are_not_stored(client: Client) -> None:
     client.recommend(user_id="ann", events=[event()])
     assert client.recommend(user_id="ann")["history_seq"] == 0
-
-
-def test_good_events_are_stored_though_others_are_rejected(client: Client) -> None:
-    events = [
-        event("item-1", event_id="1"),
-        {"event_type": "view"},
-        event("item-2", timestamp="2025-05-01"),
-        event("item-1", event_id="1"),
-        {k: v for k, v in event().items() if k != "user_id"},
-        event(timestamp=int(time.time() * 1000) + 2 * 86_400_000),
-        event(user=""),
-        event("x" * 129),
-        "no event",
-        event(user="bob"),
-    ]
-    answer = client.post("/v1/events", {"events": events}).json()
-    assert (answer["accepted"], answer["duplicates"]) == (2, 1)
-    assert [r["index"] for r in answer["rejected"]] == [1, 2, 4, 5, 6, 7, 8]
-    reasons = {r["index"]: r["reason"] for r in answer["rejected"]}
-    assert "timestamp" in reasons[1]
-    assert "user_id" in reasons[4]
-    assert "future" in reasons[5]
-    assert client.get("/v1/users/bob").json()["num_events"] == 1
-
-
-def test_an_event_within_a_day_of_our_clock_is_stored(client: Client) -> None:
-    ahead = event(timestamp=int(time.time() * 1000) + 23 * 3_600_000)
-    assert client.post("/v1/events", {"events": [ahead]}).json()["accepted"] == 1
-
-
-def test_no_events_are_nothing_to_store_and_too_many_are_refused(client: Client) -> None:
-    assert client.post("/v1/events", {"events": []}).json() == {"accepted": 0, "duplicates": 0, "rejected": []}
-    small = {"user_id": "a", "event_type": "v", "timestamp": 10**12}
-    assert client.post("/v1/events", {"events": [small] * 1024}).json()["accepted"] == 1024
-    assert client.post("/v1/events", {"events": [small] * 1025}).status_code == 422
-
-
-@pytest.mark.parametrize("user", ["ann", "a/b", "a//b/", "/", "a/../b", "100%", "a?b#c", "ключ", "🧦", "a b", "%2F"])
-def test_a_user_is_found_and_deleted_under_any_id(client: Client, user: str) -> None:
-    client.post("/v1/events", {"events": [event("item-1", user, value=2.5, properties={"channel": "web"})]})
-    path = f"/v1/users/{quote(user, safe='')}"
-    found = client.get(path).json()
-    assert (found["user_id"], found["num_events"], found["history_seq"]) == (user, 1, 1)
-    assert found["events"][0]["timestamp"] == 1_746_100_800_000
-    assert found["events"][0]["properties"] == {"channel": "web"}
-    assert [(i["item_id"], i["count"], i["event_types"]) for i in found["items"]] == [("item-1", 1, ["view"])]
-    assert client.request("DELETE", path).json() == {"user_id": user, "deleted_events": 1}
-    assert client.get(path).json()["events"] == []
-
-
-def test_of_a_user_who_is_deleted_the_model_keeps_nothing(client: Client) -> None:
-    client.post("/v1/events", {"events": [event("item-1", "ann")]})
-    client.recommend(user_id="ann")
-    users = client.app.state.service.release.users
-    assert ("user", "ann") in users
-    client.request("DELETE", "/v1/users/ann")
-    assert ("user", "ann") not in users
-
-
-def test_an_unknown_user_has_an_empty_history(client: Client) -> None:
-    assert client.get("/v1/users/nobody").json() == {
-        "user_id": "nobody",
-        "num_events": 0,
-        "history_seq": 0,
-        "events": [],
-        "items": [],
-    }
-
-
-@pytest.mark.parametrize("path", ["/v1/users/", "/v1/users/" + "a" * 129, "/v1/users/a%00b"])
-def test_what_is_no_user_id_is_refused(client: Client, path: str) -> None:
-    for method in ("GET", "DELETE"):
-        response = client.request(method, path)
-        assert (response.status_code, response.json()["error"]["field"]) == (422, "user_id")
 
 
 def test_without_its_history_a_user_is_answered_and_the_answer_says_so(connect: Callable[..., Client]) -> None:
@@ -192,9 +126,8 @@ def test_recommend_event_recommend_with_a_real_store(
 
 def test_a_request_that_waits_past_its_time_is_refused_and_not_worked_on(connect: Callable[..., Client]) -> None:
     client = connect()
-    service = service_of(client)
     gate = threading.Event()
-    blocker = client.run(start(service, gate))
+    blocker = client.run(keep_busy(client, gate))
     response = client.post("/v1/recommend", {"timeout_ms": 30})
     gate.set()
     client.run(blocker)
@@ -202,28 +135,10 @@ def test_a_request_that_waits_past_its_time_is_refused_and_not_worked_on(connect
     assert 'twotower_deadline_exceeded_total{stage="engine"} 1.0' in client.get("/metrics").text
 
 
-async def start(service: Service, gate: threading.Event) -> Any:
-    """Keep the engine busy until the gate opens; returns once it is."""
-    running = threading.Event()
-
-    def block() -> bool:
-        running.set()
-        return gate.wait()
-
-    task = asyncio.ensure_future(service.engine.submit(block, time.monotonic() + 30))
-    await asyncio.to_thread(running.wait)
-    return task
-
-
-def service_of(client: Client) -> Service:
-    service: Service = client.app.state.service
-    return service
-
-
 def test_more_requests_than_may_wait_are_refused_with_a_time_to_come_back(connect: Callable[..., Client]) -> None:
     client = connect(max_queued=1)
     gate = threading.Event()
-    blocker = client.run(start(service_of(client), gate))
+    blocker = client.run(keep_busy(client, gate))
 
     async def both() -> list[int]:
         calls = [client.http.post("/v1/recommend", json={"timeout_ms": 200}) for _ in range(2)]
@@ -237,34 +152,6 @@ def test_more_requests_than_may_wait_are_refused_with_a_time_to_come_back(connec
     assert 'twotower_admission_rejected_total{reason="queue_full"} 1.0' in client.get("/metrics").text
 
 
-def test_a_stuck_engine_is_neither_live_nor_ready(connect: Callable[..., Client]) -> None:
-    client = connect(heartbeat_limit_s=1.0)
-    assert client.get("/livez").json()["status"] == "ok"
-    assert client.get("/readyz").status_code == 200
-    gate = threading.Event()
-    blocker = client.run(start(service_of(client), gate))
-    time.sleep(1.3)
-    for path in ("/livez", "/readyz"):
-        assert client.get(path).status_code == 503
-    gate.set()
-    client.run(blocker)
-
-
-def test_releases_are_listed_with_the_current_one_marked(client: Client, release: LoadedRelease) -> None:
-    answer = client.get("/v1/releases").json()
-    assert answer["serving"] == release.id
-    assert answer["releases"] == [
-        {
-            "id": release.id,
-            "current": True,
-            "bundle": release.info.bundle_id,
-            "vector_space_id": release.info.vector_space_id,
-            "items": 400,
-            "problem": None,
-        }
-    ]
-
-
 @pytest.mark.parametrize("path", ["/recommend", "/similar", "/events"])
 def test_an_alias_answers_as_the_route_it_stands_for(client: Client, path: str) -> None:
     moment = {"timestamp": "2026-11-22T10:00:00Z"}  # scores follow the clock
@@ -274,98 +161,10 @@ def test_an_alias_answers_as_the_route_it_stands_for(client: Client, path: str) 
     assert short.json().get("items") == full.json().get("items")
 
 
-def test_similar_answers_for_an_item_and_for_raw_features(client: Client, release: LoadedRelease) -> None:
-    by_id = client.post("/v1/similar", {"item_id": "item-1", "num_results": 3, "include_metadata": ["title"]}).json()
-    by_features = client.post("/v1/similar", {"item": {"title": "fresh bread", "price": 2}, "num_results": 3}).json()
-    for answer in (by_id, by_features):
-        assert len(answer["items"]) == 3
-        assert answer["release"] == release.id
-    assert "item-1" not in [i["item_id"] for i in by_id["items"]]
-    assert client.post("/v1/similar", {"item_id": "gone"}).status_code == 404
-    assert client.post("/v1/similar", {}).status_code == 422
-
-
-def test_the_root_leads_to_the_documentation(client: Client) -> None:
-    response = client.get("/")
-    assert (response.status_code, response.headers["location"]) == (307, "/docs")
-    assert "swagger" in client.get("/docs").text
-
-
 def test_timestamp_is_the_moment_the_prediction_is_for(client: Client, histories: dict[str, UserHistory]) -> None:
     now, later = client.recommend(timestamp="2025-05-01T00:00:00Z"), client.recommend(timestamp=1_761_955_200_000)
     assert now["items"][0]["score"] != later["items"][0]["score"]
     assert now["items"] == client.recommend(timestamp="2025-05-01T02:00:00+02:00")["items"]
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
-    max_leaves=10,
-)
-event_like = st.fixed_dictionaries(
-    {},
-    optional={
-        "user_id": st.text(max_size=5) | json_values,
-        "item_id": st.sampled_from(["item-1", "item-2", "gone"]) | json_values,
-        "event_type": st.text(max_size=5) | json_values,
-        "event_id": st.text(max_size=3),
-        "timestamp": st.integers(315_532_800_000, 4_102_444_800_000)
-        | st.datetimes().map(lambda d: d.isoformat() + "Z")
-        | json_values,
-        "value": st.floats(allow_nan=False, allow_infinity=False) | json_values,
-        "properties": st.dictionaries(st.sampled_from(["price_paid", "channel", "x"]), json_values, max_size=3) | json_values,
-        "position": json_values,
-    },
-)
-attributes = st.sampled_from(["price", "title", "tags", "released", "department", "image", "item_id", "x", "None", "3", "'a'"])
-operators = st.sampled_from([" < ", " == ", " in ", " and ", " or ", " != ", " not in ", "not ", "(", ")", ", ", "[", "]", "-"])
-filters = st.lists(attributes | operators, max_size=8).map("".join) | st.text(max_size=40)
-promotion_like = st.fixed_dictionaries(
-    {"name": st.text(max_size=3), "filter": filters | st.just("price < 2")},
-    optional={"position": st.integers(0, 12) | json_values, "percent": st.floats(0, 100) | json_values},
-)
-request_like = st.fixed_dictionaries(
-    {},
-    optional={
-        "user_id": st.text(min_size=1, max_size=5) | json_values,
-        "session_id": json_values,
-        "events": st.lists(event_like, max_size=4) | json_values,
-        "history_mode": st.sampled_from(["append", "replace", "stored"]) | json_values,
-        "num_results": st.integers(-1, 501) | json_values,
-        "target_event_type": st.text(max_size=5) | json_values,
-        "timestamp": st.integers(315_532_800_000, 4_102_444_800_000) | json_values,
-        "filter": filters | json_values,
-        "exclude_item_ids": st.lists(st.sampled_from(["item-1", "gone"]), max_size=3) | json_values,
-        "exclude_seen": st.booleans() | json_values,
-        "exclude_event_types": st.lists(st.text(max_size=3), max_size=3) | json_values,
-        "candidate_item_ids": st.lists(st.sampled_from(["item-1", "gone"]), max_size=3) | json_values,
-        "include_metadata": st.lists(st.sampled_from(["title", "image", "released"]), max_size=3) | json_values,
-        "validate_only": st.booleans() | json_values,
-        "promotions": st.lists(promotion_like, max_size=3) | json_values,
-        "diversity": st.floats(-0.1, 1.1) | json_values,
-        "explain": st.booleans() | json_values,
-        "page_token": st.text(max_size=20) | json_values,
-        "item_id": st.sampled_from(["item-1", "gone"]) | json_values,
-        "item": st.dictionaries(st.sampled_from(["title", "price", "tags", "released", "image", "x"]), json_values, max_size=4),
-    },
-)
-
-
-@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/similar", "/v1/score"])
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(body=st.one_of(request_like, json_values))
-def test_no_json_body_gives_a_server_error(shared_client: Client, path: str, body: Any) -> None:
-    assert shared_client.post(path, body).status_code in (200, 404, 422)
-
-
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(body=st.fixed_dictionaries({"events": st.lists(event_like, max_size=4)}) | json_values)
-def test_no_event_gives_a_server_error_and_every_event_is_accounted_for(shared_client: Client, body: Any) -> None:
-    response = shared_client.post("/v1/events", body)
-    assert response.status_code in (202, 422)
-    if response.status_code == 202:
-        answer = response.json()
-        assert answer["accepted"] + answer["duplicates"] + len(answer["rejected"]) == len(body["events"])
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -375,10 +174,140 @@ def test_no_bytes_give_a_server_error(shared_client: Client, body: bytes) -> Non
         assert shared_client.post_raw(path, body).status_code in (200, 400, 422)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(price=st.floats(0, 6), field=st.sampled_from(["price", "released", "title", "tags"]))
-def test_an_event_with_every_field_can_be_read_back(shared_client: Client, price: float, field: str) -> None:
-    body = event(user=f"u-{price}-{field}", properties={"price_paid": price, field: "x"}, position=3, value=price)
-    assert shared_client.post("/v1/events", {"events": [body]}).json()["accepted"] == 1
-    stored = shared_client.get(f"/v1/users/u-{price}-{field}").json()["events"][-1]
-    assert (stored["properties"], stored["position"], stored["value"]) == (body["properties"], 3, price)
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(body=st.one_of(request_like, json_values))
+def test_no_json_body_gives_a_server_error(shared_client: Client, body: Any) -> None:
+    assert shared_client.post("/v1/recommend", body).status_code in (200, 422)
+
+
+def metric(client: Client, name: str, **labels: str) -> float:
+    return client.context.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.mark.parametrize("more", [{}, {"explain": True}])
+def test_a_request_that_is_only_checked_costs_the_engine_nothing(client: Client, more: dict[str, Any]) -> None:
+    user = uuid.uuid4().hex  # the release, and what is kept of users, is shared by all tests
+    answer = client.recommend(user_id=user, events=[event(user=user)], validate_only=True, **more)
+    assert (answer["items"], answer["events_used"]) == ([], 1)
+    assert metric(client, "twotower_batch_size_count") == 0
+    assert ("user", user) not in client.context.served.current.users
+    assert metric(client, "twotower_empty_results_total") == 0
+    client.recommend(user_id=user, events=[event(user=user)], **more)
+    assert metric(client, "twotower_batch_size_count") == (0 if more else 1)  # an explanation is not counted among batches
+    assert ("user", user) in client.context.served.current.users
+
+
+def test_an_item_has_its_place_by_the_model_or_by_a_promotion_also_when_the_history_is_missing(
+    connect: Callable[..., Client],
+) -> None:
+    promotion = {"name": "cheap", "filter": "price < 3", "position": 2}
+    for client in (connect(), connect(UnreachableHistory())):
+        plain = client.recommend(user_id="ann")["items"]
+        promoted = client.recommend(user_id="ann", promotions=[promotion])["items"]
+        assert {item["source"] for item in plain} == {"model"}
+        assert {item["source"] for item in promoted} == {"model", "promotion"}
+
+
+def batch(client: Client, *requests: Any) -> list[dict[str, Any]]:
+    response = client.post("/v1/recommend/batch", {"requests": requests})
+    assert response.status_code == 200, response.text
+    return list(response.json()["results"])
+
+
+def test_each_request_is_answered_as_if_it_had_come_alone(client: Client) -> None:
+    event = {"item_id": "item-3", "event_type": "view", "timestamp": NOW_MS - 1000}
+    requests: list[dict[str, Any]] = [{"num_results": 3}, {"events": [event]}, {"filter": "price < 2", "diversity": 0.5}]
+    requests = [request | {"timestamp": NOW_MS} for request in requests]
+    alone = [client.recommend(**request) for request in requests]
+    together = batch(client, *requests)
+    assert [set(answer) for answer in together] == [set(answer) for answer in alone]
+    assert [answer["items"] for answer in together] == [answer["items"] for answer in alone]
+    assert len({answer["recommendation_id"] for answer in together}) == 3
+
+
+def test_a_request_that_is_refused_leaves_the_others_alone(client: Client) -> None:
+    results = batch(
+        client, {"num_results": 2}, {"num_results": 0}, 7, {"filter": "titel < 2"}, {"diversty": 1}, {"num_results": 2}
+    )
+    assert [list(r) == ["error"] for r in results] == [False, True, True, True, True, False]
+    assert [r["error"]["code"] for r in results[1:5]] == ["invalid_request"] * 4
+    assert [r["error"].get("field") for r in results[1:5]] == ["num_results", None, "filter", "diversty"]
+    assert all(r["error"]["request_id"] for r in results[1:5])
+
+
+@pytest.mark.parametrize("body", [{}, {"requests": {}}, {"requests": [{}] * (MAX_BATCH + 1)}, {"requests": [], "x": 1}, []])
+def test_a_body_that_is_no_batch_is_refused_as_a_whole(client: Client, body: Any) -> None:
+    assert client.post("/v1/recommend/batch", body).status_code == 422
+
+
+def test_a_full_batch_is_answered_and_an_empty_one_too(client: Client) -> None:
+    assert len(batch(client, *[{"num_results": 1}] * MAX_BATCH)) == MAX_BATCH
+    assert batch(client) == []
+
+
+def test_all_requests_of_a_batch_wait_for_the_engine_at_the_same_time(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    meeting = asyncio.Barrier(3)
+
+    async def meet(_: ModelCalls, release: LoadedRelease, user: UserRequest[RecommendRequest], place: Place) -> Ranking:
+        async with asyncio.timeout(5):
+            await meeting.wait()  # opens for three that wait together
+        return Ranking([], 0, 0, [], [])
+
+    monkeypatch.setattr(ModelCalls, "recommend", meet)
+    assert [answer["items"] for answer in batch(client, {}, {}, {})] == [[], [], []]
+
+
+def test_an_entry_that_fails_by_a_bug_fails_alone_and_its_text_stays_in_the_log(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(_: ModelCalls, release: LoadedRelease, user: UserRequest[RecommendRequest], place: Place) -> Ranking:
+        if user.request.num_results == 1:
+            raise RuntimeError("a secret of ours")
+        if user.request.num_results == 2:
+            raise ApiError("overloaded", "try again shortly")
+        return Ranking([], 0, 0, [], [])
+
+    monkeypatch.setattr(ModelCalls, "recommend", fail)
+    body = {"requests": [{"num_results": n} for n in (1, 2, 3)]}
+    with caplog.at_level(logging.ERROR):
+        response = client.request("POST", "/v1/recommend/batch", json=body, headers={"x-request-id": "id-7"})
+    broken, busy, good = response.json()["results"]
+    assert (broken["error"]["code"], broken["error"]["request_id"]) == ("internal", "id-7")
+    assert (busy["error"]["code"], good["items"]) == ("overloaded", [])
+    assert "secret" not in response.text
+    assert "a secret of ours" in caplog.text
+    assert "id-7" in caplog.text
+
+
+def test_a_batch_takes_as_many_requests_of_its_keys_quota_as_it_holds(connect: Callable[..., Client], tmp_path: Path) -> None:
+    """It is answered though there are too few; then single requests wait until the debt is paid."""
+    rate = 0.01
+    keys = (entry("web", "recommend", rate=rate, burst=6), entry("other", "recommend", rate=rate, burst=6))
+    client = connect(keys=write_keys(tmp_path / "keys.toml", *keys))
+
+    def send(path: str, body: Any, key: str = "web") -> Any:
+        return client.request("POST", path, json=body, headers=bearer(key))
+
+    assert len(send("/v1/recommend/batch", {"requests": [{}] * 3}).json()["results"]) == 3
+    assert send("/v1/recommend", {}).status_code == 200  # two are left
+    assert len(send("/v1/recommend/batch", {"requests": [{}] * 5}).json()["results"]) == 5  # three more than there are
+    refused = send("/v1/recommend", {})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "quota_exceeded")
+    assert math.ceil(3.9 / rate) <= int(refused.headers["retry-after"]) <= 4 / rate  # three of the debt, and one for itself
+    assert send("/v1/recommend", {}, "other").status_code == 200
+
+
+def test_an_empty_batch_takes_one_request_of_the_quota(connect: Callable[..., Client], tmp_path: Path) -> None:
+    client = connect(keys=write_keys(tmp_path / "keys.toml", entry("web", "recommend", rate=0.01, burst=2)))
+    body: dict[str, Any] = {"requests": []}
+    answers = [client.request("POST", "/v1/recommend/batch", json=body, headers=bearer("web")).status_code for _ in range(3)]
+    assert answers == [200, 200, 429]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    requests=st.lists(st.one_of(st.none(), st.integers(), st.text(max_size=5), st.just({}), st.just({"filter": "("})), max_size=5)
+)
+def test_every_request_has_its_own_result(shared_client: Client, requests: list[Any]) -> None:
+    results = batch(shared_client, *requests)
+    assert ["error" in result for result in results] == [request != {} for request in requests]

@@ -10,7 +10,7 @@ import pytest
 
 from service.settings import Settings
 from service.telemetry.logs import MAX_WAITING, JsonHandler, LineWriter, RequestLog, redacted
-from service.telemetry.trail import Trail
+from service.telemetry.request_record import RequestRecord
 
 
 def test_lines_are_written_whole_and_in_order() -> None:
@@ -73,9 +73,9 @@ def test_an_exception_is_in_its_line() -> None:
 
 def test_a_request_is_logged_with_its_stages_and_without_its_user(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "twotower.requests")
-    trail = Trail("id-1", 1.0, "", "POST", "/v1/recommend", 200, 1.25, "web", "ann", "release-1")
-    trail.stages += [("history", 1.0, 1.1), ("engine", 1.1, 1.2)]
-    RequestLog("key")(trail)
+    record = RequestRecord("id-1", 1.0, "", "POST", "/v1/recommend", 200, 1.25, "web", "ann", "release-1")
+    record.stages += [("history", 1.0, 1.1), ("engine", 1.1, 1.2)]
+    RequestLog("key")(record)
     fields: dict[str, Any] = vars(caplog.records[0])["fields"]
     assert fields.pop("user") not in (None, "ann")
     assert fields == {

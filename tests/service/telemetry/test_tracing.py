@@ -5,8 +5,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from service.telemetry.request_record import RequestRecord
 from service.telemetry.tracing import Traces, open_traces
-from service.telemetry.trail import Trail
 from twotower.errors import EnvironmentProblem
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -15,10 +15,10 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 def test_a_request_is_a_span_below_its_callers_with_its_stages_below_it() -> None:
     kept, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(kept))
-    trail = Trail("r", 10.0, PARENT, "POST", "/v1/recommend", 504, 10.5)
-    trail.stages += [("history", 10.0, 10.1), ("engine", 10.1, 10.5)]
+    record = RequestRecord("r", 10.0, PARENT, "POST", "/v1/recommend", 504, 10.5)
+    record.stages += [("history", 10.0, 10.1), ("engine", 10.1, 10.5)]
 
-    Traces(provider)(trail)
+    Traces(provider)(record)
 
     history, engine, root = kept.get_finished_spans()
     assert [s.name for s in (history, engine, root)] == ["history", "engine", "POST /v1/recommend"]

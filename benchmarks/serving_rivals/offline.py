@@ -1,0 +1,53 @@
+"""A stored history as the offline evaluation asks the model about it: whole, with nothing kept. Serving is held against it.
+
+M: past items, N: items
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from service.histories.history import PastItem, StoredEvent, UserHistory
+from service.model.event_contexts import event_context
+from service.release.loaded import LoadedRelease
+from twotower.data.features import Floats
+from twotower.data.item_statistics import ItemStatistics
+from twotower.data.window import History
+from twotower.model.scoring import Queries, Request, answer
+
+
+def model_history(release: LoadedRelease, events: Sequence[StoredEvent]) -> History:
+    """Events of items that the release has, as the contextualizer reads them."""
+    rows = np.array([release.rows[event.item_id] for event in events if event.item_id is not None], np.int64)
+    return History(rows, np.array([event.time_ms for event in events], np.int64), event_context(release.towers, events))
+
+
+def item_statistics_of(past: dict[int, PastItem]) -> ItemStatistics:
+    """Statistics of past items, given by item row."""
+    if not past:
+        return ItemStatistics.empty()
+    values = list(past.values())
+    return ItemStatistics(
+        np.array(list(past), np.int64),
+        np.array([item.count for item in values], np.int64),
+        np.array([item.first_ms for item in values], np.int64),
+        np.array([item.last_ms for item in values], np.int64),
+        np.array([item.decayed for item in values], np.float64),
+    )
+
+
+def offline_request(release: LoadedRelease, history: UserHistory, now_ms: int, target_event_type: str | None = None) -> Request:
+    """What the offline evaluation asks; events and past items that the release does not have are left out."""
+    known = [event for event in history.window if event.item_id in release.rows]
+    past = {release.rows[item_id]: item for item_id, item in history.items.items() if item_id in release.rows}
+    return Request(model_history(release, known), item_statistics_of(past), now_ms, target_event_type)
+
+
+def offline_queries(release: LoadedRelease, request: Request) -> Queries:
+    """The model's answer; the release must be without item changes."""
+    return answer(release.towers.contextualizer, release.towers.config.model, release.vectors_NV, [request])
+
+
+def offline_scores(release: LoadedRelease, request: Request) -> Floats:
+    """The score of every item, [N]."""
+    return np.asarray(offline_queries(release, request).dense_scores(release.vectors_NV)[0].numpy())

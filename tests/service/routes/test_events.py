@@ -1,0 +1,92 @@
+"""POST /v1/events over HTTP."""
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.api.errors import ApiError
+from service.api.schemas import EventsBody
+from service.routes.events import decode_events
+from tests.service.conftest import Client
+from tests.service.routes.bodies import event, event_like, json_values
+
+
+def test_good_events_are_stored_though_others_are_rejected(client: Client) -> None:
+    events = [
+        event("item-1", event_id="1"),
+        {"event_type": "view"},
+        event("item-2", timestamp="2025-05-01"),
+        event("item-1", event_id="1"),
+        {k: v for k, v in event().items() if k != "user_id"},
+        event(timestamp=int(time.time() * 1000) + 2 * 86_400_000),
+        event(user=""),
+        event("x" * 129),
+        "no event",
+        event(user="bob"),
+    ]
+    answer = client.post("/v1/events", {"events": events}).json()
+    assert (answer["accepted"], answer["duplicates"]) == (2, 1)
+    assert [r["index"] for r in answer["rejected"]] == [1, 2, 4, 5, 6, 7, 8]
+    reasons = {r["index"]: r["reason"] for r in answer["rejected"]}
+    assert "timestamp" in reasons[1]
+    assert "user_id" in reasons[4]
+    assert "future" in reasons[5]
+    assert client.get("/v1/users/bob").json()["num_events"] == 1
+
+
+def test_an_event_within_a_day_of_our_clock_is_stored(client: Client) -> None:
+    ahead = event(timestamp=int(time.time() * 1000) + 23 * 3_600_000)
+    assert client.post("/v1/events", {"events": [ahead]}).json()["accepted"] == 1
+
+
+def test_no_events_are_nothing_to_store_and_too_many_are_refused(client: Client) -> None:
+    assert client.post("/v1/events", {"events": []}).json() == {"accepted": 0, "duplicates": 0, "rejected": []}
+    small = {"user_id": "a", "event_type": "v", "timestamp": 10**12}
+    assert client.post("/v1/events", {"events": [small] * 1024}).json()["accepted"] == 1024
+    assert client.post("/v1/events", {"events": [small] * 1025}).status_code == 422
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(body=st.fixed_dictionaries({"events": st.lists(event_like, max_size=4)}) | json_values)
+def test_no_event_gives_a_server_error_and_every_event_is_accounted_for(shared_client: Client, body: Any) -> None:
+    response = shared_client.post("/v1/events", body)
+    assert response.status_code in (202, 422)
+    if response.status_code == 202:
+        answer = response.json()
+        assert answer["accepted"] + answer["duplicates"] + len(answer["rejected"]) == len(body["events"])
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(price=st.floats(0, 6), field=st.sampled_from(["price", "released", "title", "tags"]))
+def test_an_event_with_every_field_can_be_read_back(shared_client: Client, price: float, field: str) -> None:
+    body = event(user=f"u-{price}-{field}", properties={"price_paid": price, field: "x"}, position=3, value=price)
+    assert shared_client.post("/v1/events", {"events": [body]}).json()["accepted"] == 1
+    stored = shared_client.get(f"/v1/users/u-{price}-{field}").json()["events"][-1]
+    assert (stored["properties"], stored["position"], stored["value"]) == (body["properties"], 3, price)
+
+
+def test_events_are_counted_by_what_became_of_them(client: Client) -> None:
+    one = event(event_id="1")
+    client.post("/v1/events", {"events": [one, one, event("item-2"), {"event_type": "view"}]})
+    sample = client.context.metrics.registry.get_sample_value
+    counted = {name: sample("twotower_events_total", {"outcome": name}) for name in ("accepted", "duplicate", "rejected")}
+    assert counted == {"accepted": 2, "duplicate": 1, "rejected": 1}
+
+
+def test_a_body_is_decoded_though_its_events_are_not_yet() -> None:
+    body = decode_events(b'{"events": [1, {"x": []}]}')
+    assert isinstance(body, EventsBody)
+    assert [bytes(raw) for raw in body.events] == [b"1", b'{"x": []}']
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [(b"{", "malformed_json"), (b"{}", "invalid_request"), (b'{"events": 1}', "invalid_request")],
+)
+def test_a_body_without_events_is_refused(body: bytes, code: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        decode_events(body)
+    assert refused.value.code == code

@@ -1,0 +1,47 @@
+"""GET and DELETE /v1/users/{id} over HTTP."""
+
+from urllib.parse import quote
+
+import pytest
+
+from tests.service.conftest import Client
+from tests.service.routes.bodies import event
+
+
+@pytest.mark.parametrize("user", ["ann", "a/b", "a//b/", "/", "a/../b", "100%", "a?b#c", "ключ", "🧦", "a b", "%2F"])
+def test_a_user_is_found_and_deleted_under_any_id(client: Client, user: str) -> None:
+    client.post("/v1/events", {"events": [event("item-1", user, value=2.5, properties={"channel": "web"})]})
+    path = f"/v1/users/{quote(user, safe='')}"
+    found = client.get(path).json()
+    assert (found["user_id"], found["num_events"], found["history_seq"]) == (user, 1, 1)
+    assert found["events"][0]["timestamp"] == 1_746_100_800_000
+    assert found["events"][0]["properties"] == {"channel": "web"}
+    assert [(i["item_id"], i["count"], i["event_types"]) for i in found["items"]] == [("item-1", 1, ["view"])]
+    assert client.request("DELETE", path).json() == {"user_id": user, "deleted_events": 1}
+    assert client.get(path).json()["events"] == []
+
+
+def test_of_a_user_who_is_deleted_the_model_keeps_nothing(client: Client) -> None:
+    client.post("/v1/events", {"events": [event("item-1", "ann")]})
+    client.recommend(user_id="ann")
+    users = client.context.served.current.users
+    assert ("user", "ann") in users
+    client.request("DELETE", "/v1/users/ann")
+    assert ("user", "ann") not in users
+
+
+def test_an_unknown_user_has_an_empty_history(client: Client) -> None:
+    assert client.get("/v1/users/nobody").json() == {
+        "user_id": "nobody",
+        "num_events": 0,
+        "history_seq": 0,
+        "events": [],
+        "items": [],
+    }
+
+
+@pytest.mark.parametrize("path", ["/v1/users/", "/v1/users/" + "a" * 129, "/v1/users/a%00b"])
+def test_what_is_no_user_id_is_refused(client: Client, path: str) -> None:
+    for method in ("GET", "DELETE"):
+        response = client.request(method, path)
+        assert (response.status_code, response.json()["error"]["field"]) == (422, "user_id")
