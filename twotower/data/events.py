@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from twotower.data.features import DAY_MS, Ints, as_values
-from twotower.data.schema import EventColumns
+from twotower.data.schema import Constant, EventColumns
 from twotower.errors import DataError
 
 BATCH_ROWS = 131_072
@@ -60,12 +60,19 @@ def stream_events(path: Path, columns: EventColumns, features: tuple[str, ...] =
             user_ids=ids(batch.column(columns.user_id), columns.user_id),
             item_ids=ids(batch.column(columns.item_id), columns.item_id),
             times_ms_E=times_ms_E,
-            event_types=as_values(batch.column(columns.event_type), columns.event_type).fill_null("event"),
+            event_types=event_types(batch, columns),
             features={name: batch.column(name) for name in features},
             num_future=num_future,
         )
     if empty:
         raise DataError(f"{path} holds no events")
+
+
+def event_types(batch: pa.RecordBatch, columns: EventColumns) -> pa.Array:
+    """The type of each event: the constant of the schema, or the column's value, and `event` where it is missing."""
+    if isinstance(columns.event_type, Constant):
+        return pa.repeat(columns.event_type.constant, batch.num_rows)
+    return as_values(batch.column(columns.event_type), columns.event_type).fill_null("event")
 
 
 def open_parquet(path: Path, what: str) -> ds.Dataset:

@@ -1,8 +1,8 @@
 """The meaning of each column: the `schema.toml` beside the data.
 
-Events have four roles (user, item, time, type) and any number of features. Items have an id and any number of features.
-Signals, if there are any, have an item, two times and numbers. Values may be missing except in the roles, and every kind says
-what a missing value means:
+Events have four roles (user, item, time, type) and any number of features. A log without a column of types has one type for all
+events. Items have an id and any number of features. Signals, if there are any, have an item, two times and numbers. Values may be
+missing except in the roles, and every kind says what a missing value means:
 
 | kind        | column holds                  | missing means                           |
 |-------------|-------------------------------|-----------------------------------------|
@@ -14,9 +14,11 @@ what a missing value means:
 | vector      | fixed-length list of floats   | zeros and a raised flag                 |
 """
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -27,13 +29,19 @@ EventKind = Literal["categorical", "numeric"]
 EVENT_TYPE = "event_type"  # its name as a feature, whatever the column is called
 
 
+class Constant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The same value in every row, for a role that the file has no column for: `event_type = { constant = "purchase" }`."""
+
+    constant: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
 class EventColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Columns of the event log; `features` are known only once the event happened (price paid, channel)."""
 
     user_id: str = "user_id"
     item_id: str = "item_id"
     timestamp: str = "timestamp"
-    event_type: str = "event_type"
+    event_type: str | Constant = "event_type"
     clock: bool = True  # False: dates mean nothing, only the order of events and the gaps between them
     features: dict[str, EventKind] = {}
 
@@ -44,9 +52,10 @@ class EventColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError(f"[events.features] {', '.join(sorted(clash))} is a role, not a feature")
 
     @property
-    def roles(self) -> tuple[str, str, str, str]:
-        """The columns every event log must have, in the order user, item, time, type."""
-        return self.user_id, self.item_id, self.timestamp, self.event_type
+    def roles(self) -> tuple[str, ...]:
+        """The columns that the event log must have, in the order user, item, time and, unless it is constant, type."""
+        names = (self.user_id, self.item_id, self.timestamp)
+        return names if isinstance(self.event_type, Constant) else (*names, self.event_type)
 
 
 class ItemColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -125,12 +134,25 @@ def load_schema(path: Path) -> Schema:
         raise DataError(f"{path}: {error}") from error
 
 
-def dump_schema(schema: Schema) -> str:
-    """The schema as TOML, as `load_schema` reads it. TOML has no null: what is absent is left out."""
-    tables = msgspec.to_builtins(schema, builtin_types=(datetime,))
-    present = {name: _without_none(table) for name, table in tables.items() if table is not None}
-    return msgspec.toml.encode(present).decode()
+def dump_schema(schema: Schema, comments: Mapping[str, Sequence[str]] = MappingProxyType({})) -> str:
+    """The schema as TOML, as `load_schema` reads it, with lines of comment at the end of some tables, by their names."""
+    tables: dict[str, dict[str, Any]] = {}
+    for name, table in msgspec.to_builtins(schema, builtin_types=(datetime,)).items():
+        if table is not None:  # TOML has no null: what is absent is left out
+            tables[name] = {key: value for key, value in table.items() if value is not None and not _is_table(key, value)}
+            tables |= {f"{name}.{key}": value for key, value in table.items() if _is_table(key, value)}
+    parts = [
+        [f"[{name}]", *(_line(*pair) for pair in table.items()), *(f"# {text}" for text in comments.get(name, ()))]
+        for name, table in tables.items()
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
-def _without_none(table: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in table.items() if value is not None}
+def _is_table(key: str, value: object) -> bool:
+    return key == "features" and isinstance(value, dict)
+
+
+def _line(key: str, value: object) -> str:
+    if isinstance(value, dict):
+        return f"{key} = {{ {', '.join(_line(*pair) for pair in value.items())} }}"
+    return msgspec.toml.encode({key: value}).decode().rstrip("\n")

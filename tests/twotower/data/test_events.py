@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from twotower.data.events import stream_events
-from twotower.data.schema import EventColumns
+from twotower.data.schema import Constant, EventColumns
 from twotower.errors import DataError
 
 COLUMNS = EventColumns()
@@ -55,6 +55,12 @@ def test_a_directory_of_files_is_one_log(tmp_path: Path) -> None:
 def test_a_bad_column_is_refused_by_name(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         list(stream_events(write(tmp_path, **changes), COLUMNS))
+
+
+def test_a_log_without_a_column_of_types_has_the_constant_of_the_schema(tmp_path: Path) -> None:
+    path = write(tmp_path, event_type=None)
+    (batch,) = stream_events(path, EventColumns(event_type=Constant(constant="purchase")))
+    assert batch.event_types.to_pylist() == ["purchase"]
 
 
 def test_an_event_from_the_future_is_left_out_and_counted(tmp_path: Path) -> None:

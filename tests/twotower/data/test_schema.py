@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from twotower.data.schema import ItemColumns, Schema, SignalColumns, Split, dump_schema, load_schema, utc_ms
+from twotower.data.schema import (
+    Constant,
+    EventColumns,
+    ItemColumns,
+    Schema,
+    SignalColumns,
+    Split,
+    dump_schema,
+    load_schema,
+    utc_ms,
+)
 from twotower.errors import DataError
 
 
@@ -34,6 +44,8 @@ def test_a_schema_survives_writing_and_reading(tmp_path: Path) -> None:
         ("not toml at all", "schema.toml"),
         ("[events]\nuser_id = 'who'\nitem_id = 'who'\n", "two roles"),
         ("[events]\nevent_type = 'action'\n[events.features]\nevent_type = 'categorical'\n", "is a role"),
+        ("[events]\nevent_type = { constant = '' }\n", "event_type.constant"),
+        ("[events]\nevent_type = { const = 'buy' }\n", "event_type"),
         ("[items.features]\nitem_id = 'categorical'\n", "is the id"),
         ("[items]\ntitle = 'name'\n", "'name'"),
         ("[signals]\nfeatures = []\n", "no features"),
@@ -43,6 +55,23 @@ def test_a_schema_survives_writing_and_reading(tmp_path: Path) -> None:
 def test_a_wrong_schema_is_refused_by_name(tmp_path: Path, text: str, named: str) -> None:
     with pytest.raises(DataError, match=named):
         load_schema(write(tmp_path, text))
+
+
+def test_a_log_without_types_has_one_type_for_all_events(tmp_path: Path) -> None:
+    schema = load_schema(write(tmp_path, "[events]\nevent_type = { constant = 'buy é' }\n"))
+    assert schema.events.roles == ("user_id", "item_id", "timestamp")
+    text = dump_schema(schema)
+    assert 'event_type = { constant = "buy é" }\n' in text
+    assert load_schema(write(tmp_path, text)) == schema
+
+
+def test_a_schema_is_written_with_comments_where_they_belong(tmp_path: Path) -> None:
+    schema = Schema(
+        events=EventColumns(event_type=Constant(constant="buy"), features={"price paid": "numeric", "a\nb": "numeric"})
+    )
+    text = dump_schema(schema, {"events.features": ["not taken: order_id"]})
+    assert '[events.features]\n"price paid" = "numeric"\n"a\\nb" = "numeric"\n# not taken: order_id\n\n[items]\n' in text
+    assert load_schema(write(tmp_path, text)) == schema
 
 
 def test_a_missing_schema_says_how_to_make_one(tmp_path: Path) -> None:
