@@ -64,8 +64,10 @@ def reference(table: list[Route]) -> Iterator[str]:
         port = "admin" if route.private else "public"
         answer = f"{route.status} {_linked(route.gives)}".strip()
         yield f"| {route.method} {paths} | {_linked(route.takes)} | {answer} | {route.scope} | {port} |"
-    yield from ["", "A route of the admin port is on the public port where the server has no admin port.", ""]
-    yield from ["## Bodies", "", *_types([r.takes for r in table if r.takes], answers=False)]
+    yield from ["", "Several paths in one row are the same route. A route with the scope `open` needs no key.", ""]
+    yield from ["`/livez` and `/readyz` are on both ports. A server without an admin port has all routes on the public port.", ""]
+    yield from ["## Bodies", "", "A field with an empty default may be left out.", ""]
+    yield from _types([r.takes for r in table if r.takes], answers=False)
     yield from ["## Answers", "", *_types([r.gives for r in table if r.gives], answers=True)]
     yield from ["## Errors", "", "Every answer that is not a success has this body:", ""]
     body = msgspec.json.format(msgspec.json.encode(errors.ErrorBody(error=EXAMPLE))).decode()

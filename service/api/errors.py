@@ -41,7 +41,7 @@ STATUS: dict[Code, int] = {
     "page_expired": 422,  # the catalogue has changed since the page before; ask again without `page_token`
     "quota_exceeded": 429,  # the key's requests per second are used up; `Retry-After` says how long to wait
     "internal": 500,  # a bug of the server; its log has the traceback under the same request id
-    "delta_off": 501,  # this server has no file for item changes
+    "delta_off": 501,  # this server takes no item changes: no file for them, several processes, or an engine process
     "not_ready": 503,  # the server is shutting down, or its engine is stuck or has ended
     "overloaded": 503,  # too many requests wait for the engine
     "history_unavailable": 503,  # the history store did not answer; send events again under the same event_id

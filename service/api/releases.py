@@ -43,7 +43,11 @@ class PointerResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RefreshResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of a look at the pointer, and the release that answers now."""
+    """The outcome of a look at the pointer, and the release that answers now.
+
+    `unchanged`: nothing was to be done. `swapped`: the named release answers now. `trial`: it is a canary now. `refused`: it
+    cannot be used and is quarantined. `unavailable`: the store or the release could not be read, and the server tries again.
+    """
 
     outcome: Literal["unchanged", "swapped", "trial", "refused", "unavailable"]  # what the server did
     serving: str  # the release that answers now

@@ -115,7 +115,7 @@ def _is_plausible(moment: "datetime | int | None") -> bool:
 class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """Something a user did. `properties` may hold the event features that the schema names."""
 
-    event_type: Id  # a type that the model was not trained on counts as unknown
+    event_type: Id  # such as `purchase`; the model reads a type that it was not trained on as unknown
     timestamp: Timestamp  # when it happened
     user_id: Id | None = None  # required by /events; inline events belong to the request's user
     item_id: Id | None = None  # an item that the catalogue does not know is stored, and ignored by the model
@@ -168,7 +168,7 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     name: Annotated[str, Meta(min_length=1, max_length=128)]  # returned with each item that this promotion placed
     filter: FilterText  # which items this promotion may place
     position: Annotated[int, Meta(ge=1, le=MAX_RESULTS, description="1 is the first place, over all pages")] | None = None
-    percent: Annotated[float, Meta(gt=0, le=100, description="Of the first n, for every n, at least this many")] | None = None
+    percent: Annotated[float, Meta(gt=0, le=100, description="At least this share of the first n, for every n")] | None = None
 
 
 class RecommendRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -181,7 +181,7 @@ class RecommendRequest(AboutUser, frozen=True, kw_only=True, forbid_unknown_fiel
     exclude_event_types: Annotated[list[Id], Meta(max_length=64)] = []  # leave out past items that had an event of these types
     candidate_item_ids: Ids | None = None  # only these items
     promotions: Annotated[list[Promotion], Meta(max_length=MAX_PROMOTIONS)] = []  # items that get a place whatever their score
-    diversity: Annotated[float, Meta(ge=0, le=1, description="0 ranks by score alone, 1 by unlikeness alone")] = 0.0
+    diversity: Annotated[float, Meta(ge=0, le=1, description="0 ranks by score alone, 1 by dissimilarity alone")] = 0.0
     include_metadata: Annotated[list[Text], Meta(max_length=64)] = []  # features of the items to return
     explain: bool = False  # give reasons: past items that make each item more likely; for at most 20 items
     page_token: Annotated[str, Meta(max_length=8192, description="`next_page_token` of the page before")] | None = None
@@ -245,7 +245,7 @@ class Recommended(msgspec.Struct, frozen=True, kw_only=True):
     source: Literal["model", "promotion"] = "model"  # whether its score or a promotion gave the item its place
     promotion: str | None = None  # name of that promotion
     metadata: dict[str, Any] | None = None  # the features that `include_metadata` names
-    reasons: list[Explanation] | None = None  # if the request has `explain`
+    reasons: list[Explanation] | None = None  # why the item is recommended, if the request has `explain`
 
 
 class RecommendResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -259,7 +259,7 @@ class RecommendResponse(msgspec.Struct, frozen=True, kw_only=True):
     events_ignored: int  # events of the window whose item the catalogue does not know
     missing_item_ids: list[str]  # items that the request or its history names and the catalogue does not know
     history_seq: int | None  # number of the user's stored events; null if no stored history was requested or could be read
-    degraded: list[str]  # what the answer lacks; empty is the normal case
+    degraded: list[str]  # `history_unavailable`, `filter_matches_nothing`, `promotion_short`; empty is the normal case
     next_page_token: str | None = None  # send it as `page_token` for the next page; null at the end
     took_ms: float  # time in the server, in milliseconds
 
@@ -288,14 +288,14 @@ class SimilarResponse(msgspec.Struct, frozen=True, kw_only=True):
 
     items: list[Recommended]  # highest score first
     release: str  # the release that ranked the items
-    degraded: list[str]  # what the answer lacks; empty is the normal case
+    degraded: list[str]  # as in a recommendation response; empty is the normal case
     took_ms: float  # time in the server, in milliseconds
 
 
 class EventsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Events to store. Each is checked on its own."""
 
-    events: Annotated[list[Event], Meta(max_length=MAX_EVENTS)]
+    events: Annotated[list[Event], Meta(max_length=MAX_EVENTS)]  # each with its `user_id`
 
 
 class EventsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -357,7 +357,7 @@ class DeletedResponse(msgspec.Struct, frozen=True, kw_only=True):
     """A user whose history was deleted."""
 
     user_id: str
-    deleted_events: int
+    deleted_events: int  # number of stored events that were deleted
 
 
 class HealthResponse(msgspec.Struct, frozen=True, kw_only=True):

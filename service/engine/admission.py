@@ -44,7 +44,7 @@ class Admission:
             raise self._counted(error) from None
 
     def take_alone(self, deadline_s: float) -> Place:
-        """A place for work that cannot be batched and whose cost is unknown; ApiError overloaded when there is no room."""
+        """A place for rare work, which counts no cost; ApiError overloaded when there is no room."""
         try:
             return self._engine.take_place(0, deadline_s)
         except ApiError as error:

@@ -60,7 +60,6 @@ class _Waiting:
     future: "asyncio.Future[Answer]"
     cost: int
     since_s: float
-    is_patient: bool = False
 
 
 class _Elsewhere(NamedTuple):
@@ -90,11 +89,12 @@ class RemoteEngine(Engine):
 
     def __init__(self, setup: Setup, limits: Limits) -> None:
         super().__init__(setup.num_threads, limits)
-        self.cache = UserCache(setup.user_cache_bytes, setup.verify_share)  # a book about the cache of the process: sizes only
+        self.cache = UserCache(setup.user_cache_bytes, setup.verify_share)  # its counters are those that the process reports
+        self._book = UserCache(setup.user_cache_bytes)  # the sizes of the states that the process has cached
         self._setup = setup
         self._numbers = count()
         self._waiting: dict[int, _Waiting] = {}  # by the number of the call, oldest first
-        self._waiting_cost = 0
+        self._waiting_cost = self._num_patient = 0
         self._their_beat_s = monotonic()
         self._releases: weakref.WeakKeyDictionary[UserStates, int] = weakref.WeakKeyDictionary()
         self._has_ended = False
@@ -144,13 +144,13 @@ class RemoteEngine(Engine):
 
     @property
     def num_queued(self) -> int:
-        """Requests that wait, or that the process works on."""
-        return super().num_queued + len(self._waiting)
+        """Requests that wait, or that the process works on, without patient ones."""
+        return super().num_queued + len(self._waiting) - self._num_patient
 
     @property
     def num_patient(self) -> int:
         """Patient requests that wait, or that the process works on."""
-        return sum(waiting.is_patient for waiting in self._waiting.values())
+        return self._num_patient
 
     @property
     def queued_cost(self) -> int:
@@ -183,7 +183,7 @@ class RemoteEngine(Engine):
         number = next(self._numbers)
         if not isinstance(argument, UserRequest):
             users, key = cast(UserStates, batched.of), cast(UserKey, argument)
-            note(self.cache, users, key, (await self._call(Forget(number, self._releases[users], key), number)).kept_bytes)
+            note(self._book, users, key, (await self._call(Forget(number, self._releases[users], key), number)).kept_bytes)
             return None
         users, kind = cast(LoadedRelease, batched.of).users, _KINDS[type(argument.request)]
         # The message declares the type that the process decodes, which has the same fields.
@@ -193,15 +193,16 @@ class RemoteEngine(Engine):
         )
         answer = await self._call(call, number, cost, is_patient)
         if argument.key:
-            note(self.cache, users, argument.key, answer.kept_bytes)
+            note(self._book, users, argument.key, answer.kept_bytes)
         return kind.result.decode(answer.result)
 
     async def _call(self, call: Message, number: int, cost: int = 0, is_patient: bool = False) -> Answer:
         if self._lost is not None:
             raise self._lost
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = _Waiting(future, cost, monotonic(), is_patient)
+        self._waiting[number] = _Waiting(future, cost, monotonic())
         self._waiting_cost += cost
+        self._num_patient += is_patient
         self._connection.send(call)
         try:
             return await future
@@ -211,6 +212,7 @@ class RemoteEngine(Engine):
         finally:
             del self._waiting[number]
             self._waiting_cost -= cost
+            self._num_patient -= is_patient
 
     def _receive(self, reply: Reply) -> None:
         if isinstance(reply, State):
@@ -240,7 +242,7 @@ class RemoteEngine(Engine):
             loop.call_soon_threadsafe(self._connection.send, DropRelease(release))
 
 
-def note(cache: UserCache, users: UserStates, key: UserKey, num_bytes: int | None) -> None:
+def note(book: UserCache, users: UserStates, key: UserKey, num_bytes: int | None) -> None:
     """Note in the book the size of a user's state in the process, None if it has none.
 
     The book follows the same rules as the cache of the process. It is needed here to estimate what a request costs.
@@ -249,7 +251,7 @@ def note(cache: UserCache, users: UserStates, key: UserKey, num_bytes: int | Non
         users.drop(key)
     else:
         users.take(key)
-        cache.put(users, key, cast(UserState, _Elsewhere(num_bytes)))
+        book.put(users, key, cast(UserState, _Elsewhere(num_bytes)))
 
 
 def setup_of(settings: Settings, releases: Path) -> Setup:

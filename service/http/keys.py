@@ -97,7 +97,8 @@ class KeyRing:
 
         The bucket may go below zero; the next requests are refused until it has filled up again.
         """
-        if holder := self._holders.get(key_id):
+        holder = self._holders.get(key_id)
+        if holder and holder.key.rate is not None:  # otherwise a limit that the key gets later would count all requests before it
             holder.tokens -= num_requests
 
     async def watch(self) -> None:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 
 import msgspec
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
@@ -22,9 +21,9 @@ JSON = b"application/json"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 
 
-def reply(body: msgspec.Struct, status: int = 200) -> Response:
+def reply(body: msgspec.Struct) -> Response:
     """A JSON response."""
-    return Response(encode(body), status, media_type="application/json")
+    return Response(encode(body), media_type="application/json")
 
 
 async def read_json(request: Request, decoder: msgspec.json.Decoder[T], settings: Settings) -> T:
@@ -83,14 +82,6 @@ def path_id(request: Request, name: str) -> str:
     except ValueError as error:
         raise ApiError("invalid_request", str(error), name) from error
     return value
-
-
-def refuse(request: Request, error: Exception) -> Response:
-    """Any error of a route as the response to the client."""
-    if isinstance(error, HTTPException):  # always 404: the front has matched method and path, so Starlette refuses nothing else
-        error = ApiError("not_found", f"there is no {request.url.path}; see /docs")
-    status, headers, body = refusal(error, request.scope.get("state", {}).get("request_id", ""))
-    return Response(body, status, headers)
 
 
 def refusal(error: Exception, request_id: str) -> tuple[int, dict[str, str], bytes]:

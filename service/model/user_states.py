@@ -24,7 +24,7 @@ UserKey = tuple[str, str]  # "user" or "session", and its id
 
 _BYTES_PER_ITEM = 200  # about what the entries of dictionaries take
 _BYTES_PER_EVENT = 300  # of an event that only this state holds, such as an inline event of a session
-_PROTECTED = 0.8  # share of the budget that users with more than one request may fill
+_PROTECTED = 0.8  # share of the budget that users with more than one request may fill, in all releases together
 
 
 class PastState:
@@ -168,7 +168,7 @@ class UserStates:
         self._again: OrderedDict[UserKey, UserState] = OrderedDict()
         self._bytes: dict[UserKey, int] = {}
         self._used: dict[UserKey, int] = {}  # the tick of the cache at which each state was put last
-        self._again_bytes = 0
+        self.again_bytes = 0
         self.num_bytes = 0
 
     def __len__(self) -> int:
@@ -188,24 +188,35 @@ class UserStates:
         if state or again:
             size = self._bytes[key]
             self.num_bytes -= size
-            self._again_bytes -= size if again else 0
+            self.again_bytes -= size if again else 0
             self._bytes[key] = 0
         else:
             self._bytes.pop(key, None)
             self._used.pop(key, None)
         return state or again
 
-    def add(self, key: UserKey, state: UserState, tick: int, max_again_bytes: float) -> None:
-        """Store a new state, or one that was taken. At most `max_again_bytes` of users with several requests are protected."""
+    def add(self, key: UserKey, state: UserState, tick: int) -> None:
+        """Store a new state, or one that was taken."""
         size, again = state.num_bytes, key in self._bytes
         self._bytes[key], self._used[key] = size, tick
         self.num_bytes += size
         (self._again if again else self._once)[key] = state
-        self._again_bytes += size if again else 0
-        while self._again_bytes > max_again_bytes and len(self._again) > 1:
-            oldest, demoted = self._again.popitem(last=False)
-            self._again_bytes -= self._bytes[oldest]
-            self._once[oldest] = demoted
+        self.again_bytes += size if again else 0
+
+    @property
+    def num_again(self) -> int:
+        """Number of states of users with several requests."""
+        return len(self._again)
+
+    def next_to_demote(self) -> int:
+        """The tick of the state to demote next. There must be one of a user with several requests."""
+        return self._used[next(iter(self._again))]
+
+    def demote_one(self) -> None:
+        """Count the least recently used state of a user with several requests as one of a user with one request."""
+        oldest, demoted = self._again.popitem(last=False)
+        self.again_bytes -= self._bytes[oldest]
+        self._once[oldest] = demoted
 
     def next_to_go(self) -> tuple[bool, int]:
         """Whether the state to evict next is of a user with several requests, and its tick. There must be a state."""
@@ -219,7 +230,7 @@ class UserStates:
         freed = self._bytes.pop(oldest)
         del self._used[oldest]
         self.num_bytes -= freed
-        self._again_bytes -= freed if segment is self._again else 0
+        self.again_bytes -= freed if segment is self._again else 0
 
     def drop(self, key: UserKey) -> None:
         """Forget a user's state, if there is one."""
@@ -246,11 +257,23 @@ class UserCache:
     def put(self, states: UserStates, key: UserKey, state: UserState) -> None:
         """Store a new state, or one that was taken, and evict the oldest states of any release beyond the budget."""
         self._releases.add(states)
-        states.add(key, state, next(self._ticks), _PROTECTED * self.max_bytes)
+        states.add(key, state, next(self._ticks))
+        self._demote()
         while self.num_bytes > self.max_bytes and (filled := [each for each in self._releases if len(each)]):
             min(filled, key=UserStates.next_to_go).forget_one()
             self.counters.evictions += 1
         self.counters.num_bytes = self.num_bytes
+
+    def _demote(self) -> None:
+        """Bound the states of users with several requests. Otherwise several releases could fill the budget with them alone.
+
+        Then no further user would ever have two requests before being evicted.
+        """
+        while sum(each.again_bytes for each in self._releases) > _PROTECTED * self.max_bytes:
+            protecting = [each for each in self._releases if each.num_again]
+            if sum(each.num_again for each in protecting) == 1:
+                break
+            min(protecting, key=UserStates.next_to_demote).demote_one()
 
 
 def forget_users(states: UserStates, keys: Sequence[UserKey]) -> list[None]:

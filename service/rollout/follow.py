@@ -90,6 +90,7 @@ class Follower:
         async with self._looking:
             if failed := await self._judge.decide_trial(now_s):
                 self.quarantined[failed[0]] = failed[1]
+            self.quarantined.pop(self._served.current.id, None)  # a promoted release may have failed an earlier trial
 
     async def _run(self) -> None:
         await self._swapper.show()

@@ -129,7 +129,7 @@ class ServedReleases:
     async def start_trial(self, release: LoadedRelease, canary: CanaryPlan, now_s: float) -> None:
         """Let a release answer the share of requests that the plan gives a canary. A trial of another release ends."""
         async with self.unchanging():
-            with_changes = await self._with_changes(release)
+            with_changes = self._now.others.get(release.id) or await self._with_changes(release)
             others = self._pinned() | {release.id: with_changes}
             self._now = Snapshot(self.current, MappingProxyType(others), Trial(release.id, canary, now_s))
 

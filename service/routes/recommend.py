@@ -17,6 +17,7 @@ from service.http.messages import fresh_id
 from service.http.route_table import Route
 from service.routes.asking import ask_model
 from service.routes.context import Context, ms_since
+from service.telemetry.request_record import RECORD
 
 _recommend = msgspec.json.Decoder(schemas.RecommendRequest)
 _plain_recommend = msgspec.json.Decoder(schemas.PlainRecommendRequest)
@@ -77,6 +78,8 @@ class RecommendRoutes:
             return await self.answer(decode(raw, _recommend), started_s)
 
         results = await asyncio.gather(*map(ask, body.requests), return_exceptions=True)
+        if record := RECORD.get():
+            record.user_id = None  # the requests may be about several users
         request_id: str = request.state.request_id
         bodies = [error_body(result, request_id) if isinstance(result, BaseException) else result for result in results]
         return self._context.encoded(BatchResponse(results=bodies, took_ms=ms_since(started_s)))

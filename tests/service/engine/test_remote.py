@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -18,11 +19,11 @@ from service.api.schemas import Event, RecommendRequest, SimilarRequest
 from service.api.scores import ScoreRequest
 from service.engine.admission import Admission
 from service.engine.calls import ModelCalls
-from service.engine.frames import Forget, Message, Setup
+from service.engine.frames import Answer, Forget, Message, Setup, State
 from service.engine.remote import ENDED, RemoteEngine
 from service.engine.thread import MAX_PATIENT, Batched, Engine, Limits, Place
 from service.histories.history import UserHistory
-from service.model.user_states import UserCache, UserKey, forget_users
+from service.model.user_states import CacheCounters, UserCache, UserKey, UserStates, forget_users
 from service.ranking.recommend import recommend_many
 from service.ranking.rules import Ranking
 from service.ranking.user_request import UserRequest, cost_of, is_patient
@@ -209,7 +210,7 @@ def test_only_so_many_requests_for_explanations_wait_and_they_delay_no_other(sto
         calls = [stopped.ask(asked(f"why-{n}", explain=True, num_results=1)) for n in range(MAX_PATIENT + 1)]
         await asyncio.sleep(0.05)
         assert [call.done() for call in calls] == [False] * MAX_PATIENT + [True]
-        assert (engine.num_patient, engine.queued_cost, engine.wait_s) == (MAX_PATIENT, 0, 0)
+        assert (engine.num_patient, engine.num_queued, engine.queued_cost, engine.wait_s) == (MAX_PATIENT, 0, 0, 0)
         stopped.signal(signal.SIGCONT)
         return codes(await asyncio.gather(*calls, return_exceptions=True))
 
@@ -257,6 +258,25 @@ def test_what_it_keeps_of_users_is_known_here(remote: Remote, histories: dict[st
     before = remote.release.users.num_bytes
     assert remote.run(ask)[1:] == [(True, full, 0), (True, little, 1), (False, little, 0)]
     assert remote.release.users.num_bytes <= before
+
+
+def test_evictions_are_those_that_the_process_counts(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = msgspec.structs.replace(setup_of(tiny_store), user_cache_bytes=150)
+    engine, users = RemoteEngine(setup, LIMITS), UserStates()
+
+    async def call(*_: Any) -> Answer:
+        return Answer(0, kept_bytes=100)
+
+    async def ask() -> None:
+        for name in ("ann", "bob"):
+            await engine.submit_to(Batched(forget_users, users), ("user", name), engine.take_place(0, math.inf))
+
+    monkeypatch.setattr(engine, "_call", call)
+    engine._releases[users] = 0
+    engine._receive(State(0.0, 0.0, 0.0, [], CacheCounters(evictions=1, num_bytes=100)))
+    asyncio.run(ask())
+    assert [("user", name) in users for name in ("ann", "bob")] == [False, True]
+    assert engine.cache.counters == CacheCounters(evictions=1, num_bytes=100)
 
 
 def test_who_is_late_is_told_so(remote: Remote) -> None:
@@ -416,7 +436,8 @@ def test_a_server_answers_by_its_process_swaps_releases_with_it_and_ends_when_it
                 await asyncio.sleep(0.5)
                 assert set(clients.seen) == {200}
                 metrics = (await http.get("/metrics")).text
-                assert 'twotower_user_cache_total{outcome="hits"} 0.0' not in metrics
+                assert 'twotower_user_cache{outcome="hits"}' in metrics
+                assert 'twotower_user_cache{outcome="hits"} 0.0' not in metrics
 
                 os.kill(pid, signal.SIGKILL)
                 await asyncio.to_thread(until, lambda: status_of(server.address + "/readyz") != 200, 1.0)

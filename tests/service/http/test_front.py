@@ -84,6 +84,14 @@ def test_only_slow_failed_and_sampled_requests_are_reported(connect: Callable[..
     assert (refused.status, [name for name, _, _ in refused.stages]) == (422, ["decode"])
 
 
+def test_the_record_of_a_batch_names_no_user_because_there_may_be_several(connect: Callable[..., Client]) -> None:
+    records: list[RequestRecord] = []
+    client = connect(log_sample_rate=1.0)
+    client.app.asgi._reporters = (records.append,)
+    client.post("/v1/recommend/batch", {"requests": [{"user_id": "ann"}, {"user_id": "bob"}]})
+    assert [(record.status, record.user_id) for record in records] == [(200, None)]
+
+
 def fill(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every engine one without room."""
     monkeypatch.setattr(Engine, "has_room", lambda *_: False)

@@ -179,6 +179,15 @@ def test_a_key_without_a_limit_and_one_that_is_gone_can_be_charged(path: Path) -
     keys.permit(keys.identify(raw(bearer("free"))), "recommend")
 
 
+def test_a_limit_that_a_key_gets_later_does_not_count_the_requests_before_it(path: Path) -> None:
+    keys = ring(path, entry("web", "recommend"))
+    keys.charge("web", 1000)
+    write_keys(path, entry("web", "recommend", rate=0.1, burst=1))
+    os.utime(path, ns=(1, 1))
+    asyncio.run(keys.refresh())
+    keys.permit(keys.identify(raw(bearer("web"))), "recommend")
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

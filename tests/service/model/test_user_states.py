@@ -122,6 +122,19 @@ def test_who_came_back_to_one_release_outlasts_who_came_once_to_another(release:
     assert (len(current), len(trial)) == (1, 3)
 
 
+def test_users_who_came_back_to_any_release_leave_room_for_new_users(release: LoadedRelease, state: UserState) -> None:
+    read(state, (ONE,))
+    current, trial, cache = UserStates(), UserStates(), UserCache(5 * state.num_bytes)
+    for number in range(3):
+        for users in (current, trial):
+            visit(cache, users, release, f"regular {number}")
+            visit(cache, users, release, f"regular {number}")
+    assert current.num_again + trial.num_again == 4
+    assert current.again_bytes + trial.again_bytes == 4 * state.num_bytes
+    visit(cache, current, release, "new")
+    assert visit(cache, current, release, "new"), "there was room until the second request"
+
+
 def test_a_state_larger_than_the_whole_budget_is_not_kept(state: UserState) -> None:
     read(state, (ONE,))
     users, cache = UserStates(), UserCache(state.num_bytes - 1)

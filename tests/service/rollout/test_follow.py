@@ -206,6 +206,9 @@ def test_a_new_release_that_breaks_a_limit_on_trial_is_quarantined(two: TwoRelea
     assert server.look() == "unchanged"
     point(two, two.second)
     assert server.look() == "trial", "someone thought it over"
+    server.run(server.follower.decide_trial(time.monotonic() + 61))
+    assert server.served.current.id == two.second
+    assert server.follower.quarantined == {}, "what is served is not in quarantine"
 
 
 def test_a_rollback_during_a_trial_ends_it_and_what_was_served_before_needs_none(two: TwoReleases, follow: Follow) -> None:

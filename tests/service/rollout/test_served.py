@@ -125,6 +125,20 @@ def test_no_request_sees_half_a_swap(two: TwoReleases, follow: Follow, tmp_path:
     ]
 
 
+def test_a_release_of_the_plan_goes_on_trial_as_it_is_in_memory(release: LoadedRelease, tmp_path: Path) -> None:
+    changes = ItemChanges(DeltaStore(tmp_path / "delta.db"), 10)
+    served = ServedReleases(release, HALVES, changes, {OLD: named(release, OLD)})
+
+    async def put_and_try() -> None:
+        await served.put_items(changes, [msgspec.Raw(b'{"item_id": "new"}')], on_this_thread)
+        pinned = served.now.others[OLD]
+        await served.start_trial(pinned, CANARY_PLAN, 0)
+        assert served.now.others[OLD] is pinned, "its item changes and user states are kept"
+        await changes.close()
+
+    asyncio.run(put_and_try())
+
+
 def test_changed_items_are_served_by_the_next_release_too(two: TwoReleases, follow: Follow, tmp_path: Path) -> None:
     server = follow(two.store, two.first, delta=DeltaStore(tmp_path / "delta.db"))
     gone = follow(two.store, two.second).answer()[2][0]
