@@ -6,12 +6,15 @@ M: past items, N: items
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from service.histories.history import PastItem, StoredEvent, UserHistory
-from service.model.event_contexts import event_context
+from service.model.event_contexts import number_of, text_of
 from service.release.loaded import LoadedRelease
-from twotower.data.features import Floats
+from twotower.artefacts.bundle import Towers
+from twotower.data.features import EncodedRows, Floats, encode_rows
 from twotower.data.item_statistics import ItemStatistics
+from twotower.data.schema import EVENT_TYPE
 from twotower.data.window import History
 from twotower.model.scoring import Queries, Request, answer
 
@@ -51,3 +54,14 @@ def offline_queries(release: LoadedRelease, request: Request) -> Queries:
 def offline_scores(release: LoadedRelease, request: Request) -> Floats:
     """The score of every item, [N]."""
     return np.asarray(offline_queries(release, request).dense_scores(release.vectors_NV)[0].numpy())
+
+
+def event_context(towers: Towers, events: Sequence[StoredEvent]) -> EncodedRows:
+    """Encoded event types and event features. Features of the schema are taken from `properties` by name."""
+    config = towers.config.model
+    columns = {EVENT_TYPE: pa.array([e.event_type for e in events], pa.string())}
+    for name, kind in towers.schema.events.features.items():
+        values = [e.properties.get(name) for e in events]
+        is_number = kind == "numeric"
+        columns[name] = pa.array(map(number_of if is_number else text_of, values), pa.float64() if is_number else pa.string())
+    return encode_rows(columns, config.context_spec, config.context_table_rows)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from service.histories.history import StoredEvent
 from service.model.incremental import Reader
 from twotower.artefacts.bundle import Towers
-from twotower.data.features import EncodedRows, Floats, encode_rows, encode_wanted, piecewise_linear
+from twotower.data.features import Floats, encode_rows, encode_wanted, piecewise_linear
 from twotower.data.schema import EVENT_TYPE
 
 KEPT = 4096  # cached vectors, of half a kB each
@@ -36,12 +36,12 @@ class Contexts:
 
     def of(self, events: Sequence[StoredEvent]) -> Floats:
         """The vector [T, D] that each event's context adds to the vector of its item."""
-        keys = [(e.event_type, *[_text(e.properties.get(name)) for name in self._features]) for e in events]
+        keys = [(e.event_type, *[text_of(e.properties.get(name)) for name in self._features]) for e in events]
         missing = {key for key in keys if key not in self._places}
         if missing:
             self._keep(missing, keys)
         vectors_TD = self._kept_KD.take([self._places[key] for key in keys], 0)
-        values = [np.array([_number(e.properties.get(field.name)) for e in events]) for field in self._numbers]
+        values = [np.array([number_of(e.properties.get(field.name)) for e in events]) for field in self._numbers]
         parts = [piecewise_linear(values_T, field.edges) for values_T, field in zip(values, self._numbers, strict=True)]
         dense_TF = np.concatenate(parts, 1) if parts else np.zeros((len(events), 0), np.float32)
         return vectors_TD + self._reader.embed_numbers(dense_TF)
@@ -70,24 +70,15 @@ class Contexts:
         return self._wanted[event_type]
 
 
-def event_context(towers: Towers, events: Sequence[StoredEvent]) -> EncodedRows:
-    """Encoded event types and event features. Features of the schema are taken from `properties` by name."""
-    config = towers.config.model
-    columns = {EVENT_TYPE: _texts([e.event_type for e in events])}
-    for name, kind in towers.schema.events.features.items():
-        values = [e.properties.get(name) for e in events]
-        columns[name] = pa.array(map(_number, values), pa.float64()) if kind == "numeric" else _texts(map(_text, values))
-    return encode_rows(columns, config.context_spec, config.context_table_rows)
-
-
 def _texts(values: Iterable[str | None]) -> pa.Array:
     return pa.array(values, pa.string())
 
 
-def _text(value: Any) -> str | None:
+def text_of(value: Any) -> str | None:
+    """The value of a categorical feature; None is a missing value."""
     return None if value is None else str(value)
 
 
-def _number(value: Any) -> float:
+def number_of(value: Any) -> float:
     """The value of a numeric feature, NaN if it is not a number: a stored event may be older than the schema."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from benchmarks.serving_rivals.offline import event_context
 from embedder_cache.catalogue.popularity import popularity_from_events
 from embedder_cache.checks.probe import Probe, ProbeAnswers, ask, ask_popularity, overlap, read_probe
 from service.histories.history import StoredEvent
-from service.model.event_contexts import event_context
 from service.release.loading import open_release
 from training.data.event_log import EventLog, read_event_log
 from training.evaluation.rankers import next_basket, statistics_before

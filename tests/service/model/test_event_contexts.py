@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 
+from benchmarks.serving_rivals.offline import event_context
 from service.histories.history import StoredEvent
-from service.model.event_contexts import KEPT, Contexts, event_context
+from service.model.event_contexts import KEPT, Contexts
 from service.release.loaded import LoadedRelease
 
 

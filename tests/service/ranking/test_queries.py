@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.serving_rivals.offline import offline_request, offline_scores
 from service.api.schemas import Event, RecommendRequest
 from service.histories.history import StoredEvent, UserHistory
 from service.model.user_states import UserCache, UserKey, UserState
@@ -27,7 +28,6 @@ from service.ranking.queries import (
 from service.ranking.user_request import ModelInput, UserRequest, read_input
 from service.release.loaded import LoadedRelease
 from tests.service.conftest import NOW_MS
-from tests.service.offline import offline_scores
 from twotower.data.features import Floats
 
 Histories = dict[str, UserHistory]
@@ -75,7 +75,8 @@ def test_scores_from_a_kept_state_are_those_of_the_offline_evaluation(
             fewer = history if kept else UserHistory().extended(history.events[:-3])
             model_input = input_of(own_release, fewer, target_event_type=wanted[place % 3])
             (query,) = queries_of(own_release, [("user", user)], [model_input], cache)
-            expected_N = offline_scores(own_release, model_input)
+            request = offline_request(own_release, model_input.history, model_input.now_ms, model_input.target_event_type)
+            expected_N = offline_scores(own_release, request)
             np.testing.assert_allclose(scores_of(own_release, query), expected_N, rtol=0, atol=1e-4)
     assert (cache.counters.hits, cache.counters.misses) == (13, 13)
 

@@ -7,16 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.serving_rivals.offline import offline_request, offline_scores
 from service.api.errors import ApiError
 from service.api.schemas import Event, RecommendRequest
 from service.histories.history import StoredEvent, UserHistory
 from service.histories.intake import merge_inline
 from service.ranking.rules import Ranking
-from service.ranking.user_request import UserRequest, read_input
 from service.release.filters import Mask
 from service.release.loaded import LoadedRelease
 from tests.service.conftest import NOW_MS, recommend
-from tests.service.offline import offline_scores
 from twotower.data.features import Floats
 
 Histories = dict[str, UserHistory]
@@ -32,7 +31,7 @@ def ids(ranking: Ranking) -> list[str]:
 
 def all_scores(release: LoadedRelease, history: UserHistory) -> Floats:
     """score(u, j) of every item, by one product with the whole catalogue."""
-    return offline_scores(release, read_input(release, UserRequest(RecommendRequest(), history, NOW_MS)))
+    return offline_scores(release, offline_request(release, history, NOW_MS))
 
 
 def seen(release: LoadedRelease, history: UserHistory) -> Mask:

@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.serving_rivals.offline import offline_request, offline_scores
 from service.api.schemas import RecommendRequest
 from service.api.scores import ScoreRequest
 from service.histories.history import UserHistory
 from service.model.user_states import UserCache
 from service.ranking.recommend import recommend_many
 from service.ranking.score import Scores, score_many
-from service.ranking.user_request import UserRequest, read_input
+from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease
 from tests.service.conftest import NOW_MS, Client, UnreachableHistory, recommend
-from tests.service.offline import offline_scores
 
 Histories = dict[str, UserHistory]
 
@@ -56,7 +56,9 @@ def test_scores_from_a_kept_state_are_those_from_scratch_and_those_of_the_offlin
             kept_by_id = {item.item_id: item.log_probability for item in kept.items}
             fresh_by_id = {item.item_id: item.log_probability for item in fresh.items}
             assert kept_by_id == pytest.approx(fresh_by_id, rel=0, abs=1e-5)
-            offline_N = offline_scores(release, read_input(release, user_request)).astype(np.float64)
+            offline_N = offline_scores(release, offline_request(release, user_request.stored, NOW_MS, "purchase")).astype(
+                np.float64
+            )
             offline_N -= np.logaddexp.reduce(offline_N)
             np.testing.assert_allclose([kept_by_id[i] for i in release.item_ids], offline_N, rtol=0, atol=1e-4)
     assert (cache.counters.hits, cache.counters.misses) == (9, 9)
