@@ -8,6 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from time import monotonic
@@ -257,7 +258,7 @@ class Engine:
         """The result for `argument` from the batch that it becomes part of. The place's cost is about its work in tokens.
 
         ApiError deadline_exceeded when its turn comes after the place's deadline. If the caller is cancelled, the work is
-        skipped when its turn comes.
+        skipped when its turn comes; patient work leaves the queue at once.
         """
         return await self._wait(batched, argument, place)
 
@@ -276,6 +277,17 @@ class Engine:
             return await work.future
         finally:
             self._pending.discard(work)
+            if work.is_patient and work.future.cancelled():
+                self._leave(work)
+
+    def _leave(self, work: _Work) -> None:
+        """Take cancelled patient work out of the queue, if it is still there.
+
+        A busy engine does one patient request per `_PATIENCE_S`. If cancelled ones took these turns, then the others would be
+        too late when their turn comes.
+        """
+        with self._changed, suppress(ValueError):
+            self._patient.remove(work)
 
     def _loop(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)

@@ -379,6 +379,30 @@ def test_a_patient_request_that_waited_for_a_second_goes_first_and_the_next_one_
     assert order.done == ["first", "other", "another", "second"]
 
 
+def test_a_patient_request_that_is_cancelled_keeps_neither_its_room_nor_its_turn(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread, "_PATIENCE_S", 0.1)
+    block, order = Blocker(), Order()
+
+    async def run() -> None:
+        blocker = await block.start(engine)
+        gone = [asyncio.create_task(ask_patiently(engine, order.work, "gone")) for _ in range(MAX_PATIENT)]
+        await turns()
+        for task in gone:
+            task.cancel()
+        await asyncio.wait(gone)
+        assert engine.num_patient == 0
+        asked = [asyncio.create_task(ask_patiently(engine, order.work, "patient"))]
+        asked += [asyncio.create_task(ask(engine, order.work, "other", 1))]
+        await asyncio.sleep(0.2)
+        block.gate.set()
+        await asyncio.gather(blocker, *asked)
+
+    asyncio.run(run())
+    assert order.done == ["patient", "other"]
+
+
 def test_only_so_many_patient_requests_wait_those_that_are_made_ready_among_them(engine: Engine) -> None:
     block, order = Blocker(), Order()
 
