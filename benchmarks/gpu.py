@@ -12,12 +12,11 @@ import sys
 from collections.abc import Sequence
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.kernel_races.ops import Scale, races
 from benchmarks.kernel_races.race import Ceilings, Result, floor_us, measured_ceilings, run_race
 from benchmarks.report import Row, write_report
+from twotower.terminal import TextTable, console
 
 TABLE_WIDTH = 200  # for a log that is read later, not for a terminal
 NOT_MEASURED = "not measured"
@@ -41,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ceilings = measured_ceilings() if timing else None
     print(told(ceilings))
     results = [result for race in races(scale, device) for result in run_race(race, timing=timing)]
-    Console(width=TABLE_WIDTH).print(table(results, ceilings))
+    console(width=TABLE_WIDTH).print(table(results, ceilings))
     if timing:
         for tool in SANITIZERS:
             print(f"{tool}: {sanitized(tool)}")
@@ -58,9 +57,9 @@ def told(ceilings: Ceilings | None) -> str:
     return f"{copies}, bf16 {ceilings.tensor_flop_s / 1e12:,.0f} TFLOP/s, launch {ceilings.launch_us:.1f} us"
 
 
-def table(results: Sequence[Result], ceilings: Ceilings | None) -> Table:
+def table(results: Sequence[Result], ceilings: Ceilings | None) -> TextTable:
     """A line for each contender. Cells without a measurement say so."""
-    made = Table("op", "shape", "contender", title="GPU" if ceilings else f"dry run: times are {NOT_MEASURED}")
+    made = TextTable("op", "shape", "contender", title="GPU" if ceilings else f"dry run: times are {NOT_MEASURED}")
     columns = ("us", "p20", "p80", "warm", "graph", "GB/s", "TFLOP/s", "of floor", "MiB", "first s", "error", "x best peer", "")
     for column in columns:
         made.add_column(column, justify="right")

@@ -15,11 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks.report import Row, write_report
 from twotower.kernels.configurations import TARGETS, Target
+from twotower.terminal import TextTable, console
 
 GOLDEN = Path(__file__).parent / "golden/kernel_resources.json"
 SHARED_LIMIT: Mapping[Target, int] = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
@@ -40,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     choice.add_argument("--triton", default=sys.executable, metavar="PYTHON", help="a Python with another version of Triton")
     args = parser.parse_args(argv)
     found = {target: compile_for(target, args.triton) for target in TARGETS}
-    Console(width=TABLE_WIDTH).print(table(found))
+    console(width=TABLE_WIDTH).print(table(found))
     if args.record:
         GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
@@ -99,9 +97,9 @@ def rows_of(found: Mapping[Target, Found], num_problems: int) -> list[Row]:
     ]
 
 
-def table(found: Mapping[Target, Found]) -> Table:
+def table(found: Mapping[Target, Found]) -> TextTable:
     """A line for each kernel and target."""
-    result = Table("kernel", "target", title="resources")
+    result = TextTable("kernel", "target", title="resources")
     columns = ("registers", "shared_bytes", "spills", "stack_bytes", "matrix", "wide_share", "narrow_loads", "lines", "num_warps")
     for column in columns:
         result.add_column(column.replace("_", " "), justify="right")

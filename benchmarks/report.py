@@ -9,10 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-from rich.table import Table
-
 from twotower.provenance import commit
+from twotower.terminal import Cell, TextTable, console, styled
 
 DIRECTORY = Path("build/bench")
 
@@ -60,9 +58,9 @@ def write_report(name: str, rows: Sequence[Row], directory: Path = DIRECTORY) ->
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}.json"
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    console = Console()
-    console.print(table(name, rows))
-    console.print(f"written to {path}", highlight=False)
+    shown = console()
+    shown.print(table(name, rows))
+    shown.print(f"written to {path}")
     return path
 
 
@@ -77,9 +75,9 @@ def merged(rows: Sequence[Row], newer: Sequence[Row]) -> list[Row]:
     return list(({row.metric: row for row in rows} | {row.metric: row for row in newer}).values())
 
 
-def table(name: str, rows: Sequence[Row]) -> Table:
+def table(name: str, rows: Sequence[Row]) -> TextTable:
     """The rows as a table, each with a mark."""
-    result = Table("metric", title=name)
+    result = TextTable("metric", title=name)
     for heading in ("value", "unit", "must", "goal"):
         result.add_column(heading, justify="left" if heading == "unit" else "right")
     result.add_column("")
@@ -90,13 +88,13 @@ def table(name: str, rows: Sequence[Row]) -> Table:
     return result
 
 
-def mark(row: Row) -> str:
+def mark(row: Row) -> Cell:
     """ "met", "missed", or "short of goal" if only the limit is met."""
     if row.must is None and row.goal is None:
         return ""
     if not row.meets_must:
-        return "[red]missed[/]"
-    return "[green]met[/]" if row.meets_goal else "[yellow]short of goal[/]"
+        return styled("missed", "red")
+    return styled("met", "green") if row.meets_goal else styled("short of goal", "yellow")
 
 
 def figure(value: float) -> str:

@@ -18,11 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks.report import Row, write_report
 from loadtests.traffic import Json, write_histories
+from twotower.terminal import TextTable, console
 
 READY_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 30
@@ -85,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with serving(args.store, directory) as url:
             print(f"{args.users} users replay {num_histories} real histories against {url} for {args.duration} s")
             endpoints = run_locust(url, directory, args.users, args.duration)
-    Console().print(endpoint_table(endpoints))
+    console().print(endpoint_table(endpoints))
     rows = report_rows(endpoints, args.p99_ms, args.max_failure_ratio)
     write_report("loadtest", rows)
     return 0 if all(row.meets_must for row in rows) else 1
@@ -149,9 +147,9 @@ def run_locust(url: str, directory: Path, num_users: int, duration_s: int) -> li
     return [*(Endpoint.of(e["name"], [e]) for e in entries), Endpoint.of("all", entries)]
 
 
-def endpoint_table(endpoints: Sequence[Endpoint]) -> Table:
+def endpoint_table(endpoints: Sequence[Endpoint]) -> TextTable:
     """The figures of each endpoint as a table."""
-    table = Table("endpoint", title="load test")
+    table = TextTable("endpoint", title="load test")
     for heading in ("requests", "failures", "requests/s", "p50 ms", "p99 ms"):
         table.add_column(heading, justify="right")
     for e in endpoints:

@@ -20,6 +20,7 @@ from typing import Any
 from twotower.errors import EnvironmentProblem, TwoTowerError
 from twotower.progress import CONSOLE, say
 from twotower.provenance import environment
+from twotower.terminal import TextTable, styled, visible
 
 NUM_TIMED = 500  # sequential requests that the latency figures are measured on
 NUM_HOUSEHOLDS = 50  # whose histories are sent to the service
@@ -92,7 +93,7 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 def command(*arguments: object) -> str:
     """Print and run a `twotower` command and return its output. A command that fails prints its own message."""
     shown = " ".join(str(a) for a in arguments)
-    CONSOLE.print(f"[bold]$ twotower {shown}[/bold]", highlight=False)
+    CONSOLE.print(styled(f"$ twotower {shown}", "bold"))
     line = [sys.executable, "-m", "twotower.cli", *map(str, arguments)]
     finished = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=False)
     if finished.returncode:
@@ -105,7 +106,7 @@ def start_service(store: Path, port: int, history: Path, log: Path) -> subproces
     import httpx
 
     arguments = ["serve", "--store", str(store), "--port", str(port), "--history", f"sqlite:///{history.resolve()}"]
-    CONSOLE.print(f"[bold]$ twotower {' '.join(arguments)}[/bold]", highlight=False)
+    CONSOLE.print(styled(f"$ twotower {' '.join(arguments)}", "bold"))
     with log.open("wb") as file:
         server = subprocess.Popen([sys.executable, "-m", "twotower.cli", *arguments], stdout=file, stderr=file)
     deadline = time.monotonic() + READY_TIMEOUT_S
@@ -256,10 +257,8 @@ def write_report(out: Path, bundle: Path, embedded: Json, seconds: dict[str, flo
 
 def print_summary(report: Json, port: int, out: Path, serving: bool) -> None:
     """Print quality beside the counters, speed, and the three calls with their answers."""
-    from rich.table import Table
-
     test = report["quality"]["test"]
-    table = Table(title=f"December's baskets, ranked among all {report['data']['items']:,} items")
+    table = TextTable(title=f"December's baskets, ranked among all {report['data']['items']:,} items")
     table.add_column("")
     for name in ("R@10", "NDCG@10", "MRR@10", "HR@10", "new R@10", "loss"):
         table.add_column(name, justify="right")
@@ -296,7 +295,7 @@ def print_summary(report: Json, port: int, out: Path, serving: bool) -> None:
 
 def print_call(port: int, path: str, body: Json, heading: str) -> None:
     """Print a call in the form that can be pasted into a shell."""
-    CONSOLE.print(f"\n[bold]{heading}[/bold]")
+    CONSOLE.print(styled(f"\n{heading}", "bold"))
     say(f"curl -s http://127.0.0.1:{port}{path} -H 'Content-Type: application/json' -d '{json.dumps(body)}'")
 
 
@@ -304,14 +303,14 @@ def print_items(items: list[Json], before: list[str]) -> None:
     """Print items with their names, and mark those that are new or moved relative to `before`."""
     for rank, item in enumerate(items):
         if not before:
-            mark = "  "
+            mark = styled("  ")
         elif item["item_id"] not in before:
-            mark = "[green]+ [/green]"
+            mark = styled("+ ", "green")
         elif before.index(item["item_id"]) != rank:
-            mark = "[green]^ [/green]" if before.index(item["item_id"]) > rank else "[yellow]v [/yellow]"
+            mark = styled("^ ", "green") if before.index(item["item_id"]) > rank else styled("v ", "yellow")
         else:
-            mark = "  "
-        CONSOLE.print(f"   {mark}{item['score']:7.3f}  {item['item_id']:>9}  {title(item)}", highlight=False)
+            mark = styled("  ")
+        CONSOLE.print("   ", mark, visible(f"{item['score']:7.3f}  {item['item_id']:>9}  {title(item)}"), sep="")
 
 
 def title(item: Json) -> str:

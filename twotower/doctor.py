@@ -17,11 +17,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from twotower.memory import available_bytes
+from twotower.terminal import TextTable, console, styled
 
 PROBE_TIMEOUT_S = 120
 DEMO_MEMORY_GIB = 4.0  # the most memory that `twotower demo` takes
@@ -94,7 +91,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--redis", metavar="URL", help="also require that this Redis answers (redis://host:6379/0)")
     arguments = parser.parse_args(argv)
     checks = examine(run_probe, arguments.redis, installed_packages())
-    Console().print(report(checks))
+    console().print(report(checks))
     return 0 if all(check.works for check in checks if check.required) else 1
 
 
@@ -242,12 +239,12 @@ def usable_cores() -> float:
     return cores
 
 
-def report(checks: list[Check]) -> Table:
+def report(checks: list[Check]) -> TextTable:
     """The checks as a table: what, its state, what to do about it."""
-    table = Table()
+    table = TextTable()
     for heading in ("", "what", "state", "what to do about it"):
         table.add_column(heading, overflow="fold")
     for check in checks:
-        mark = "[green]ok[/]" if check.works else "[red]fails[/]" if check.required else "[yellow]-[/]"
-        table.add_row(mark, check.what, escape(check.state), escape(check.advice))
+        mark = styled("ok", "green") if check.works else styled("fails", "red") if check.required else styled("-", "yellow")
+        table.add_row(mark, check.what, check.state, check.advice)
     return table

@@ -5,11 +5,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-CONSOLE = Console(stderr=True, soft_wrap=True)
+from twotower.terminal import TaskText, console, styled, visible
+
+CONSOLE = console(stderr=True, soft_wrap=True)
 
 
 class Step:
@@ -38,7 +39,7 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         unit = task.fields["unit"]
-        return Text(f"{task.speed:,.0f} {unit}/s" if unit and task.speed else "", style="cyan")
+        return styled(f"{task.speed:,.0f} {unit}/s" if unit and task.speed else "", "cyan")
 
 
 @contextmanager
@@ -47,16 +48,16 @@ def step(title: str, total: float | None = None, unit: str = "") -> Iterator[Ste
     started = time.monotonic()
     if CONSOLE.is_terminal:
         columns = (
-            TextColumn("{task.description:<32}"),
+            TaskText(width=32),
             BarColumn(bar_width=24),
             _Rate(),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            TaskText("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", style="dim"),
+            TaskText("note", style="dim"),
         )
         with Progress(*columns, console=CONSOLE, transient=True) as progress:
-            work = Step(progress, progress.add_task(title, total=total, unit=unit, note=""))
+            work = Step(progress, progress.add_task(title, total=total, unit=unit, note="", left="left"))
             yield work
     else:
         work = Step(None, 0)
@@ -71,7 +72,7 @@ def say(line: str) -> None:
     """Write one line to stderr, because stdout belongs to results."""
     with suppress(OSError):  # stderr is closed, or its disk is full: the work goes on
         if CONSOLE.is_terminal:
-            CONSOLE.print(line, highlight=False, markup=False)
+            CONSOLE.print(visible(line))
         else:  # without rich, which ends the program when the reader of a pipe has gone
             sys.stderr.write(f"{line}\n")
         sys.stderr.flush()

@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 from embedder_cache.catalogue.content_hash import content_hashes
 from embedder_cache.catalogue.item_changes import Overlay, overlay, stream_changed
 from twotower.artefacts.item_changes import Changes
-from twotower.data.faults import Mask, find_faults, is_text
+from twotower.data.faults import find_faults
 from twotower.data.features import FeatureSpec, Hashes, Ints
 from twotower.data.schema import ItemColumns
 from twotower.errors import DataError
 from twotower.model.catalogue import as_items, in_parallel
+from twotower.tables.ids import Mask, id_texts
 
 Lines = tuple[Ints, pa.Array, str, str]  # rows of a batch, their ids, column, reason
 
@@ -107,9 +108,7 @@ def occurred_before(item_ids: pa.Array) -> Mask:
 
 def _lines(ids: pa.ChunkedArray, faulty_B: Mask, column: str, reason: str) -> Lines:
     faulty = ids.filter(pa.array(faulty_B))
-    values = (faulty.cast(pa.large_binary()) if is_text(ids.type) else faulty).to_pylist()
-    texts = [v.decode(errors="replace") if isinstance(v, bytes) else None if v is None else str(v) for v in values]
-    return np.flatnonzero(faulty_B), pa.array(texts, pa.string()), column, reason
+    return np.flatnonzero(faulty_B), pa.array(id_texts(faulty), pa.string()), column, reason
 
 
 def _table(rows: Ints, item_ids: pa.Array, column: str, reason: str) -> pa.Table:

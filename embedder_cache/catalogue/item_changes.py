@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.artefacts.item_changes import Changes
-from twotower.data.events import open_parquet, require_columns
-from twotower.data.faults import Mask, is_text
 from twotower.data.raw_items import item_table
 from twotower.data.schema import ItemColumns
 from twotower.model.catalogue import BATCH_ITEMS, stream_rows
+from twotower.tables.ids import Mask, read_ids
+from twotower.tables.table import open_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ class Overlay:
 
 def overlay(path: Path, columns: ItemColumns, delta: Changes) -> Overlay:
     """The changes with the columns that the file has now. Where a put item does not fit them, the file's row stays."""
-    known = open_parquet(path, "items").schema
-    require_columns(known, [columns.item_id, *columns.features], path)
-    schema = pa.schema([(name, _plain(known.field(name).type)) for name in columns.features])
+    catalogue = open_table(path, "items")
+    catalogue.require([columns.item_id, *columns.features])
+    schema = pa.schema([catalogue.schema.field(name) for name in columns.features])
     described = [(item_id, features) for item_id, features in delta.items.items() if features is not None]
     table, unusable = item_table([features for _, features in described], schema)
     put = [item_id for place, (item_id, _) in enumerate(described) if place not in unusable]
@@ -56,15 +56,9 @@ def stream_changed(path: Path, columns: ItemColumns, changes: Overlay) -> Iterat
     for batch in stream_rows(path, columns):
         replaced = np.zeros(len(batch), bool)
         if len(changes.replaced):
-            column = batch.column(columns.item_id)
-            texts = column if is_text(column.type) else column.cast(pa.string())
-            replaced = pc.is_in(texts.cast(pa.large_binary()), changes.replaced).to_numpy()
+            texts, _ = read_ids(batch.column(columns.item_id).combine_chunks(), columns.item_id)
+            replaced = pc.is_in(texts.cast(pa.large_binary()), changes.replaced).to_numpy(zero_copy_only=False)
         yield batch, ~replaced
     for start in range(0, len(changes.put), BATCH_ITEMS):
         put = changes.put.slice(start, BATCH_ITEMS)
         yield put, np.ones(len(put), bool)
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type of a column as `stream_rows` yields it: without a dictionary."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -13,6 +13,8 @@ from twotower.artefacts.bundle import Bundle
 from twotower.data.events import stream_events
 from twotower.data.features import Floats
 from twotower.data.popularity import decayed_counts, fade, log_popularity
+from twotower.progress import say
+from twotower.tables.left_out import LeftOut
 
 
 def popularity_from_events(events: Path, bundle: Bundle, item_ids: pa.Array) -> tuple[Floats, int, float]:
@@ -23,7 +25,8 @@ def popularity_from_events(events: Path, bundle: Bundle, item_ids: pa.Array) -> 
     half_lives = bundle.towers.config.popularity_half_lives_days
     counts_PN, all_P1 = np.zeros((len(half_lives), len(item_ids))), np.zeros((len(half_lives), 1))
     as_of_ms = 0
-    for batch in stream_events(events, bundle.towers.schema.events):
+    left_out = LeftOut()
+    for batch in stream_events(events, bundle.towers.schema.events, left_out=left_out):
         newest = max(as_of_ms, int(batch.times_ms_E.max()))
         elapsed_ms = newest - as_of_ms if as_of_ms else 0
         counts_PN, all_P1 = fade(counts_PN, elapsed_ms, half_lives), fade(all_P1, elapsed_ms, half_lives)
@@ -33,6 +36,8 @@ def popularity_from_events(events: Path, bundle: Bundle, item_ids: pa.Array) -> 
         rows_E = rows.drop_null().to_numpy(zero_copy_only=False)
         counts_PN += decayed_counts(rows_E, batch.times_ms_E[known], as_of_ms, half_lives, len(item_ids))
         all_P1 += decayed_counts(np.zeros(len(known), np.int64), batch.times_ms_E, as_of_ms, half_lives, 1)
+    for line in left_out.lines("events"):
+        say(f"  {line}")
     return log_popularity(counts_PN).T, as_of_ms, float(counts_PN[0].sum() / all_P1[0, 0])
 
 

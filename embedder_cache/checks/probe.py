@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from twotower.artefacts.bundle import BundleConfig, Towers
-from twotower.data.events import open_parquet, stream_events
+from twotower.data.events import stream_events
 from twotower.data.features import DAY_MS, Floats, Ints, encode_rows, fingerprint, rows_of
 from twotower.data.item_statistics import item_statistics
 from twotower.data.popularity import Counts, decayed_counts, log_popularity
@@ -29,6 +29,7 @@ from twotower.data.window import History, anchor
 from twotower.errors import DataError
 from twotower.metrics.ranking import Array, ndcg_at, recall_at, tied_ranks
 from twotower.model.scoring import Request, answer_as_of
+from twotower.tables.table import open_table
 
 PERIOD_DAYS = 7  # so that every weekday counts once
 MAX_REQUESTS = 256
@@ -105,7 +106,7 @@ def read_probe(events: Path, item_ids: pa.Array, until_ms: int, towers: Towers, 
     The users whose ids hash lowest are sampled, so that the sample stays the same from night to night and does not depend on
     the order of the log. `others` are towers that will be asked too: their event features are read where the log has them.
     """
-    columns, present = towers.schema.events, open_parquet(events, "events").schema.names
+    columns, present = towers.schema.events, open_table(events, "events").schema.names
     half_lives = {h for t in (towers, *others) for h in t.config.popularity_half_lives_days}
     old = [name for t in others for name in t.schema.events.features if name in present]
     features = tuple(dict.fromkeys([*columns.features, *old]))

@@ -14,9 +14,9 @@ import numpy as np
 import xxhash
 
 from embedder_cache.catalogue.intake import Intake
-from twotower.data.faults import Mask
 from twotower.data.features import Floats
 from twotower.errors import EnvironmentProblem
+from twotower.tables.ids import Mask
 
 # One batch: a hash of its items, offset and length of its vectors [n, V] in the file, and a checksum of both.
 _RECORD = struct.Struct("<16sQQ16s")

@@ -14,9 +14,9 @@ import pyarrow as pa
 from embedder_cache.catalogue.intake import Intake, sound_items
 from embedder_cache.embedding.unchanged_items import Kept
 from twotower.artefacts.bundle import Bundle
-from twotower.data.faults import Mask
 from twotower.data.features import Floats
 from twotower.model.catalogue import embed_table, in_parallel
+from twotower.tables.ids import Mask
 
 Embedded: TypeAlias = Iterator[tuple[pa.Table, slice, Floats]]
 """Batches of the catalogue in the order of the file: items, their place among all N, and vectors."""

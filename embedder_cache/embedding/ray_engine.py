@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import ray
 import torch
 
@@ -24,12 +23,12 @@ from embedder_cache.catalogue.intake import Intake, sound_items
 from embedder_cache.embedding.local_engine import Embedded, embed_here, embed_some
 from twotower import errors
 from twotower.artefacts.bundle import Bundle, load_bundle
-from twotower.data.events import open_parquet, stream_batches
-from twotower.data.faults import Mask
 from twotower.data.features import Hashes
 from twotower.errors import DataError, EnvironmentProblem, IntegrityError, TwoTowerError
-from twotower.model.catalogue import BATCH_ITEMS, as_items, embed_table
+from twotower.model.catalogue import as_items, embed_table, rows_of_part
 from twotower.model.kinds import TRUST_VARIABLE
+from twotower.tables.ids import Mask
+from twotower.tables.table import Table, open_table
 
 OBJECT_STORE_BYTES = 2**29  # of a cluster started here; results wait in it until they are written
 BLOCK_BYTES = 2**24  # of results sent at a time: a few batches
@@ -74,8 +73,8 @@ def row_groups(items: Path, intake: Intake, todo_N: Mask) -> list[dict[str, obje
     todo_R[intake.accepted_R] = todo_N
     groups: list[dict[str, object]] = []
     start = 0
-    for number, fragment in enumerate(open_parquet(items, "items").get_fragments()):
-        for group in fragment.row_groups:
+    for number, part in enumerate(open_table(items, "items").parts):
+        for group in part.fragment.row_groups:
             todo_B = todo_R[start : start + group.num_rows]
             start += group.num_rows
             if todo_B.any():
@@ -103,9 +102,9 @@ class Worker:
         return bundle
 
     @cached_property
-    def dataset(self) -> ds.Dataset:
+    def table(self) -> Table:
         """The catalogue, opened once per worker."""
-        return open_parquet(self.items, "items")
+        return open_table(self.items, "items")
 
     def __call__(self, groups: pa.Table) -> Iterator[pa.Table]:
         """A row of RESULT for each batch with items to embed, or one row with an error that the operator can put right."""
@@ -120,18 +119,16 @@ class Worker:
         """Content hashes and vectors of the items to embed, for each batch of a row group."""
         towers, model = self.bundle.towers, self.bundle.towers.config.model
         columns = towers.schema.items
-        fragments = list(self.dataset.get_fragments())
-        if file >= len(fragments) or group >= fragments[file].num_row_groups:
+        parts = self.table.parts
+        if file >= len(parts) or group >= parts[file].fragment.num_row_groups:
             raise DataError(_OTHER.format(items=self.items))
-        part = fragments[file].subset(row_group_ids=[group])
-        rows = ds.FileSystemDataset([part], self.dataset.schema, self.dataset.format, self.dataset.filesystem)
         todo_B = np.unpackbits(np.frombuffer(todo, np.uint8)).astype(bool)
         start = 0
-        for batch in stream_batches(rows, [columns.item_id, *columns.features], BATCH_ITEMS, self.items):
+        for batch in rows_of_part(self.table, parts[file], columns, group):
             todo_n = todo_B[start : start + len(batch)]
             start += len(batch)
             if todo_n.any():
-                table = as_items(pa.Table.from_batches([batch]).filter(pa.array(todo_n)), columns)
+                table = as_items(batch.filter(pa.array(todo_n)), columns)
                 vectors_MD = embed_table(table, towers.embedder, model.item_spec, model.table_rows)
                 yield content_hashes(table), vectors_MD.tobytes()
 

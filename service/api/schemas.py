@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from twotower.data.events import EARLIEST_MS, LATEST_MS, MAX_ID_BYTES
+from twotower.tables.ids import MAX_ID_BYTES
+from twotower.tables.times import EARLIEST_MS, LATEST_MS
 
 EARLIEST = datetime.fromtimestamp(EARLIEST_MS / 1000, UTC)
 LATEST = datetime.fromtimestamp(LATEST_MS / 1000, UTC)

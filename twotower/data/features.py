@@ -21,6 +21,8 @@ import pyarrow.compute as pc
 import xxhash
 
 from twotower.errors import DataError
+from twotower.tables.iso_times import parse_times
+from twotower.tables.plain import as_plain, plain_type
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -261,7 +263,7 @@ def _encode_lists(column: pa.Array, name: str) -> pa.DictionaryArray:
 
 def as_values(column: pa.Array, name: str) -> pa.Array:
     """The column as strings to hash. Whole floats are written as integers, because tools turn integers with gaps into floats."""
-    if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+    if pa.types.is_floating(column.type) or (pa.types.is_decimal(column.type) and column.type.scale):
         numbers = to_floats(column, name).tolist()
         texts = [None if math.isnan(x) else str(int(x)) if x.is_integer() else str(x) for x in numbers]
         return pa.array(texts, pa.string())
@@ -273,10 +275,11 @@ def as_values(column: pa.Array, name: str) -> pa.Array:
 
 def as_lists(column: pa.Array, name: str, values: pa.DataType) -> pa.Array:
     """The column as lists of `values`; DataError when it holds no lists, or lists of something else."""
-    if not pa.types.is_null(column.type) and not pa.types.is_nested(column.type):
+    plain = plain_type(column.type)
+    if plain is None or not (pa.types.is_null(plain) or pa.types.is_list(plain)):
         raise DataError(f"column {name!r} is a list or vector in the schema but holds {column.type}")
     try:
-        return column.cast(pa.list_(values))
+        return as_plain(column, plain).cast(pa.list_(values))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise DataError(f"column {name!r} holds {column.type}, which is no list of {values}: {error}") from error
 
@@ -327,11 +330,25 @@ def to_days(column: pa.Array, name: str) -> npt.NDArray[np.float64]:
     """The column as days since the epoch, NaN where missing; DataError when it holds no times."""
     if pa.types.is_null(column.type):
         return np.full(len(column), np.nan)
+    if pa.types.is_string(column.type):
+        column = _parsed(column, name)
     try:
         stamps = column.cast(pa.timestamp("ms"), safe=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"column {name!r} is a time in the schema but holds {column.type}: {error}") from error
     return to_floats(stamps.cast(pa.int64()), name) / DAY_MS
+
+
+def _parsed(column: pa.Array, name: str) -> pa.Array:
+    times = parse_times(pc.if_else(pc.equal(column, ""), None, column))
+    if times.null_count > column.null_count:
+        for text in column.filter(times.is_null()).cast(pa.binary()).drop_null().to_pylist():
+            if text:
+                raise DataError(
+                    f"column {name!r} is a time in the schema but holds {text.decode(errors='replace')!r}: "
+                    f"write timestamps, or text such as 2026-01-05T08:00:00Z"
+                )
+    return times
 
 
 def event_time_features(times_ms: Ints) -> Floats:

@@ -17,10 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.data.events import BATCH_ROWS, LATEST_MS, ids, open_parquet, require_columns, stream_batches, times_ms, to_ms
+from twotower.data.events import BATCH_ROWS
 from twotower.data.features import DAY_MS, Floats, Ints, to_floats
 from twotower.data.schema import SignalColumns
 from twotower.errors import DataError
+from twotower.tables.ids import sound_ids
+from twotower.tables.left_out import LeftOut, Reason
+from twotower.tables.table import open_table
+from twotower.tables.times import LATEST_MS, TimeColumn
 
 LIMIT = 100.0  # of absolute values, because signals stand beside log popularity, which is about 10
 
@@ -33,10 +37,13 @@ class SignalReport:
     unknown_items: int
     unknown_item_examples: tuple[str, ...]
     never_valid: int
+    left_out: tuple[Reason, ...] = ()  # for other reasons
+    notes: tuple[str, ...] = ()  # how columns were read
 
     def lines(self) -> list[str]:
         """Lines for the terminal: the number of rows, and each kind of row that was left out."""
-        lines = [f"{self.num_rows:,} rows of signals"]
+        lines = [f"{self.num_rows:,} rows of signals", *self.notes]
+        lines += [f"{reason.count:,} signals left out: {reason.why}" for reason in self.left_out]
         if self.unknown_items:
             names = ", ".join(self.unknown_item_examples)
             lines.append(f"{self.unknown_items:,} signals left out: their items are not in the catalogue (such as {names})")
@@ -101,34 +108,46 @@ def require_signals(columns: SignalColumns | None, path: Path | None) -> None:
 def read_signals(path: Path, columns: SignalColumns, item_ids: pa.Array, start_ms: int = 0, stop_ms: int = LATEST_MS) -> Signals:
     """Stream the file and keep the rows that hold at some time of [start, stop), at 20 + 4 S bytes each.
 
-    A missing `valid_until` has no end. A missing value is zero. DataError for a missing item or start, or a value beyond 100.
+    A missing `valid_until` has no end. A missing value is zero. Rows without an item or a start are counted and left
+    out. DataError when most rows are, or for a value beyond 100.
     """
-    dataset = open_parquet(path, "signals")
+    table = open_table(path, "signals")
     needed = [*columns.roles, *columns.features]
-    require_columns(dataset.schema, needed, path)
+    table.require(needed)
+    left_out = LeftOut()
+    starts, ends = TimeColumn(columns.valid_from, left_out), TimeColumn(columns.valid_until, left_out)
     nothing = np.zeros(0, np.int64)
     parts = [(nothing.astype(np.int32), nothing, nothing, np.zeros((0, len(columns.features)), np.float32))]
-    num_rows = unknown = never = 0
+    unknown = never = 0
     examples: list[str] = []
-    for batch in stream_batches(dataset, needed, BATCH_ROWS, path):
-        signal_ids = ids(batch.column(columns.item_id), columns.item_id)
+    for part, batch in table.batches_by_part(needed, BATCH_ROWS):
+        starts.begin(part.file)
+        ends.begin(part.file)
+        left_out.num_rows += len(batch)
+        from_ms_R, began_R = starts.read(batch.column(columns.valid_from))
+        until_ms_R, ended_R = ends.read_open(batch.column(columns.valid_until))
+        sound_R = began_R & ended_R
+        if not sound_R.all():
+            batch, from_ms_R, until_ms_R = batch.filter(pa.array(sound_R)), from_ms_R[sound_R], until_ms_R[sound_R]
+        if not len(batch):
+            continue
+        signal_ids = sound_ids(batch.column(columns.item_id), columns.item_id, left_out)
+        has_id_R = pc.not_equal(signal_ids, "").to_numpy(zero_copy_only=False)
         item_rows = pc.index_in(signal_ids, item_ids)
-        from_ms_R = times_ms(batch.column(columns.valid_from), columns.valid_from)
-        until = to_ms(batch.column(columns.valid_until), columns.valid_until)
-        until_ms_R: Ints = until.fill_null(LATEST_MS).to_numpy(zero_copy_only=False)
         values_RS = np.stack([_values(batch.column(name), name) for name in columns.features], axis=1)
-        unknown_R = item_rows.is_null().to_numpy(zero_copy_only=False)
-        never_R = ~unknown_R & (until_ms_R <= from_ms_R)
-        num_rows, unknown, never = num_rows + len(batch), unknown + int(unknown_R.sum()), never + int(never_R.sum())
+        unknown_R = item_rows.is_null().to_numpy(zero_copy_only=False) & has_id_R
+        never_R = ~unknown_R & has_id_R & (until_ms_R <= from_ms_R)
+        unknown, never = unknown + int(unknown_R.sum()), never + int(never_R.sum())
         if unknown_R.any() and len(examples) < 3:
             strange = pc.unique(signal_ids.filter(pa.array(unknown_R))).to_pylist()
             examples += strange[: 3 - len(examples)]
-        kept_R = ~unknown_R & ~never_R & (from_ms_R < stop_ms) & (until_ms_R > start_ms)
+        kept_R = has_id_R & ~unknown_R & ~never_R & (from_ms_R < stop_ms) & (until_ms_R > start_ms)
         rows_R = item_rows.fill_null(0).to_numpy(zero_copy_only=False)
         parts.append((rows_R[kept_R], from_ms_R[kept_R], until_ms_R[kept_R], values_RS[kept_R]))
     rows_R, from_ms_R, until_ms_R, values_RS = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(from_ms_R, kind="stable")
-    report = SignalReport(num_rows, unknown, tuple(examples), never)
+    left_out.require_sound(path)
+    report = SignalReport(left_out.num_rows, unknown, tuple(examples), never, left_out.reasons, tuple(left_out.notes))
     return Signals(len(item_ids), rows_R[order], from_ms_R[order], until_ms_R[order], values_RS[order], report)
 
 

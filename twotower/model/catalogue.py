@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from twotower.data.events import ids, open_parquet, require_columns, stream_batches
 from twotower.data.features import EncodedRows, FeatureSpec, FieldSpec, Floats, encode_rows, fit_field
 from twotower.data.schema import ItemColumns
 from twotower.errors import DataError
 from twotower.model.embedder import Embedder
+from twotower.tables.ids import ids, undecodable
+from twotower.tables.table import Part, Table, open_table
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,21 +29,32 @@ ID_FIELD = "item_id"
 
 
 def stream_items(path: Path, columns: ItemColumns) -> Iterator[pa.Table]:
-    """Tables of up to 8,192 items, `item_id` first and then every feature of the schema, in file order."""
-    return (as_items(batch, columns) for batch in stream_rows(path, columns))
+    """Tables of up to 8,192 items, `item_id` first and then every feature of the schema, in file order.
+
+    A text that is not UTF-8 is missing.
+    """
+    for batch in stream_rows(path, columns):
+        items = as_items(batch, columns)
+        for place, name in enumerate(items.column_names):
+            column = items.column(name).combine_chunks()
+            if (faulty := undecodable(column)).any():
+                items = items.set_column(place, name, pc.if_else(pa.array(faulty), None, column))
+        yield items
 
 
 def stream_rows(path: Path, columns: ItemColumns) -> Iterator[pa.Table]:
-    """Rows of the file, up to 8,192 at a time, with the columns of id and features as they are stored."""
-    dataset = open_parquet(path, "items")
-    names = [columns.item_id, *columns.features]
-    require_columns(dataset.schema, names, path)
-    empty = True
-    for batch in stream_batches(dataset, names, BATCH_ITEMS, path):
-        empty = False
-        yield pa.Table.from_batches([batch])
-    if empty:
+    """Rows of the file, up to 8,192 at a time, with the columns of id and features in plain types."""
+    table = open_table(path, "items")
+    for part in table.parts:
+        yield from rows_of_part(table, part, columns)
+    if not table.num_rows:
         raise DataError(f"{path} holds no items")
+
+
+def rows_of_part(table: Table, part: Part, columns: ItemColumns, row_group: int | None = None) -> Iterator[pa.Table]:
+    """The rows of one file, or of one of its row groups, as `stream_rows` yields them."""
+    names = [columns.item_id, *columns.features]
+    return (pa.Table.from_batches([batch]) for batch in table.batches_of(part, names, BATCH_ITEMS, row_group))
 
 
 def as_items(rows: pa.Table, columns: ItemColumns) -> pa.Table:
@@ -69,12 +81,10 @@ def fit_item_spec(path: Path, columns: ItemColumns) -> FeatureSpec:
 
     Only one column is in memory at a time.
     """
-    dataset = open_parquet(path, "items")
-    require_columns(dataset.schema, list(columns.features), path)
+    table = open_table(path, "items")
+    table.require(list(columns.features))
     fields = [
-        fit_field(name, kind, dataset.to_table(columns=[name]).column(0).combine_chunks())
-        if kind in ("numeric", "time", "vector")
-        else FieldSpec(name=name, kind=kind)
+        fit_field(name, kind, table.column(name)) if kind in ("numeric", "time", "vector") else FieldSpec(name=name, kind=kind)
         for name, kind in columns.features.items()
     ]
     return FeatureSpec(fields=(FieldSpec(name=ID_FIELD, kind="id"), *fields))

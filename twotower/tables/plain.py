@@ -140,7 +140,7 @@ def as_plain(values: pa.Array, target: pa.DataType) -> pa.Array:
         return _exact(values).cast(target, safe=False)
     try:
         return values.cast(target)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(str(error)) from error
 
 

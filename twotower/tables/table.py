@@ -33,8 +33,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as fs
 
-from twotower.data.plain import as_plain, plain_type, unified_type
 from twotower.errors import DataError
+from twotower.tables.plain import as_plain, plain_type, unified_type
 
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # the folder of rows whose value is missing, to Hive, Spark, duckdb and pyarrow
 OPEN_AT_ONCE = 16
@@ -94,8 +94,11 @@ class Table:
 
     def batches(self, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         """Batches of up to `rows` rows with these columns; DataError names a damaged file, or a value that cannot be read."""
-        for part in self.parts:
-            yield from self.batches_of(part, names, rows)
+        return (batch for _, batch in self.batches_by_part(names, rows))
+
+    def batches_by_part(self, names: Sequence[str], rows: int) -> Iterator[tuple[Part, pa.RecordBatch]]:
+        """The batches, each with the file that it is of."""
+        return ((part, batch) for part in self.parts for batch in self.batches_of(part, names, rows))
 
     def batches_of(self, part: Part, names: Sequence[str], rows: int, row_group: int | None = None) -> Iterator[pa.RecordBatch]:
         """The batches of one file, or of one of its row groups."""
@@ -200,7 +203,7 @@ def _not_parquet(file: Path) -> str:
             return f"{kind}, not Parquet: write it as Parquet"
     if b"\0" in start:
         return "no Parquet file: write it as Parquet"
-    return "text, not Parquet: `twotower prepare files` converts CSV and JSON lines" if start else "an empty file, not Parquet"
+    return "text, not Parquet: twotower prepare files converts CSV and JSON lines" if start else "an empty file, not Parquet"
 
 
 def _open(file: Path, root: Path) -> Part:

@@ -1,0 +1,1 @@
+"""Parquet files of any tool, read as tables of plain columns, and the rows of them that are left out."""
