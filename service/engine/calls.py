@@ -67,5 +67,6 @@ class ModelCalls:
 
     async def _ask(self, work: Work, release: LoadedRelease, user: UserRequest[AboutUser], place: Place) -> Any:
         with self._admission.queued(place, release, user):
-            call = self._engine.submit_to(Batched(work, release), user, place)
-            return await self._deadlines.within("engine", call, place.deadline_s)
+            # A softmax over the catalogue takes longer than its cost says: it must not make recommendations look slow.
+            batched = Batched(work, release, sets_pace=work is self._recommend)
+            return await self._deadlines.within("engine", self._engine.submit_to(batched, user, place), place.deadline_s)

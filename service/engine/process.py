@@ -112,7 +112,7 @@ class EngineProcess:
                 await self.engine.submit_to(work, call.key, Place(self.engine, 0, math.inf))
                 return Answer(call.number)
             case _:
-                work = Batched(self._works[type(call)], self._releases[call.release])
+                work = Batched(self._works[type(call)], self._releases[call.release], sets_pace=isinstance(call, Recommend))
                 user_request = UserRequest(call.request, call.stored, call.now_ms)
                 place = Place(self.engine, call.cost, call.deadline_s, is_patient(call.request))  # the server has admitted it
                 result, kept_bytes = await self.engine.submit_to(work, user_request, place)

@@ -51,6 +51,7 @@ class Batched:
 
     run: Callable[[Any, Sequence[Any]], Sequence[Any]]
     of: Any  # the first argument of `run`; a batch only has work with the same function and the same object
+    sets_pace: bool = True  # whether its time says how long other work will take
 
     def goes_with(self, other: "Batched | None") -> bool:
         """Whether both can be in one batch."""
@@ -342,7 +343,8 @@ class Engine:
             results += zip(todo, _results(todo), strict=True)
             if not todo[0].is_patient and (cost := sum(work.cost for work in todo)):
                 self.on_batch(len(todo), cost)
-                self._learn((monotonic() - started) / cost)
+                if (batched := todo[0].batched) is not None and batched.sets_pace:
+                    self._learn((monotonic() - started) / cost)
         with self._changed:
             self._queued_cost -= sum(work.cost for work in batch)
         _deliver(results)

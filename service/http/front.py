@@ -113,7 +113,8 @@ class Front:
         request = None
         try:
             check_media_type(headers)
-            request = route.decode(body)
+            with self._metrics.stage("decode"):
+                request = route.decode(body)
             route.refuse_early(request)
         except ApiError as error:
             if error.code == "overloaded":

@@ -122,6 +122,7 @@ class Follower:
         if now.trial and pointer.release == now.trial.release:
             return "unchanged"
         release = self._swapper.in_memory(pointer.release) or await self._loader.load(pointer)
+        self._served.end_trial()  # also when the swap fails: a release that was overtaken must not be promoted
         canary = self._served.plan.canary
         if canary is None or release.id in self._swapper.has_served:
             await self._swapper.swap(release)

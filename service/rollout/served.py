@@ -91,7 +91,7 @@ class ServedReleases:
         key = request.user_id or request.session_id
         if key is None:
             if isinstance(request, SimilarRequest):  # similar items are the same for everyone
-                return Chosen(now.current, CURRENT)
+                return Chosen(now.current, next((arm.name for arm in arms if arm.release == CURRENT), arms[0].name))
             key = secrets.token_hex(8)
         arm = self.plan.arm_of(key)
         if arm.release != CURRENT:

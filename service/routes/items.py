@@ -1,7 +1,8 @@
 """The routes of items: they read an item, and change items between two runs of the nightly job."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -39,14 +40,14 @@ class ItemRoutes:
     async def put(self, request: Request) -> Response:
         """PUT /v1/items: items that the answer counts as accepted are stored, and served from the next request on."""
         body = await self._context.body(request, _put)
-        rejected = await asyncio.shield(self._context.served.put_items(self._changes(), body.items, self._compute))
+        rejected = await asyncio.shield(self._context.served.put_items(self._changes(), body.items, self._compute()))
         return self._changed("put", len(body.items), rejected)
 
     async def delete(self, request: Request) -> Response:
         """DELETE /v1/items: ids that the answer counts as accepted are stored as removed, and no longer served."""
         body = await self._context.body(request, _delete)
         item_ids, rejected = validate_ids(body.item_ids)
-        await asyncio.shield(self._context.served.delete_items(self._changes(), item_ids, self._compute))
+        await asyncio.shield(self._context.served.delete_items(self._changes(), item_ids, self._compute()))
         return self._changed("delete", len(body.item_ids), rejected)
 
     async def get(self, request: Request) -> Response:
@@ -68,8 +69,9 @@ class ItemRoutes:
             )
         return self._context.served.changes
 
-    async def _compute(self, work: Callable[[], LoadedRelease]) -> LoadedRelease:
-        return await self._context.calls.alone(work, self._context.deadlines.from_now())
+    def _compute(self) -> Callable[[Callable[[], LoadedRelease]], Awaitable[LoadedRelease]]:
+        """Run work on the engine's thread. All work of one change has one deadline."""
+        return partial(self._context.calls.alone, deadline_s=self._context.deadlines.from_now())
 
     def _changed(self, method: str, num_received: int, rejected: list[schemas.Rejected]) -> Response:
         accepted = num_received - len(rejected)

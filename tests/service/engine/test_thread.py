@@ -1,4 +1,5 @@
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -462,3 +463,20 @@ def test_closing_finishes_patient_work_too() -> None:
 
     asyncio.run(run())
     assert order.done == ["patient"] * 3
+
+
+def test_work_that_does_not_set_the_pace_leaves_it_as_it_was(engine: Engine) -> None:
+    """A softmax over the catalogue must not make recommendations look slow."""
+
+    def slow(_: object, arguments: Sequence[Any]) -> Sequence[Any]:
+        time.sleep(0.02)
+        return arguments
+
+    async def ask(sets_pace: bool) -> None:
+        place = engine.take_place(10, math.inf)
+        await engine.submit_to(Batched(slow, None, sets_pace=sets_pace), 1, place)
+
+    asyncio.run(ask(False))
+    assert engine.pace == (0.0, 0.0)
+    asyncio.run(ask(True))
+    assert engine.pace[0] >= 0.002
