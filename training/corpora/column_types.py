@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from training.corpora.column_names import TITLES, find_role, is_id, normalised, plain_name
+from twotower.tables.iso_times import parse_times
 
 
 class Kind(Enum):
@@ -99,6 +100,8 @@ def convert(values: pa.Array, kind: Kind) -> pa.Array:
             return pc.split_pattern(pc.utf8_trim_whitespace(values), " ").cast(kind.type)
         case Kind.COMMA:
             return pc.replace_substring(_cleaned(values), ",", ".").cast(kind.type)
+        case Kind.INSTANT:
+            return parse_times(_cleaned(values))
         case _:
             return _cleaned(values).cast(kind.type)
 
@@ -120,6 +123,8 @@ def _fits(values: pa.Array, kind: Kind) -> bool:
         return False
     if kind in (Kind.WHOLE, Kind.NUMBER, Kind.COMMA):
         return True
+    if kind is Kind.INSTANT:
+        return bool(parse_times(values).null_count == 0)
     try:
         values.cast(kind.type)
     except pa.ArrowInvalid:

@@ -177,12 +177,20 @@ def fit_field(name: str, kind: str, column: pa.Array) -> FieldSpec:
         case "time":
             return FieldSpec(name=name, kind=kind, edges=quantile_edges(to_days(column, name)))
         case "vector":
-            lengths = pc.unique(pc.list_value_length(as_lists(column, name, pa.float64())).drop_null())
-            if len(lengths) > 1:
-                raise DataError(f"column {name!r}: vectors of {len(lengths)} different lengths; all must have one length")
-            return FieldSpec(name=name, kind=kind, dim=lengths[0].as_py() if len(lengths) else 0)
+            return FieldSpec(name=name, kind=kind, dim=_usual_length(as_lists(column, name, pa.float64()), name))
         case _:
             return FieldSpec(name=name, kind=kind)
+
+
+def _usual_length(lists: pa.Array, name: str) -> int:
+    """The length of most lists; one of another length is missing. DataError when no length is that of more than half."""
+    found = pc.value_counts(pc.list_value_length(lists).drop_null())
+    if not len(found):
+        return 0
+    most = int(np.argmax(found.field("counts").to_numpy()))
+    if found.field("counts")[most].as_py() * 2 <= pc.sum(found.field("counts")).as_py():
+        raise DataError(f"column {name!r}: vectors of {len(found)} different lengths; all must have one length")
+    return int(found.field("values")[most].as_py())
 
 
 def encode_rows(columns: dict[str, pa.Array], spec: FeatureSpec, table_rows: int) -> EncodedRows:

@@ -142,7 +142,7 @@ def dump_schema(schema: Schema, comments: Mapping[str, Sequence[str]] = MappingP
             tables[name] = {key: value for key, value in table.items() if value is not None and not _is_table(key, value)}
             tables |= {f"{name}.{key}": value for key, value in table.items() if _is_table(key, value)}
     parts = [
-        [f"[{name}]", *(_line(*pair) for pair in table.items()), *(f"# {text}" for text in comments.get(name, ()))]
+        [f"[{name}]", *(schema_line(*pair) for pair in table.items()), *(f"# {text}" for text in comments.get(name, ()))]
         for name, table in tables.items()
     ]
     return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
@@ -152,7 +152,8 @@ def _is_table(key: str, value: object) -> bool:
     return key == "features" and isinstance(value, dict)
 
 
-def _line(key: str, value: object) -> str:
+def schema_line(key: str, value: object) -> str:
+    """One line of TOML, its key and text quoted where they must be."""
     if isinstance(value, dict):
-        return f"{key} = {{ {', '.join(_line(*pair) for pair in value.items())} }}"
+        return f"{key} = {{ {', '.join(schema_line(*pair) for pair in value.items())} }}"
     return msgspec.toml.encode({key: value}).decode().rstrip("\n")

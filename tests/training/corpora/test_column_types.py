@@ -26,6 +26,10 @@ def converted(name: str, *batches: list[str | None], what: str = "items", comma:
         (["2026-01-05", "0000-00-00", ""], [date(2026, 1, 5), None, None]),
         (["2026-01-05", "2026-01-05 10:00"], [datetime(2026, 1, 5), datetime(2026, 1, 5, 10)]),
         (["2026-01-05T10:00:00+02:00"], [datetime(2026, 1, 5, 8, tzinfo=UTC)]),
+        (
+            ["2026-01-05 10:00:00 -0500", "2026-01-05T10:00Z"],
+            [datetime(2026, 1, 5, 15, tzinfo=UTC), datetime(2026, 1, 5, 10, tzinfo=UTC)],
+        ),
         (["2026-02-30"], ["2026-02-30"]),
         (["NA", "-"], ["NA", "-"]),
         ([None, None], [None, None]),

@@ -1,4 +1,4 @@
-"""A first schema is guessed from the data, and problems are reported before training."""
+"""Problems of the data are reported before training."""
 
 import shutil
 from pathlib import Path
@@ -6,39 +6,9 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
-from training.data.inspect import infer_schema, inspect
+from training.data.inspect import inspect
 from twotower.data.schema import SignalColumns, load_schema
-from twotower.errors import DataError
-
-
-def test_kinds_are_guessed_from_names_and_types(tiny_shop: Path) -> None:
-    schema = infer_schema(tiny_shop / "events.parquet", tiny_shop / "items.parquet")
-    assert schema.events.features == {"price_paid": "numeric", "channel": "categorical"}
-    assert schema.items.features == {
-        "title": "categorical",  # two words at most: hashing it whole is as good
-        "department": "categorical",
-        "tags": "list",
-        "price": "numeric",
-        "released": "time",
-        "image": "vector",
-    }
-    split = schema.require_split()
-    assert 80 < (split.validation_from - split.validation_from.replace(month=1, day=1)).days < 110
-
-
-def test_other_names_for_the_roles_are_found(tiny_shop: Path, tmp_path: Path) -> None:
-    events = pq.read_table(tiny_shop / "events.parquet").rename_columns(["visitorId", "sku", "ts", "action", "price", "channel"])
-    pq.write_table(events, tmp_path / "events.parquet")
-    schema = infer_schema(tmp_path / "events.parquet", tiny_shop / "items.parquet")
-    assert schema.events.roles == ("visitorId", "sku", "ts", "action")
-
-
-def test_a_log_without_users_is_refused_with_what_was_tried(tiny_shop: Path, tmp_path: Path) -> None:
-    pq.write_table(pq.read_table(tiny_shop / "events.parquet").drop_columns(["user_id"]), tmp_path / "events.parquet")
-    with pytest.raises(DataError, match="customer_id"):
-        infer_schema(tmp_path / "events.parquet", tiny_shop / "items.parquet")
 
 
 def test_good_data_has_no_errors(tiny_shop: Path) -> None:

@@ -157,3 +157,11 @@ def test_asking_for_nothing_in_particular_is_its_own_wish() -> None:
     rows, _ = encode_wanted([None, "purchase", None], spec(), 2**20)
     np.testing.assert_array_equal(rows[0], rows[2])
     assert (rows[0] != rows[1]).any()
+
+
+def test_the_length_of_most_vectors_is_that_of_the_column() -> None:
+    usual = pa.array([[1.0, 2.0], [3.0], None, [4.0, 5.0]], pa.list_(pa.float64()))
+    assert fit_field("image", "vector", usual).dim == 2
+    assert fit_field("image", "vector", pa.nulls(2, usual.type)).dim == 0
+    with pytest.raises(DataError, match="'image': vectors of 2 different lengths"):
+        fit_field("image", "vector", pa.array([[1.0, 2.0], [3.0]], usual.type))
