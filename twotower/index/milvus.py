@@ -8,7 +8,7 @@ N: items, V: vector width, Q: queries, C: candidates
 
 import hashlib
 import os
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ _REFINED = 10  # candidates per result
 _MOST_RESULTS = 16_384  # that Milvus can return
 _MOST_DENIED = 10_000  # rows that a filter lists at most; with more, denied rows are dropped from the answer
 _INSERTED_AT_ONCE = 2_000
+# Where rows have no index yet, Milvus Lite holds queries x rows x width floats, so many queries at once could take all memory.
+_ASKED_AT_ONCE = 8
 
 
 class MilvusFinder:
@@ -36,45 +38,54 @@ class MilvusFinder:
     def find(self, queries_QV: Floats, k: int, allowed: Mask | None) -> tuple[Ints, Ints]:
         """The allowed rows among those that Milvus ranks first: fewer than k when most of them are not allowed."""
         denied = [] if allowed is None else np.flatnonzero(~allowed).tolist()
-        found = self._client.search(
-            self._collection,
-            data=list(lengthened_queries(queries_QV, self._width)),
-            limit=min(_REFINED * k, _MOST_RESULTS),
-            filter=f"row not in {denied}" if 0 < len(denied) <= _MOST_DENIED else "",
-            anns_field="vector",
-            consistency_level="Strong",
-        )
-        pairs = [(query, hit["row"]) for query, hits in enumerate(found) for hit in hits]
-        query_C, row_C = np.array(pairs, np.int64).reshape(-1, 2).T
+        asked = list(lengthened_queries(queries_QV, self._width))
+        rows: list[list[int]] = []
+        for start in range(0, len(asked), _ASKED_AT_ONCE):
+            found = self._client.search(
+                self._collection,
+                data=asked[start : start + _ASKED_AT_ONCE],
+                limit=min(_REFINED * k, _MOST_RESULTS),
+                filter=f"row not in {denied}" if 0 < len(denied) <= _MOST_DENIED else "",
+                anns_field="vector",
+                consistency_level="Strong",
+            )
+            rows += [[hit["row"] for hit in hits] for hits in found]
+        query_C = np.repeat(np.arange(len(rows)), [len(hits) for hits in rows])
+        row_C = np.array(list(chain.from_iterable(rows)), np.int64)
         kept = slice(None) if allowed is None else allowed[row_C]
         return query_C[kept], row_C[kept]
 
 
 def write_milvus(vectors_NV: Floats, width: int) -> None:
-    """Insert the vectors unless Milvus has them. An incomplete collection of a killed run is dropped first."""
+    """Insert the vectors unless Milvus has them, and wait until their index is built.
+
+    An incomplete collection of a killed run is dropped first. The index is asked for when all rows are there: Milvus then builds
+    it before it answers, while an index that exists from the beginning is built behind the back of the first searches.
+    """
     from pymilvus import DataType
 
     client, name, rows = connect(), collection_of(vectors_NV), Lengthened(vectors_NV, width)
     if client.has_collection(name):
-        if num_rows(client, name) == len(vectors_NV):
+        if num_rows(client, name) == len(vectors_NV) and client.list_indexes(name):
             return
         client.drop_collection(name)
     schema = client.create_schema(auto_id=False)
     schema.add_field("row", DataType.INT64, is_primary=True)
     schema.add_field("vector", DataType.FLOAT_VECTOR, dim=rows.width)
-    index = client.prepare_index_params()
-    index.add_index("vector", index_type="AUTOINDEX", metric_type="L2")
-    client.create_collection(name, schema=schema, index_params=index)
+    client.create_collection(name, schema=schema)
     row = count()
     for part_CW in rows.parts(_INSERTED_AT_ONCE):
         client.insert(name, [{"row": next(row), "vector": row_W} for row_W in part_CW])
     client.flush(name)
+    index = client.prepare_index_params()
+    index.add_index("vector", index_type="AUTOINDEX", metric_type="L2")
+    client.create_index(name, index)
 
 
 def open_milvus(vectors_NV: Floats, width: int) -> MilvusFinder:
     """Open the collection of these vectors; ReleaseMismatch when Milvus does not have it."""
     client, name = connect(), collection_of(vectors_NV)
-    if not client.has_collection(name) or num_rows(client, name) != len(vectors_NV):
+    if not client.has_collection(name) or num_rows(client, name) != len(vectors_NV) or not client.list_indexes(name):
         raise ReleaseMismatch(f"Milvus has no {name} of {len(vectors_NV)} rows. Publish it again with `twotower embed`.")
     client.load_collection(name)
     return MilvusFinder(client, name, width)

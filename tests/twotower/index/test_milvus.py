@@ -42,6 +42,27 @@ def test_what_a_killed_run_left_is_written_again(directory: Path, monkeypatch: p
     assert open_index(directory, VECTORS, 8, INFO).search(VECTORS[250:251], 1)[0].tolist() == [[250]]
 
 
+def test_rows_without_their_index_are_written_again(directory: Path) -> None:
+    """A run was killed after the last row and before the index."""
+    write_index(directory, VECTORS, 8, "milvus")
+    client, name = milvus.connect(), milvus.collection_of(VECTORS)
+    client.release_collection(name)
+    client.drop_index(name, "vector")
+    with pytest.raises(ReleaseMismatch, match="Publish it again"):
+        open_index(directory, VECTORS, 8, INFO)
+    write_index(directory, VECTORS, 8, "milvus")
+    assert open_index(directory, VECTORS, 8, INFO).search(VECTORS[7:8], 1)[0].tolist() == [[np.argmax(VECTORS @ VECTORS[7])]]
+
+
+def test_many_queries_are_asked_a_few_at_a_time(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_index(directory, VECTORS, 8, "milvus")
+    index = open_index(directory, VECTORS, 8, INFO)
+    together = index.search(VECTORS[:20], 5)[0]
+    monkeypatch.setattr(milvus, "_ASKED_AT_ONCE", 3)
+    assert index.search(VECTORS[:20], 5)[0].tolist() == together.tolist()
+    assert together.tolist() == np.argsort(-(VECTORS[:20] @ VECTORS.T), 1)[:, :5].tolist()
+
+
 def test_a_filter_too_long_to_send_is_applied_here(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(milvus, "_MOST_DENIED", 10)
     write_index(directory, VECTORS, 8, "milvus")
