@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from embedder_cache.catalogue.intake import Intake, take_in
+from embedder_cache.catalogue.intake import Intake, reasons, take_in
 from embedder_cache.catalogue.opened_release import OpenedRelease
 from embedder_cache.catalogue.popularity import popularity_from_bundle, popularity_from_events
 from embedder_cache.catalogue.signals import announced
@@ -26,7 +27,9 @@ from embedder_cache.checks.gates import (
     Gate,
     Limits,
     check_gates,
+    column_gates,
     index_gates,
+    log_gates,
     refuse_nonsense,
     rejected_gate,
     report,
@@ -40,12 +43,13 @@ from embedder_cache.embedding.interrupted_run import Note, Work, work_directory
 from embedder_cache.embedding.local_engine import Embedded, Engine, embed_here, item_vectors, still_to_embed
 from embedder_cache.embedding.unchanged_items import Kept, kept_embeddings
 from embedder_cache.publish import publishing
-from twotower.artefacts.bundle import TOWER_FILES, Bundle, Towers
+from twotower.artefacts.bundle import TOWER_FILES, Bundle, Towers, read_table
 from twotower.artefacts.item_changes import Changes
 from twotower.artefacts.manifest import seal
 from twotower.artefacts.release import CONTENT, GATES, GOLDEN, INFO, ITEMS, KIND, REJECTED, VECTORS, Address, ReleaseInfo
 from twotower.artefacts.signature import Signer
 from twotower.data.features import DAY_MS, Floats, Ints
+from twotower.errors import ArtefactError
 from twotower.model.catalogue import in_parallel
 from twotower.model.golden import GoldenQuery, golden_request
 from twotower.model.scoring import answer
@@ -104,17 +108,20 @@ def build_release(
     continues with them.
     """
     columns = bundle.towers.schema.items
-    with step("read items"):
-        intake = take_in(items, columns, bundle.towers.config.model.item_spec, delta)
-    item_ids = intake.item_ids
-    if events is None:
-        popularity_NP, as_of_ms, coverage = popularity_from_bundle(bundle, item_ids), None, None
-    else:
-        with step("count events"):
-            popularity_NP, as_of_ms, coverage = popularity_from_events(events, bundle, item_ids)
-    popularity_NP = np.concatenate([popularity_NP, announced(signals, bundle.towers, item_ids, as_of_ms)], 1)
     with publishing(store, signer) as publication:
         directory, served = publication.directory, publication.served
+        with step("read items"):
+            intake = take_in(items, columns, bundle.towers.config.model.item_spec, delta, served_columns(served))
+            for line in intake.changes.held.lines:
+                say(f"  {line}")
+        item_ids = intake.item_ids
+        if events is None:
+            popularity_NP, as_of_ms, coverage = popularity_from_bundle(bundle, item_ids), None, None
+            say_popularity_of_training(served)
+        else:
+            with step("count events"):
+                popularity_NP, as_of_ms, coverage = popularity_from_events(events, bundle, item_ids)
+        popularity_NP = np.concatenate([popularity_NP, announced(signals, bundle.towers, item_ids, as_of_ms)], 1)
         for name in TOWER_FILES:
             shutil.copyfile(bundle.path / name, directory / name)
         kept = kept_embeddings(intake, served, bundle.towers.config.vector_space_id)
@@ -147,11 +154,14 @@ def build_release(
         )
         (directory / INFO).write_bytes(msgspec.json.encode(info))
         gates = [
-            rejected_gate(len(intake.rejected), len(intake.accepted_R), limits),
+            rejected_gate(len(intake.rejected), len(intake.accepted_R), limits, next(iter(reasons(intake.rejected)), None)),
             *check_gates(bundle, item_ids, vectors_NV, coverage, served, limits),
+            *column_gates(read_table(directory / ITEMS), columns, served, limits),
             *index_gates(made.report, served, limits),
             size_gate(directory, limits),
         ]
+        if as_of_ms is not None:
+            gates += log_gates(as_of_ms, time.time_ns() // 1_000_000, served, limits)
         if (kept.rows_N >= 0).any():
             gates.append(unchanged_gate(vectors_NV, kept.vectors, bundle.towers.config.model.width, kept.rows_N))
         if holdout:
@@ -175,6 +185,25 @@ def build_release(
         num_rejected=len(intake.rejected),
         gates=tuple(gates),
     )
+
+
+def served_columns(served: OpenedRelease | None) -> pa.Schema | None:
+    """The columns of the item table that is served now; None when there is none, or it cannot be read."""
+    try:
+        return None if served is None else served.items.schema
+    except (OSError, pa.ArrowInvalid):
+        return None
+
+
+def say_popularity_of_training(served: OpenedRelease | None) -> None:
+    """Warn when the release that is served counted its popularity from events, and tonight none are given."""
+    try:
+        as_of_ms = served.info.popularity_as_of_ms if served is not None else None
+    except (ArtefactError, OSError):
+        return
+    if as_of_ms is not None:
+        moment = datetime.fromtimestamp(as_of_ms / 1000, UTC)
+        say(f"  WARNING: no --events given, so popularity is that of training; the served release's is of {moment:%Y-%m-%d}")
 
 
 def embed_items(

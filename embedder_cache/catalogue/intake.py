@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from embedder_cache.catalogue.content_hash import content_hashes
 from embedder_cache.catalogue.item_changes import Overlay, overlay, stream_changed
 from twotower.artefacts.item_changes import Changes
-from twotower.data.faults import find_faults
+from twotower.data.faults import Fault, find_faults
 from twotower.data.features import FeatureSpec, Hashes, Ints
 from twotower.data.schema import ItemColumns
 from twotower.errors import DataError
@@ -39,24 +39,30 @@ class Intake:
     changes: Overlay
 
 
-def take_in(path: Path, columns: ItemColumns, spec: FeatureSpec, delta: Changes = Changes()) -> Intake:  # noqa: B008  # frozen
+def take_in(
+    path: Path,
+    columns: ItemColumns,
+    spec: FeatureSpec,
+    delta: Changes = Changes(),  # noqa: B008  # frozen
+    served: pa.Schema | None = None,
+) -> Intake:
     """Read the catalogue once with the changes of `delta`, and reject rows that cannot be embedded.
 
-    A row is rejected when its id is missing or repeated, text is not UTF-8, a number is infinite, or a vector has another length
-    or missing values. A missing value, NaN included, is no fault. DataError when no row is left, or when a column does not fit
-    its kind at all.
+    A row is rejected when its id is missing or repeated, text is not UTF-8, a number is infinite or none at all, or a vector has
+    another length or missing values. A missing value, NaN included, is no fault. Columns are held to the types of the `served`
+    item table. DataError when no row is left, or when a column does not fit its kind at all.
     """
 
-    def sort_out(part: tuple[pa.Table, Mask]) -> tuple[pa.Array, Hashes, Mask, list[Lines]]:
-        batch, sound_B = part
+    def sort_out(part: tuple[pa.Table, Mask, list[Fault]]) -> tuple[pa.Array, Hashes, Mask, list[Lines]]:
+        batch, sound_B, unreadable = part
         lines = []
-        for column, reason, faulty_B in find_faults(batch, columns, spec):
+        for column, reason, faulty_B in [*unreadable, *find_faults(batch, columns, spec)]:
             lines.append(_lines(batch.column(columns.item_id), faulty_B & sound_B, column, reason))
             sound_B = sound_B & ~faulty_B
         items = as_items(batch if sound_B.all() else batch.filter(pa.array(sound_B)), columns)
         return items.column(0).combine_chunks(), content_hashes(items), sound_B, lines
 
-    changes = overlay(path, columns, delta)
+    changes = overlay(path, columns, delta, served)
     item_ids, contents, sound, faults = zip(*in_parallel(sort_out, stream_changed(path, columns, changes)), strict=True)
     ids, content_N, accepted_R = pa.chunked_array(item_ids).combine_chunks(), np.concatenate(contents), np.concatenate(sound)
     starts = np.cumsum([0, *map(len, sound)])
@@ -70,8 +76,7 @@ def take_in(path: Path, columns: ItemColumns, spec: FeatureSpec, delta: Changes 
     rejected += [pa.table([[None], [i], [column], [why]], schema=REJECTED) for i, column, why in changes.unusable]
     lines = pa.concat_tables([REJECTED.empty_table(), *rejected]).sort_by("row")
     if not len(ids):
-        reasons = ", ".join(pc.unique(lines.column("reason")).to_pylist())
-        raise DataError(f"{path}: none of its {len(accepted_R):,} items can be embedded ({reasons})")
+        raise DataError(f"{path}: none of its {len(accepted_R):,} items can be embedded: {', '.join(reasons(lines))}")
     ends = np.cumsum(accepted_R)[starts[1:] - 1].tolist()
     places = tuple(slice(begin, end) for begin, end in pairwise([0, *ends]) if begin < end)
     return Intake(ids, content_N, places, accepted_R, lines, changes)
@@ -80,7 +85,7 @@ def take_in(path: Path, columns: ItemColumns, spec: FeatureSpec, delta: Changes 
 def sound_items(path: Path, columns: ItemColumns, intake: Intake) -> Iterator[tuple[pa.Table, slice]]:
     """Tables of accepted rows, each with its place among all N; DataError when the file changed since `take_in` read it."""
     row = done = 0
-    for batch, _ in stream_changed(path, columns, intake.changes):
+    for batch, _, _ in stream_changed(path, columns, intake.changes):
         accepted_B = intake.accepted_R[row : row + len(batch)]
         row += len(batch)
         if row > len(intake.accepted_R):
@@ -94,6 +99,12 @@ def sound_items(path: Path, columns: ItemColumns, intake: Intake) -> Iterator[tu
             yield items, place
     if row != len(intake.accepted_R) or done != len(intake.item_ids):
         raise DataError(f"{path} changed while it was read. Run the job again.")
+
+
+def reasons(rejected: pa.Table) -> list[str]:
+    """Why rows were rejected, the most frequent reason first."""
+    counted = rejected.group_by(["column", "reason"]).aggregate([([], "count_all")]).sort_by([("count_all", "descending")])
+    return [f"{row['column']!r} {row['reason']}" for row in counted.to_pylist()]
 
 
 def occurred_before(item_ids: pa.Array) -> Mask:

@@ -5,6 +5,7 @@ N: items, V: vector width, D: its embedding columns, Q: requests
 
 import math
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -12,13 +13,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
+from embedder_cache.catalogue.column_types import changed_columns
 from embedder_cache.catalogue.opened_release import OpenedRelease
 from embedder_cache.checks.index_choice import IndexReport
 from twotower.artefacts.bundle import Bundle
 from twotower.artefacts.release import GATES
-from twotower.data.features import Ints, rows_of
+from twotower.data.features import DAY_MS, Ints, rows_of
+from twotower.data.schema import ItemColumns
 from twotower.errors import ArtefactError, DataError
 from twotower.model.catalogue import BATCH_ITEMS
 from twotower.model.golden import GoldenQuery, golden_request
@@ -27,7 +31,7 @@ from twotower.progress import say
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The limits of the gates, which an operator may set as TOML. Each is a share except the last two."""
+    """The limits of the gates, which an operator may set as TOML. Each is a share except days, milliseconds and bytes."""
 
     item_count_change: float = 0.10  # at most; relative to the number of items of the served release
     rejected: float = 0.01  # at most; share of the catalogue's rows that cannot be embedded
@@ -41,11 +45,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     recall100_drop: float = 0.01  # at most; how far recall100 may fall below the served release's
     search_p99_rise: float = 0.20  # at most; how far the p99 of a search may rise, relative to the served release's
     search_p99_ms: float = 5.0  # a p99 up to this is never refused, because machines are noisy
+    missing_rise: float = 0.20  # at most; how far the share of items without a value may rise, in the column where it rises most
+    log_back_days: float = 1.0  # at most; how far the log may end before the served release's
+    log_age_days: float = 7.0  # at most; age of the last event, unless the served release's log was as old when it was published
     max_bytes: int | None = None  # of the release on disk; None is no limit
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
-            if name in ("search_p99_ms", "max_bytes"):
+            if name in ("search_p99_ms", "log_back_days", "log_age_days", "max_bytes"):
                 if (size := getattr(self, name)) is not None and not size > 0:
                     raise ValueError(f"{name} is {size}: give a number above 0")
             elif not 0 <= getattr(self, name) <= 1:
@@ -61,7 +68,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     at_most: float | None = None
     base: float | None = None  # the number that the limit derives from: the served release's or popularity's
     noise: float | None = None  # how far the limit was loosened, because so large a difference may be chance
-    unit: Literal["share", "ms", "bytes"] = "share"
+    unit: Literal["share", "ms", "bytes", "days", "columns"] = "share"
+    why: str | None = None  # what the number comes from: the column, the rows
 
     @property
     def passed(self) -> bool:
@@ -73,12 +81,15 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         limit = f"at least {self._put(self.at_least)}" if self.at_least is not None else f"at most {self._put(self.at_most)}"
         base = "" if self.base is None else f" (compared with {self._put(self.base)})"
-        return f"{self.name.replace('_', ' ')} is {self._put(self.value)}, must be {limit}{base}"
+        why = "" if self.why is None else f": {self.why}"
+        return f"{self.name.replace('_', ' ')} is {self._put(self.value)}, must be {limit}{base}{why}"
 
     def _put(self, number: float | None) -> str:
+        if self.unit == "columns":
+            return f"{number:.0f}"
         if self.unit == "share":
             return f"{number:.1%}"
-        return f"{number:,.{1 if self.unit == 'ms' else 0}f} {self.unit}"
+        return f"{number:,.{1 if self.unit in ('ms', 'days') else 0}f} {self.unit}"
 
 
 def load_limits(path: Path | None) -> Limits:
@@ -149,15 +160,84 @@ def golden_overlap(
 
 
 def index_gates(index: IndexReport, served: OpenedRelease | None, limits: Limits) -> list[Gate]:
-    """Recall and search time of the new index, beside those measured for the release `served` now."""
-    measured = {} if served is None else last_measured(served.path)
+    """Recall and search time of the new index, beside those measured for the release `served` now if its kind is the same.
+
+    Another kind is slower or finds less by its nature, and choosing it was reason enough.
+    """
+    kind = None if served is None else kind_measured(served.path)
+    measured = last_measured(served.path) if served is not None and kind == index.kind else {}
+    why = None if kind in (None, index.kind) else f"{index.kind} ({index.why}) is not compared with {kind}, which was served"
     recall, p99_ms = measured.get("recall100"), measured.get("search_p99_ms")
     least = limits.recall100 if recall is None else max(limits.recall100, recall - limits.recall100_drop)
     most = None if p99_ms is None else max(limits.search_p99_ms, (1 + limits.search_p99_rise) * p99_ms)
     return [
-        Gate(name="recall100", value=index.recall, at_least=least, base=recall),
-        Gate(name="search_p99_ms", value=index.search_p99_ms, at_most=most, base=p99_ms, unit="ms"),
+        Gate(name="recall100", value=index.recall, at_least=least, base=recall, why=why),
+        Gate(name="search_p99_ms", value=index.search_p99_ms, at_most=most, base=p99_ms, unit="ms", why=why),
     ]
+
+
+def log_gates(as_of_ms: int, now_ms: int, served: OpenedRelease | None, limits: Limits) -> list[Gate]:
+    """Whether the log, whose last event is of `as_of_ms`, ends where it should: not before the served one's, and not long ago.
+
+    A log of the past, such as a public data set, is as old on every night. So the age has a limit only where the served
+    release's log was younger than that limit when it was published.
+    """
+    age = Gate(name="log_age_days", value=(now_ms - as_of_ms) / DAY_MS, unit="days")
+    if served is None:
+        return [age]
+    before = last_measured(served.path).get("log_age_days")
+    if before is not None and before <= limits.log_age_days:
+        age = msgspec.structs.replace(age, at_most=limits.log_age_days, base=before, why=f"its last event is of {_day(as_of_ms)}")
+    try:
+        served_as_of_ms = served.info.popularity_as_of_ms
+    except (ArtefactError, OSError):
+        served_as_of_ms = None
+    if served_as_of_ms is None:
+        return [age]
+    why = f"it ends on {_day(as_of_ms)}, the log of the served release on {_day(served_as_of_ms)}"
+    back = max(0.0, (served_as_of_ms - as_of_ms) / DAY_MS)
+    return [age, Gate(name="log_back_days", value=back, at_most=limits.log_back_days, unit="days", why=why)]
+
+
+def _day(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d}"
+
+
+def column_gates(items: pa.Table, columns: ItemColumns, served: OpenedRelease | None, limits: Limits) -> list[Gate]:
+    """Whether the columns of the new item table are as in the served one: their types, and how often a value is missing."""
+    if served is None:
+        return []
+    try:
+        before = served.items
+        changed = changed_columns(items.schema, before.schema, columns.features)
+        rises = {
+            name: (missing_share(items.column(name)), missing_share(before.column(name)))
+            for name in columns.features
+            if name in before.column_names
+        }
+    except (OSError, pa.ArrowInvalid):
+        return []  # that it cannot be read is said by `check_gates`
+    why = "; ".join(changed) or None
+    gates = [Gate(name="columns_of_another_type", value=len(changed), at_most=0, unit="columns", why=why)]
+    if rises:
+        name = max(rises, key=lambda name: rises[name][0] - rises[name][1])
+        now, then = rises[name]
+        why = f"{name!r} is missing in {now:.1%} of the items, in the served release in {then:.1%}"
+        gates.append(Gate(name="missing_rise", value=max(now - then, 0.0), at_most=limits.missing_rise, why=why))
+    return gates
+
+
+def missing_share(column: pa.ChunkedArray) -> float:
+    """Share of the items that have no value; NaN is none."""
+    return float(pc.mean(pc.is_null(column, nan_is_null=pa.types.is_floating(column.type))).as_py())
+
+
+def kind_measured(release: Path) -> str | None:
+    """The kind of index that a release's gates.json describes; None when the file cannot be read."""
+    try:
+        return msgspec.json.decode((release / GATES).read_bytes(), type=_Report).index.kind
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def last_measured(release: Path) -> dict[str, float]:
@@ -171,11 +251,12 @@ def last_measured(release: Path) -> dict[str, float]:
 
 class _Report(msgspec.Struct):
     gates: list[Gate]
+    index: IndexReport
 
 
-def rejected_gate(num_rejected: int, num_rows: int, limits: Limits) -> Gate:
-    """The gate on the share of rows that cannot be embedded and are left out."""
-    return Gate(name="rejected", value=num_rejected / num_rows, at_most=limits.rejected)
+def rejected_gate(num_rejected: int, num_rows: int, limits: Limits, why: str | None = None) -> Gate:
+    """The gate on the share of rows that cannot be embedded and are left out; `why` names the most frequent reason."""
+    return Gate(name="rejected", value=num_rejected / num_rows, at_most=limits.rejected, why=why)
 
 
 def size_gate(directory: Path, limits: Limits) -> Gate:
@@ -206,9 +287,7 @@ def require(gates: Sequence[Gate], forced: str | None) -> None:
     """DataError when a gate fails, unless `forced` gives the operator's reason to publish anyway."""
     failed = [str(gate) for gate in gates if not gate.passed]
     if failed and forced is None:
-        raise DataError(
-            f"not published: {'; '.join(failed)}. Look at the catalogue, or publish it anyway with --force --reason WHY."
-        )
+        raise DataError(f"not published: {'; '.join(failed)}. Look at the data, or publish it anyway with --force --reason WHY.")
 
 
 def report(gates: Sequence[Gate], forced: str | None, num_items: int, index: IndexReport) -> bytes:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import ray
 import torch
 
+from embedder_cache.catalogue.column_types import HeldColumns
 from embedder_cache.catalogue.content_hash import content_hashes
 from embedder_cache.catalogue.intake import Intake, sound_items
 from embedder_cache.embedding.local_engine import Embedded, embed_here, embed_some
@@ -50,7 +51,7 @@ def embed_on_ray(bundle: Bundle, items: Path, intake: Intake, todo_N: Mask) -> E
     if not groups:  # as on most nights of a small catalogue: starting a cluster would take longer
         yield from embed_here(bundle, items, intake, todo_N)
         return
-    with cluster(), closing(_results(bundle, items.resolve(), groups)) as results:
+    with cluster(), closing(_results(bundle, items.resolve(), intake.changes.held, groups)) as results:
         num_in_file = np.count_nonzero(intake.accepted_R[: len(intake.accepted_R) - len(intake.changes.put)])
         for table, place in sound_items(items, bundle.towers.schema.items, intake):
             todo_n = todo_N[place]
@@ -85,11 +86,11 @@ def row_groups(items: Path, intake: Intake, todo_N: Mask) -> list[dict[str, obje
 class Worker:
     """A process of the cluster. It loads the embedder once and embeds row groups on one thread."""
 
-    def __init__(self, bundle: Path, bundle_id: str, items: Path, users_own: str | None) -> None:
+    def __init__(self, bundle: Path, bundle_id: str, items: Path, held: HeldColumns, users_own: str | None) -> None:
         torch.set_num_threads(1)
         if users_own is not None:  # the operator's trust holds on every node
             os.environ[TRUST_VARIABLE] = users_own
-        self.path, self.bundle_id, self.items = bundle, bundle_id, items
+        self.path, self.bundle_id, self.items, self.held = bundle, bundle_id, items, held
 
     @cached_property
     def bundle(self) -> Bundle:
@@ -128,7 +129,8 @@ class Worker:
             todo_n = todo_B[start : start + len(batch)]
             start += len(batch)
             if todo_n.any():
-                table = as_items(batch.filter(pa.array(todo_n)), columns)
+                rows, _ = self.held.apply(batch)
+                table = as_items(rows.filter(pa.array(todo_n)), columns)
                 vectors_MD = embed_table(table, towers.embedder, model.item_spec, model.table_rows)
                 yield content_hashes(table), vectors_MD.tobytes()
 
@@ -189,7 +191,7 @@ def _mute() -> Iterator[None]:
         os.close(saved)
 
 
-def _results(bundle: Bundle, items: Path, groups: list[dict[str, object]]) -> Generator[tuple[bytes, bytes]]:
+def _results(bundle: Bundle, items: Path, held: HeldColumns, groups: list[dict[str, object]]) -> Generator[tuple[bytes, bytes]]:
     """Content hashes and vectors of each batch, in the order of the file."""
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -199,7 +201,7 @@ def _results(bundle: Bundle, items: Path, groups: list[dict[str, object]]) -> Ge
     num_workers = max(1, min(len(groups), int(ray.cluster_resources().get("CPU", 1))))
     work = ray.data.from_items(groups, override_num_blocks=len(groups)).map_batches(
         Worker,
-        fn_constructor_args=(bundle.path.resolve(), bundle.manifest.id, items, os.environ.get(TRUST_VARIABLE)),
+        fn_constructor_args=(bundle.path.resolve(), bundle.manifest.id, items, held, os.environ.get(TRUST_VARIABLE)),
         batch_format="pyarrow",
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_workers),

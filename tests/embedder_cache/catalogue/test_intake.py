@@ -103,7 +103,7 @@ def test_missing_values_are_no_fault(tmp_path: Path) -> None:
 
 
 def test_a_file_without_any_usable_row_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none of its 2 items can be embedded \(is infinite\)"):
+    with pytest.raises(DataError, match=r"none of its 2 items can be embedded: 'price' is infinite"):
         take_in(catalogue(tmp_path, price=pa.array([np.inf, np.inf])), COLUMNS, SPEC)
 
 

@@ -6,17 +6,32 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from embedder_cache.build import build_release
 from embedder_cache.catalogue.opened_release import OpenedRelease
-from embedder_cache.checks.gates import Gate, Limits, index_gates, load_limits, refuse_nonsense, report, unchanged_gate
+from embedder_cache.checks.gates import (
+    Gate,
+    Limits,
+    column_gates,
+    index_gates,
+    load_limits,
+    log_gates,
+    refuse_nonsense,
+    rejected_gate,
+    report,
+    unchanged_gate,
+)
 from embedder_cache.checks.index_choice import IndexReport
 from embedder_cache.commands.embed_command import main
-from twotower.artefacts.bundle import load_bundle
-from twotower.artefacts.release import GATES, GOLDEN, list_releases, read_pointer, release_path
+from twotower.artefacts.bundle import load_bundle, write_table
+from twotower.artefacts.release import GATES, GOLDEN, INFO, ITEMS, ReleaseInfo, list_releases, read_pointer, release_path
+from twotower.data.features import DAY_MS
+from twotower.data.schema import ItemColumns
 from twotower.errors import DataError
+from twotower.index.kinds import Kind
 from twotower.model.golden import GoldenQuery
 
 
@@ -130,12 +145,12 @@ def test_nan_passes_no_gate() -> None:
     assert not Gate(name="change", value=float("nan"), at_most=1.0).passed
 
 
+def measured(recall: float, search_p99_ms: float, kind: Kind = "ivfpq") -> IndexReport:
+    return IndexReport(kind=kind, why="asked for", recall=recall, memory_bytes=1, search_p99_ms=search_p99_ms)
+
+
 def test_an_index_is_held_to_its_limit_and_to_what_was_served(tmp_path: Path) -> None:
     """The first is only measured in time; the next may lose one item in a hundred, and take a fifth longer."""
-
-    def measured(recall: float, search_p99_ms: float) -> IndexReport:
-        return IndexReport(kind="ivfpq", why="asked for", recall=recall, memory_bytes=1, search_p99_ms=search_p99_ms)
-
     recall, time = index_gates(measured(0.94, 10.0), None, Limits())
     assert (recall.at_least, recall.passed) == (0.95, False)
     assert (time.at_most, time.passed) == (None, True)
@@ -147,3 +162,89 @@ def test_an_index_is_held_to_its_limit_and_to_what_was_served(tmp_path: Path) ->
     assert (time.at_most, time.passed) == (12.0, False)
     assert str(time).endswith("(compared with 10.0 ms)")
     assert [gate.passed for gate in index_gates(measured(0.985, 11.0), OpenedRelease(tmp_path, None), Limits())] == [True, True]
+
+
+def test_another_kind_of_index_is_not_held_to_the_one_that_was_served(tmp_path: Path) -> None:
+    exact = measured(1.0, 0.5, "flat")
+    (tmp_path / GATES).write_bytes(report(index_gates(exact, None, Limits()), None, 400, exact))
+    gates = index_gates(measured(0.96, 50.0), OpenedRelease(tmp_path, None), Limits())
+    assert [gate.passed for gate in gates] == [True, True]
+    assert {gate.why for gate in gates} == {"ivfpq (asked for) is not compared with flat, which was served"}
+    assert not index_gates(measured(0.94, 50.0), OpenedRelease(tmp_path, None), Limits())[0].passed
+
+
+NOW_MS = 1_800_000_000_000
+
+
+def served_log(directory: Path, ended_days_ago: float, age_when_published: float) -> OpenedRelease:
+    """A release whose log ended so many days before now."""
+    as_of_ms = int(NOW_MS - ended_days_ago * DAY_MS)
+    info = ReleaseInfo(bundle_id="b", vector_space_id="v", num_items=1, vector_width=1, popularity_as_of_ms=as_of_ms)
+    (directory / INFO).write_bytes(msgspec.json.encode(info))
+    age = Gate(name="log_age_days", value=age_when_published, unit="days")
+    (directory / GATES).write_bytes(report([age], None, 1, measured(1.0, 1.0)))
+    return OpenedRelease(directory, None)
+
+
+def failed(gates: list[Gate]) -> list[str]:
+    return [str(gate) for gate in gates if not gate.passed]
+
+
+def test_a_log_that_ends_before_the_served_ones_is_refused(tmp_path: Path) -> None:
+    served = served_log(tmp_path, ended_days_ago=0.5, age_when_published=0.5)
+    assert failed(log_gates(NOW_MS - 5 * DAY_MS, NOW_MS, served, Limits())) == [
+        "log back days is 4.5 days, must be at most 1.0 days: it ends on 2027-01-10, the log of the served release on 2027-01-14"
+    ]
+    assert not failed(log_gates(NOW_MS - 5 * DAY_MS, NOW_MS, served, Limits(log_back_days=5)))
+    assert not failed(log_gates(NOW_MS - DAY_MS, NOW_MS, served, Limits()))
+
+
+def test_a_log_that_has_stood_still_is_refused_once_it_was_up_to_date(tmp_path: Path) -> None:
+    served = served_log(tmp_path, ended_days_ago=8, age_when_published=0.5)
+    assert failed(log_gates(NOW_MS - 8 * DAY_MS, NOW_MS, served, Limits())) == [
+        "log age days is 8.0 days, must be at most 7.0 days (compared with 0.5 days): its last event is of 2027-01-07"
+    ]
+    assert not failed(log_gates(NOW_MS - 8 * DAY_MS, NOW_MS, served, Limits(log_age_days=30)))
+
+
+def test_a_log_of_the_past_may_be_as_old_every_night(tmp_path: Path) -> None:
+    served = served_log(tmp_path, ended_days_ago=3000, age_when_published=2999)
+    assert not failed(log_gates(NOW_MS - 3000 * DAY_MS, NOW_MS, served, Limits()))
+    assert [gate.value for gate in log_gates(NOW_MS - 3000 * DAY_MS, NOW_MS, None, Limits())] == [3000.0]
+
+
+COLUMNS = ItemColumns(features={"price": "numeric", "code": "categorical"})
+
+
+def test_a_column_of_another_type_and_one_that_lost_its_values_are_refused(tmp_path: Path) -> None:
+    write_table(tmp_path / ITEMS, pa.table({"item_id": ["a", "b"], "price": [1.0, float("nan")], "code": [1, 2]}))
+    tonight = pa.table({"item_id": ["a", "b"], "price": pa.nulls(2, pa.float64()), "code": ["1", "x"]})
+    assert failed(column_gates(tonight, COLUMNS, OpenedRelease(tmp_path, None), Limits())) == [
+        "columns of another type is 1, must be at most 0: 'code' holds text, in the served release numbers",
+        "missing rise is 50.0%, must be at most 20.0%: 'price' is missing in 100.0% of the items, in the served release in 50.0%",
+    ]
+    assert column_gates(tonight, COLUMNS, None, Limits()) == []
+
+
+def test_the_rows_that_are_left_out_are_named(tmp_path: Path) -> None:
+    gate = rejected_gate(3, 4, Limits(), "'price' is no number")
+    assert str(gate) == "rejected is 75.0%, must be at most 1.0%: 'price' is no number"
+
+
+def test_a_price_as_text_is_published_as_a_number_and_told(
+    store: Path, tiny_shop: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = pq.read_table(tiny_shop / "items.parquet")
+    place = items.column_names.index("price")
+    texts = pa.array([None if price is None else f"{price:.2f}" for price in items["price"].to_pylist()])
+    pq.write_table(items.set_column(place, "price", texts), tmp_path / "items.parquet")
+    published = build_release(load_bundle(tiny_bundle), tmp_path / "items.parquet", store, tiny_shop / "events.parquet")
+    assert OpenedRelease(release_path(store, published.release), None).items.schema.field("price").type == items["price"].type
+    assert "column 'price' holds text, which is read as numbers" in capsys.readouterr().err
+
+
+def test_events_that_are_missing_tonight_are_told(
+    store: Path, tiny_shop: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_release(load_bundle(tiny_bundle), tiny_shop / "items.parquet", store, None)
+    assert "no --events given, so popularity is that of training" in capsys.readouterr().err

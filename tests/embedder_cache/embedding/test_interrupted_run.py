@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedder_cache.build import Published, build_release
+from embedder_cache.catalogue.column_types import HeldColumns
 from embedder_cache.catalogue.intake import REJECTED, Intake
 from embedder_cache.catalogue.item_changes import Overlay
 from embedder_cache.embedding.interrupted_run import Work, work_directory
@@ -51,7 +52,7 @@ def go_on(bundle: Path, items: Path, store: Path) -> Published:
 def intake() -> Intake:
     """Five items in batches of three and two."""
     ids = pa.array(["a", "b", "c", "d", "e"])
-    nothing = Overlay(0, pa.table({}), pa.array([], pa.large_binary()), ())
+    nothing = Overlay(0, pa.table({}), pa.array([], pa.large_binary()), (), HeldColumns({}))
     places = (slice(0, 3), slice(3, 5))
     return Intake(ids, np.arange(5, dtype=np.uint64), places, np.ones(5, bool), REJECTED.empty_table(), nothing)
 

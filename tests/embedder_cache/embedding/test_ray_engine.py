@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("ray", reason="install the extra `ray`")
 
 from embedder_cache.build import build_release
+from embedder_cache.catalogue.column_types import HeldColumns
 from embedder_cache.catalogue.intake import Intake, sound_items, take_in
 from embedder_cache.embedding.local_engine import embed_some
 from embedder_cache.embedding.ray_engine import RESULT, Worker, cluster, embed_on_ray, row_groups
@@ -50,7 +51,7 @@ def intake(items: Path, bundle: Bundle) -> Intake:
 
 @pytest.fixture
 def worker(bundle: Bundle, items: Path) -> Worker:
-    return Worker(bundle.path, bundle.manifest.id, items, None)
+    return Worker(bundle.path, bundle.manifest.id, items, HeldColumns({}), None)
 
 
 def embed(worker: Worker, groups: list[dict[str, object]]) -> list[dict[str, str | bytes | None]]:
@@ -87,14 +88,14 @@ def test_with_nothing_to_embed_no_cluster_is_needed(
 
 def test_a_worker_with_another_bundle_says_so(bundle: Bundle, items: Path, intake: Intake) -> None:
     groups = row_groups(items, intake, np.ones(len(intake.item_ids), bool))
-    (batch,) = embed(Worker(bundle.path, "bundle-0123456789ab", items, None), groups[:1])
+    (batch,) = embed(Worker(bundle.path, "bundle-0123456789ab", items, HeldColumns({}), None), groups[:1])
     assert (batch["error"], batch["vectors"]) == ("IntegrityError", None)
     assert "Give every node the same bundle" in str(batch["message"])
 
 
 def test_a_worker_that_does_not_find_the_items_says_so(bundle: Bundle, items: Path, intake: Intake, tmp_path: Path) -> None:
     groups = row_groups(items, intake, np.ones(len(intake.item_ids), bool))
-    (batch,) = embed(Worker(bundle.path, bundle.manifest.id, tmp_path / "elsewhere", None), groups[:1])
+    (batch,) = embed(Worker(bundle.path, bundle.manifest.id, tmp_path / "elsewhere", HeldColumns({}), None), groups[:1])
     assert batch["error"] == "DataError"
     assert "elsewhere does not exist" in str(batch["message"])
 
