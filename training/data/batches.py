@@ -27,6 +27,10 @@ from twotower.data.window import History, HistoryBatch, anchor, collate
 from twotower.model.config import ModelConfig
 
 WANTED_SHARE = 0.5  # of the queries, which name the event type of their answers
+# A user with a large share of all events is a robot, or all visitors without an id. These bound what such a user costs; nobody
+# with fewer than 2,000 events is concerned.
+MAX_WINDOWS = 16  # of one user: with more, the user is drawn as often as with 16
+MAX_KNOWN_EVENTS = 2**19  # that the queries of one window have seen in total; of a longer history fewer queries are drawn
 
 
 Axis: TypeAlias = Literal["B", "Q", "M", "A"]
@@ -77,7 +81,7 @@ class BatchSampler:
 
     A window holds W of a user's K baskets. Its end is drawn uniformly from 0 .. K + W and then clipped to W .. K. So windows
     are full, and the oldest and newest boundaries are as likely as those between, or up to twice as likely. Users are drawn
-    in proportion to K / W.
+    in proportion to K / W, but to no more than MAX_WINDOWS.
     """
 
     def __init__(self, log: EventLog, train_until_ms: int, model: ModelConfig, config: TrainConfig) -> None:
@@ -98,6 +102,7 @@ class BatchSampler:
             raise ValueError("no training events: the split's validation_from lies before every event")
         width_U = np.array([self.baskets_of_window(self.bounds(user)) for user in range(log.num_users)])
         num_windows_U = np.divide(baskets_U, width_U, out=np.zeros(log.num_users), where=baskets_U > 0)
+        num_windows_U = np.minimum(num_windows_U, MAX_WINDOWS)
         self.share_U = num_windows_U / num_windows_U.sum()
 
     def bounds(self, user: int) -> Ints:
@@ -123,7 +128,7 @@ class BatchSampler:
             first = start + anchor(stop - start, self.model.window, self.model.page)
             shuffle = np.lexsort((rng.random(stop - first), self.log.times_ms_E[first:stop]))
             histories.append(self.log.history(first, stop, shuffle))
-            parts.append(self._queries(window, bounds, first, end))
+            parts.append(_affordable(rng, self._queries(window, bounds, first, end)))
         queries = _Queries(*map(np.concatenate, zip(*parts, strict=True)))
         if len(queries.now_Q) > self.config.max_queries:
             queries = queries.take(np.sort(rng.choice(len(queries.now_Q), self.config.max_queries, replace=False)))
@@ -174,6 +179,15 @@ class BatchSampler:
         keys = np.unique(query_A[counted] << 32 | self.log.item_rows_E[event_A[counted]])
         names = [self.log.event_types[w] if n else None for n, w in zip(named_Q.tolist(), wanted_Q.tolist(), strict=True)]
         return names, keys >> 32, keys & 0xFFFFFFFF
+
+
+def _affordable(rng: np.random.Generator, queries: _Queries) -> _Queries:
+    """So many random queries of a window that they have seen no more than MAX_KNOWN_EVENTS in total; usually all."""
+    num_known = int((queries.now_Q - queries.start_Q).sum())
+    if num_known <= MAX_KNOWN_EVENTS:
+        return queries
+    size = max(1, len(queries.now_Q) * MAX_KNOWN_EVENTS // num_known)
+    return queries.take(np.sort(rng.choice(len(queries.now_Q), size, replace=False)))
 
 
 def ranges(start_Q: Ints, stop_Q: Ints) -> tuple[Ints, Ints]:

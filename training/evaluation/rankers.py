@@ -29,6 +29,7 @@ from twotower.model.scoring import Request, queries_from_hidden
 WINDOWS_PER_BATCH = 16
 QUERIES_PER_BATCH = 64
 MASKED = -1e9  # finite, so that the entropy stays a number
+MAX_BASKETS = 256  # of one user: more belong to a robot, or to all visitors without an id
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,15 @@ class Query:
 
 
 def next_basket(log: EventLog, from_ms: int, until_ms: int) -> list[Query]:
-    """One query per basket in [from, until). All events strictly before it are known; its items are the answers."""
+    """One query per basket in [from, until). All events strictly before it are known; its items are the answers.
+
+    Of a user with more than MAX_BASKETS baskets so many are asked, evenly spread over the time.
+    """
     return list(_baskets(log, from_ms, until_ms))
 
 
 def next_event(log: EventLog, from_ms: int, until_ms: int) -> list[Query]:
-    """One query per item of a basket in [from, until). All events strictly before it are known; the item is the answer."""
+    """One query per item of the baskets of `next_basket`. All events strictly before it are known; the item is the answer."""
     return [
         Query(q.user, q.num_known, q.now_ms, q.answers[i : i + 1])
         for q in _baskets(log, from_ms, until_ms)
@@ -83,7 +87,8 @@ def _baskets(log: EventLog, from_ms: int, until_ms: int) -> Iterator[Query]:
         times = log.times_ms_E[start:stop]
         bounds = np.append(basket_starts(times), len(times))
         first, last = np.searchsorted(times[bounds[:-1]], (from_ms, until_ms))
-        for basket in range(int(first), int(last)):
+        asked = np.linspace(first, last - 1, min(last - first, MAX_BASKETS)).round().astype(np.int64)
+        for basket in asked.tolist():
             num_known, end = int(bounds[basket]), int(bounds[basket + 1])
             yield Query(
                 user,

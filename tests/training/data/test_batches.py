@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tests.training.conftest import Shop
+from training.data import batches
 from training.data.batches import BatchSampler, stream_batches
 
 
@@ -61,6 +62,27 @@ def test_a_stream_repeats_with_its_seed(shop: Shop) -> None:
 def test_new_users_are_asked_about_too(shop: Shop) -> None:
     sampler, rng = shop.sampler(), np.random.default_rng(0)
     assert any((sampler.sample(rng).position_Q == -1).any() for _ in range(20))
+
+
+def test_a_robot_is_drawn_as_often_as_a_very_busy_person(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = msgspec.structs.replace(shop.model, window=16, page=4)
+    before = BatchSampler(shop.data.log, shop.data.train_until_ms, model, shop.config).share_U
+    assert (before > before.min() * 1.5).any(), "some have more than one window"
+    monkeypatch.setattr(batches, "MAX_WINDOWS", 1)
+    after = BatchSampler(shop.data.log, shop.data.train_until_ms, model, shop.config).share_U
+    np.testing.assert_allclose(after[after > 0], 1 / np.count_nonzero(after))
+
+
+def test_a_long_history_has_fewer_queries_in_a_batch(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are drawn at random from all boundaries of the window, at least one of each window."""
+    whole = shop.sampler().sample(np.random.default_rng(4))
+    known = len(whole.past.rows_M)
+    monkeypatch.setattr(batches, "MAX_KNOWN_EVENTS", 50)
+    cut = shop.sampler().sample(np.random.default_rng(4))
+    assert len(cut.window_Q) < len(whole.window_Q)
+    assert len(cut.past.rows_M) < known
+    monkeypatch.setattr(batches, "MAX_KNOWN_EVENTS", 0)
+    assert 1 <= len(shop.sampler().sample(np.random.default_rng(4)).window_Q) <= shop.config.batch_windows
 
 
 def test_every_boundary_is_asked_about_equally_often(shop: Shop) -> None:

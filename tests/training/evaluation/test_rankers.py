@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.training.conftest import LEARNS, Shop, read_shop
+from training.evaluation import rankers
 from training.evaluation.metrics import Rankings, summarise
 from training.evaluation.rankers import (
     Model,
@@ -58,6 +59,17 @@ def with_events(tiny_shop: Path, to: Path, events: pa.Table) -> Shop:
     shutil.copytree(tiny_shop, to)
     pq.write_table(events, to / "events.parquet")
     return read_shop(to)
+
+
+def test_a_robot_is_asked_a_bounded_number_of_questions(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the first basket, the last, and others evenly between."""
+    every = next_basket(shop.data.log, 0, shop.data.end_ms)
+    monkeypatch.setattr(rankers, "MAX_BASKETS", 3)
+    asked = next_basket(shop.data.log, 0, shop.data.end_ms)
+    for user in range(shop.data.log.num_users):
+        known = [q.num_known for q in every if q.user == user]
+        few = [q.num_known for q in asked if q.user == user]
+        assert few == (known if len(known) <= 3 else [known[0], known[round((len(known) - 1) / 2)], known[-1]])
 
 
 def test_there_is_one_query_per_basket_and_all_its_items_are_answers(shop: Shop, tiny_shop: Path) -> None:
