@@ -7,10 +7,9 @@ N: items or events, S: hash slots of one row, F: dense features of one row, B: b
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise, repeat
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from twotower.data.words import composed, composed_values, tokens
 from twotower.errors import DataError
 from twotower.tables.iso_times import parse_times
 from twotower.tables.plain import as_plain, plain_type
@@ -29,11 +29,12 @@ Ints = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
 Hashes = npt.NDArray[np.uint64]
 
-VERSION = 1
+VERSION = 2
 DAY_MS = 86_400_000
 EVENT_TIME_WIDTH, EVENT_ORDER_WIDTH = 6, 2  # the second of each counts the features before hour, weekday and season
 REQUEST_TIME_WIDTH, REQUEST_ORDER_WIDTH = 7, 1
-_WORD = re.compile(r"\w+")
+# Tokens of a text or list: as many as all but CUT_SHARE of the rows have, within these bounds. The rest is cut.
+MIN_TOKENS, MAX_TOKENS, CUT_SHARE = 8, 48, 0.05
 _MISSING = "\0missing"  # the token of a missing value
 
 
@@ -44,6 +45,7 @@ class FieldSpec(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     edges: tuple[float, ...] = ()  # numeric, time: B + 1 quantiles of the training rows
     dim: int = 0  # vector: its length
+    max_tokens: int = 12  # text: words and word pairs; list: values; the rest is cut
 
     @property
     def dense_width(self) -> int:
@@ -66,7 +68,7 @@ class FieldSpec(msgspec.Struct, frozen=True, kw_only=True):
             case "categorical":
                 return spec.num_hashes
             case "list" | "text":
-                return spec.num_hashes * spec.max_tokens
+                return spec.num_hashes * self.max_tokens
             case _:
                 return 0
 
@@ -78,7 +80,6 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
     version: int = VERSION
     num_hashes: int = 2  # two signed hashes keep most value pairs apart (Svenstrup et al. 2017)
     num_id_hashes: int = 3
-    max_tokens: int = 12  # words and word pairs of a text, values of a list; the rest is cut
 
     @property
     def hashed(self) -> tuple[FieldSpec, ...]:
@@ -178,6 +179,8 @@ def fit_field(name: str, kind: str, column: pa.Array) -> FieldSpec:
             return FieldSpec(name=name, kind=kind, edges=quantile_edges(to_days(column, name)))
         case "vector":
             return FieldSpec(name=name, kind=kind, dim=_usual_length(as_lists(column, name, pa.float64()), name))
+        case "text" | "list":
+            return FieldSpec(name=name, kind=kind, max_tokens=_enough_tokens(num_tokens(column, name, kind)))
         case _:
             return FieldSpec(name=name, kind=kind)
 
@@ -191,6 +194,30 @@ def _usual_length(lists: pa.Array, name: str) -> int:
     if found.field("counts")[most].as_py() * 2 <= pc.sum(found.field("counts")).as_py():
         raise DataError(f"column {name!r}: vectors of {len(found)} different lengths; all must have one length")
     return int(found.field("values")[most].as_py())
+
+
+def num_tokens(column: pa.Array, name: str, kind: str) -> Ints:
+    """Number of tokens of each row of a text or list column; 0 where it is missing."""
+    if kind == "list":
+        lengths: Ints = pc.list_value_length(as_lists(column, name, pa.string())).fill_null(0).to_numpy(zero_copy_only=False)
+        return lengths
+    encoded = as_values(column, name).dictionary_encode()
+    counts = np.array([*(len(tokens(text)) for text in encoded.dictionary.to_pylist()), 0])
+    of_rows: Ints = counts[encoded.indices.fill_null(len(counts) - 1).to_numpy(zero_copy_only=False)]
+    return of_rows
+
+
+def _enough_tokens(num_tokens_N: Ints) -> int:
+    """The number of tokens that all but CUT_SHARE of the rows do not exceed, within its bounds."""
+    if not len(num_tokens_N):
+        return MIN_TOKENS
+    enough = int(np.quantile(num_tokens_N, 1 - CUT_SHARE, method="inverted_cdf"))
+    return min(max(enough, MIN_TOKENS), MAX_TOKENS)
+
+
+def num_cut(column: pa.Array, field: FieldSpec) -> int:
+    """Number of rows of a text or list column that have more tokens than are read."""
+    return int(np.count_nonzero(num_tokens(column, field.name, field.kind) > field.max_tokens))
 
 
 def encode_rows(columns: dict[str, pa.Array], spec: FeatureSpec, table_rows: int) -> EncodedRows:
@@ -226,22 +253,22 @@ def _encode_hashed(column: pa.Array, field: FieldSpec, spec: FeatureSpec, table_
         case "id":
             return _encode_values(as_values(column, field.name), field.name, spec.num_id_hashes, table_rows)
         case "categorical":
-            return _encode_values(as_values(column, field.name), field.name, spec.num_hashes, table_rows)
+            return _encode_values(composed_values(as_values(column, field.name)), field.name, spec.num_hashes, table_rows)
         case "text":
             encoded = as_values(column, field.name).dictionary_encode()
         case _:
             encoded = _encode_lists(column, field.name)
-    width = spec.max_tokens
+    width = field.max_tokens
     flat: list[str] = []  # one list for all values, because the garbage collector would walk a list for each again and again
     counts: list[int] = []
     for value in encoded.dictionary.to_pylist():
-        tokens = (_words(value) if field.kind == "text" else value)[:width] or [_MISSING]
-        flat += tokens
-        counts.append(len(tokens))
-    num_tokens = np.array([*counts, 1])
+        read = (tokens(value) if field.kind == "text" else value)[:width] or [_MISSING]
+        flat += read
+        counts.append(len(read))
+    num_read = np.array([*counts, 1])
     rows_TH, signs_TH = _encode_values(pa.array([*flat, None], pa.string()), field.name, spec.num_hashes, table_rows)
-    signs_TH *= np.repeat(num_tokens**-0.5, num_tokens).astype(np.float32)[:, None]
-    filled = np.arange(width) < num_tokens[:, None]
+    signs_TH *= np.repeat(num_read**-0.5, num_read).astype(np.float32)[:, None]
+    filled = np.arange(width) < num_read[:, None]
     index = encoded.indices.fill_null(len(counts)).to_numpy(zero_copy_only=False)
     return _spread(rows_TH, filled)[index], _spread(signs_TH, filled)[index]
 
@@ -265,7 +292,7 @@ def _encode_lists(column: pa.Array, name: str) -> pa.DictionaryArray:
     """Dictionary encoding of a column of lists, which Arrow does not have."""
     seen: dict[tuple[str, ...], int] = {}
     lists = as_lists(column, name, pa.string()).to_pylist()
-    index = [None if v is None else seen.setdefault(tuple(x for x in v if x is not None), len(seen)) for v in lists]
+    index = [None if v is None else seen.setdefault(tuple(composed(x) for x in v if x is not None), len(seen)) for v in lists]
     return pa.DictionaryArray.from_arrays(pa.array(index, pa.int32()), pa.array([list(k) for k in seen], pa.list_(pa.string())))
 
 
@@ -290,12 +317,6 @@ def as_lists(column: pa.Array, name: str, values: pa.DataType) -> pa.Array:
         return as_plain(column, plain).cast(pa.list_(values))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise DataError(f"column {name!r} holds {column.type}, which is no list of {values}: {error}") from error
-
-
-def _words(text: str) -> list[str]:
-    """The tokens of a text: its lower-case words, then all pairs of adjacent words."""
-    words = _WORD.findall(text.lower())
-    return words + [f"{a} {b}" for a, b in pairwise(words)]
 
 
 def _encode_dense(column: pa.Array, field: FieldSpec) -> Floats:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from twotower.data.features import EncodedRows, FeatureSpec, FieldSpec, Floats, encode_rows, fit_field
+from twotower.data.features import EncodedRows, FeatureSpec, FieldSpec, Floats, encode_rows, fit_field, num_cut
 from twotower.data.schema import ItemColumns
 from twotower.errors import DataError
 from twotower.model.embedder import Embedder
@@ -25,6 +25,7 @@ R = TypeVar("R")
 
 BATCH_ITEMS = 8192
 BLOCK_ITEMS = 2048  # embedded at once: few enough that intermediate results stay in the processor's cache
+SAMPLE_ITEMS = 100_000  # at least, of a larger catalogue, to choose how much of texts and lists is read
 ID_FIELD = "item_id"
 
 
@@ -79,15 +80,38 @@ def read_item_ids(path: Path, columns: ItemColumns) -> pa.Array:
 def fit_item_spec(path: Path, columns: ItemColumns) -> FeatureSpec:
     """The feature spec of a catalogue: the item id, and the schema's fields with their bins.
 
-    Only one column is in memory at a time.
+    Only one column is in memory at a time, and of texts and lists only a sample.
     """
     table = open_table(path, "items")
     table.require(list(columns.features))
+    every = max(1, table.num_rows // SAMPLE_ITEMS)
     fields = [
-        fit_field(name, kind, table.column(name)) if kind in ("numeric", "time", "vector") else FieldSpec(name=name, kind=kind)
+        FieldSpec(name=name, kind=kind) if kind == "categorical" else fit_field(name, kind, _column(table, name, kind, every))
         for name, kind in columns.features.items()
     ]
     return FeatureSpec(fields=(FieldSpec(name=ID_FIELD, kind="id"), *fields))
+
+
+def _column(table: Table, name: str, kind: str, every: int) -> pa.Array:
+    """A whole column; of texts and lists every n-th row, and what is not UTF-8 is missing."""
+    if kind not in ("text", "list"):
+        return table.column(name)
+    chunks, start = [], 0
+    for batch in table.batches([name], BATCH_ITEMS):
+        column = batch.column(0).take(pa.array(range(-start % every, len(batch), every), pa.int64()))
+        chunks.append(pc.if_else(pa.array(faulty), None, column) if (faulty := undecodable(column)).any() else column)
+        start += len(batch)
+    return pa.chunked_array(chunks, table.schema.field(name).type).combine_chunks()
+
+
+def items_cut(path: Path, columns: ItemColumns, spec: FeatureSpec) -> dict[str, int]:
+    """Number of items whose text or list is longer than the model reads, by field."""
+    fields = [field for field in spec.fields if field.kind in ("text", "list")]
+    cut = dict.fromkeys((field.name for field in fields), 0)
+    for table in stream_items(path, columns):
+        for field in fields:
+            cut[field.name] += num_cut(table.column(field.name).combine_chunks(), field)
+    return cut
 
 
 def encode_items(table: pa.Table, spec: FeatureSpec, table_rows: int) -> EncodedRows:

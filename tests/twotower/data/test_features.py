@@ -18,6 +18,7 @@ from twotower.data.features import (
     fingerprint,
     fit_field,
     hash_slots,
+    num_cut,
     piecewise_linear,
     quantile_edges,
     request_time_features,
@@ -90,6 +91,29 @@ def test_lists_are_bags_and_long_ones_are_cut() -> None:
     rows = encode_rows({"tags": pa.array([["a", "b"], [], None, [str(i) for i in range(99)]])}, field, 2**20)
     assert np.count_nonzero(rows.weights_NS, 1).tolist() == [4, 2, 2, 24]
     np.testing.assert_allclose((rows.weights_NS**2).sum(1), 2.0, rtol=1e-6)
+
+
+def test_so_much_of_texts_is_read_that_one_in_twenty_is_cut() -> None:
+    texts = pa.array(["one two three four five six"] * 90 + ["word " * 9] * 5 + ["word " * 30] * 5)
+    field = fit_field("title", "text", texts)
+    assert field.max_tokens == 17, "nine words have eight pairs"
+    assert num_cut(texts, field) == 5
+    rows = encode_rows({"title": texts}, spec(field), 2**20)
+    assert np.count_nonzero(rows.weights_NS[[0, -1]], 1).tolist() == [22, 34]
+
+
+def test_what_is_read_of_texts_and_lists_has_bounds() -> None:
+    assert fit_field("title", "text", pa.array(["short", None])).max_tokens == 8
+    assert fit_field("title", "text", pa.nulls(0, pa.string())).max_tokens == 8
+    assert fit_field("tags", "list", pa.array([["a"] * 500])).max_tokens == 48
+    assert num_cut(pa.array([["a"] * 9, None, []]), FieldSpec(name="tags", kind="list", max_tokens=8)) == 1
+
+
+def test_categories_and_lists_are_equal_however_their_accents_are_written() -> None:
+    both = spec(FieldSpec(name="brand", kind="categorical"), FieldSpec(name="tags", kind="list"))
+    names = ["Nestl\u00e9", "Nestle\u0301"]
+    rows = encode_rows({"brand": pa.array(names), "tags": pa.array([[name] for name in names])}, both, 2**20)
+    np.testing.assert_array_equal(rows.slots_NS[0], rows.slots_NS[1])
 
 
 def test_vectors_are_made_unit_and_bad_ones_are_missing() -> None:

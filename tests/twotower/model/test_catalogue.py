@@ -11,7 +11,15 @@ from twotower.artefacts.bundle import load_bundle
 from twotower.data.features import EncodedRows
 from twotower.data.schema import ItemColumns, load_schema
 from twotower.errors import DataError
-from twotower.model.catalogue import embed_catalogue, embed_rows, encode_items, fit_item_spec, read_item_ids, stream_items
+from twotower.model.catalogue import (
+    embed_catalogue,
+    embed_rows,
+    encode_items,
+    fit_item_spec,
+    items_cut,
+    read_item_ids,
+    stream_items,
+)
 
 
 def write(tmp_path: Path, **columns: object) -> Path:
@@ -34,6 +42,17 @@ def test_the_spec_holds_the_id_first_and_every_kind(tiny_shop: Path) -> None:
     spec = fit_item_spec(tiny_shop / "items.parquet", load_schema(tiny_shop / "schema.toml").items)
     assert [f.kind for f in spec.fields] == ["id", "text", "categorical", "list", "numeric", "time", "vector"]
     assert spec.fields[-1].dim == 8
+
+
+def test_the_items_whose_title_is_cut_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large catalogue every n-th title decides how much is read; all titles are counted."""
+    monkeypatch.setattr("twotower.model.catalogue.SAMPLE_ITEMS", 50)
+    columns = ItemColumns(features={"title": "text", "brand": "categorical"})
+    titles = ["word " * (20 if row % 2 else 6) for row in range(100)]
+    path = write(tmp_path, item_id=[str(row) for row in range(100)], title=titles, brand=["a"] * 100)
+    spec = fit_item_spec(path, columns)
+    assert spec.fields[1].max_tokens == 11
+    assert items_cut(path, columns, spec) == {"title": 50}
 
 
 def test_a_repeated_item_is_refused(tmp_path: Path) -> None:
