@@ -1,9 +1,7 @@
 """Real histories as traffic: chooses users to replay, and turns their events into request bodies."""
 
-import functools
 import json
 import math
-import operator
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +11,11 @@ from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
+
+from twotower.data.events import stream_events
+from twotower.data.schema import EventColumns
+from twotower.errors import DataError
+from twotower.tables.table import open_table
 
 Json = dict[str, Any]
 
@@ -36,28 +38,30 @@ class History:
 def write_histories(events: Path, out: Path, num_users: int, seed: int = 0) -> int:
     """Choose up to `num_users` users of an event log and write one JSON line for each. Returns the number of lines.
 
-    Reads the log twice as a stream. Columns other than user, item, time and type become event properties. ValueError when a
-    column is missing or no history is long enough.
+    Reads the log twice as a stream, as training does. Columns other than user, item, time and type become event properties.
+    DataError when a column is missing or no history is long enough.
     """
-    log = ds.dataset(events, format="parquet")
-    if missing := [name for name in ROLES if name not in log.schema.names]:
-        raise ValueError(f"{events} has no column {', '.join(missing)}: the load test reads {', '.join(ROLES)}")
-    complete = functools.reduce(operator.and_, (pc.field(name).is_valid() for name in ROLES))
-    counts: Counter[Any] = Counter()
-    for batch in log.to_batches(columns=["user_id"], filter=complete):
-        for entry in pc.value_counts(batch.column("user_id")).to_pylist():
-            counts[entry["values"]] += entry["counts"]
-    regular = sorted(user for user, count in counts.items() if count >= SHORTEST_HISTORY)
+    table = open_table(events, "events")
+    table.require(ROLES)
+    told = [field.name for field in table.schema if field.name not in ROLES and not pa.types.is_nested(field.type)]
+    columns = EventColumns()
+    counts: Counter[str] = Counter()
+    for batch in stream_events(events, columns):
+        counted = pc.value_counts(batch.user_ids)
+        counts.update(dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)))
+    regular = sorted(user for user, count in counts.items() if user and count >= SHORTEST_HISTORY)
     if not regular:
-        raise ValueError(f"{events} has no user with {SHORTEST_HISTORY} events: there is nothing to replay")
+        raise DataError(f"{events} has no user with {SHORTEST_HISTORY} events: there is nothing to replay")
     chosen = random.Random(seed).sample(regular, min(num_users, len(regular)))
-    table = log.to_table(filter=complete & pc.field("user_id").isin(chosen))
-    times_ms = table.column("timestamp").cast(pa.timestamp("ms")).cast(pa.int64())
-    table = table.set_column(table.column_names.index("timestamp"), "timestamp", times_ms)
-    rows = table.sort_by("timestamp").to_pylist()
-    histories: dict[str, list[Json]] = {str(user): [] for user in chosen}
-    for row in rows:
-        histories[str(row["user_id"])].append(event(row))
+    rows: list[Json] = []
+    for batch in stream_events(events, columns, tuple(told)):
+        roles = [batch.user_ids, batch.item_ids, pa.array(batch.times_ms_E), batch.event_types]
+        read = pa.table([*roles, *batch.features.values()], names=[*ROLES, *batch.features])
+        rows += read.filter(pc.is_in(batch.user_ids, pa.array(chosen))).to_pylist()
+    histories: dict[str, list[Json]] = {user: [] for user in chosen}
+    for row in sorted(rows, key=lambda row: row["timestamp"]):
+        if row["item_id"]:
+            histories[row["user_id"]].append(event(row))
     with out.open("w") as lines:
         for user, replayed in histories.items():
             lines.write(json.dumps({"user_id": user, "events": replayed[:LONGEST_HISTORY]}, allow_nan=False) + "\n")
@@ -71,7 +75,7 @@ def event(row: Json) -> Json:
     """
     told = {name: value for name, value in row.items() if name not in ROLES and tellable(value)}
     return {
-        "item_id": str(row["item_id"]),
+        "item_id": row["item_id"],
         "event_type": row["event_type"],
         "timestamp": row["timestamp"],
         "properties": told,

@@ -73,7 +73,7 @@ def test_a_log_without_the_expected_columns_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "events.parquet"
     pq.write_table(pa.table({"user_id": ["ann"], "sku": ["x"]}), path)
 
-    with pytest.raises(ValueError, match="has no column item_id, timestamp, event_type"):
+    with pytest.raises(ValueError, match="has no column 'item_id', 'timestamp', 'event_type'"):
         write_histories(path, tmp_path / "histories.jsonl", num_users=1)
 
 

@@ -140,8 +140,10 @@ def _first_pass(
             sample.add(batch.times_ms_E[training], to_floats(batch.features[name], name)[training])
         on_events(len(batch))
     if not users:
+        told, known = next(iter(unknown), ""), item_ids[0].as_py() if len(item_ids) else ""
         raise DataError(
-            f"{path}: none of the {left_out.num_rows:,} events is of an item in the catalogue; do both files use the same ids?"
+            f"{path}: none of the {left_out.num_rows:,} events is of an item in the catalogue; do both files use the same ids? "
+            f"Column {schema.events.item_id!r} holds {told!r}, the catalogue's {schema.items.item_id!r} holds {known!r}"
         )
     if len(types) > np.iinfo(np.int16).max:
         raise DataError(f"{path}: {len(types):,} event types; is {schema.events.event_type!r} the right column for event_type?")

@@ -348,9 +348,11 @@ def _encode_vectors(column: pa.Array, field: FieldSpec) -> Floats:
 
 
 def to_floats(column: pa.Array, name: str) -> npt.NDArray[np.float64]:
-    """The column as float64, NaN where missing; DataError when it holds no numbers."""
+    """The column as float64, NaN where missing; DataError when it holds no numbers. Integers beyond 2^53 are rounded."""
+    rounds = pa.types.is_integer(column.type)
     try:
-        return column.cast(pa.float64()).fill_null(float("nan")).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+        floats = column.cast(pa.float64(), safe=not rounds).fill_null(float("nan"))
+        return floats.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"column {name!r} is numeric in the schema but holds {column.type}: {error}") from error
 

@@ -95,7 +95,7 @@ def unified_type(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
     if _is_list(a) and _is_list(b):
         values = unified_type(a.value_type, b.value_type)
         return None if values is None else pa.list_(values)
-    if (_is_number(a) or pt.is_string(a)) and (_is_number(b) or pt.is_string(b)):
+    if (is_number(a) or pt.is_string(a)) and (is_number(b) or pt.is_string(b)):
         if pt.is_string(a) or pt.is_string(b):
             return pa.string()
         return pa.float64() if pt.is_floating(a) or pt.is_floating(b) else WHOLE
@@ -104,8 +104,9 @@ def unified_type(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
     return None
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind))
+def is_number(kind: pa.DataType | None) -> bool:
+    """Whether a plain type is one of numbers."""
+    return kind is not None and bool(pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind))
 
 
 def _is_time(kind: pa.DataType) -> bool:

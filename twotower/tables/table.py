@@ -30,11 +30,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as fs
 
 from twotower.errors import DataError
-from twotower.tables.plain import as_plain, plain_type, unified_type
+from twotower.tables.arrow_schema import columns_of_wide_integers
+from twotower.tables.plain import as_plain, is_number, plain_type, unified_type
 
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # the folder of rows whose value is missing, to Hive, Spark, duckdb and pyarrow
 OPEN_AT_ONCE = 16
@@ -74,6 +76,7 @@ class Table:
     parts: tuple[Part, ...]
     schema: pa.Schema
     left_out: dict[str, str]
+    text_and_numbers: dict[str, Path]  # columns that are text in some files and numbers in others, and one of the latter
     other_files: tuple[str, ...]
 
     @cached_property
@@ -136,10 +139,13 @@ class Table:
             try:
                 declared = part.types[name]
                 uuid = isinstance(declared, pa.UuidType) and not isinstance(column.type, pa.UuidType)
-                return as_plain(declared.wrap_array(column) if uuid else column, target)
+                plain = as_plain(declared.wrap_array(column) if uuid else column, target)
+                return _as_in_numbers(plain) if name in self.text_and_numbers else plain
             except DataError as error:
-                other = next((p.file for p in self.parts if plain_type(p.types.get(name, pa.null())) == target), self.path)
-                raise DataError(f"{part.file}: column {name!r}, which is {target} in {other}: {error}") from error
+                file = self.text_and_numbers.get(name) or next(
+                    (p.file for p in self.parts if plain_type(p.types.get(name, pa.null())) == target), self.path
+                )
+                raise DataError(f"{part.file}: column {name!r}, which is of another type in {file}: {error}") from error
         return _repeat(part.folder.get(name), target, len(batch))
 
 
@@ -153,7 +159,15 @@ def open_table(path: Path, what: str) -> Table:
     with ThreadPoolExecutor(OPEN_AT_ONCE) as pool:
         parts = tuple(pool.map(lambda file: _open(file, path), files))
     schema, left_out = _unify(parts)
-    return Table(path, what, parts, schema, left_out, tuple(str(other.relative_to(path)) for other in others))
+    return Table(
+        path,
+        what,
+        parts,
+        schema,
+        left_out,
+        _text_and_numbers(parts, schema),
+        tuple(str(other.relative_to(path)) for other in others),
+    )
 
 
 def _parquet_files(path: Path, what: str) -> tuple[list[Path], dict[Path, str]]:
@@ -211,7 +225,9 @@ def _open(file: Path, root: Path) -> Part:
         fragment = ds.ParquetFileFormat().make_fragment(str(file), fs.LocalFileSystem())
         schema, stored = fragment.physical_schema, fragment.metadata.schema
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} cannot be read as Parquet: {_line(error)}") from error
+        wide = columns_of_wide_integers(file)
+        why = f"column {', '.join(map(repr, wide))} holds integers of 128 bits; write Int64 or text" if wide else _line(error)
+        raise DataError(f"{file} cannot be read as Parquet: {why}") from error
     uuids = {c.path for c in (stored.column(i) for i in range(len(stored))) if c.logical_type.type == "UUID"}
     repeated = frozenset(name for name in schema.names if schema.names.count(name) > 1)
     types = {f.name: pa.uuid() if f.name in uuids else f.type for f in schema if f.name not in repeated}
@@ -243,6 +259,20 @@ def _unify(parts: Sequence[Part]) -> tuple[pa.Schema, dict[str, str]]:
             elif name not in types or both != known:
                 types[name], first[name] = both, part
     return pa.schema([(name, kind) for name, kind in types.items() if name not in left_out]), left_out
+
+
+def _text_and_numbers(parts: Sequence[Part], schema: pa.Schema) -> dict[str, Path]:
+    texts = [field.name for field in schema if pa.types.is_string(field.type)]
+    numbers = ((name, part) for name in texts for part in parts if is_number(plain_type(part.types.get(name, pa.null()))))
+    return {name: part.file for name, part in numbers}
+
+
+def _as_in_numbers(texts: pa.Array) -> pa.Array:
+    """The texts, unless one has leading zeros, which the numbers of other files cannot have."""
+    padded = texts.filter(pc.match_substring_regex(texts, r"^0\d+$").fill_null(False))
+    if len(padded):
+        raise DataError(f"the text {padded[0].as_py()!r} would not be equal to the number there; write text in all files")
+    return texts
 
 
 def _folder_type(values: set[str]) -> pa.DataType:
