@@ -1,28 +1,25 @@
-"""Inspect events and items before training: guess a schema, and report problems and their cost."""
+"""Inspects events, items and signals before training: reports problems, what they cost, and what each later stage will do."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from training.data.event_log import LogReport, read_event_log
-from twotower.data.features import as_lists, as_values, to_days, to_floats
-from twotower.data.schema import Schema
+from training.data.event_log import READS, EventLog, LogReport, read_event_log
+from training.data.inspect_items import Finding, ItemTally
+from twotower.data.features import FieldSpec
+from twotower.data.schema import ItemColumns, Schema, utc_ms
 from twotower.data.signals import read_signals, require_signals
 from twotower.errors import DataError
-from twotower.model.catalogue import fit_item_spec, read_item_ids, stream_items
+from twotower.model.catalogue import fit_item_spec, read_item_ids, stream_rows
+from twotower.progress import step
+from twotower.tables.table import Table, open_table
 
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One finding about the data: where it is, what it is, and what it costs or what to do."""
-
-    level: str  # "error" stops training, "warning" costs quality, "note" is for information
-    where: str
-    what: str
+# A user with this share of the events, and so many times the events of the middle user, is taken for a robot.
+ROBOT_SHARE, ROBOT_FACTOR, MANY_USERS = 0.05, 20, 20
+# What tools write in place of a user or item that they do not know.
+PLACEHOLDERS = ("(not set)", "null", "none", "nan", "undefined", "unknown", "n/a", "na", "anonymous", "guest", "0", "-1", "-")
 
 
 def inspect(events: Path, items: Path, schema: Schema, signals: Path | None = None) -> list[Finding]:
@@ -45,50 +42,82 @@ def inspect(events: Path, items: Path, schema: Schema, signals: Path | None = No
 
 
 def _look_at_items(items: Path, schema: Schema) -> list[Finding]:
-    item_ids = read_item_ids(items, schema.items)
-    findings = [Finding("note", "items", f"{len(item_ids):,} items")]
-    missing = dict.fromkeys(schema.items.features, 0)
-    for table in stream_items(items, schema.items):
-        for name, kind in schema.items.features.items():
-            missing[name] += _num_missing(table.column(name).combine_chunks(), name, kind)
-    fit_item_spec(items, schema.items)
-    for name, count in missing.items():
-        share = count / len(item_ids)
-        if count:
-            level = "warning" if share > 0.5 else "note"
-            findings.append(Finding(level, f"items.{name}", f"missing in {count:,} items ({share:.1%})"))
-    return findings
+    table = open_table(items, "items")
+    table.require([schema.items.item_id])
+    findings = [*_not_read(table, "items", (schema.items.item_id, *schema.items.features))]
+    fields: list[FieldSpec] = []
+    for name, kind in schema.items.features.items():
+        try:
+            spec = fit_item_spec(items, ItemColumns(item_id=schema.items.item_id, features={name: kind}))
+            fields.append(spec.fields[1])
+        except DataError as error:
+            findings.append(Finding("error", f"items.{name}", str(error)))
+    tally = ItemTally(schema.items.item_id, fields)
+    with step("look at items", table.num_rows, "items") as work:
+        for rows in stream_rows(items, ItemColumns(item_id=schema.items.item_id, features={f.name: f.kind for f in fields})):  # type: ignore[misc]
+            tally.add(rows)
+            work.advance(len(rows))
+    return [Finding("note", "items", f"{tally.num_rows:,} items"), *findings, *tally.findings()]
 
 
-def _num_missing(column: pa.Array, name: str, kind: str) -> int:
-    """Number of missing values, including NaN and infinities. DataError when the column is not of its kind."""
-    match kind:
-        case "numeric":
-            return int((~np.isfinite(to_floats(column, name))).sum())
-        case "time":
-            return int((~np.isfinite(to_days(column, name))).sum())
-        case "list" | "vector":
-            return int(as_lists(column, name, pa.string() if kind == "list" else pa.float64()).null_count)
-        case _:
-            return int(as_values(column, name).null_count)
+def _not_read(table: Table, what: str, used: Sequence[str]) -> Iterator[Finding]:
+    """Files and columns that are there and not read."""
+    if table.other_files:
+        yield Finding("note", what, f"files that are not read, because they are no Parquet: {', '.join(table.other_files[:8])}")
+    if others := [name for name in (*table.schema.names, *table.left_out) if name not in used]:
+        more = f" and {len(others) - 12} more" if len(others) > 12 else ""
+        yield Finding("note", what, f"columns that the schema does not name: {', '.join(others[:12])}{more}")
 
 
 def _look_at_events(events: Path, items: Path, schema: Schema) -> list[Finding]:
-    log = read_event_log(events, schema, read_item_ids(items, schema.items), context_rows=64)
+    table = open_table(events, "events")
+    item_ids = read_item_ids(items, schema.items)
+    with step("look at events", READS * table.num_rows, "events") as work:
+        log = read_event_log(events, schema, item_ids, context_rows=64, on_events=work.advance)
     report = log.report
     first, last = (datetime.fromtimestamp(int(t) / 1000, UTC) for t in (log.times_ms_E.min(), log.times_ms_E.max()))
     findings = [
         Finding("note", "events", f"{report.num_used:,} usable of {report.num_events:,}, {report.num_users:,} users"),
         Finding("note", "events", f"from {first:%Y-%m-%d} to {last:%Y-%m-%d}, types: {', '.join(log.event_types[:8])}"),
+        *(Finding("note", "events", note) for note in report.notes),
+        *_not_read(table, "events", (*schema.events.roles, *schema.events.features)),
         *_left_out(report),
+        *_strange_users(log),
     ]
     if schema.split is None:
         return [*findings, Finding("error", "schema", "no [split]: add validation_from and test_from")]
     for name, moment in (("validation_from", schema.split.validation_from), ("test_from", schema.split.test_from)):
         aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         if not first < aware <= last:
-            findings.append(Finding("error", f"split.{name}", f"{aware:%Y-%m-%d} lies outside the time of the events"))
+            what = f"{aware:%Y-%m-%d} lies outside the time of the events, which is from {first:%Y-%m-%d} to {last:%Y-%m-%d}"
+            findings.append(Finding("error", f"split.{name}", what))
+    bounds = [utc_ms(schema.split.validation_from), utc_ms(schema.split.test_from)]
+    train, validation, test = np.bincount(np.searchsorted(bounds, log.times_ms_E, side="right"), minlength=3)
+    findings.append(Finding("note", "split", f"{train:,} events for training, {validation:,} for validation, {test:,} for test"))
     return findings
+
+
+def _strange_users(log: EventLog) -> Iterator[Finding]:
+    """Users who cannot be one person: they have too many events, or an id that stands for none."""
+    sizes_U = np.diff(log.offsets_U1)
+    top, total = int(sizes_U.argmax()), int(sizes_U.sum())
+    share = sizes_U[top] / total
+    placeholders = {user for user in range(log.num_users) if log.user_ids[user].strip().lower() in PLACEHOLDERS}
+    many = log.num_users >= MANY_USERS and share >= ROBOT_SHARE and sizes_U[top] > ROBOT_FACTOR * np.median(sizes_U)
+    if many and top not in placeholders:
+        yield Finding(
+            "warning",
+            "events",
+            f"user {log.user_ids[top]!r} has {sizes_U[top]:,} of {total:,} events ({share:.1%}): a robot, or a test account? "
+            f"The model learns from it as from a person, so leave its events out",
+        )
+    for user in sorted(placeholders, key=lambda u: -sizes_U[u])[:3]:
+        yield Finding(
+            "warning",
+            "events",
+            f"user {log.user_ids[user]!r} has {sizes_U[user]:,} of {total:,} events ({sizes_U[user] / total:.1%}): that looks "
+            f"like a missing id, and many people's events become one history; leave them out",
+        )
 
 
 def _left_out(report: LogReport) -> list[Finding]:

@@ -18,7 +18,7 @@ Fault = tuple[str, str, Mask]  # column, reason, rows
 
 def find_faults(batch: pa.Table, columns: ItemColumns, spec: FeatureSpec) -> Iterator[Fault]:
     """The faults of a batch: each kind that at least one row has."""
-    yield from _faulty_ids(batch.column(columns.item_id).combine_chunks(), columns.item_id)
+    yield from faulty_ids(batch.column(columns.item_id).combine_chunks(), columns.item_id)
     yield from faulty_features(batch, columns, spec)
 
 
@@ -36,7 +36,8 @@ def faulty_features(batch: pa.Table, columns: ItemColumns, spec: FeatureSpec) ->
             yield from _found(field.name, "is not UTF-8", undecodable(column))
 
 
-def _faulty_ids(column: pa.Array, name: str) -> Iterator[Fault]:
+def faulty_ids(column: pa.Array, name: str) -> Iterator[Fault]:
+    """The faults of a column of ids."""
     texts, faults = read_ids(column, name)
     missing_B = pc.equal(texts, "").to_numpy(zero_copy_only=False)
     for reason, faulty_B in faults:
