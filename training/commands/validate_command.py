@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from training.data.inspect import Finding
+    from training.data.inspect_items import Finding
 
 
 def main(argv: list[str]) -> int:

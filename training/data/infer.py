@@ -12,7 +12,18 @@ import pyarrow.types as pt
 
 from training.corpora.column_names import ROLES, TITLES, find_role, is_group, is_id, normalised
 from twotower.data.events import stream_events
-from twotower.data.schema import Constant, EventColumns, EventKind, ItemColumns, ItemKind, Schema, Split, dump_schema, schema_line
+from twotower.data.schema import (
+    Constant,
+    EventColumns,
+    EventKind,
+    ItemColumns,
+    ItemKind,
+    Schema,
+    Split,
+    dump_schema,
+    schema_line,
+    utc_ms,
+)
 from twotower.errors import DataError
 from twotower.tables.iso_times import parse_times
 from twotower.tables.plain import EXACT
@@ -317,14 +328,17 @@ def _all_times(table: Table, name: str) -> bool:
 
 
 def _split(events: Path, num_rows: int, columns: EventColumns) -> Split:
-    """Quantiles of the event times, rounded down to days unless that makes them equal."""
+    """Quantiles of the event times, rounded down to days unless that leaves a part without events."""
     stride = max(1, num_rows // 1_000_000)
     sample = np.concatenate([batch.times_ms_E[::stride] for batch in stream_events(events, columns)])
     at = np.quantile(sample, (1 - VALIDATION_SHARE - TEST_SHARE, 1 - TEST_SHARE))
     moments = [datetime.fromtimestamp(int(ms) // 1000, UTC) for ms in at]
     days = [m.replace(hour=0, minute=0, second=0) for m in moments]
-    start = datetime.fromtimestamp(int(sample.min()) // 1000, UTC)
-    first, second = days if start < days[0] < days[1] else moments
-    if first >= second:
-        raise DataError(f"{events}: all events have the same time, so they cannot be split into training, validation and test")
-    return Split(validation_from=first, test_from=second)
+    for first, second in (days, moments):
+        parts = np.bincount(np.searchsorted([utc_ms(first), utc_ms(second)], sample, side="right"), minlength=3)
+        if first < second and parts.all():
+            return Split(validation_from=first, test_from=second)
+    raise DataError(
+        f"{events}: the events have too few different times to be split into training, validation and test; is "
+        f"{columns.timestamp!r} the right column?"
+    )

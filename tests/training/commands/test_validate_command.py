@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from training.commands.validate_command import main, print_findings
-from training.data.inspect import Finding
+from training.data.inspect_items import Finding
 
 
 @pytest.mark.parametrize("item_id", ["sku[/red]", "[bold]x", "a[/]b"])

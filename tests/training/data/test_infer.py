@@ -225,6 +225,19 @@ def test_the_nested_export_of_ga4_is_refused_with_the_command_that_flattens_it(t
         guessed(tmp_path, events=events)
 
 
+def test_each_part_of_the_split_has_events(tmp_path: Path) -> None:
+    times = [START + timedelta(days=n // 100 * 30, hours=n % 100 // 50) for n in range(ROWS)]  # the last days are in one night
+    split = guessed(tmp_path, events={"timestamp": times}).schema.require_split()
+    counts = [sum(t < split.validation_from for t in times), sum(t >= split.test_from for t in times)]
+    assert all(counts)
+    assert sum(counts) < ROWS
+
+
+def test_a_log_of_one_moment_cannot_be_split(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="too few different times .*'timestamp' the right column"):
+        guessed(tmp_path, events={"timestamp": [START] * ROWS})
+
+
 def test_columns_and_types_of_all_files_of_a_directory_count(tmp_path: Path) -> None:
     folder = tmp_path / "events"
     folder.mkdir()
