@@ -76,7 +76,7 @@ class Table:
     parts: tuple[Part, ...]
     schema: pa.Schema
     left_out: dict[str, str]
-    text_and_numbers: dict[str, Path]  # columns that are text in some files and numbers in others, and one of the latter
+    text_and_numbers: frozenset[str]  # columns that are text in some files and numbers in others
     other_files: tuple[str, ...]
 
     @cached_property
@@ -142,9 +142,9 @@ class Table:
                 plain = as_plain(declared.wrap_array(column) if uuid else column, target)
                 return _as_in_numbers(plain) if name in self.text_and_numbers else plain
             except DataError as error:
-                file = self.text_and_numbers.get(name) or next(
-                    (p.file for p in self.parts if plain_type(p.types.get(name, pa.null())) == target), self.path
-                )
+                mine = (plain_type(part.types[name]), pa.null())
+                others = (p.file for p in self.parts if plain_type(p.types.get(name, pa.null())) not in mine)
+                file = next(others, self.path)
                 raise DataError(f"{part.file}: column {name!r}, which is of another type in {file}: {error}") from error
         return _repeat(part.folder.get(name), target, len(batch))
 
@@ -261,10 +261,9 @@ def _unify(parts: Sequence[Part]) -> tuple[pa.Schema, dict[str, str]]:
     return pa.schema([(name, kind) for name, kind in types.items() if name not in left_out]), left_out
 
 
-def _text_and_numbers(parts: Sequence[Part], schema: pa.Schema) -> dict[str, Path]:
+def _text_and_numbers(parts: Sequence[Part], schema: pa.Schema) -> frozenset[str]:
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
-    numbers = ((name, part) for name in texts for part in parts if is_number(plain_type(part.types.get(name, pa.null()))))
-    return {name: part.file for name, part in numbers}
+    return frozenset(name for name in texts for part in parts if is_number(plain_type(part.types.get(name, pa.null()))))
 
 
 def _as_in_numbers(texts: pa.Array) -> pa.Array:
