@@ -102,6 +102,25 @@ def test_missing_values_are_no_fault(tmp_path: Path) -> None:
     assert not len(intake.rejected)
 
 
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32(), 2), pa.list_(pa.float16(), 2), pa.list_view(pa.float32())], ids=str)
+def test_a_missing_vector_of_any_kind_of_list_is_no_fault(tmp_path: Path, kind: pa.DataType) -> None:
+    path = catalogue(tmp_path, image=pa.array([[1.0, 2.0], None, [3.0, 4.0]], kind))
+    assert len(take_in(path, COLUMNS, SPEC).item_ids) == 3
+
+
+def test_titles_and_tags_may_be_views_and_categories(tmp_path: Path) -> None:
+    tags = pa.array([["a"], None, ["b", "a"]], pa.list_(pa.dictionary(pa.int32(), pa.string())))
+    path = catalogue(tmp_path, title=pa.array(["a", None, "b"], pa.string_view()), tags=tags)
+    (items, _), *_ = sound_items(path, COLUMNS, take_in(path, COLUMNS, SPEC))
+    assert (items["title"].to_pylist(), items["tags"].to_pylist()) == (["a", None, "b"], [["a"], None, ["b", "a"]])
+
+
+def test_whole_floats_are_ids_and_others_are_left_out(tmp_path: Path) -> None:
+    intake = take_in(catalogue(tmp_path, sku=pa.array([7.0, 7.5, float("nan")])), COLUMNS, SPEC)
+    assert intake.item_ids.to_pylist() == ["7"]
+    assert intake.rejected["reason"].to_pylist() == ["is no whole number", "is missing"]
+
+
 def test_a_file_without_any_usable_row_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none of its 2 items can be embedded: 'price' is infinite"):
         take_in(catalogue(tmp_path, price=pa.array([np.inf, np.inf])), COLUMNS, SPEC)

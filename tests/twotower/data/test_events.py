@@ -92,3 +92,59 @@ def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
         list(stream_events(path, COLUMNS))
     with pytest.raises(DataError, match="does not exist"):
         list(stream_events(tmp_path / "nowhere", COLUMNS))
+
+
+GOOD = {"user_id": ["u"] * 4, "item_id": ["i"] * 4, "event_type": ["view"] * 4, "timestamp": [MOMENT] * 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_read", "line"),
+    [
+        (
+            {"timestamp": [MOMENT.replace(year=1970)]},
+            4,
+            "column 'timestamp' holds a time outside 1980 to 2100 (such as 1970",
+        ),
+        (
+            {"timestamp": [MOMENT.replace(year=9999)]},
+            4,
+            "column 'timestamp' holds a time outside 1980 to 2100 (such as 9999",
+        ),
+        ({"timestamp": pa.array([None], pa.timestamp("us", "UTC"))}, 4, "column 'timestamp' holds no time"),
+        ({"user_id": ["x" * 200]}, 5, "the id in column 'user_id' is longer than 128 bytes (such as 'xxx"),
+        ({"item_id": [b"\xff"]}, 5, "the id in column 'item_id' is not UTF-8"),
+        ({"user_id": [None]}, 5, "the id in column 'user_id' is missing"),
+    ],
+)
+def test_a_faulty_row_is_counted_with_an_example_and_the_others_are_read(
+    tmp_path: Path, changes: dict[str, object], num_read: int, line: str
+) -> None:
+    write(tmp_path, **GOOD).rename(tmp_path / "good.parquet")
+    write(tmp_path, **changes)
+    left_out = LeftOut()
+    assert sum(len(batch) for batch in stream_events(tmp_path, COLUMNS, left_out=left_out)) == num_read
+    assert len(list(left_out.lines("events"))) == 1
+    assert next(left_out.lines("events")).startswith(f"1 events left out: {line}")
+
+
+def test_a_file_that_lies_in_the_future_yields_no_batch(tmp_path: Path) -> None:
+    write(tmp_path, **GOOD).rename(tmp_path / "good.parquet")
+    write(tmp_path, timestamp=[datetime(2096, 1, 1, tzinfo=UTC)])
+    assert [len(batch) for batch in stream_events(tmp_path, COLUMNS)] == [4]
+
+
+def test_a_log_without_one_usable_row_says_why(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none of its 1 events can be used \(1: their time is more than a day in the future\)"):
+        list(stream_events(write(tmp_path, timestamp=[datetime(2096, 1, 1, tzinfo=UTC)]), COLUMNS))
+
+
+def test_a_type_that_is_not_utf_8_is_a_missing_one(tmp_path: Path) -> None:
+    (batch,) = stream_events(write(tmp_path, event_type=[b"\xff"]), COLUMNS)
+    assert batch.event_types.to_pylist() == ["event"]
+
+
+def test_the_unit_of_epoch_times_is_said(tmp_path: Path) -> None:
+    left_out = LeftOut()
+    (batch,) = stream_events(write(tmp_path, timestamp=[int(MOMENT.timestamp())]), COLUMNS, left_out=left_out)
+    assert batch.times_ms_E.tolist() == [int(MOMENT.timestamp() * 1000)]
+    assert list(left_out.lines("events")) == ["column 'timestamp' is read as epoch seconds"]

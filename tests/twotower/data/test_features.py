@@ -1,6 +1,7 @@
 """Every kind of feature, its missing values, and what hashing must and must not keep."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from twotower.data.features import (
     DAY_MS,
     FeatureSpec,
     FieldSpec,
+    as_lists,
     encode_rows,
     encode_wanted,
     event_time_features,
@@ -22,6 +24,8 @@ from twotower.data.features import (
     piecewise_linear,
     quantile_edges,
     request_time_features,
+    to_days,
+    to_floats,
 )
 from twotower.errors import DataError
 
@@ -130,6 +134,23 @@ def test_times_may_be_dates_or_missing() -> None:
     assert rows.dense_NF.shape == (2, field.dense_width)
     assert np.isfinite(rows.dense_NF).all()
     assert rows.dense_NF[1, :-3].sum() == 0
+
+
+def test_times_may_be_text() -> None:
+    assert to_days(pa.array(["1970-01-02", None, "", "1970-01-01T14:00:00+02:00"]), "x").tolist()[::3] == [1.0, 0.5]
+    with pytest.raises(DataError, match="'x' is a time in the schema but holds 'soon'"):
+        to_days(pa.array(["1970-01-02", "soon"]), "x")
+
+
+def test_large_integers_are_numbers() -> None:
+    assert to_floats(pa.array([2**60 + 1, 2**64 - 1], pa.uint64()), "x").tolist() == [2.0**60, 2.0**64]
+
+
+@pytest.mark.parametrize("make", [pa.list_view, pa.large_list_view])
+def test_a_list_view_of_one_row_is_read_without_a_cast(make: Any) -> None:
+    lists = as_lists(pa.array([[1.0, 2.0]], make(pa.float32())), "x", pa.float64())
+    lists.validate(full=True)
+    assert lists.to_pylist() == [[1.0, 2.0]]
 
 
 def test_a_column_of_the_wrong_type_is_refused_by_name() -> None:

@@ -114,7 +114,17 @@ def test_values_of_another_size_are_refused_with_what_to_do(tmp_path: Path, valu
         read_signals(write(tmp_path, ("ale", at(1), None, value)), MAILER, ITEMS)
 
 
-def test_a_row_without_a_start_is_refused(tmp_path: Path) -> None:
+def test_a_row_without_a_start_or_an_item_is_left_out(tmp_path: Path) -> None:
+    good = [("bun", at(1), None, 1.0)] * 3
+    report = read_signals(write(tmp_path, *good, ("ale", None, at(2), 1.0), ("", at(1), None, 1.0)), MAILER, ITEMS).report
+    assert report.lines() == [
+        "5 rows of signals",
+        "1 signals left out: column 'from' holds no time",
+        "1 signals left out: the id in column 'item_id' is missing",
+    ]
+
+
+def test_a_file_without_starts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'from'.*no time"):
         read_signals(write(tmp_path, ("ale", None, at(2), 1.0)), MAILER, ITEMS)
 
