@@ -28,6 +28,19 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"\n  {name} " in shown and command.summary in shown for name, command in COMMANDS.items())
 
 
+@pytest.mark.parametrize(("set_before", "expected"), [(None, "passive"), ("active", "active")])
+def test_threads_without_work_sleep_unless_the_operator_says_otherwise(
+    set_before: str | None, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The libraries read the variable when they are loaded, which is after a command was chosen."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", set_before or "")
+    if set_before is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    use_command(monkeypatch, "import os\ndef main(argv):\n    print(os.environ['OMP_WAIT_POLICY'])\n    return 0")
+    assert main(["try"]) == 0
+    assert capsys.readouterr().out == f"{expected}\n"
+
+
 def test_without_arguments_it_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert capsys.readouterr().out.startswith("usage: twotower COMMAND")
