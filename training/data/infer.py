@@ -12,6 +12,7 @@ import pyarrow.types as pt
 
 from training.corpora.column_names import ROLES, TITLES, find_role, is_group, is_id, normalised
 from twotower.data.events import stream_events
+from twotower.data.features import DAY_MS
 from twotower.data.schema import (
     Constant,
     EventColumns,
@@ -22,7 +23,6 @@ from twotower.data.schema import (
     Split,
     dump_schema,
     schema_line,
-    utc_ms,
 )
 from twotower.errors import DataError
 from twotower.tables.iso_times import parse_times
@@ -157,10 +157,11 @@ def _refuse_nested_items(events: Table) -> None:
 
 
 def _unknown(role: str, table: Table) -> DataError:
-    unreadable = "".join(f"; {name!r} cannot be read: {why}" for name, why in list(table.left_out.items())[:3])
+    if unreadable := find_role(role, table.left_out):
+        return DataError(f"{table.path}: column {unreadable!r} cannot be read: {table.left_out[unreadable]}")
     return DataError(
         f"{table.path}: no column looks like {role} (known are names such as {', '.join(ROLES[role][:12])}; the file has "
-        f"{', '.join(table.schema.names)}{unreadable}). Rename it, or write schema.toml by hand."
+        f"{', '.join([*table.schema.names, *table.left_out])}). Rename it, or write schema.toml by hand."
     )
 
 
@@ -328,15 +329,16 @@ def _all_times(table: Table, name: str) -> bool:
 
 
 def _split(events: Path, num_rows: int, columns: EventColumns) -> Split:
-    """Quantiles of the event times, rounded down to days unless that leaves a part without events."""
+    """Quantiles of the event times, rounded down to days that have events unless that leaves a part without any."""
     stride = max(1, num_rows // 1_000_000)
     sample = np.concatenate([batch.times_ms_E[::stride] for batch in stream_events(events, columns)])
-    at = np.quantile(sample, (1 - VALIDATION_SHARE - TEST_SHARE, 1 - TEST_SHARE))
-    moments = [datetime.fromtimestamp(int(ms) // 1000, UTC) for ms in at]
-    days = [m.replace(hour=0, minute=0, second=0) for m in moments]
-    for first, second in (days, moments):
-        parts = np.bincount(np.searchsorted([utc_ms(first), utc_ms(second)], sample, side="right"), minlength=3)
-        if first < second and parts.all():
+    first_ms, second_ms = np.quantile(sample, (1 - VALIDATION_SHARE - TEST_SHARE, 1 - TEST_SHARE), method="lower")
+    day_of_second = second_ms - second_ms % DAY_MS
+    last_before = sample[sample < day_of_second].max(initial=first_ms)
+    day_of_first = min(first_ms, last_before) // DAY_MS * DAY_MS
+    for bounds in ((day_of_first, day_of_second), (first_ms, second_ms)):
+        if np.bincount(np.searchsorted(bounds, sample, side="right"), minlength=3).all():
+            first, second = (datetime.fromtimestamp(int(ms) / 1000, UTC) for ms in bounds)
             return Split(validation_from=first, test_from=second)
     raise DataError(
         f"{events}: the events have too few different times to be split into training, validation and test; is "

@@ -234,7 +234,7 @@ def test_each_part_of_the_split_has_events(tmp_path: Path) -> None:
 
 
 def test_a_log_of_one_moment_cannot_be_split(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="too few different times .*'timestamp' the right column"):
+    with pytest.raises(DataError, match=r"too few different times .*'timestamp' the right column"):
         guessed(tmp_path, events={"timestamp": [START] * ROWS})
 
 
