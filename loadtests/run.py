@@ -20,6 +20,9 @@ from typing import Self
 
 from benchmarks.report import Row, write_report
 from loadtests.traffic import Json, write_histories
+from twotower.artefacts.bundle import SCHEMA
+from twotower.artefacts.release import current_release, release_path
+from twotower.data.schema import EventColumns, load_schema
 from twotower.terminal import TextTable, console
 
 READY_TIMEOUT_S = 120
@@ -77,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="loadtest-") as name:
         directory = Path(name)
         try:
-            num_histories = write_histories(args.events, directory / "histories.jsonl", HISTORIES_PER_USER * args.users)
+            num_users, columns = HISTORIES_PER_USER * args.users, served_columns(args.store)
+            num_histories = write_histories(args.events, directory / "histories.jsonl", num_users, columns)
         except ValueError as error:
             parser.error(str(error))
         with serving(args.store, directory) as url:
@@ -87,6 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = report_rows(endpoints, args.p99_ms, args.max_failure_ratio)
     write_report("loadtest", rows)
     return 0 if all(row.meets_must for row in rows) else 1
+
+
+def served_columns(store: Path) -> EventColumns:
+    """The columns of the event log, by the schema of the release that is served."""
+    release = current_release(store)
+    return load_schema(release_path(store, release) / SCHEMA).events if release else EventColumns()
 
 
 @contextmanager

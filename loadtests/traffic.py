@@ -35,16 +35,16 @@ class History:
     events: tuple[Json, ...]
 
 
-def write_histories(events: Path, out: Path, num_users: int, seed: int = 0) -> int:
+def write_histories(events: Path, out: Path, num_users: int, columns: EventColumns = EventColumns(), seed: int = 0) -> int:  # noqa: B008  # frozen
     """Choose up to `num_users` users of an event log and write one JSON line for each. Returns the number of lines.
 
-    Reads the log twice as a stream, as training does. Columns other than user, item, time and type become event properties.
+    Reads the log twice as a stream, as training does; `columns` names its roles. Other columns become event properties.
     DataError when a column is missing or no history is long enough.
     """
     table = open_table(events, "events")
-    table.require(ROLES)
-    told = [field.name for field in table.schema if field.name not in ROLES and not pa.types.is_nested(field.type)]
-    columns = EventColumns()
+    table.require(columns.roles)
+    used = (*columns.roles, *ROLES)
+    told = [field.name for field in table.schema if field.name not in used and not pa.types.is_nested(field.type)]
     counts: Counter[str] = Counter()
     for batch in stream_events(events, columns):
         counted = pc.value_counts(batch.user_ids)

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.report import Row
-from loadtests.run import Endpoint, main, percentile, report_rows
+from loadtests.run import Endpoint, main, percentile, report_rows, served_columns
+from twotower.data.schema import EventColumns
 
 
 def endpoint(name: str, num_failures: int = 0, p99_ms: float = 20.0) -> Endpoint:
@@ -69,3 +70,8 @@ def test_a_short_load_on_a_real_server_is_measured_and_written(
     assert figures["failure_ratio"] == 0
     assert figures["requests_per_s"] > 1
     assert figures.keys() >= {"recommend_p50", "recommend_p99", "events_p50", "events_p99"}
+
+
+def test_the_columns_of_the_log_are_those_of_the_served_release(tiny_store: Path, tmp_path: Path) -> None:
+    assert served_columns(tiny_store).features == {"price_paid": "numeric", "channel": "categorical"}
+    assert served_columns(tmp_path) == EventColumns()

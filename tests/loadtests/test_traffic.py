@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from loadtests.traffic import MOMENT_MS, History, Replay, read_histories, write_histories
+from twotower.data.schema import Constant, EventColumns
 
 START = datetime(2025, 3, 1, tzinfo=UTC)
 START_MS = 1_740_787_200_000
@@ -47,6 +48,23 @@ def test_only_users_with_enough_events_are_replayed_oldest_event_first(tmp_path:
     assert only.events[1] == {
         "item_id": "1",
         "event_type": "purchase",
+        "timestamp": START_MS + 3_600_000,
+        "properties": {"price_paid": 1.5, "channel": "web"},
+    }
+
+
+def test_the_columns_are_those_of_the_schema_and_the_type_may_be_constant(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "events.parquet", {"ann": 40})
+    table = pq.read_table(log).drop_columns(["event_type"]).rename_columns(["who", "what", "when", "price_paid", "channel"])
+    pq.write_table(table, log)
+    columns = EventColumns(user_id="who", item_id="what", timestamp="when", event_type=Constant(constant="listen"))
+
+    write_histories(log, tmp_path / "histories.jsonl", 1, columns)
+
+    (only,) = read_histories(tmp_path / "histories.jsonl")
+    assert only.events[1] == {
+        "item_id": "1",
+        "event_type": "listen",
         "timestamp": START_MS + 3_600_000,
         "properties": {"price_paid": 1.5, "channel": "web"},
     }

@@ -17,7 +17,9 @@ from twotower.progress import step
 from twotower.tables.table import Table, open_table
 
 # A user with this share of the events, and so many times the events of the middle user, is taken for a robot.
-ROBOT_SHARE, ROBOT_FACTOR, MANY_USERS = 0.05, 20, 20
+ROBOT_SHARE, ROBOT_FACTOR, MANY_USERS = 0.05, 10, 20
+MOST_SHOWN = 5  # users with the most events
+STAND_IN_FACTOR = 5  # the same for an id that may stand for a missing one
 # What tools write in place of a user or item that they do not know.
 PLACEHOLDERS = ("(not set)", "null", "none", "nan", "undefined", "unknown", "n/a", "na", "anonymous", "guest", "0", "-1", "-")
 
@@ -98,26 +100,19 @@ def _look_at_events(events: Path, items: Path, schema: Schema) -> list[Finding]:
 
 
 def _strange_users(log: EventLog) -> Iterator[Finding]:
-    """Users who cannot be one person: they have too many events, or an id that stands for none."""
+    """Users who cannot be one person: they have too many events, or an id that stands for a missing one."""
     sizes_U = np.diff(log.offsets_U1)
-    top, total = int(sizes_U.argmax()), int(sizes_U.sum())
-    share = sizes_U[top] / total
-    placeholders = {user for user in range(log.num_users) if log.user_ids[user].strip().lower() in PLACEHOLDERS}
-    many = log.num_users >= MANY_USERS and share >= ROBOT_SHARE and sizes_U[top] > ROBOT_FACTOR * np.median(sizes_U)
-    if many and top not in placeholders:
-        yield Finding(
-            "warning",
-            "events",
-            f"user {log.user_ids[top]!r} has {sizes_U[top]:,} of {total:,} events ({share:.1%}): a robot, or a test account? "
-            f"The model learns from it as from a person, so leave its events out",
-        )
-    for user in sorted(placeholders, key=lambda u: -sizes_U[u])[:3]:
-        yield Finding(
-            "warning",
-            "events",
-            f"user {log.user_ids[user]!r} has {sizes_U[user]:,} of {total:,} events ({sizes_U[user] / total:.1%}): that looks "
-            f"like a missing id, and many people's events become one history; leave them out",
-        )
+    total, usual = int(sizes_U.sum()), float(np.median(sizes_U))
+    for user in np.argsort(-sizes_U)[:MOST_SHOWN].tolist():
+        name, size = log.user_ids[user], int(sizes_U[user])
+        has = f"user {name!r} has {size:,} of {total:,} events ({size / total:.1%})"
+        if name.strip().lower() in PLACEHOLDERS and size > STAND_IN_FACTOR * usual:
+            why = "that looks like a missing id, and the events of many people become one history"
+        elif log.num_users >= MANY_USERS and size >= ROBOT_SHARE * total and size > ROBOT_FACTOR * usual:
+            why = "a robot, or a test account? The model learns from it as from a person"
+        else:
+            continue
+        yield Finding("warning", "events", f"{has}: {why}; leave its events out")
 
 
 def _left_out(report: LogReport) -> list[Finding]:
