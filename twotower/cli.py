@@ -15,9 +15,9 @@ COMPOSED = ("demo", "test")  # extras that hold those of every stage
 # Python package -> the distribution that holds it, where their names differ.
 DISTRIBUTIONS = {"faiss": "faiss-cpu", "opentelemetry": "opentelemetry-sdk"}
 
-# OpenMP threads (of torch and FAISS) that wait for work shall sleep. By default they spin, which takes the core from whatever else
-# runs: beside one busy process on two cores, `twotower embed` took 29 s instead of 13, and alone nearly twice the processor time.
-# An operator's own setting counts. The libraries read this when they are loaded.
+# OpenMP threads (of torch and FAISS) that wait for work shall sleep. By default they spin, which takes the core from whatever
+# else runs: beside one busy process on two cores, `twotower embed` took 29 s instead of 13, and alone 1.6 times the processor
+# time. An operator's own setting counts. The libraries read this when they are loaded.
 WAITING = {"OMP_WAIT_POLICY": "passive"}
 
 _NO_MEMORY = ("allocate memory", "bad_alloc", "can't start new thread", "launch worker thread", "failed to map segment")

@@ -22,7 +22,11 @@ RESULTS = 100
 TIMED_QUERIES = 25
 RECALL = 0.95  # that an approximate index must reach for `auto` to take it
 # Values of `effort` to try: the first that reaches RECALL is taken, else the last.
-_EFFORTS: dict[Kind, tuple[int, ...]] = {"ivfpq": (8, 16, 32, 64, 128), "hnsw": (1000, 2000, 4000)}
+_EFFORTS: dict[Kind, tuple[int, ...]] = {
+    "ivfpq": (8, 16, 32, 64, 128),
+    "hnsw": (1000, 2000, 4000),
+    "milvus": (1000, 2000, 4000),
+}
 
 
 class IndexReport(msgspec.Struct, frozen=True, kw_only=True):

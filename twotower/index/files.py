@@ -53,6 +53,6 @@ def open_index(directory: Path, vectors_NV: Floats, width: int, info: IndexInfo)
         case "milvus":
             from twotower.index.milvus import open_milvus
 
-            return Index(info.kind, vectors_NV, open_milvus(vectors_NV, width), exact=Scan(Float32Rows(vectors_NV)))
+            return Index(info.kind, vectors_NV, open_milvus(vectors_NV, width, info.effort), exact=Scan(Float32Rows(vectors_NV)))
     scan = Scan(rows)
     return Index(info.kind, vectors_NV, scan, exact=scan)

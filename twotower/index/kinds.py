@@ -32,4 +32,4 @@ class IndexInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The kind of a release's index and its search effort."""
 
     kind: Kind = "flat"
-    effort: int = 0  # of an approximate kind, see `FaissFinder`
+    effort: int = 0  # of an approximate kind, see `FaissFinder` and `MilvusFinder`

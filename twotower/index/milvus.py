@@ -23,28 +23,31 @@ _REFINED = 10  # candidates per result
 _MOST_RESULTS = 16_384  # that Milvus can return
 _MOST_DENIED = 10_000  # rows that a filter lists at most; with more, denied rows are dropped from the answer
 _INSERTED_AT_ONCE = 2_000
+_LINKS, _BUILD_EFFORT = 32, 80  # as of the kind `hnsw`
 # Where rows have no index yet, Milvus Lite holds queries x rows x width floats, so many queries at once could take all memory.
 _ASKED_AT_ONCE = 8
 
 
 class MilvusFinder:
-    """A collection of Milvus."""
+    """A collection of Milvus. `effort` is the number of nearest rows that a search of its graph keeps: more finds more."""
 
     num_bytes = 0  # the server holds the rows
 
-    def __init__(self, client: Any, collection: str, width: int) -> None:
-        self._client, self._collection, self._width = client, collection, width
+    def __init__(self, client: Any, collection: str, width: int, effort: int) -> None:
+        self._client, self._collection, self._width, self.effort = client, collection, width, effort
 
     def find(self, queries_QV: Floats, k: int, allowed: Mask | None) -> tuple[Ints, Ints]:
         """The allowed rows among those that Milvus ranks first: fewer than k when most of them are not allowed."""
         denied = [] if allowed is None else np.flatnonzero(~allowed).tolist()
         asked = list(lengthened_queries(queries_QV, self._width))
         rows: list[list[int]] = []
+        limit = min(_REFINED * k, _MOST_RESULTS)
         for start in range(0, len(asked), _ASKED_AT_ONCE):
             found = self._client.search(
                 self._collection,
                 data=asked[start : start + _ASKED_AT_ONCE],
-                limit=min(_REFINED * k, _MOST_RESULTS),
+                limit=limit,
+                search_params={"params": {"ef": max(self.effort, limit)}},  # with less, Lite returns fewer rows than asked for
                 filter=f"row not in {denied}" if 0 < len(denied) <= _MOST_DENIED else "",
                 anns_field="vector",
                 consistency_level="Strong",
@@ -78,17 +81,17 @@ def write_milvus(vectors_NV: Floats, width: int) -> None:
         client.insert(name, [{"row": next(row), "vector": row_W} for row_W in part_CW])
     client.flush(name)
     index = client.prepare_index_params()
-    index.add_index("vector", index_type="AUTOINDEX", metric_type="L2")
+    index.add_index("vector", index_type="HNSW", metric_type="L2", params={"M": _LINKS, "efConstruction": _BUILD_EFFORT})
     client.create_index(name, index)
 
 
-def open_milvus(vectors_NV: Floats, width: int) -> MilvusFinder:
+def open_milvus(vectors_NV: Floats, width: int, effort: int) -> MilvusFinder:
     """Open the collection of these vectors; ReleaseMismatch when Milvus does not have it."""
     client, name = connect(), collection_of(vectors_NV)
     if not client.has_collection(name) or num_rows(client, name) != len(vectors_NV) or not client.list_indexes(name):
         raise ReleaseMismatch(f"Milvus has no {name} of {len(vectors_NV)} rows. Publish it again with `twotower embed`.")
     client.load_collection(name)
-    return MilvusFinder(client, name, width)
+    return MilvusFinder(client, name, width, effort)
 
 
 def num_rows(client: Any, collection: str) -> int:

@@ -57,10 +57,22 @@ def test_rows_without_their_index_are_written_again(directory: Path) -> None:
 def test_many_queries_are_asked_a_few_at_a_time(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_index(directory, VECTORS, 8, "milvus")
     index = open_index(directory, VECTORS, 8, INFO)
-    together = index.search(VECTORS[:20], 5)[0]
-    monkeypatch.setattr(milvus, "_ASKED_AT_ONCE", 3)
-    assert index.search(VECTORS[:20], 5)[0].tolist() == together.tolist()
-    assert together.tolist() == np.argsort(-(VECTORS[:20] @ VECTORS.T), 1)[:, :5].tolist()
+    finder = index.finder
+    assert isinstance(finder, milvus.MilvusFinder)
+    asked: list[int] = []
+    search = finder._client.search
+    monkeypatch.setattr(finder._client, "search", lambda *a, data, **k: asked.append(len(data)) or search(*a, data=data, **k))
+    found = index.search(VECTORS[:20], 5)[0]
+    assert asked == [8, 8, 4]
+    assert found.tolist() == np.argsort(-(VECTORS[:20] @ VECTORS.T), 1)[:, :5].tolist()
+
+
+def test_milvus_is_never_asked_for_more_than_it_can_return(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server refuses a higher limit. What is missing is found by a scan, so that the answer is whole all the same."""
+    monkeypatch.setattr(milvus, "_MOST_RESULTS", 100)
+    write_index(directory, VECTORS, 8, "milvus")
+    rows, _ = open_index(directory, VECTORS, 8, INFO).search(VECTORS[:1], 250)
+    assert rows[0].tolist() == np.argsort(-(VECTORS @ VECTORS[0]))[:250].tolist()
 
 
 def test_a_filter_too_long_to_send_is_applied_here(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
