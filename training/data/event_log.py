@@ -35,8 +35,6 @@ from twotower.tables.left_out import LeftOut, Reason
 READS = 2  # passes over the event file
 SORT_EVENTS = 1_000_000  # events sorted at a time
 SAMPLE_EVENTS = 200_000  # training rows on which bins are fitted
-# A user with so many events, and so large a share and multiple of what others have, is hardly one person.
-CROWD_EVENTS, CROWD_SHARE, CROWD_TIMES = 500, 0.01, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,16 +247,6 @@ def _sort(log: EventLog, prints_N: npt.NDArray[np.uint64]) -> None:
 def basket_starts(times_ms: Ints) -> Ints:
     """First index of each basket: a run of events with equal times, in the sorted events of one user."""
     return np.flatnonzero(np.diff(times_ms, prepend=times_ms[0] - 1)) if len(times_ms) else np.zeros(0, np.int64)
-
-
-def crowds(log: EventLog) -> list[tuple[str, int]]:
-    """Users that are hardly one person, such as a robot or "(not set)", and the number of their events; most events first."""
-    events_U = np.diff(log.offsets_U1)
-    total = int(events_U.sum())
-    others_U = (total - events_U) / max(len(events_U) - 1, 1)
-    odd_U = (events_U >= CROWD_EVENTS) & (events_U >= CROWD_SHARE * total) & (events_U >= CROWD_TIMES * others_U)
-    order = sorted(np.flatnonzero(odd_U).tolist(), key=lambda user: -events_U[user])
-    return [(log.user_ids[user], int(events_U[user])) for user in order]
 
 
 def train_counts(log: EventLog, until_ms: int, num_items: int) -> Ints:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from twotower.data.features import EncodedRows, FeatureSpec, FieldSpec, Floats, encode_rows, fit_field, num_cut
+from twotower.data.features import EncodedRows, FeatureSpec, FieldSpec, Floats, encode_rows, fit_field
 from twotower.data.schema import ItemColumns
 from twotower.errors import DataError
 from twotower.model.embedder import Embedder
@@ -102,16 +102,6 @@ def _column(table: Table, name: str, kind: str, every: int) -> pa.Array:
         chunks.append(pc.if_else(pa.array(faulty), None, column) if (faulty := undecodable(column)).any() else column)
         start += len(batch)
     return pa.chunked_array(chunks, table.schema.field(name).type).combine_chunks()
-
-
-def items_cut(path: Path, columns: ItemColumns, spec: FeatureSpec) -> dict[str, int]:
-    """Number of items whose text or list is longer than the model reads, by field."""
-    fields = [field for field in spec.fields if field.kind in ("text", "list")]
-    cut = dict.fromkeys((field.name for field in fields), 0)
-    for table in stream_items(path, columns):
-        for field in fields:
-            cut[field.name] += num_cut(table.column(field.name).combine_chunks(), field)
-    return cut
 
 
 def encode_items(table: pa.Table, spec: FeatureSpec, table_rows: int) -> EncodedRows:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from training.data.event_log import EventLog, basket_starts, crowds, read_event_log
+from training.data.event_log import EventLog, basket_starts, read_event_log
 from twotower.data.schema import load_schema
 from twotower.errors import DataError
 from twotower.model.catalogue import read_item_ids
@@ -45,14 +45,6 @@ def test_histories_run_forward(tiny_shop: Path) -> None:
     for user in range(log.num_users):
         start, stop = log.span(user)
         assert (np.diff(log.times_ms_E[start:stop]) >= 0).all()
-
-
-def test_a_user_who_is_hardly_one_person_is_named(tiny_shop: Path, tmp_path: Path) -> None:
-    events = pq.read_table(tiny_shop / "events.parquet")
-    assert crowds(read(tiny_shop)) == []
-    names = pa.array(["(not set)"] * len(events))
-    robot = events.set_column(events.column_names.index("user_id"), "user_id", names)
-    assert crowds(read(rewrite(tiny_shop, tmp_path / "robot", pa.concat_tables([events, robot])))) == [("(not set)", len(robot))]
 
 
 def test_the_order_of_the_file_changes_nothing(tiny_shop: Path, tmp_path: Path) -> None:

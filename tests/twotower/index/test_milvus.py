@@ -1,6 +1,7 @@
 """Milvus, in its embedded form."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,12 @@ def test_many_queries_are_asked_a_few_at_a_time(directory: Path, monkeypatch: py
     assert isinstance(finder, milvus.MilvusFinder)
     asked: list[int] = []
     search = finder._client.search
-    monkeypatch.setattr(finder._client, "search", lambda *a, data, **k: asked.append(len(data)) or search(*a, data=data, **k))
+
+    def noted(collection: str, data: list[Any], **how: Any) -> Any:
+        asked.append(len(data))
+        return search(collection, data=data, **how)
+
+    monkeypatch.setattr(finder._client, "search", noted)
     found = index.search(VECTORS[:20], 5)[0]
     assert asked == [8, 8, 4]
     assert found.tolist() == np.argsort(-(VECTORS[:20] @ VECTORS.T), 1)[:, :5].tolist()

@@ -16,7 +16,6 @@ from twotower.model.catalogue import (
     embed_rows,
     encode_items,
     fit_item_spec,
-    items_cut,
     read_item_ids,
     stream_items,
 )
@@ -44,15 +43,12 @@ def test_the_spec_holds_the_id_first_and_every_kind(tiny_shop: Path) -> None:
     assert spec.fields[-1].dim == 8
 
 
-def test_the_items_whose_title_is_cut_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a large catalogue every n-th title decides how much is read; all titles are counted."""
+def test_every_nth_title_of_a_large_catalogue_decides_how_much_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twotower.model.catalogue.SAMPLE_ITEMS", 50)
     columns = ItemColumns(features={"title": "text", "brand": "categorical"})
     titles = ["word " * (20 if row % 2 else 6) for row in range(100)]
     path = write(tmp_path, item_id=[str(row) for row in range(100)], title=titles, brand=["a"] * 100)
-    spec = fit_item_spec(path, columns)
-    assert spec.fields[1].max_tokens == 11
-    assert items_cut(path, columns, spec) == {"title": 50}
+    assert fit_item_spec(path, columns).fields[1].max_tokens == 11
 
 
 def test_a_repeated_item_is_refused(tmp_path: Path) -> None:
