@@ -1,7 +1,8 @@
 """What the service stores about a user: the last events, and compact statistics of the whole history.
 
-`seq` numbers a user's stored events from 1, in the order in which they arrived. The window depends only on that order and on n,
-the number of events ever stored. So an event that arrives late does not move the others.
+A history is in the order of time; events of one moment stay in the order of their arrival. `seq` numbers a user's stored events
+from 1 in the order of arrival. Of all events ever stored, the latest by time are kept. So the window, which depends only on these
+and on n, the number of events ever stored, is the same in whichever order the events arrived.
 
 A server holds millions of events and items in memory. Their types opt out of garbage collection (`gc=False`), because the
 collector would stop all threads while it goes through them. This is safe because they cannot be part of a reference cycle.
@@ -10,6 +11,8 @@ collector would stop all threads while it goes through them. This is safe becaus
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
+from operator import attrgetter
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -68,6 +71,16 @@ class PastItem(msgspec.Struct, frozen=True, gc=False):
         return PastItem(*numbers, types if event.event_type in types else shared(types | {event.event_type}))
 
 
+_time_ms = attrgetter("time_ms")
+
+
+def in_time_order(events: tuple[StoredEvent, ...], first_new: int = 0) -> tuple[StoredEvent, ...]:
+    """Events in the order of time, given in the order of arrival; those before `first_new` are in the order of time already."""
+    if all(a.time_ms <= b.time_ms for a, b in pairwise(events[max(first_new - 1, 0) :])):
+        return events
+    return tuple(sorted(events, key=_time_ms))  # a stable sort: events of one moment keep their order
+
+
 @lru_cache(maxsize=4096)
 def shared(event_types: frozenset[str]) -> frozenset[str]:
     """An equal set; all items with equal sets share one object, which saves memory."""
@@ -76,13 +89,14 @@ def shared(event_types: frozenset[str]) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class UserHistory:
-    """The last events of a user in the order of their arrival, oldest first; `num_events` counts all events ever stored.
+    """The last events of a user in the order of time, oldest first; `num_events` counts all events ever stored.
 
-    `items` are the past items, in the order of their first events.
+    `items` are the past items, in the order in which they arrived first.
 
     `epoch` changes when a deleted user is stored again: it names the time from the first stored event to the deletion.
-    `tag` names the append that stored the last event, and every append has a tag of its own. So the tag tells apart two histories
-    of the same epoch and length. These can exist when a store was restored from a backup and then received other events.
+    `tag` names the append that stored the event that arrived last, and every append has a tag of its own. So the tag tells apart
+    two histories of the same epoch and length. These can exist when a store was restored from a backup and then received other
+    events.
     Both are empty for an unknown user. `tag` is also empty for a history that no store holds.
     """
 
@@ -94,7 +108,7 @@ class UserHistory:
 
     @property
     def seq(self) -> int:
-        """Sequence number of the last event; 0 for an unknown user."""
+        """Sequence number of the event that arrived last; 0 for an unknown user."""
         return self.num_events
 
     @property
@@ -110,7 +124,8 @@ class UserHistory:
                 items[event.item_id] = PastItem.after(items.get(event.item_id), event)
                 if len(items) > KEPT_ITEMS:
                     del items[min(items, key=lambda item: (items[item].last_ms, item))]
-        return UserHistory((self.events + added)[-KEPT_EVENTS:], self.num_events + len(added), items, self.epoch, tag)
+        events = in_time_order(self.events + added, len(self.events))[-KEPT_EVENTS:]
+        return UserHistory(events, self.num_events + len(added), items, self.epoch, tag)
 
 
 class HistoryStore(Protocol):

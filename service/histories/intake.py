@@ -6,6 +6,7 @@ from service.api import schemas
 from service.api.codec import decode
 from service.api.errors import ApiError
 from service.api.schemas import AboutUser, Event
+from service.histories.as_of import AsOf, as_of
 from service.histories.history import StoredEvent, UserHistory
 
 CLOCK_SKEW_MS = 86_400_000  # an event may lie a day in the future, because clients' clocks and time zones may be wrong
@@ -38,10 +39,17 @@ def validate_events(raw_events: list[msgspec.Raw], now_ms: int) -> tuple[list[St
     return good, rejected
 
 
-def merge_inline(stored: UserHistory, request: AboutUser) -> UserHistory:
-    """The history that a request is about: its inline events count as if they had just been stored, but are not stored."""
-    before = UserHistory() if request.history_mode == "replace" else stored
-    return before.extended(to_stored(e, request.user_id or "") for e in request.events) if request.events else before
+def merge_inline(stored: UserHistory, request: AboutUser) -> AsOf:
+    """The history that a request is about: its inline events count as if they had just been stored, but are not stored.
+
+    With a `timestamp`, only events strictly before it count, stored and inline ones.
+    """
+    before = AsOf(UserHistory() if request.history_mode == "replace" else stored, True)
+    events = [to_stored(event, request.user_id or "") for event in request.events]
+    if request.timestamp is not None:
+        moment_ms = schemas.to_ms(request.timestamp)
+        before, events = as_of(before.history, moment_ms), [event for event in events if event.time_ms < moment_ms]
+    return AsOf(before.history.extended(events), before.is_exact) if events else before
 
 
 def to_stored(event: Event, user_id: str) -> StoredEvent:

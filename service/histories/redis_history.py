@@ -26,6 +26,7 @@ from service.histories.history import (
     PastItem,
     StoredEvent,
     UserHistory,
+    in_time_order,
     shared,
 )
 from service.histories.redis_scripts import APPEND, DELETE, READ, TAG_BYTES
@@ -33,8 +34,8 @@ from twotower.data.features import DAY_MS
 from twotower.data.item_statistics import HALF_LIVES_DAYS
 
 PREFIX = "twotower2"  # of every key; the number changes with the format of the stored values
-# In this order: epoch and n; the last events, each after the tag of its append; event id -> seq; item id -> statistics;
-# item id -> time of its last event.
+# In this order: epoch, n and two fields about the list; the last events, each after the tag of its append; event id -> seq;
+# item id -> statistics; item id -> time of its last event.
 _KEYS = ("head", "events", "ids", "items", "recent")
 _MAX_CALLS = 64  # calls at once; further calls wait, so that the number of connections stays bounded
 # A write may take this many times as long as a read: it may hold 1,024 events, and giving up means that they are sent again.
@@ -118,11 +119,12 @@ class RedisHistory:
         if known is not None and first == num_events == known.num_events:
             return known
         try:
-            events = [_event.decode(payload[TAG_BYTES:]) for payload in payloads]
+            events = tuple(_event.decode(payload[TAG_BYTES:]) for payload in payloads)
             tag = payloads[-1][:TAG_BYTES].decode() if payloads else ""
             if first:
                 return before.extended(events, tag)
-            return UserHistory(tuple(events), num_events, _past_items(packed), epoch.decode(), tag)
+            events = in_time_order(events)[-KEPT_EVENTS:]
+            return UserHistory(events, num_events, _past_items(packed), epoch.decode(), tag)
         except ValueError as error:  # includes msgspec's errors and UnicodeDecodeError
             raise HistoryUnavailable(f"Redis holds data that cannot be read: {error}", "damaged") from error
 

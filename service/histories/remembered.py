@@ -109,25 +109,31 @@ def _version(history: UserHistory) -> tuple[str, int, str]:
 
 
 def _went_back(before: UserHistory, found: UserHistory) -> bool:
-    """Whether `found` does not continue `before`.
-
-    If more events were added than are kept, this cannot be checked, and an equal epoch is taken as a continuation.
-    """
-    grown = found.num_events - before.num_events
-    return not _continues(before, found) and not (found.epoch == before.epoch and grown >= KEPT_EVENTS)
+    """Whether `found` does not continue `before`: it is of another time, is shorter, or lacks events that would still be kept."""
+    if _continues(before, found):
+        return False
+    if found.epoch != before.epoch or found.num_events < before.num_events:
+        return True
+    is_full = len(found.events) == KEPT_EVENTS
+    expected = [e for e in before.events if not is_full or e.time_ms > found.events[0].time_ms]
+    there = iter(found.events)
+    return not all(event in there for event in expected)  # `in` moves the iterator on: both are in the same order
 
 
 def _continues(before: UserHistory, found: UserHistory) -> bool:
     """Whether the store made `found` by extending `before`. Then both share the event objects."""
     grown = found.num_events - before.num_events
-    return bool(before.events) and 0 <= grown < len(found.events) and found.events[-1 - grown] is before.events[-1]
+    if not before.events or not 0 <= grown < len(found.events):
+        return False
+    return any(event is before.events[-1] for event in found.events[-1 - grown :])
 
 
 def _weigh(history: UserHistory, held: _Held | None) -> int:
-    """Estimated bytes of a history. If it continues the cached one, only the difference is counted, to save time."""
+    """Estimated bytes of a history. If new events only follow the cached ones, the difference is counted, to save time."""
     num_bytes, added, gone, num_items = _USER_BYTES, history.events, history.events[:0], len(history.items)
-    if held and _continues(held.history, history):
-        before, grown = held.history, history.num_events - held.history.num_events
+    grown = history.num_events - held.history.num_events if held else 0
+    if held and _continues(held.history, history) and history.events[-1 - grown] is held.history.events[-1]:
+        before = held.history
         num_bytes, added = held.num_bytes, history.events[len(history.events) - grown :]
         gone = before.events[: len(before.events) + grown - len(history.events)]
         num_items -= len(before.items)

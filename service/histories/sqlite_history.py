@@ -9,6 +9,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,16 +24,28 @@ from service.histories.history import (
     PastItem,
     StoredEvent,
     UserHistory,
+    in_time_order,
     shared,
 )
 from twotower.artefacts.sqlite_file import connect, make_tables
 
 T = TypeVar("T")
 
-VERSION = 2
+
+class _Timed(msgspec.Struct):
+    """The time of a stored event."""
+
+    time_ms: int
+
+
+VERSION = 3
 WHAT, OPTION = "histories", "--history"
+# latest_ms: the time of the last event, if the kept events are without a gap and their times rise with seq; otherwise NULL.
+_UPGRADES = {2: "ALTER TABLE users ADD COLUMN latest_ms INTEGER"}
 _TABLES = """
-CREATE TABLE users (user_id TEXT PRIMARY KEY, epoch TEXT NOT NULL, num_events INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE users (
+    user_id TEXT PRIMARY KEY, epoch TEXT NOT NULL, num_events INTEGER NOT NULL, latest_ms INTEGER
+) WITHOUT ROWID;
 CREATE TABLE events (
     user_id TEXT, seq INTEGER, tag TEXT NOT NULL, payload BLOB NOT NULL, PRIMARY KEY (user_id, seq)
 ) WITHOUT ROWID;
@@ -48,7 +61,17 @@ CREATE INDEX items_by_age ON items (user_id, last_ms, item_id);
 _ITEM = "count, first_ms, last_ms, week, month, quarter, event_types"
 _REASONS: dict[str, FailureReason] = {"SQLITE_FULL": "full", "SQLITE_READONLY": "read_only", "SQLITE_BUSY": "timeout"}
 _event = msgspec.json.Decoder(StoredEvent)
+_timed = msgspec.json.Decoder(_Timed)
 _types = msgspec.json.Decoder(frozenset[str])
+
+
+@dataclass(slots=True)
+class _Head:
+    """Epoch, number of events and `latest_ms` of a user, as an append changes them. Times are positive."""
+
+    epoch: str = ""
+    num_events: int = 0
+    latest_ms: int | None = 0
 
 
 class SqliteHistory:
@@ -58,7 +81,7 @@ class SqliteHistory:
         self._writing = ThreadPoolExecutor(1, "history-write")
         self._reading = ThreadPoolExecutor(1, "history-read")
         self._writer = connect(path, WHAT, OPTION)
-        make_tables(self._writer, path, WHAT, OPTION, _TABLES, VERSION)
+        make_tables(self._writer, path, WHAT, OPTION, _TABLES, VERSION, _UPGRADES)
         self._reader = connect(path, WHAT, OPTION)
 
     async def append(self, events: Sequence[StoredEvent]) -> list[bool]:
@@ -92,22 +115,21 @@ def append(connection: sqlite3.Connection, events: Sequence[StoredEvent]) -> lis
     tag = secrets.token_hex(8)
     with connection:  # commits, or rolls back on an error
         connection.execute("BEGIN IMMEDIATE")
-        heads = {user: head(connection, user) for user in {e.user_id for e in events}}
-        counts = {user: count for user, (_, count) in heads.items()}
-        stored = [_append_one(connection, event, counts, tag) for event in events]
-        for user, (epoch, _) in heads.items():
-            _trim(connection, user, epoch or tag, counts[user])
+        heads = {user: _head(connection, user) for user in {e.user_id for e in events}}
+        stored = [_append_one(connection, event, heads[event.user_id], tag) for event in events]
+        for user, head in heads.items():
+            head.epoch = head.epoch or tag
+            _trim(connection, user, head)
     return stored
 
 
-def head(connection: sqlite3.Connection, user_id: str) -> tuple[str, int]:
-    """Epoch and number of events of a user; an empty epoch and 0 for an unknown user."""
-    row = connection.execute("SELECT epoch, num_events FROM users WHERE user_id = ?", (user_id,)).fetchone()
-    return (row[0], row[1]) if row else ("", 0)
+def _head(connection: sqlite3.Connection, user_id: str) -> _Head:
+    row = connection.execute("SELECT epoch, num_events, latest_ms FROM users WHERE user_id = ?", (user_id,)).fetchone()
+    return _Head(*row) if row else _Head()
 
 
-def _append_one(connection: sqlite3.Connection, event: StoredEvent, counts: dict[str, int], tag: str) -> bool:
-    user, seq = event.user_id, counts[event.user_id] + 1
+def _append_one(connection: sqlite3.Connection, event: StoredEvent, head: _Head, tag: str) -> bool:
+    user, seq = event.user_id, head.num_events + 1
     if event.event_id is not None:
         sql = "INSERT OR IGNORE INTO event_ids VALUES (?, ?, ?)"
         if not connection.execute(sql, (user, event.event_id, seq)).rowcount:
@@ -115,7 +137,8 @@ def _append_one(connection: sqlite3.Connection, event: StoredEvent, counts: dict
     connection.execute("INSERT INTO events VALUES (?, ?, ?, ?)", (user, seq, tag, msgspec.json.encode(event)))
     if event.item_id is not None:
         _count_item(connection, event, event.item_id, seq)
-    counts[user] = seq
+    head.num_events = seq
+    head.latest_ms = event.time_ms if head.latest_ms is not None and event.time_ms >= head.latest_ms else None
     return True
 
 
@@ -138,39 +161,59 @@ def _past_item(row: tuple[int, int, int, float, float, float, bytes]) -> PastIte
     return PastItem(count, first_ms, last_ms, (week, month, quarter), shared(_types.decode(types)))
 
 
-def _trim(connection: sqlite3.Connection, user_id: str, epoch: str, num_events: int) -> None:
-    """Store epoch and number of events, and delete the events and event ids beyond the bounds."""
-    connection.execute("INSERT OR REPLACE INTO users VALUES (?, ?, ?)", (user_id, epoch, num_events))
-    connection.execute("DELETE FROM events WHERE user_id = ? AND seq <= ?", (user_id, num_events - KEPT_EVENTS))
-    connection.execute("DELETE FROM event_ids WHERE user_id = ? AND seq <= ?", (user_id, num_events - KEPT_EVENT_IDS))
+def _trim(connection: sqlite3.Connection, user_id: str, head: _Head) -> None:
+    """Delete the events and event ids beyond the bounds, and store the head."""
+    if head.latest_ms is not None:
+        connection.execute("DELETE FROM events WHERE user_id = ? AND seq <= ?", (user_id, head.num_events - KEPT_EVENTS))
+    elif head.num_events > KEPT_EVENTS:
+        head.latest_ms = _trim_by_time(connection, user_id, head.num_events)
+    connection.execute("DELETE FROM event_ids WHERE user_id = ? AND seq <= ?", (user_id, head.num_events - KEPT_EVENT_IDS))
+    values = (user_id, head.epoch, head.num_events, head.latest_ms)
+    connection.execute("INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?)", values)
+
+
+def _trim_by_time(connection: sqlite3.Connection, user_id: str, last_seq: int) -> int | None:
+    """Delete the earliest events by time, and return `latest_ms`.
+
+    The event that arrived last always stays, because its number and tag tell readers what they have.
+    """
+    rows = connection.execute("SELECT seq, payload FROM events WHERE user_id = ? ORDER BY seq", (user_id,)).fetchall()
+    by_seq = [(_timed.decode(payload).time_ms, seq) for seq, payload in rows]
+    gone = {seq for _, seq in sorted(by_seq)[:-KEPT_EVENTS] if seq != last_seq}
+    connection.executemany("DELETE FROM events WHERE user_id = ? AND seq = ?", [(user_id, seq) for seq in gone])
+    kept = [(time_ms, seq) for time_ms, seq in by_seq if seq not in gone]
+    is_plain = kept == sorted(kept) and kept[0][1] == last_seq - len(kept) + 1
+    return kept[-1][0] if is_plain else None
 
 
 def read(connection: sqlite3.Connection, user_id: str, known: UserHistory | None = None) -> UserHistory:
     """A user's history, read in one transaction; `known` as in HistoryStore.read."""
     with connection:
         connection.execute("BEGIN")
-        epoch, count = head(connection, user_id)
-        first = known.num_events if known is not None and known.epoch == epoch else 0
+        head = _head(connection, user_id)
+        first = known.num_events if known is not None and known.epoch == head.epoch else 0
         sql = "SELECT seq, tag, payload FROM events WHERE user_id = ? AND seq >= ? ORDER BY seq"
         rows = connection.execute(sql, (user_id, first)).fetchall()
-        if known is not None and first and rows and rows[0][:2] == (first, known.tag):
+        # Events that arrived too late to be kept leave gaps; then the kept events after the known ones are not all.
+        is_whole = len(rows) == head.num_events - first + 1
+        if known is not None and first and is_whole and rows and rows[0][:2] == (first, known.tag):
             new = [_event.decode(payload) for _, _, payload in rows[1:]]
             return known.extended(new, rows[-1][1]) if new else known
         if first:
             rows = connection.execute(sql, (user_id, 0)).fetchall()
         sql = f"SELECT item_id, {_ITEM} FROM items WHERE user_id = ? ORDER BY met"  # noqa: S608 - _ITEM is a constant
         items = {item: _past_item(row) for item, *row in connection.execute(sql, (user_id,))}
-    if known is not None and known.num_events == count == 0:
+    if known is not None and known.num_events == head.num_events == 0:
         return known
-    tag = rows[-1][1] if rows else ""
-    return UserHistory(tuple(_event.decode(payload) for _, _, payload in rows), count, items, epoch, tag)
+    events = in_time_order(tuple(_event.decode(payload) for _, _, payload in rows))[-KEPT_EVENTS:]
+    return UserHistory(events, head.num_events, items, head.epoch, rows[-1][1] if rows else "")
 
 
 def delete(connection: sqlite3.Connection, user_id: str) -> int:
     """Delete a user from all tables; returns how many events were ever stored."""
     with connection:
         connection.execute("BEGIN IMMEDIATE")
-        _, count = head(connection, user_id)
+        count = _head(connection, user_id).num_events
         for table in ("users", "events", "event_ids", "items"):
             connection.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))  # noqa: S608 - the names are constants
     return count

@@ -18,6 +18,7 @@ from service.ranking.pages import Page, open_page
 from service.ranking.promotions import Pick
 from service.ranking.user_request import ModelInput, UserRequest, read_input
 from service.release.loaded import LoadedRelease
+from twotower.data.json_values import json_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def prepare(release: LoadedRelease, user_request: UserRequest[RecommendRequest])
     page = open_page(release, request, user_request.now_ms)
     model_input = read_input(release, user_request, page.now_ms)
     allowed_N, degraded = allowed_items(release, request, model_input.history.items)
-    return Prepared(request, page, model_input, searches(release, request, page, allowed_N), degraded)
+    return Prepared(request, page, model_input, searches(release, request, page, allowed_N), [*model_input.degraded, *degraded])
 
 
 def build_ranking(release: LoadedRelease, prepared: Prepared, found: Sequence[Found] | None) -> Ranking:
@@ -92,7 +93,7 @@ def present(
     reasons: Sequence[list[Explanation] | None] = [None] * len(picks) if explanations is None else explanations
     if include:
         rows = pa.array([p.row for p in picks], pa.int64())
-        metadata = release.items.select(list(dict.fromkeys(include))).take(rows).to_pylist()
+        metadata = [*json_rows(release.items.select(list(dict.fromkeys(include))).take(rows))]
     return [
         Recommended(
             item_id=release.item_ids[pick.row],

@@ -22,6 +22,7 @@ class Scores:
     events_used: int
     events_ignored: int
     missing_item_ids: list[str]
+    degraded: list[str]
 
 
 def score_many(release: LoadedRelease, batch: Sequence[UserRequest[ScoreRequest]], cache: UserCache) -> list[Scores]:
@@ -40,4 +41,4 @@ def _scores(release: LoadedRelease, request: ScoreRequest, model_input: ModelInp
         order = np.argsort(-log_p_R, kind="stable")
         items = [ScoredItem(item_id=release.item_ids[rows[i]], log_probability=float(log_p_R[i])) for i in order]
     missing = model_input.missing(release, request.candidate_item_ids)
-    return Scores(items, len(model_input.known_events), model_input.num_ignored, missing)
+    return Scores(items, len(model_input.known_events), model_input.num_ignored, missing, list(model_input.degraded))

@@ -61,7 +61,9 @@ def find_similar(release: LoadedRelease, user_request: UserRequest[SimilarReques
         rows, scores = similar(release, vector_D, request.num_results, mask_N)
     else:
         pool, _ = similar(release, vector_D, max(request.num_results, SIMILAR_POOL), mask_N)
-        (query,) = queries_of(release, [user_request.key], [read_input(release, user_request)], cache)
+        model_input = read_input(release, user_request)
+        notes += model_input.degraded
+        (query,) = queries_of(release, [user_request.key], [model_input], cache)
         rows, scores = search_allowed(release, Search(request.num_results, mask_of(release, pool)), query)
     return SimilarItems(present(release, [Pick(*pair) for pair in pairs(rows, scores)], request.include_metadata), notes)
 

@@ -15,6 +15,7 @@ from service.release.loaded import LoadedRelease
 
 R_co = TypeVar("R_co", bound=AboutUser, covariant=True)
 
+PAST_FORGOTTEN = "past_forgotten"  # of the history of a past moment, not everything is stored any more
 ANSWER_COST = 32  # about how many events could be read in the time of the search and the rest of an answer
 MAX_LEFT_OUT = 16  # past items that an explanation leaves out; each may cost as much as reading the history again
 
@@ -37,10 +38,11 @@ class UserRequest(Generic[R_co]):
 class ModelInput:
     """The model's input for a request, for one release."""
 
-    history: UserHistory  # inline events included
+    history: UserHistory  # inline events included; those of a past moment only, if the request is about one
     known_events: tuple[StoredEvent, ...]  # the events of the window whose items the release has
     now_ms: int
     target_event_type: str | None
+    degraded: tuple[str, ...] = ()
 
     @property
     def num_ignored(self) -> int:
@@ -60,9 +62,11 @@ class ModelInput:
 def read_input(release: LoadedRelease, user_request: UserRequest[AboutUser], now_ms: int | None = None) -> ModelInput:
     """The model's input for a request; `now_ms` replaces the moment of the request."""
     request = user_request.request
-    history = merge_inline(user_request.stored, request)
-    known = tuple(event for event in history.window if event.item_id in release.rows)
-    return ModelInput(history, known, user_request.now_ms if now_ms is None else now_ms, request.target_event_type)
+    merged = merge_inline(user_request.stored, request)
+    known = tuple(event for event in merged.history.window if event.item_id in release.rows)
+    moment_ms = user_request.now_ms if now_ms is None else now_ms
+    degraded = () if merged.is_exact else (PAST_FORGOTTEN,)
+    return ModelInput(merged.history, known, moment_ms, request.target_event_type, degraded)
 
 
 def key_of(request: AboutUser) -> UserKey | None:

@@ -36,7 +36,8 @@ class ScoreRoutes:
         body = await self._context.body(request, _score)
         answer = await ask_model(self._context, body, started_s, self._context.calls.score)
         scores = answer.result
-        self._context.count_answer(answer.degraded, len(scores.missing_item_ids), bool(scores.items))
+        degraded = answer.degraded + scores.degraded
+        self._context.count_answer(degraded, len(scores.missing_item_ids), bool(scores.items))
         response = ScoreResponse(
             items=scores.items,
             release=answer.chosen.release.id,
@@ -45,7 +46,7 @@ class ScoreRoutes:
             events_ignored=scores.events_ignored,
             missing_item_ids=scores.missing_item_ids,
             history_seq=answer.history_seq,
-            degraded=answer.degraded,
+            degraded=degraded,
             took_ms=ms_since(started_s),
         )
         return self._context.encoded(response)

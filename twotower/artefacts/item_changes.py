@@ -42,7 +42,7 @@ class DeltaStore:
 
     def __init__(self, path: Path) -> None:
         self._connection = connect(path, WHAT, OPTION)
-        make_tables(self._connection, path, WHAT, OPTION, _TABLES, VERSION)
+        make_tables(self._connection, path, WHAT, OPTION, _TABLES, VERSION, {})
 
     def after(self, folded: int) -> Changes:
         """The changes that a release lacks which contains those up to number `folded`."""

@@ -1,6 +1,7 @@
 """One SQLite file that survives a power cut, and its tables."""
 
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 
 from twotower.errors import EnvironmentProblem, FormatError
@@ -26,25 +27,31 @@ def connect(path: Path, what: str, option: str) -> sqlite3.Connection:
     return connection
 
 
-def make_tables(connection: sqlite3.Connection, path: Path, what: str, option: str, tables: str, version: int) -> None:
-    """Make the tables of a new file; FormatError when the file has another version."""
+def make_tables(
+    connection: sqlite3.Connection, path: Path, what: str, option: str, tables: str, version: int, upgrades: Mapping[int, str]
+) -> None:
+    """Make the tables of a new file, or bring an older file to this version; FormatError when the file has another version.
+
+    `upgrades` has for an older version the statements that lead to `version`.
+    """
     try:
         (found,) = connection.execute("PRAGMA user_version").fetchone()
-        if found == 0:
-            found = _first(connection, tables, version)
+        if found == 0 or found in upgrades:
+            found = _change(connection, {0: tables, **upgrades}, version)
     except sqlite3.Error as error:
         raise EnvironmentProblem(f"cannot keep {what} in {path}: {error}. Choose another file with {option}.") from error
     if found != version:
         raise FormatError(f"{path} holds {what} of version {found}, this program writes {version}. Choose another file.")
 
 
-def _first(connection: sqlite3.Connection, tables: str, version: int) -> int:
-    """Make the tables unless another process did; returns the version of the file."""
+def _change(connection: sqlite3.Connection, statements: Mapping[int, str], version: int) -> int:
+    """Bring the file to `version` unless another process did; returns the version of the file."""
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         (found,) = connection.execute("PRAGMA user_version").fetchone()
-        if found == 0:
-            for statement in tables.split(";"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {version}")
-    return int(found or version)
+        if found not in statements:
+            return int(found)
+        for statement in statements[found].split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {version}")
+    return version

@@ -62,7 +62,7 @@ def test_an_unknown_user_has_an_empty_history(store: Sync) -> None:
     assert store.read("nobody") == UserHistory()
 
 
-def test_events_come_back_as_stored_in_the_order_they_arrived(store: Sync) -> None:
+def test_events_come_back_as_stored_in_the_order_of_time_and_of_arrival_at_one_moment(store: Sync) -> None:
     full = StoredEvent(
         user_id="ann",
         event_type="buy",
@@ -75,10 +75,10 @@ def test_events_come_back_as_stored_in_the_order_they_arrived(store: Sync) -> No
         recommendation_id="r",
         position=0,
     )
-    late = event("sock", at_ms=1)
-    assert store.append(full, late) == [True, True]
-    assert store.read("ann").events == (full, late)
-    assert store.read("ann").seq == 2
+    late, same = event("sock", at_ms=1), event("cap", at_ms=5)
+    assert store.append(full, late, same) == [True, True, True]
+    assert store.read("ann").events == (late, full, same)
+    assert store.read("ann").seq == 3
 
 
 def test_users_do_not_see_each_others_events(store: Sync) -> None:
@@ -224,6 +224,43 @@ def test_only_the_last_events_are_kept_but_all_are_counted(store: Sync) -> None:
     assert [e.time_ms for e in history.events] == list(range(10, KEPT_EVENTS + 10))
     assert history.num_events == KEPT_EVENTS + 10
     assert history.items["shoe"].count == KEPT_EVENTS + 10
+
+
+def test_of_events_that_arrive_in_any_order_the_latest_by_time_are_kept(store: Sync) -> None:
+    for times in (range(KEPT_EVENTS, 2 * KEPT_EVENTS), range(10), range(500, 520), range(KEPT_EVENTS - 5, KEPT_EVENTS)):
+        store.append(*(event(f"item-{t}", at_ms=t) for t in times))
+    history = store.read("ann")
+    expected = sorted([*range(KEPT_EVENTS, 2 * KEPT_EVENTS), *range(500, 520)])[-KEPT_EVENTS:]
+    assert [e.time_ms for e in history.events] == expected
+    assert history.num_events == KEPT_EVENTS + 35
+    assert len(history.items) == KEPT_EVENTS + 10 + 8 + 5
+    assert store.read("ann", history) is history  # though the event that arrived last is too old to be kept
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(st.lists(st.lists(st.integers(1, 2 * KEPT_EVENTS), min_size=1, max_size=KEPT_EVENTS), max_size=5), st.booleans())
+def test_late_events_around_a_full_history_are_read_alike_by_whoever_knows_whatever(
+    redis_url: str, batches: list[list[int]], starts_full: bool
+) -> None:
+    async def check(store: HistoryStore) -> None:
+        await store.delete("ann")
+        expected, all_known = UserHistory(), [UserHistory()]
+        for times in [[*range(KEPT_EVENTS + 3)], *batches] if starts_full else batches:
+            added = [event("abc"[t % 3], t, key=f"{len(all_known)}-{place}") for place, t in enumerate(times)]
+            await store.append(added)
+            expected = expected.extended(added)
+            all_known.append(await store.read("ann", all_known[-1]))
+            assert (all_known[-1].events, all_known[-1].items) == (expected.events, expected.items)
+        full = await store.read("ann")
+        for known in all_known:
+            assert await store.read("ann", known) == full
+        await store.close()
+
+    for store in (RedisHistory(redis_url, 5.0, 1.0), SqliteHistory(Path(":memory:"))):
+        if isinstance(store, SqliteHistory):
+            store._reader.close()
+            store._reader = store._writer
+        asyncio.run(check(store))
 
 
 def test_idempotency_reaches_back_as_far_as_promised(store: Sync) -> None:

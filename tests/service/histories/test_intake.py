@@ -97,17 +97,32 @@ def request_with(mode: HistoryMode, *items: str) -> RecommendRequest:
 def test_inline_events_are_read_after_the_stored_ones_instead_of_them_or_not_at_all(
     mode: HistoryMode, inline: str, merged: str
 ) -> None:
-    history = merge_inline(STORED, request_with(mode, *inline))
+    history = merge_inline(STORED, request_with(mode, *inline)).history
     assert [event.item_id for event in history.events] == list(merged)
     assert (history.num_events, set(history.items)) == (len(merged), set(merged))
     assert [event.item_id for event in STORED.events] == ["a", "b"]
 
 
 def test_without_inline_events_the_history_is_the_same_object() -> None:
-    assert merge_inline(STORED, request_with("append")) is STORED
+    assert merge_inline(STORED, request_with("append")).history is STORED
+
+
+@pytest.mark.parametrize(("mode", "known"), [("append", "ayb"), ("replace", "y")])
+def test_inline_events_have_their_place_by_time_and_none_from_the_moment_of_the_request_on_is_known(
+    mode: HistoryMode, known: str
+) -> None:
+    history = UserHistory().extended(
+        msgspec.structs.replace(stored(i), time_ms=NOW_MS + t) for i, t in (("a", 1), ("b", 5), ("c", 9))
+    )
+    times = {"z": 9, "y": 3, "x": 20}
+    events = [Event(event_type="view", timestamp=NOW_MS + t, item_id=item) for item, t in times.items()]
+    request = RecommendRequest(user_id="ann", events=events, history_mode=mode, timestamp=NOW_MS + 9)
+    merged = merge_inline(history, request)
+    assert ("".join(e.item_id or "" for e in merged.history.events), merged.is_exact) == (known, True)
+    assert set(merged.history.items) == set(known)
 
 
 def test_inline_events_belong_to_the_user_of_the_request_or_to_nobody() -> None:
-    assert merge_inline(UserHistory(), request_with("append", "c")).events[0].user_id == "ann"
+    assert merge_inline(UserHistory(), request_with("append", "c")).history.events[0].user_id == "ann"
     nobody = RecommendRequest(events=[Event(event_type="view", timestamp=NOW_MS, item_id="c")])
-    assert merge_inline(UserHistory(), nobody).events[0].user_id == ""
+    assert merge_inline(UserHistory(), nobody).history.events[0].user_id == ""

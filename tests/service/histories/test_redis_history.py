@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -72,6 +73,31 @@ def test_a_key_of_another_type_is_unavailable_not_a_crash(redis_url: str) -> Non
             await store.append([EVENT])
         assert failed.value.reason == "damaged"
         assert len(await store._redis.keys("*")) == 1  # nothing was half written
+
+    with_redis(redis_url, check)
+
+
+def test_events_stored_by_the_version_before_are_read_and_take_late_ones(redis_url: str) -> None:
+    """That version kept the last events to arrive, and had neither `latest` nor `whole` in the head."""
+
+    def old(time_ms: int) -> bytes:
+        return b"t" * 16 + msgspec.json.encode(StoredEvent(user_id="ann", event_type="view", time_ms=time_ms))
+
+    async def check(store: RedisHistory) -> None:
+        head, events, *_ = _keys("ann")
+        await store._redis.flushall()
+        await store._redis.hset(head, mapping={"epoch": "e", "n": 258})
+        await store._redis.rpush(events, *(old(t) for t in range(3, 258)), old(1))
+        known = await store.read("ann")
+        assert [e.time_ms for e in known.events][:2] == [1, 3]
+        await store.append([StoredEvent(user_id="ann", event_type="view", time_ms=100)])
+        found = await store.read("ann", known)
+        assert [e.time_ms for e in found.events][:2] == [3, 4]
+        # A server of that version appends one more, too late; the head does not say so.
+        await store._redis.rpush(events, old(2))
+        await store._redis.hset(head, "n", 260)
+        await store.append([StoredEvent(user_id="ann", event_type="view", time_ms=300)])
+        assert [e.time_ms for e in (await store.read("ann", found)).events][:2] == [4, 5]
 
     with_redis(redis_url, check)
 

@@ -2,9 +2,10 @@ import asyncio
 import tracemalloc
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
-from service.histories.history import HistoryUnavailable, StoredEvent, UserHistory
+from service.histories.history import KEPT_EVENTS, HistoryUnavailable, StoredEvent, UserHistory
 from service.histories.remembered import RememberedHistories, _weigh
 from tests.service.conftest import MemoryHistory
 
@@ -146,6 +147,23 @@ def test_a_restored_history_that_grew_past_the_remembered_one_is_counted_too() -
         store.users["ann"] = old.extended([event("sock"), event("scarf")], tag="another")
         assert [e.item_id for e in (await histories.read("ann")).events] == ["shoe", "sock", "scarf"]
         assert len(rollbacks) == 1
+
+    checked(check)
+
+
+def test_late_events_are_no_rollback_even_if_everything_was_read_again() -> None:
+    async def check(store: Store, histories: RememberedHistories, rollbacks: list[str]) -> None:
+        def at(time_ms: int) -> StoredEvent:
+            return msgspec.structs.replace(event(f"item-{time_ms}"), time_ms=time_ms)
+
+        await histories.append([at(t) for t in range(1, KEPT_EVENTS + 1)])
+        await histories.read("ann")
+        for time_ms in (100, 0, KEPT_EVENTS + 1):
+            await histories.append([at(time_ms)])
+            store.users["ann"] = msgspec.json.decode(msgspec.json.encode(store.users["ann"]), type=UserHistory)
+            assert await histories.read("ann") == store.users["ann"]
+        assert not rollbacks
+        assert histories.num_bytes == _weigh(store.users["ann"], None)
 
     checked(check)
 

@@ -2,10 +2,11 @@ import asyncio
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from service.histories.history import HistoryUnavailable, StoredEvent
-from service.histories.sqlite_history import SqliteHistory, append
+from service.histories.sqlite_history import _TABLES, SqliteHistory, append
 from twotower.errors import EnvironmentProblem, FormatError
 
 
@@ -63,6 +64,31 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "h.db").write_bytes(b"not a database, but long enough to look into" * 100)
     with pytest.raises(EnvironmentProblem, match="file is not a database"):
         SqliteHistory(tmp_path / "h.db")
+
+
+def test_a_file_of_the_version_before_is_read_and_takes_late_events(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "h.db")
+    for statement in _TABLES.replace(", latest_ms INTEGER", "").split(";"):
+        connection.execute(statement)
+    connection.execute("INSERT INTO users VALUES ('ann', 'e', 258)")
+    for seq in range(3, 259):  # in the order of arrival; the last of them is the oldest
+        stored = StoredEvent(user_id="ann", event_type="view", time_ms=seq if seq < 258 else 1)
+        connection.execute("INSERT INTO events VALUES ('ann', ?, 't', ?)", (seq, msgspec.json.encode(stored)))
+    connection.execute("PRAGMA user_version = 2")
+    connection.commit()
+    connection.close()
+
+    async def check() -> None:
+        for _ in range(2):
+            store = SqliteHistory(tmp_path / "h.db")
+            assert [e.time_ms for e in (await store.read("ann")).events][:2] == [1, 3]
+            await store.close()
+        store = SqliteHistory(tmp_path / "h.db")
+        await store.append([StoredEvent(user_id="ann", event_type="view", time_ms=100)])
+        assert [e.time_ms for e in (await store.read("ann")).events][:2] == [3, 4]
+        await store.close()
+
+    asyncio.run(check())
 
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_inline_events_count_as_if_they_had_been_stored(release: LoadedRelease) 
     before = UserHistory().extended(stored(i, d) for d, i in enumerate(release.item_ids[:300]))
     events = [inline(i) for i in release.item_ids[5:8]]
     as_inline = ask(release, before, events=events)
-    as_stored = ask(release, before.extended(merge_inline(UserHistory(), RecommendRequest(events=events)).events))
+    as_stored = ask(release, before.extended(merge_inline(UserHistory(), RecommendRequest(events=events)).history.events))
     assert as_inline == as_stored
     assert as_inline.events_used == 303 - 64  # the anchor of 303 events is 64
 

@@ -32,7 +32,7 @@ def stored(item: str | None, at_ms: int = 5) -> StoredEvent:
 
 
 def inline(*items: str) -> list[Event]:
-    return [Event(event_type="view", timestamp=NOW_MS, item_id=item) for item in items]
+    return [Event(event_type="view", timestamp=NOW_MS + 1000, item_id=item) for item in items]
 
 
 def about(history: UserHistory, **fields: Any) -> UserRequest[RecommendRequest]:

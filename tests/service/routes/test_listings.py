@@ -22,10 +22,10 @@ def test_a_history_is_described_event_by_event_and_item_by_item() -> None:
     events = [(e.event_type, e.timestamp, e.item_id) for e in told.events]
     assert events == [
         ("view", 5, "sock"),
-        ("buy", 9, "hat"),
         ("buy", 7, "sock"),
+        ("buy", 9, "hat"),
     ]
-    assert (told.events[0].event_id, told.events[0].value, told.events[1].position) == ("1", 2.0, 3)
+    assert (told.events[0].event_id, told.events[0].value, told.events[2].position) == ("1", 2.0, 3)
     items = [(i.item_id, i.count, i.first, i.last, i.event_types) for i in told.items]
     assert items == [("hat", 1, 9, 9, ["buy"]), ("sock", 2, 5, 7, ["buy", "view"])]
 
