@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--delta", metavar="URL", help="sqlite:///FILE for the changes of /v1/items (delta.db beside --history)")
     result.add_argument("--keys", type=Path, metavar="FILE", help="API keys; `twotower keys new` makes them (TWOTOWER_KEYS)")
     result.add_argument("--admin-port", type=int, help="port for /metrics, /docs and /v1/releases, on TWOTOWER_ADMIN_HOST")
+    result.add_argument("--keep-alive-s", type=float, metavar="S", help="how long an idle connection is kept open (75)")
     result.add_argument("--otlp", metavar="URL", help="where to send OpenTelemetry traces, such as http://HOST:4318/v1/traces")
     result.add_argument(
         "--insecure", action="store_true", default=None, help="allow an address that other machines can reach, without API keys"
@@ -112,6 +113,7 @@ def work(settings: "Settings", listener: socket.socket, index: int = 0, promise:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # uvicorn says int, and passes it to call_later
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
     host, port = listener.getsockname()[:2]

@@ -2,11 +2,14 @@
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.\-\[\]:]+")  # in lower case and without a path, as browsers send it
 
 
 class Settings(BaseSettings):
@@ -32,8 +35,10 @@ class Settings(BaseSettings):
     engine: Literal["thread", "process"] = "thread"  # in a process of its own, the model does not compete with the event loop
     device: Literal["cpu", "cuda"] = "cpu"  # where an exact index is searched
     torch_threads: int = Field(default_factory=lambda given: share_of_cores(given["workers"]), ge=1)  # of each process
-    max_body_bytes: int = Field(default=256 * 1024, ge=1)  # 1,024 inline events of usual size
+    max_body_bytes: int = Field(default=4 << 20, ge=1)  # 1,024 events of 4 kB each, or two lists of 10,000 ids of any length
     body_timeout_s: float = Field(default=10.0, gt=0)  # for the whole body of a request to arrive
+    keep_alive_s: float = Field(default=75.0, gt=0)  # for an idle connection; longer than a balancer keeps it (60 s is usual)
+    cors_origins: str = ""  # whose pages may call from browsers: https://shop.example,https://m.shop.example; `*` is everyone
     client_timeout_s: float = Field(default=10.0, gt=0)  # for a client to send a request's head, and to read what we write
     log_sample_rate: float = Field(default=0.01, ge=0, le=1)  # of ordinary requests, to log and trace; all would be too many
     log_hash_key: SecretStr | None = None  # None: drawn at the start, so the hashes of two servers differ
@@ -56,6 +61,16 @@ class Settings(BaseSettings):
     @classmethod
     def _make_path_of_directory(cls, store: Path | str) -> Path | str:
         return store if str(store).startswith("s3://") else Path(store)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: str) -> str:
+        for origin in filter(None, map(str.strip, value.split(","))):
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin: write scheme, host and, if it is not the usual, port, as in https://shop.example"
+                )
+        return value
 
     @model_validator(mode="after")
     def _change_items_in_one_process(self) -> "Settings":

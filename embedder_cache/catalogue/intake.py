@@ -17,6 +17,7 @@ from embedder_cache.catalogue.item_changes import Overlay, overlay, stream_chang
 from twotower.artefacts.item_changes import Changes
 from twotower.data.faults import Fault, find_faults
 from twotower.data.features import FeatureSpec, Hashes, Ints
+from twotower.data.json_values import prove_json
 from twotower.data.schema import ItemColumns
 from twotower.errors import DataError
 from twotower.model.catalogue import as_items, in_parallel
@@ -50,7 +51,8 @@ def take_in(
 
     A row is rejected when its id is missing or repeated, text is not UTF-8, a number is infinite or none at all, or a vector has
     another length or missing values. A missing value, NaN included, is no fault. Columns are held to the types of the `served`
-    item table. DataError when no row is left, or when a column does not fit its kind at all.
+    item table. DataError when no row is left, or when a column does not fit its kind at all, or holds what no
+    answer of the server could show.
     """
 
     def sort_out(part: tuple[pa.Table, Mask, list[Fault]]) -> tuple[pa.Array, Hashes, Mask, list[Lines]]:
@@ -60,6 +62,7 @@ def take_in(
             lines.append(_lines(batch.column(columns.item_id), faulty_B & sound_B, column, reason))
             sound_B = sound_B & ~faulty_B
         items = as_items(batch if sound_B.all() else batch.filter(pa.array(sound_B)), columns)
+        prove_json(items)
         return items.column(0).combine_chunks(), content_hashes(items), sound_B, lines
 
     changes = overlay(path, columns, delta, served)

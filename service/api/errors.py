@@ -1,6 +1,7 @@
 """All errors that a client can get: a table from error code to HTTP status, and the body that all error responses have."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import msgspec
 
@@ -54,6 +55,8 @@ RETRY_AFTER_S = 1  # sent with every 503, because its cause either ends within a
 
 class ApiError(Exception):
     """An error that is sent to the client with its code, message and field."""
+
+    rejected: Sequence[Any] = ()  # each part of a request of which nothing was stored, as `schemas.Rejected`
 
     def __init__(self, code: Code, message: str, field: str | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(message)

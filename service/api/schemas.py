@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from service.api.errors import ErrorBody
 from twotower.tables.ids import MAX_ID_BYTES
 from twotower.tables.times import EARLIEST_MS, LATEST_MS
 
@@ -139,9 +140,9 @@ class AboutUser(Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     user_id: Id | None = None  # whose stored history is read; without it only `events` are known
     session_id: Id | None = None  # without a `user_id`, decides which variant answers and whose cached state is used
     events: Annotated[list[Event], Meta(max_length=MAX_EVENTS)] = []  # inline events: known to this request, not stored
-    history_mode: HistoryMode = "append"  # inline events are read after the stored ones, instead of them, or not at all
+    history_mode: HistoryMode = "append"  # inline events are read with the stored ones, instead of them, or not at all
     target_event_type: Id | None = None  # rank for the next event of this type; without it, for the next event of any type
-    timestamp: Timestamp | None = None  # the moment to rank for; without it, now
+    timestamp: Timestamp | None = None  # the moment to rank for, by the events before it; without it, now
     strict: bool = False  # if the stored history cannot be read: true answers 503, false answers without it
     timeout_ms: Annotated[int, Meta(ge=1, le=60_000)] | None = None  # 504 after this time; default `TWOTOWER_REQUEST_TIMEOUT_S`
 
@@ -310,6 +311,14 @@ class Rejected(msgspec.Struct, frozen=True, kw_only=True):
 
     index: int  # its place in the request, from 0
     reason: str  # what to correct
+
+
+class AllRejected(ErrorBody, frozen=True, kw_only=True):
+    """The error 422 of events of which none was stored, because every one was rejected; `rejected` has the reason of each."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    rejected: list[Rejected]
 
 
 class EventsResponse(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from twotower.errors import EnvironmentProblem, FormatError, IntegrityError, Rel
 
 M = TypeVar("M")
 
-MAX_FRAME_BYTES = 128 << 20  # twice the largest history by default: 256 events, each as large as a body may be
+MAX_FRAME_BYTES = 128 << 20  # the largest history: 256 events, each of at most 300 kB by the limits of its fields; and a body
 _LENGTH_BYTES = 4
 _KNOWN = {kind.__name__: kind for kind in (IntegrityError, FormatError, ReleaseMismatch, EnvironmentProblem, StoreError)} | {
     kind.__name__: kind for kind in (MemoryError, OSError)

@@ -13,14 +13,14 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import ApiError
+from service.http.cors import AllowedOrigins
 from service.http.keys import KeyRing
-from service.http.messages import JSON, Headers, check_media_type, declared_length, read_body, refusal, request_id_of
+from service.http.messages import JSON, Headers, RawHeaders, check_media_type, declared_length, read_body, refusal, request_id_of
 from service.http.route_table import Route, RouteTable, choose
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_record import RECORD, RequestRecord
 
-RawHeaders = list[tuple[bytes, bytes]]
 DECODED = "decoded"  # the key in a request's state under which its body is kept when it was decoded early
 SLOW_S = 0.5  # a request that takes longer is always reported
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -60,6 +60,7 @@ class Front:
         self.num_in_flight = 0
         self.refusable = {path.encode(): route for route in table.routes if route.refuse_early for path in route.paths}
         self._settings, self._metrics, self._reporters = settings, metrics, reporters
+        self._origins = AllowedOrigins(settings.cors_origins)
         metrics.in_flight.set_function(lambda: self.num_in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,13 +73,19 @@ class Front:
         record = RequestRecord(request_id_of(headers), perf_counter(), headers.get(b"traceparent", b"").decode("latin-1"))
         RECORD.set(record)
         self.num_in_flight += 1
+        shared = self._origins.of(headers)
         try:
             private = self._is_private(scope)
+            if (permit := self._origins.preflight(scope["method"], headers)) is not None:
+                record.method = "OPTIONS"
+                await self._send(send, record, 200, permit, b"")
+                return
             route = self._find(scope, headers, record, private)
             if route.hot:
-                body = await read_body(receive, headers, self._settings)
+                as_read = self._origins.as_json(headers) if route.takes_beacons else headers
+                body = await read_body(receive, as_read, self._settings)
                 answer = await route.hot(self._decoded(route, scope, body))
-                await self._send(send, record, route.status, [_TYPE], answer)
+                await self._send(send, record, route.status, [_TYPE, *shared], answer)
             else:
                 scope.setdefault("state", {}).update(request_id=record.request_id, private=private)
                 scope["path_params"] = self.table.parameters(route, scope["path"])
@@ -92,7 +99,7 @@ class Front:
             if record.status:  # the inner application has answered already
                 raise
             status, named, body = self._refuse(error, record)
-            await self._send(send, record, status, named + _farewell(status, headers, self._settings), body)
+            await self._send(send, record, status, named + shared + _farewell(status, headers, self._settings), body)
             if not isinstance(error, ApiError):
                 raise
         finally:
@@ -120,7 +127,7 @@ class Front:
             if error.code == "overloaded":
                 record.status, named, text = self._refuse(error, record)
                 self._finish(record)
-                return Refusal(record.status, _whole(named, record, text), text)
+                return Refusal(record.status, _whole(named + self._origins.of(headers), record, text), text)
         return Decoded(request)  # None for a bad body, which is then refused in the usual way
 
     def _decoded(self, route: Route, scope: Scope, body: bytes) -> Any:
@@ -169,7 +176,8 @@ class Front:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 farewell = _farewell(record.status, headers, self._settings) if record.status >= 400 else []
-                message["headers"] = [*message.get("headers", ()), (_ID, record.request_id.encode()), *farewell]
+                added = [(_ID, record.request_id.encode()), *self._origins.of(headers), *farewell]
+                message["headers"] = [*message.get("headers", ()), *added]
             await send(message)
 
         return send_with_id

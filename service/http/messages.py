@@ -12,9 +12,11 @@ from starlette.types import Receive
 
 from service.api.codec import INTERNAL_ERROR, T, decode, encode
 from service.api.errors import ApiError, ErrorBody, ErrorDetail
-from service.api.schemas import check_id
+from service.api.parts import decode_parts
+from service.api.schemas import AllRejected, check_id
 from service.settings import Settings
 
+RawHeaders = list[tuple[bytes, bytes]]
 Headers = Mapping[bytes, bytes]  # names in lower case; a header that is sent twice has its last value
 
 JSON = b"application/json"
@@ -26,9 +28,10 @@ def reply(body: msgspec.Struct) -> Response:
     return Response(encode(body), media_type="application/json")
 
 
-async def read_json(request: Request, decoder: msgspec.json.Decoder[T], settings: Settings) -> T:
-    """The decoded body; ApiError that names what is wrong and in which field."""
-    return decode(await read_body(request.receive, dict(request.scope["headers"]), settings), decoder)
+async def read_json(request: Request, decoder: msgspec.json.Decoder[T], settings: Settings, parts: str | None = None) -> T:
+    """The decoded body; ApiError that names what is wrong and in which field. `parts` is the field as in `decode_parts`."""
+    body = await read_body(request.receive, dict(request.scope["headers"]), settings)
+    return decode(body, decoder) if parts is None else decode_parts(body, decoder, parts)
 
 
 async def read_body(receive: Receive, headers: Headers, settings: Settings) -> bytes:
@@ -94,7 +97,8 @@ def refusal(error: Exception, request_id: str) -> tuple[int, dict[str, str], byt
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     detail = ErrorDetail(code=error.code, message=error.message, request_id=request_id, field=error.field)
-    return error.status, headers, encode(ErrorBody(detail))
+    body = AllRejected(error=detail, rejected=list(error.rejected)) if error.rejected else ErrorBody(detail)
+    return error.status, headers, encode(body)
 
 
 def request_id_of(headers: Headers) -> str:

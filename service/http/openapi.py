@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from service.api.errors import STATUS, ErrorBody
+from service.api.schemas import AllRejected
 from service.http.route_table import Route
 
 _REFERENCE = "#/components/schemas/{name}"
@@ -15,7 +16,7 @@ _REFERENCE = "#/components/schemas/{name}"
 def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
     """The OpenAPI 3.1 document of all routes. It names each route once; docs/api.md lists the aliases."""
     types = [t for r in routes for t in (r.takes, r.gives) if t is not None]
-    _, components = msgspec.json.schema_components([*dict.fromkeys(types), ErrorBody], ref_template=_REFERENCE)
+    _, components = msgspec.json.schema_components([*dict.fromkeys(types), ErrorBody, AllRejected], ref_template=_REFERENCE)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.paths[0].replace(":path", ""), {})[route.method.lower()] = operation(route)

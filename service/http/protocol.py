@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.http.front import DECODED, Decoded, RawHeaders, Refusal
+from service.http.front import DECODED, Decoded, Refusal
+from service.http.messages import RawHeaders
 
 
 class EarlyRefusal(Protocol):

@@ -1,17 +1,20 @@
 """Filter expressions over item attributes: `price < 5 and department in ("tea", "coffee") and "organic" in tags`.
 
 The grammar is a small part of Python's. The standard library parses it, and each comparison is evaluated for a whole column at
-once. The only names are those of columns, and no function can be called. A missing value matches only `column == None`; any
-other comparison with it stays unmatched, also under `not`.
+once. The only names are those of columns, and no function can be called. A name that Python would not read as one, such as
+`brand name` or `class`, is written in backticks, as in MySQL and BigQuery; a backtick within it is written twice. A missing value
+matches only `column == None`; any other comparison with it stays unmatched, also under `not`.
 
 N: items
 """
 
 import ast
+import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
+from keyword import iskeyword
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,9 @@ from service.api.schemas import MAX_FILTER_CHARACTERS
 
 Mask = npt.NDArray[np.bool_]
 
+# A text, or a name in backticks. A backtick within a text is part of the text.
+_QUOTED = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|`((?:[^`]|``)+)`""", re.DOTALL)
+_PLACEHOLDER = "quoted_name_{}_"
 KEPT_MASKS = 64  # one byte per item each: 6 MB at 92,331 items
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: pc.equal,
@@ -66,7 +72,7 @@ class Filters:
         return mask
 
     def _invalid(self, reason: str) -> InvalidFilter:
-        columns = ", ".join(f"{name} ({column.type})" for name, column in self._columns.items())
+        columns = ", ".join(f"{_quoted(name)} ({column.type})" for name, column in self._columns.items())
         return InvalidFilter(f"{reason}. Columns are {columns}.")
 
 
@@ -95,9 +101,27 @@ def parse(expression: str) -> ast.expr:
     """The expression's syntax tree; SyntaxError, ValueError, RecursionError or MemoryError when it cannot be parsed."""
     if len(expression) > MAX_FILTER_CHARACTERS:
         raise InvalidFilter(f"it has {len(expression)} characters, but at most {MAX_FILTER_CHARACTERS} are allowed")
+    names: list[str] = []
+
+    def placeholder(found: re.Match[str]) -> str:
+        if found[1] is not None:
+            return found[1]
+        names.append(found[2].replace("``", "`"))
+        return f" {_PLACEHOLDER.format(len(names) - 1)} "
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python's warnings about odd escapes are meant for programmers, not for our callers
-        return ast.parse(expression.strip(), mode="eval").body
+        tree = ast.parse(_QUOTED.sub(placeholder, expression).strip(), mode="eval").body
+    written = {_PLACEHOLDER.format(place): name for place, name in enumerate(names)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            node.id = written.get(node.id, node.id)
+    return tree
+
+
+def _quoted(name: str) -> str:
+    """The name as a filter has to write it."""
+    return name if name.isidentifier() and not iskeyword(name) else f"`{name.replace('`', '``')}`"
 
 
 def evaluate(node: ast.expr, columns: dict[str, pa.Array]) -> pa.Array:

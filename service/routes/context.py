@@ -38,10 +38,10 @@ class Context:
     comparisons: Comparisons
     readiness: Readiness
 
-    async def body(self, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
-        """The decoded body of a request; ApiError that names what is wrong and in which field."""
+    async def body(self, request: Request, decoder: msgspec.json.Decoder[T], parts: str | None = None) -> T:
+        """The decoded body of a request; ApiError that names what is wrong and in which field. `parts`: see `read_json`."""
         with self.metrics.stage("decode"):
-            return await read_json(request, decoder, self.settings)
+            return await read_json(request, decoder, self.settings, parts)
 
     def encoded(self, response: msgspec.Struct) -> Response:
         """A JSON response; the time of encoding is measured as a stage of the request."""

@@ -3,7 +3,9 @@
 import msgspec
 
 from service.api import schemas
-from service.api.codec import decode, encode
+from service.api.codec import encode
+from service.api.errors import ApiError
+from service.api.parts import decode_parts
 from service.histories.intake import validate_events
 from service.http.route_table import Route
 from service.routes.context import Context, now_ms
@@ -27,13 +29,14 @@ class EventRoutes:
                 gives=schemas.EventsResponse,
                 status=202,
                 scope="events:write",
+                takes_beacons=True,
                 decode=decode_events,
                 hot=self.append,
             ),
         )
 
     async def append(self, body: schemas.EventsBody) -> bytes:
-        """POST /v1/events: every event that the answer counts as accepted is stored."""
+        """POST /v1/events: every event that the answer counts as accepted is stored; ApiError when every one is rejected."""
         histories, metrics = self._context.histories, self._context.metrics
         good, rejected = validate_events(body.events, now_ms())
         stored = await histories.confirmed("append", histories.store.append(good)) if good else []
@@ -42,9 +45,18 @@ class EventRoutes:
         for outcome, count in outcomes.items():
             if count:
                 metrics.events.labels(outcome).inc(count)
+        if rejected and len(rejected) == len(body.events):
+            raise all_rejected(rejected)
         return encode(schemas.EventsResponse(accepted=accepted, duplicates=outcomes["duplicate"], rejected=rejected))
+
+
+def all_rejected(rejected: list[schemas.Rejected]) -> ApiError:
+    """The error for events of which none can be stored: clients that look at the status only must notice."""
+    error = ApiError("invalid_request", f"all {len(rejected)} events were rejected; the first: {rejected[0].reason}", "events")
+    error.rejected = rejected
+    return error
 
 
 def decode_events(body: bytes) -> schemas.EventsBody:
     """The events in a body, each still undecoded; ApiError for a body without a list of events."""
-    return decode(body, _events)
+    return decode_parts(body, _events, "events")

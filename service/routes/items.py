@@ -17,6 +17,7 @@ from service.http.route_table import Route
 from service.release.changes import ItemChanges, validate_ids
 from service.release.loaded import LoadedRelease
 from service.routes.context import Context
+from twotower.data.json_values import json_rows
 from twotower.model.catalogue import ID_FIELD
 
 _put = msgspec.json.Decoder(PutItemsBody)
@@ -39,13 +40,13 @@ class ItemRoutes:
 
     async def put(self, request: Request) -> Response:
         """PUT /v1/items: items that the answer counts as accepted are stored, and served from the next request on."""
-        body = await self._context.body(request, _put)
+        body = await self._context.body(request, _put, "items")
         rejected = await asyncio.shield(self._context.served.put_items(self._changes(), body.items, self._compute()))
         return self._changed("put", len(body.items), rejected)
 
     async def delete(self, request: Request) -> Response:
         """DELETE /v1/items: ids that the answer counts as accepted are stored as removed, and no longer served."""
-        body = await self._context.body(request, _delete)
+        body = await self._context.body(request, _delete, "item_ids")
         item_ids, rejected = validate_ids(body.item_ids)
         await asyncio.shield(self._context.served.delete_items(self._changes(), item_ids, self._compute()))
         return self._changed("delete", len(body.item_ids), rejected)
@@ -56,7 +57,7 @@ class ItemRoutes:
         if item_id not in release.rows:
             raise ApiError("not_found", f"the catalogue has no item {item_id!r}")
         row = release.rows[item_id]
-        (metadata,) = release.items.slice(row, 1).drop_columns([ID_FIELD]).to_pylist()
+        (metadata,) = json_rows(release.items.slice(row, 1).drop_columns([ID_FIELD]))
         source: Literal["release", "delta"] = "release" if row < len(release.vectors_NV) else "delta"
         return reply(ItemResponse(item_id=item_id, source=source, metadata=metadata, release=release.id))
 

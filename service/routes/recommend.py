@@ -71,7 +71,7 @@ class RecommendRoutes:
     async def recommend_batch(self, request: Request) -> Response:
         """POST /v1/recommend/batch: all requests go to the engine at the same time, so that it can batch them."""
         started_s = time.monotonic()
-        body = await self._context.body(request, _batch)
+        body = await self._context.body(request, _batch, "requests")
         self._charge(len(body.requests) - 1)
 
         async def ask(raw: msgspec.Raw) -> schemas.RecommendResponse:

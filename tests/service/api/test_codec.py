@@ -24,6 +24,43 @@ def test_what_is_not_json_is_malformed(body: bytes) -> None:
     assert refused.value.message.startswith("the body is not JSON: ")
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"filter": "cut \\ud83d"}', "\\ud83d is half of a character"),
+        (b'{"filter": "\\ude00 cut"}', "\\ude00 is half of a character"),
+        (b'{"diversity": NaN}', "NaN is no number of JSON, send null instead"),
+        (b'{"diversity": -Infinity}', "-Infinity is no number"),
+    ],
+)
+def test_a_fault_that_many_programs_make_is_explained(body: bytes, reason: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        decode(body, _recommend)
+    assert refused.value.message.startswith(f"the body is not JSON: {reason}")
+
+
+def test_null_is_absent_wherever_a_field_may_be_absent() -> None:
+    assert decode(encode(dict.fromkeys(RecommendRequest.__struct_fields__)), _recommend) == RecommendRequest()
+    event = {"event_type": "v", "timestamp": 10**12, "properties": None, "value": None, "item_id": None}
+    assert decode(encode({"events": [event]}), _recommend).events[0].properties == {}
+    kept = decode(encode({"events": [event | {"properties": {"a": None}}], "exclude_item_ids": None}), _recommend)
+    assert kept.events[0].properties == {"a": None}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"events": [{"event_type": null, "timestamp": 1735689600000}]}', "events[0].event_type"),
+        (b'{"exclude_item_ids": [null]}', "exclude_item_ids[0]"),
+        (b'{"num_results": null, "user_id": 7}', "user_id"),
+    ],
+)
+def test_null_where_a_value_is_needed_is_refused(body: bytes, field: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        decode(body, _recommend)
+    assert refused.value.field == field
+
+
 EVENT = b'{"event_type": "v", "timestamp": 1735689600000}'
 
 

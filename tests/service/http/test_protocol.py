@@ -8,7 +8,8 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from service.command import listen
-from service.http.front import DECODED, Decoded, RawHeaders, Refusal
+from service.http.front import DECODED, Decoded, Refusal
+from service.http.messages import RawHeaders
 from service.http.protocol import EarlyRefusal, protocol
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: shop\r\n\r\n"

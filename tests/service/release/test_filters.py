@@ -123,6 +123,50 @@ def test_what_cannot_be_evaluated_is_refused_with_the_columns_there_are(expressi
         Filters(ITEMS).mask(expression)
 
 
+ODD = pa.table(
+    {
+        "class": ["a", "b"],
+        "brand name": ["L'Oréal", "x`y"],
+        "2nd": [1, 2],
+        "price-band": ["low", "high"],
+        "`": [True, False],
+        "quoted": ["`", "x`y"],
+        "Gro\u0308ße": [1, 2],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "`class` == 'a'",
+        '`brand name` in ["L\'Oréal"] and not `2nd` > 1',
+        "`2nd`<2",
+        "`price-band` in ('low', 'off')",
+        "1 == `2nd`",
+        "`2nd` < 3 and `2nd` != 2",
+        "````",
+        "quoted == '`'",
+        "quoted == \"`\" or `class`=='`class`'",
+        "'o' in `price-band` and `brand name` != 'x`y'",
+        "`Gro\u0308ße` == 1",
+        "`quoted` != 'x`y'",
+    ],
+)
+def test_a_name_in_backticks_is_that_of_the_column_whatever_it_holds(expression: str) -> None:
+    assert Filters(ODD).mask(expression).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    "expression", ["class == 'a'", "brand name == 'a'", "2nd == 1", "price-band == 'low'", "`gone` == 1", "`class"]
+)
+def test_the_refusal_shows_how_such_names_are_written(expression: str) -> None:
+    with pytest.raises(
+        InvalidFilter, match=r"Columns are `class` \(string\), `brand name` \(string\), `2nd` \(int64\), `price-band` "
+    ):
+        Filters(ODD).mask(expression)
+
+
 @pytest.mark.parametrize("expression", ["not " * 240 + "sold", "(" * 150 + "sold" + ")" * 150, "item_id == '\\d'"])
 def test_odd_but_meaningful_expressions_are_evaluated(expression: str) -> None:
     assert len(Filters(ITEMS).mask(expression)) == 4

@@ -100,12 +100,19 @@ def test_what_a_plan_names_is_loaded_once(two: TwoReleases) -> None:
     assert list(pinned_releases(source, Plan(arms=arms), served)) == [two.first]
 
 
-@pytest.mark.parametrize("damaged", [True, False])
-def test_a_plan_that_names_what_cannot_be_served_is_refused(two: TwoReleases, damaged: bool) -> None:
+def test_a_plan_that_names_a_damaged_release_is_refused(two: TwoReleases) -> None:
     source = ReleaseSource(LocalStore(two.store))
     served = first_release(source)
-    if damaged:
-        damage(two.store, two.first)
-    release = two.first if damaged else "release-000000000000"
-    with pytest.raises(ArtefactError if damaged else StoreError):
-        pinned_releases(source, Plan(arms=(Arm(name="a", percent=100, release=release),)), served)
+    damage(two.store, two.first)
+    with pytest.raises(ArtefactError):
+        pinned_releases(source, Plan(arms=(Arm(name="a", percent=100, release=two.first),)), served)
+
+
+def test_a_release_that_is_gone_is_warned_of_and_the_others_are_served(
+    two: TwoReleases, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = ReleaseSource(LocalStore(two.store))
+    served, gone = first_release(source), "release-000000000000"
+    arms = (Arm(name="a", percent=50, release=two.first), Arm(name="b", percent=50, release=gone))
+    assert list(pinned_releases(source, Plan(arms=arms), served)) == [two.first]
+    assert f"names {gone}, in whose place the current release answers" in caplog.text

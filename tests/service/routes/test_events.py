@@ -1,6 +1,8 @@
 """POST /v1/events over HTTP."""
 
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +11,10 @@ from hypothesis import strategies as st
 
 from service.api.errors import ApiError
 from service.api.schemas import EventsBody
+from service.release.loaded import LoadedRelease
 from service.routes.events import decode_events
-from tests.service.conftest import Client
+from service.settings import Settings
+from tests.service.conftest import Client, MemoryHistory
 from tests.service.routes.bodies import event, event_like, json_values
 
 
@@ -37,6 +41,51 @@ def test_good_events_are_stored_though_others_are_rejected(client: Client) -> No
     assert client.get("/v1/users/bob").json()["num_events"] == 1
 
 
+def test_when_every_event_is_rejected_the_status_says_so(client: Client) -> None:
+    response = client.post("/v1/events", {"events": [{"event_type": "view"}, event(user="")]})
+    assert response.status_code == 422
+    answer = response.json()
+    assert (answer["accepted"], answer["duplicates"], [r["index"] for r in answer["rejected"]]) == (0, 0, [0, 1])
+    assert answer["error"]["code"] == "invalid_request"
+    assert answer["error"]["message"].startswith("all 2 events were rejected; the first: ")
+    assert answer["error"]["request_id"] == response.headers["x-request-id"]
+    sent_twice = {"events": [event(event_id="1")]}
+    assert [client.post("/v1/events", sent_twice).status_code for _ in range(2)] == [202, 202], "a duplicate is stored"
+
+
+@pytest.mark.parametrize("text", ["cut \\ud83d", "cut \\ud83d here", "\\ude00 cut"])
+def test_an_event_with_half_of_an_emoji_is_rejected_alone(client: Client, text: str) -> None:
+    good = json.dumps(event(user=f"u{len(text)}"))
+    bad = good.replace('"item-1"', f'"{text}"')
+    answer = client.post_raw("/v1/events", f'{{"events":[{good},{bad},{good}]}}'.encode()).json()
+    assert (answer["accepted"], [r["index"] for r in answer["rejected"]]) == (2, [1])
+    assert "half of a character" in answer["rejected"][0]["reason"]
+
+
+def test_events_as_large_as_their_fields_usually_are_fit_into_one_body(client: Client) -> None:
+    full = event("i" * 128, user="u" * 128, event_id="e" * 128, session_id="s" * 128, properties={"title": "t" * 1024, "n": 1})
+    response = client.post("/v1/events", {"events": [full | {"event_id": f"{n:0128}"} for n in range(1024)]})
+    assert (response.status_code, response.json()["accepted"]) == (202, 1024)
+
+
+def test_a_beacon_is_taken_from_pages_of_listed_origins_only(release: LoadedRelease, tiny_store: Path, tmp_path: Path) -> None:
+    settings = Settings(store=tiny_store, cors_origins="https://shop.example")
+    body = json.dumps({"events": [event()]}).encode()
+    with Client(settings, release, MemoryHistory()) as client:
+        sent = {"content-type": "text/plain;charset=UTF-8"}
+        mine, other = ({"origin": f"https://{host}.example"} for host in ("shop", "other"))
+        assert client.post_raw("/v1/events", body, **sent, **mine).status_code == 202
+        assert client.post_raw("/v1/events", body, **sent, **other).status_code == 415
+        assert client.post_raw("/v1/events", body, **sent).status_code == 415
+        assert client.post_raw("/v1/recommend", b"{}", **sent, **mine).status_code == 415, "a beacon gets no answer"
+        preflight = client.request("OPTIONS", "/v1/recommend", headers=mine | {"access-control-request-method": "POST"})
+        assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (200, mine["origin"])
+        for path, bodies in (("/v1/recommend", b"{}"), ("/v1/similar", b"{}"), ("/v1/score", b"no")):
+            answer = client.post_raw(path, bodies, **mine)
+            assert answer.headers["access-control-allow-origin"] == mine["origin"], "of an error too"
+            assert "access-control-allow-origin" not in client.post_raw(path, bodies, **other).headers
+
+
 def test_an_event_within_a_day_of_our_clock_is_stored(client: Client) -> None:
     ahead = event(timestamp=int(time.time() * 1000) + 23 * 3_600_000)
     assert client.post("/v1/events", {"events": [ahead]}).json()["accepted"] == 1
@@ -54,8 +103,8 @@ def test_no_events_are_nothing_to_store_and_too_many_are_refused(client: Client)
 def test_no_event_gives_a_server_error_and_every_event_is_accounted_for(shared_client: Client, body: Any) -> None:
     response = shared_client.post("/v1/events", body)
     assert response.status_code in (202, 422)
-    if response.status_code == 202:
-        answer = response.json()
+    answer = response.json()
+    if response.status_code == 202 or "rejected" in answer:
         assert answer["accepted"] + answer["duplicates"] + len(answer["rejected"]) == len(body["events"])
 
 
