@@ -24,8 +24,8 @@ from service.release.loaded import LoadedRelease
 from service.release.source import ReleaseSource, source_of
 from service.rollout.canary import CanaryJudge
 from service.rollout.follow import Follower
-from service.rollout.loading import ReleaseLoader
-from service.rollout.pinned import pinned_releases
+from service.rollout.loading import ReleaseLoader, warm
+from service.rollout.pinned import keep_marked, pinned_releases
 from service.rollout.plan import Plan, load_plan
 from service.rollout.served import ServedReleases
 from service.rollout.shadow import Comparisons
@@ -100,12 +100,17 @@ def build_app(
         try:
             for loaded in served.now.releases:
                 await engine.load(loaded)
+                await warm(calls, loaded)
             await served.restore()
             follower.start()
-            comparing = asyncio.create_task(context.comparisons.run_forever())
+            running = [
+                asyncio.create_task(context.comparisons.run_forever()),
+                asyncio.create_task(keep_marked(source.store, plan)),
+            ]
             yield
-            comparing.cancel()
-            await asyncio.wait([comparing])
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
         finally:
             await follower.close()
             if watch:

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
         ("activate", "point at a release after verifying it"),
         ("rollback", "point at the release that was current before; each further time one step further back"),
         ("drift", "what changed between two releases, and whether to train again"),
-        ("gc", "remove old releases and damaged ones; the current one and the one to roll back to stay"),
+        ("gc", "remove old releases and damaged ones; the current one, the one to roll back to and those that servers name stay"),
         ("keygen", "make a pair of ed25519 keys: one for `embed --sign`, one for `--verify-key`"),
     ):
         sub = actions.add_parser(action, help=what, description=what)
@@ -38,6 +38,8 @@ def main(argv: list[str]) -> int:
                 "what was written or current within so many minutes stays too: a server may be loading it (default: %(default)s)"
             )
             sub.add_argument("--grace-minutes", type=float, default=GRACE_MINUTES, help=what)
+            what = "a plan of variants, whose releases stay; give it once for each plan (servers leave marks for theirs)"
+            sub.add_argument("--variants", type=Path, metavar="TOML", action="append", default=[], help=what)
         if action == "drift":
             sub.add_argument("--from", dest="older", metavar="RELEASE", help="default: what a rollback would go to")
             sub.add_argument("--to", dest="newer", metavar="RELEASE", help="default: the current one")
@@ -115,9 +117,24 @@ def _gc(args: argparse.Namespace) -> int:
         raise StoreError(f"--keep {args.keep} would keep no release: give 1 or more")
     store = open_store(args.store)
     read_pointer(store)  # without one, nobody knows what is served
-    removed, kept = collect(store, args.keep, args.grace_minutes)
+    named = [release for plan in args.variants for release in _named(plan)]
+    removed, kept = collect(store, args.keep, args.grace_minutes, named)
     print(f"{removed} releases removed, {kept} kept")
     return 0
+
+
+def _named(plan: Path) -> list[str]:
+    """The releases that a plan of variants names. The server checks the plan itself; here any id in it counts."""
+    import tomllib
+
+    from twotower.errors import EnvironmentProblem
+
+    try:
+        found = tomllib.loads(plan.read_text())
+    except (OSError, ValueError) as error:
+        raise EnvironmentProblem(f"cannot read the plan of variants {plan}: {error}. Correct --variants.") from error
+    tables = [*found.get("arms", ()), found.get("shadow", {})]
+    return [str(table["release"]) for table in tables if isinstance(table, dict) and "release" in table]
 
 
 def _drift(args: argparse.Namespace) -> int:

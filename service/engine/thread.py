@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
+from statistics import median_low
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ T = TypeVar("T")
 CLOSE_S = 30.0  # how long to wait at the end for the thread, which may be stuck
 TURN_S = 0.0005  # Python's switch interval: the event loop waits no longer for the engine's thread, so that refusals stay quick
 _BEAT_S = 0.25  # how long an idle engine sleeps before it shows that it is alive
+_FIRST = 5  # so many first batches are judged by their median: the very first often waits for memory and threads
 _SMOOTHING = 0.1  # weight of the newest batch in the smoothed time per unit of cost
 _DEVIATIONS = 1  # deviations added to that time in predictions, so that requests are in time, and not only on average
 _LONGEST = 3  # one batch counts as at most this many times the usual: a slower one was probably interrupted
@@ -124,6 +126,7 @@ class Engine:
         self.num_reserved = self.num_patient_reserved = self.reserved_cost = 0
         self._second_per_cost = self._deviation = 0.0  # smoothed mean and mean deviation (Jacobson 1988)
         self._num_batches = 0
+        self._first: list[float] = []  # seconds per unit of cost of the first batches
         self._closing = False
         self._pending: set[_Work] = set()
         self._lost: ApiError | None = None
@@ -350,12 +353,16 @@ class Engine:
         _deliver(results)
 
     def _learn(self, second_per_cost: float) -> None:
-        """Update the pace with the time of one more batch."""
+        """Update the pace with the time of one more batch. A single slow batch changes it little."""
         self._num_batches += 1
+        if self._num_batches <= _FIRST:
+            self._first.append(second_per_cost)
+            self._second_per_cost = median_low(self._first)
+            self._deviation = median_low([abs(one - self._second_per_cost) for one in self._first])
+            return
         weight = max(_SMOOTHING, 1 / self._num_batches)
-        if self._num_batches > 1:
-            second_per_cost = min(second_per_cost, _LONGEST * self._second_per_cost)
-            self._deviation += weight * (abs(second_per_cost - self._second_per_cost) - self._deviation)
+        second_per_cost = min(second_per_cost, _LONGEST * self._second_per_cost)
+        self._deviation += weight * (abs(second_per_cost - self._second_per_cost) - self._deviation)
         self._second_per_cost += weight * (second_per_cost - self._second_per_cost)
 
 

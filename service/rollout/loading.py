@@ -66,8 +66,7 @@ class ReleaseLoader:
         found = await self._call(self._verifying, partial(self._bring_near, pointer))
         release = await self._call(self._loading, partial(read_release, *found, self.source.device))
         await self._engine.load(release)
-        for num_events in WARM_LENGTHS:
-            await self._warm(release, num_events)
+        await warm(self._calls, release)
         return release
 
     def free_memory(self) -> None:
@@ -90,23 +89,25 @@ class ReleaseLoader:
             raise MemoryError(f"{pointer.release} needs about {needed:,} bytes beside the release served, {available:,} are free")
         return path, manifest, info
 
-    async def _warm(self, release: LoadedRelease, num_events: int) -> None:
-        """Send one made-up request through the engine, as soon as there is room for it."""
-        now_ms = int(time() * 1000)
+    @staticmethod
+    async def _call(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+
+async def warm(calls: ModelCalls, release: LoadedRelease) -> None:
+    """Send made-up requests through the engine, each as soon as there is room. They also show the engine how fast it is."""
+    now_ms = int(time() * 1000)
+    for num_events in WARM_LENGTHS:
         events = [Event(event_type="warm", timestamp=now_ms, item_id=item_id) for item_id in release.item_ids[:num_events]]
         made_up = UserRequest(RecommendRequest(events=events), UserHistory(), now_ms)
         while True:
             try:
-                await self._calls.recommend_aside(release, made_up)
-                return
+                await calls.recommend_aside(release, made_up)
+                break
             except ApiError as error:
                 if error.code != "overloaded":
                     raise
                 await asyncio.sleep(0.1)
-
-    @staticmethod
-    async def _call(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
 
 def _yield_to_others() -> None:

@@ -208,7 +208,7 @@ HEADERS: list[dict[str, str]] = [
     {"Content-Type": "application/jsonp"},
     {"Content-Type": "application/json", "Content-Encoding": "gzip"},
     {"Content-Type": "application/json", "Content-Encoding": "identity"},
-    {"Content-Type": "application/json", "Content-Length": "300000"},
+    {"Content-Type": "application/json", "Content-Length": "5000000"},
 ]
 JSON = {"Content-Type": "application/json"}
 

@@ -68,13 +68,19 @@ def test_the_release_and_the_parts_are_ready_when_the_application_has_started(cl
     assert client.context.readiness.trouble() is None
 
 
+def test_the_engine_knows_its_pace_before_the_first_request(client: Client) -> None:
+    assert client.context.engine.pace[0] > 0
+
+
 def test_the_gauges_show_what_the_cache_and_the_engine_hold(client: Client) -> None:
     user = uuid.uuid4().hex  # the release, and what is kept of users, is shared by all tests
     event = {"event_type": "view", "timestamp": NOW_MS, "item_id": client.context.served.current.item_ids[0]}
+    sample = client.context.metrics.registry.get_sample_value
+    before = [sample("twotower_user_cache", {"outcome": name}) or 0 for name in ("hits", "misses")]
     for _ in range(3):
         client.recommend(user_id=user, events=[event])
-    sample = client.context.metrics.registry.get_sample_value
-    assert [sample("twotower_user_cache", {"outcome": name}) for name in ("hits", "misses")] == [2, 1]
+    after = [sample("twotower_user_cache", {"outcome": name}) or 0 for name in ("hits", "misses")]
+    assert [now - then for then, now in zip(before, after, strict=True)] == [2, 1]
     assert (sample("twotower_user_cache_bytes") or 0) > 0
     assert (sample("twotower_queue_depth"), sample("twotower_queue_tokens")) == (0, 0)
 

@@ -259,6 +259,24 @@ def test_who_would_wait_too_long_is_refused_at_once() -> None:
     assert sorted(outcomes, reverse=True) == outcomes
 
 
+@pytest.mark.parametrize("place", [0, 1, 4, 5, 9, 50])
+def test_one_slow_batch_does_not_decide_who_is_refused(place: int) -> None:
+    """Of batches that all take 1 ms per unit of cost, the one at `place` takes a thousand times that."""
+    engine = Engine(1)
+    for batch in range(place + 2):
+        engine._learn(1.0 if batch == place else 0.001)
+    assert sum(engine.pace) < 0.002
+
+
+def test_the_pace_follows_when_all_batches_become_slower() -> None:
+    engine = Engine(1)
+    for _ in range(10):
+        engine._learn(0.001)
+    for _ in range(60):
+        engine._learn(0.004)
+    assert engine.pace[0] == pytest.approx(0.004, rel=0.05)
+
+
 def test_an_engine_is_in_trouble_when_it_stands_still_or_has_ended(engine: Engine) -> None:
     block = Blocker()
 
