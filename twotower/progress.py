@@ -44,9 +44,9 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def step(title: str, total: float | None = None, unit: str = "") -> Iterator[Step]:
-    """Report work called `title`: on a terminal with a bar while it lasts, and everywhere with a line when it is done."""
+    """Report work called `title`: on a terminal that can redraw a line with a bar, and everywhere with a line when it is done."""
     started = time.monotonic()
-    if CONSOLE.is_terminal:
+    if CONSOLE.is_terminal and not CONSOLE.is_dumb_terminal:
         columns = (
             TaskText(width=32),
             BarColumn(bar_width=24),

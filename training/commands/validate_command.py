@@ -37,7 +37,7 @@ def print_findings(findings: "list[Finding]") -> None:
     shown = console()
     if not shown.is_terminal:
         for found in findings:
-            print(f"{found.level:<8} {visible(found.where)}: {' '.join(visible(found.what).split())}")
+            print(f"{found.level:<8} {' '.join(visible(f'{found.where}: {found.what}').split())}")
         return
     table = TextTable(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)

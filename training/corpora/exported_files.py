@@ -59,6 +59,9 @@ def prepare(
     events: Sequence[Path], items: Sequence[Path], out: Path, event_options: TextOptions, item_options: TextOptions
 ) -> list[Written]:
     """Write events.parquet and items.parquet into `out`. DataError names the file, and the line if there is one."""
+    targets = {(out / f"{name}.parquet").resolve() for name in ("events", "items")}
+    if inputs := [file for file in (*_files(events), *_files(items)) if file.resolve() in targets]:
+        raise DataError(f"{inputs[0]} would be replaced by the result: give another directory with --out")
     sources = {"events": [open_source(f, event_options) for f in _files(events)]}
     sources["items"] = [open_source(f, item_options) for f in _files(items)]
     flattened = Flattened() if any(not isinstance(s, TextFile) and is_ga4(s.schema) for s in sources["events"]) else None

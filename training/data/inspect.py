@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from training.data.event_log import READS, EventLog, LogReport, read_event_log
 from training.data.inspect_items import Finding, ItemTally
@@ -12,7 +13,7 @@ from twotower.data.features import FieldSpec
 from twotower.data.schema import ItemColumns, Schema, utc_ms
 from twotower.data.signals import read_signals, require_signals
 from twotower.errors import DataError
-from twotower.model.catalogue import fit_item_spec, read_item_ids, stream_rows
+from twotower.model.catalogue import fit_item_spec, stream_rows
 from twotower.progress import step
 from twotower.tables.table import Table, open_table
 
@@ -26,24 +27,26 @@ PLACEHOLDERS = ("(not set)", "null", "none", "nan", "undefined", "unknown", "n/a
 
 def inspect(events: Path, items: Path, schema: Schema, signals: Path | None = None) -> list[Finding]:
     """All findings about the data, errors first."""
-    findings: list[Finding] = []
+    try:
+        findings, item_ids = _look_at_items(items, schema)
+    except DataError as error:
+        note = "not looked at, because the items cannot be read"
+        return [Finding("error", "items", str(error)), Finding("note", "events", note)]
     looks: dict[str, Callable[[], list[Finding]]] = {
-        "items": lambda: _look_at_items(items, schema),
-        "events": lambda: _look_at_events(events, items, schema),
-        "signals": lambda: _look_at_signals(signals, items, schema),
+        "events": lambda: _look_at_events(events, item_ids, schema),
+        "signals": lambda: _look_at_signals(signals, item_ids, schema),
     }
     for where, look in looks.items():
         try:
             findings.extend(look())
         except DataError as error:
-            # Reading events and signals reads the items too, so an error in the items can occur again.
-            if str(error) not in (f.what for f in findings):
-                findings.append(Finding("error", where, str(error)))
+            findings.append(Finding("error", where, str(error)))
     order = {"error": 0, "warning": 1, "note": 2}
     return sorted(findings, key=lambda f: order[f.level])
 
 
-def _look_at_items(items: Path, schema: Schema) -> list[Finding]:
+def _look_at_items(items: Path, schema: Schema) -> tuple[list[Finding], pa.Array]:
+    """The findings, and the ids of the items, each once."""
     table = open_table(items, "items")
     table.require([schema.items.item_id])
     findings = [*_not_read(table, "items", (schema.items.item_id, *schema.items.features))]
@@ -55,11 +58,12 @@ def _look_at_items(items: Path, schema: Schema) -> list[Finding]:
         except DataError as error:
             findings.append(Finding("error", f"items.{name}", str(error)))
     tally = ItemTally(schema.items.item_id, fields)
+    fitting = {name: kind for name, kind in schema.items.features.items() if name in {spec.name for spec in fields}}
     with step("look at items", table.num_rows, "items") as work:
-        for rows in stream_rows(items, ItemColumns(item_id=schema.items.item_id, features={f.name: f.kind for f in fields})):  # type: ignore[misc]
+        for rows in stream_rows(items, ItemColumns(item_id=schema.items.item_id, features=fitting)):
             tally.add(rows)
             work.advance(len(rows))
-    return [Finding("note", "items", f"{tally.num_rows:,} items"), *findings, *tally.findings()]
+    return [Finding("note", "items", f"{tally.num_rows:,} items"), *findings, *tally.findings()], tally.item_ids()
 
 
 def _not_read(table: Table, what: str, used: Sequence[str]) -> Iterator[Finding]:
@@ -71,9 +75,8 @@ def _not_read(table: Table, what: str, used: Sequence[str]) -> Iterator[Finding]
         yield Finding("note", what, f"columns that the schema does not name: {', '.join(others[:12])}{more}")
 
 
-def _look_at_events(events: Path, items: Path, schema: Schema) -> list[Finding]:
+def _look_at_events(events: Path, item_ids: pa.Array, schema: Schema) -> list[Finding]:
     table = open_table(events, "events")
-    item_ids = read_item_ids(items, schema.items)
     with step("look at events", READS * table.num_rows, "events") as work:
         log = read_event_log(events, schema, item_ids, context_rows=64, on_events=work.advance)
     report = log.report
@@ -127,11 +130,11 @@ def _left_out(report: LogReport) -> list[Finding]:
     ]
 
 
-def _look_at_signals(signals: Path | None, items: Path, schema: Schema) -> list[Finding]:
+def _look_at_signals(signals: Path | None, item_ids: pa.Array, schema: Schema) -> list[Finding]:
     require_signals(schema.signals, signals)
     if schema.signals is None or signals is None:
         return []
-    found = read_signals(signals, schema.signals, read_item_ids(items, schema.items))
+    found = read_signals(signals, schema.signals, item_ids)
     first, *others = found.report.lines()
     findings = [Finding("note", "signals", first), *(Finding("warning", "signals", line) for line in others)]
     for name, values_R in zip(schema.signals.features, found.values_RS.T, strict=True):

@@ -86,6 +86,11 @@ class ItemTally:
             )
         self.faults[column, reason] = (count + int(faulty_B.sum()), example)
 
+    def item_ids(self) -> pa.Array:
+        """The ids of the items, each once."""
+        found = pa.chunked_array(self._ids, pa.string()).unique()
+        return found.filter(pc.not_equal(found, ""))
+
     def findings(self) -> Iterator[Finding]:
         """What training and the nightly job will make of these items."""
         yield from (Finding("error", f"items.{name}", why) for name, why in self.broken.items())
@@ -95,7 +100,7 @@ class ItemTally:
                 yield Finding("error", f"items.{column}", f"the id {what}; each item needs one")
             else:
                 cost = "training takes it as missing, and embed leaves these items out of the release"
-                yield Finding("warning", f"items.{column}", f"the value {what}: {cost}")
+                yield Finding("warning", f"items.{column}", f"{what}: {cost}")
         yield from self._repeated()
         if (rejected := self.num_rows - self.num_sound) > PUBLISHED_WITHOUT * self.num_rows:
             what = f"embed would leave out {rejected:,} of {self.num_rows:,} items ({rejected / self.num_rows:.1%})"

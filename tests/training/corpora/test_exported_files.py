@@ -107,6 +107,13 @@ def test_what_is_no_text_or_not_whole_is_said_in_a_line(tmp_path: Path, name: st
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_is_not_replaced_by_its_own_conversion(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"item_id": ["7"]}), tmp_path / "items.parquet")
+    events = write(tmp_path, e__csv=EVENTS)
+    with pytest.raises(DataError, match=r"items\.parquet would be replaced by the result"):
+        prepare(events, [tmp_path / "items.parquet"], tmp_path, TextOptions(), TextOptions())
+
+
 def test_events_without_a_catalogue_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="give the catalogue with --items"):
         prepared(tmp_path, write(tmp_path, e__csv=EVENTS), [])

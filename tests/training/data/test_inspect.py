@@ -79,8 +79,8 @@ def test_items_that_embed_will_leave_out_are_counted_with_an_example(tmp_path: P
     first, second = pq.read_table(shop / "items.parquet").column("item_id")[:2].to_pylist()
     found = inspected(shop)
     price, image, all_items = (what for level, _, what in found if level == "warning")
-    assert price.startswith(f"the value is infinite in 1 items ({1 / num_items:.1%}), such as {second!r}: ")
-    assert image.startswith(f"the value holds a value that is not finite in 10 items ({10 / num_items:.1%}), such as {first!r}: ")
+    assert price.startswith(f"is infinite in 1 items ({1 / num_items:.1%}), such as {second!r}: ")
+    assert image.startswith(f"holds a value that is not finite in 10 items ({10 / num_items:.1%}), such as {first!r}: ")
     assert all_items.startswith(f"embed would leave out 11 of {num_items} items")
     assert not [what for level, _, what in found if level == "error"]
 
@@ -102,6 +102,17 @@ def test_faulty_ids_are_errors_because_training_refuses_them(
 ) -> None:
     errors = [(where, what) for level, where, what in inspected(shop_with(tmp_path, tiny_shop, item_id=ids)) if level == "error"]
     assert re.search(said, dict(errors)["items.item_id"])
+
+
+def test_events_are_looked_at_although_some_items_have_faults_and_not_without_items(tmp_path: Path, tiny_shop: Path) -> None:
+    shop = shop_with(tmp_path, tiny_shop, item_id=["a", "a"])
+    found = inspected(shop)
+    assert [where for level, where, _ in found if level == "error"] == ["items.item_id"]
+    assert any(where == "events" and "usable of" in what for _, where, what in found)
+    (shop / "items.parquet").write_text("item_id\n")
+    (error, note) = inspected(shop)
+    assert "text, not Parquet" in error[2]
+    assert note == ("note", "events", "not looked at, because the items cannot be read")
 
 
 def test_every_column_that_does_not_fit_its_kind_is_named(tmp_path: Path, tiny_shop: Path) -> None:
