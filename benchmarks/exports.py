@@ -21,7 +21,7 @@ from benchmarks.report import Row, write_report
 from benchmarks.training_rivals.environment import peer_python
 from twotower import cli
 
-MAKER = Path(__file__).with_name("export_tools") / "make.py"
+MAKER = Path(__file__).with_name("export_tools") / "write_sets.py"
 REQUIREMENTS = MAKER.with_name("requirements.txt")
 VENV, SETS = Path("build/exports/venv"), Path("build/exports/sets")
 NUM_EVENTS, NUM_USERS, NUM_ITEMS = 480, 40, 30
