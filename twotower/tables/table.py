@@ -40,6 +40,7 @@ from twotower.tables.plain import as_plain, is_number, plain_type, unified_type
 
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # the folder of rows whose value is missing, to Hive, Spark, duckdb and pyarrow
 OPEN_AT_ONCE = 16
+PARQUET = ds.ParquetFileFormat(coerce_int96_timestamp_unit="us")  # old times of Spark: nanoseconds end in the year 2262
 TABLE_FORMATS = {"_delta_log": "a Delta Lake", ".hoodie": "a Hudi", "metadata/*.metadata.json": "an Iceberg"}
 _WHOLE, _DATE = re.compile(r"-?(0|[1-9]\d{0,17})"), re.compile(r"\d{4}-\d\d-\d\d")
 _STARTS = {b"PK\x03\x04": "a zip or Excel file", b"\x1f\x8b": "a gzip file", b"ARRO": "an Arrow file", b"ORC": "an ORC file"}
@@ -217,12 +218,12 @@ def _not_parquet(file: Path) -> str:
             return f"{kind}, not Parquet: write it as Parquet"
     if b"\0" in start:
         return "no Parquet file: write it as Parquet"
-    return "text, not Parquet: twotower prepare files converts CSV and JSON lines" if start else "an empty file, not Parquet"
+    return "text, not Parquet: `twotower prepare files` converts CSV and JSON lines" if start else "an empty file, not Parquet"
 
 
 def _open(file: Path, root: Path) -> Part:
     try:
-        fragment = ds.ParquetFileFormat().make_fragment(str(file), fs.LocalFileSystem())
+        fragment = PARQUET.make_fragment(str(file), fs.LocalFileSystem())
         schema, stored = fragment.physical_schema, fragment.metadata.schema
     except (pa.ArrowException, OSError) as error:
         wide = columns_of_wide_integers(file)

@@ -215,6 +215,12 @@ def test_a_uuid_of_another_tool_is_read_as_text(tmp_path: Path) -> None:
     assert rows(open_table(path, "items"), "u") == {"u": ["00000000-0000-0000-0000-000000000000"]}
 
 
+def test_old_times_of_spark_reach_beyond_the_year_2262(tmp_path: Path) -> None:
+    path, moments = tmp_path / "a.parquet", [NOON.replace(tzinfo=None), datetime(9999, 12, 31)]
+    pq.write_table(pa.table({"t": pa.array(moments, pa.timestamp("us"))}), path, use_deprecated_int96_timestamps=True)
+    assert rows(open_table(path, "items"), "t") == {"t": moments}
+
+
 def test_a_column_of_128_bit_integers_is_named(tmp_path: Path) -> None:
     narrow = pa.schema([("id", pa.string()), ("stock", pa.int64())])
     message = narrow.serialize().to_pybytes()
