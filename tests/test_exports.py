@@ -335,7 +335,7 @@ def excel(export: Export) -> None:
 def text_in_place_of_parquet(export: Export) -> None:
     for content in ("user_id,item_id\nann,bread\n", '{"user_id": "ann"}\n'):
         export.events = export.text("e.csv", content)
-        with pytest.raises(DataError, match="text, not Parquet: twotower prepare files"):
+        with pytest.raises(DataError, match="text, not Parquet: `twotower prepare files`"):
             export.guess()
 
 
