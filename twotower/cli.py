@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -54,6 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status: 2 for an error that the caller can fix, 130 when interrupted."""
     for variable, value in WAITING.items():
         os.environ.setdefault(variable, value)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an id may hold what the terminal's encoding has not
+            stream.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] if argv is None else argv
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if name in ("-h", "--help", "help"):

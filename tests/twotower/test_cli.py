@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 import time
@@ -86,6 +87,15 @@ def test_a_command_gets_the_rest_of_the_line_and_decides_the_status(monkeypatch:
     use_command(monkeypatch, "def main(argv): return len(argv)")
 
     assert main(["try", "--one", "two", "three"]) == 3
+
+
+def test_what_the_encoding_of_the_terminal_has_not_is_written_as_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", told)
+    use_command(monkeypatch, "def main(argv): print('caf\u00e9'); return 0")
+    assert main(["try"]) == 0
+    told.flush()
+    assert told.buffer.getvalue() == b"caf\\xe9\n"  # type: ignore[attr-defined]
 
 
 def test_our_errors_are_one_line_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

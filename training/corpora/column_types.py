@@ -24,14 +24,14 @@ from twotower.tables.iso_times import parse_times
 
 
 class Kind(Enum):
-    """What a column holds: in words, as a type, and the pattern that all values have, if a pattern tells it."""
+    """What a column holds: in words, as a type, and a pattern that all values must have."""
 
     WHOLE = ("whole numbers", pa.int64(), r"^-?(0|[1-9]\d{0,17})$")
     NUMBER = ("numbers", pa.float64(), r"^[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?$")
     COMMA = ("numbers with a decimal comma", pa.float64(), r"^[+-]?(0|[1-9]\d*)(,\d+)?$")
     DATE = ("dates", pa.date32(), r"^\d{4}-\d\d-\d\d$")
-    MOMENT = ("times", pa.timestamp("us"), "")
-    INSTANT = ("times with a zone", pa.timestamp("us", "UTC"), "")
+    MOMENT = ("times", pa.timestamp("us"), r"^\d{4}-\d\d-\d\d")
+    INSTANT = ("times with a zone", pa.timestamp("us", "UTC"), r"^\d{4}-\d\d-\d\d")
     TEXT = ("text", pa.string(), "")
     BARS = ("lists of text, joined with |", pa.list_(pa.string()), "")
     WORDS = ("lists of text, joined with spaces", pa.list_(pa.string()), "")
@@ -42,6 +42,8 @@ class Kind(Enum):
 
 
 _GUESSED = (Kind.WHOLE, Kind.NUMBER, Kind.COMMA, Kind.DATE, Kind.MOMENT, Kind.INSTANT)
+# All values of the second kind are of the first one too.
+_NARROWER = {Kind.NUMBER: Kind.WHOLE, Kind.COMMA: Kind.WHOLE, Kind.MOMENT: Kind.DATE, Kind.INSTANT: Kind.MOMENT}
 _RECBOLE = {"token": Kind.TEXT, "float": Kind.NUMBER, "token_seq": Kind.WORDS, "float_seq": Kind.NUMBERS}
 _JOINED = ("genres", "genre", "tags", "categories", "keywords")
 # Missing in a column of numbers or times, and text in one of text.
@@ -64,7 +66,11 @@ class ColumnKinds:
         values = _cleaned(values).drop_null()
         if len(values):
             self.any_value = True
-            self.possible = [kind for kind in self.possible if _fits(values, kind)]
+            fitting: list[Kind] = []
+            for kind in self.possible:
+                if _NARROWER.get(kind) in fitting or _fits(values, kind):
+                    fitting.append(kind)
+            self.possible = fitting
 
     def decide(self, is_label: bool, decimal_comma: bool) -> Kind:
         """The kind of the column; `is_label` if it holds ids or types of events, which stay as they are written."""
@@ -104,6 +110,13 @@ def convert(values: pa.Array, kind: Kind) -> pa.Array:
             return parse_times(_cleaned(values))
         case _:
             return _cleaned(values).cast(kind.type)
+
+
+def type_in_words(kind: pa.DataType) -> str:
+    """What a column of this type holds, for the terminal."""
+    return {known.type: known.told for known in (Kind.WHOLE, Kind.NUMBER, Kind.DATE, Kind.MOMENT, Kind.INSTANT, Kind.TEXT)}.get(
+        kind, str(kind)
+    )
 
 
 def column_name(name: str, names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.corpora.column_types import Kind, column_name, convert, decide_kinds
+from training.corpora.column_types import Kind, column_name, convert, decide_kinds, type_in_words
 from training.corpora.ga4 import Flattened, is_ga4
 from training.corpora.json_lines import JsonLines
 from training.corpora.text_files import TextFile, TextOptions, first_bytes, open_text, uncompressed_name
@@ -121,12 +121,16 @@ def open_source(file: Path, options: TextOptions) -> Source:
 def _convert(sources: list[Source], what: str, directory: Path) -> Written:
     """Write all sources of one kind into one file, their columns of text converted to the types that all values allow."""
     comma = all(isinstance(source, TextFile) and source.delimiter == ";" for source in sources)
-    kinds = decide_kinds((batch for source in sources for batch in source.batches()), what, comma)
+    typed = {name for source in sources if isinstance(source, ParquetRows) for name in source.schema.names}
+    told = decide_kinds((b for s in sources if not isinstance(s, ParquetRows) for b in s.batches()), what, comma)
+    kinds = {name: kind for name, kind in told.items() if name not in typed}
     types = _types(sources)
     names = {name: column_name(name, types) for name in types if name.strip()}  # pandas writes its index without a name
     schema = pa.schema([(names[n], kinds[n].type if n in kinds else types[n]) for n in names])
     written = _write(_converted(sources, schema, names, kinds), directory / f"{what}.parquet", schema)
-    written.columns = [f"{short} {kinds[name].told if name in kinds else types[name]}" for name, short in names.items()]
+    written.columns = [
+        f"{short} {kinds[name].told if name in kinds else type_in_words(types[name])}" for name, short in names.items()
+    ]
     written.notes += ["a column without a name is left out"] * (len(names) < len(types))
     for source in sources:
         if isinstance(source, TextFile) and source.num_bad[0]:
@@ -187,7 +191,7 @@ def _write(batches: Iterator[pa.RecordBatch], path: Path, schema: pa.Schema | No
             writer = writer or pq.ParquetWriter(path, batch.schema)
             writer.write_batch(batch)
             written.num_rows += len(batch)
-            written.columns = written.columns or [f"{column.name} {column.type}" for column in batch.schema]
+            written.columns = written.columns or [f"{column.name} {type_in_words(column.type)}" for column in batch.schema]
     finally:
         if writer is not None:
             writer.close()
