@@ -80,7 +80,7 @@ def read_item_ids(path: Path, columns: ItemColumns) -> pa.Array:
 def fit_item_spec(path: Path, columns: ItemColumns) -> FeatureSpec:
     """The feature spec of a catalogue: the item id, and the schema's fields with their bins.
 
-    Only one column is in memory at a time, and of texts and lists only a sample.
+    Only one column is in memory at a time, and of texts, lists and vectors only a sample.
     """
     table = open_table(path, "items")
     table.require(list(columns.features))
@@ -93,8 +93,8 @@ def fit_item_spec(path: Path, columns: ItemColumns) -> FeatureSpec:
 
 
 def _column(table: Table, name: str, kind: str, every: int) -> pa.Array:
-    """A whole column; of texts and lists every n-th row, and what is not UTF-8 is missing."""
-    if kind not in ("text", "list"):
+    """A whole column; of texts, lists and vectors every n-th row, and what is not UTF-8 is missing."""
+    if kind not in ("text", "list", "vector"):
         return table.column(name)
     chunks, start = [], 0
     for batch in table.batches([name], BATCH_ITEMS):

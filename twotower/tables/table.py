@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -57,15 +58,15 @@ class Part:
     """One Parquet file of a table."""
 
     file: Path
-    fragment: ds.ParquetFileFragment
+    num_rows: int
     types: dict[str, pa.DataType]  # of the columns that occur once
     repeated: frozenset[str]
     folder: dict[str, str | None]  # columns that the folders around the file tell
 
     @property
-    def num_rows(self) -> int:
-        """Rows of the file."""
-        return int(self.fragment.metadata.num_rows)
+    def fragment(self) -> ds.ParquetFileFragment:
+        """The file, opened anew, because the footers of all files together may be large."""
+        return PARQUET.make_fragment(str(self.file), fs.LocalFileSystem())
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def _parquet_files(path: Path, what: str) -> tuple[list[Path], dict[Path, str]]:
             f"{path} is an Iceberg table, whose files also hold replaced and deleted rows: export it as plain Parquet"
         )
     files, others = [], {}
-    for folder, folders, names in os.walk(path, followlinks=True):
+    for folder, folders, names in os.walk(path, onerror=_refuse, followlinks=True):
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
         for name in names:
             file = Path(folder) / name
@@ -199,16 +200,23 @@ def _parquet_files(path: Path, what: str) -> tuple[list[Path], dict[Path, str]]:
     return sorted(files, key=lambda file: file.parts), dict(sorted(others.items()))
 
 
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
 def _not_parquet(file: Path) -> str:
     """What a file is that is no Parquet, or nothing. DataError for a file that should be Parquet and is damaged."""
-    with file.open("rb") as opened:
-        start = opened.read(4096)
-        opened.seek(max(file.stat().st_size - 4, 0))
-        end = opened.read(4)
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(4096)
+            opened.seek(max(file.stat().st_size - 4, 0))
+            end = opened.read(4)
+    except OSError as error:
+        _refuse(error)
     if start.startswith(b"PAR1") and end == b"PAR1" and file.stat().st_size > len(b"PAR1PAR1"):
         return ""
     if start.startswith(b"PAR1") or (not start and file.suffix in (".parquet", ".pq")):
@@ -224,7 +232,7 @@ def _not_parquet(file: Path) -> str:
 def _open(file: Path, root: Path) -> Part:
     try:
         fragment = PARQUET.make_fragment(str(file), fs.LocalFileSystem())
-        schema, stored = fragment.physical_schema, fragment.metadata.schema
+        schema, stored, num_rows = fragment.physical_schema, fragment.metadata.schema, fragment.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         wide = columns_of_wide_integers(file)
         why = f"column {', '.join(map(repr, wide))} holds integers of 128 bits; write Int64 or text" if wide else _line(error)
@@ -234,7 +242,7 @@ def _open(file: Path, root: Path) -> Part:
     types = {f.name: pa.uuid() if f.name in uuids else f.type for f in schema if f.name not in repeated}
     folders = [name.partition("=") for name in file.relative_to(root).parts[:-1] if "=" in name]
     folder = {unquote(name): None if value == NO_VALUE else unquote(value) for name, _, value in folders}
-    return Part(file, fragment, types, repeated, folder)
+    return Part(file, num_rows, types, repeated, folder)
 
 
 def _unify(parts: Sequence[Part]) -> tuple[pa.Schema, dict[str, str]]:

@@ -215,6 +215,17 @@ def test_a_uuid_of_another_tool_is_read_as_text(tmp_path: Path) -> None:
     assert rows(open_table(path, "items"), "u") == {"u": ["00000000-0000-0000-0000-000000000000"]}
 
 
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.parquet", x=[1])
+
+    def refuse(file: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match=r"a.parquet cannot be read: Permission denied"):
+        open_table(path, "items")
+
+
 def test_old_times_of_spark_reach_beyond_the_year_2262(tmp_path: Path) -> None:
     path, moments = tmp_path / "a.parquet", [NOON.replace(tzinfo=None), datetime(9999, 12, 31)]
     pq.write_table(pa.table({"t": pa.array(moments, pa.timestamp("us"))}), path, use_deprecated_int96_timestamps=True)
