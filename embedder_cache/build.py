@@ -121,6 +121,8 @@ def build_release(
         else:
             with step("count events"):
                 popularity_NP, as_of_ms, coverage = popularity_from_events(events, bundle, item_ids)
+            if time.time_ns() // 1_000_000 - as_of_ms > limits.log_age_days * DAY_MS:
+                say(f"  the last event is of {datetime.fromtimestamp(as_of_ms / 1000, UTC):%Y-%m-%d}: popularity is as of then")
         popularity_NP = np.concatenate([popularity_NP, announced(signals, bundle.towers, item_ids, as_of_ms)], 1)
         for name in TOWER_FILES:
             shutil.copyfile(bundle.path / name, directory / name)
