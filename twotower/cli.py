@@ -32,7 +32,9 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "prepare": Command("training.commands.prepare_command:main", "write events, items and schema of a public data set"),
+    "prepare": Command(
+        "training.commands.prepare_command:main", "your own CSV, JSON lines and others, or a public data set -> Parquet"
+    ),
     "schema": Command("training.commands.schema_command:main", "`schema infer`: write a first schema.toml for your files"),
     "validate": Command(
         "training.commands.validate_command:main", "report what is wrong with events and items, and what it costs"

@@ -95,7 +95,7 @@ def test_what_the_encoding_of_the_terminal_has_not_is_written_as_an_escape(monke
     use_command(monkeypatch, "def main(argv): print('caf\u00e9'); return 0")
     assert main(["try"]) == 0
     told.flush()
-    assert told.buffer.getvalue() == b"caf\\xe9\n"  # type: ignore[attr-defined]
+    assert told.buffer.getvalue() == b"caf\\xe9\n"
 
 
 def test_our_errors_are_one_line_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

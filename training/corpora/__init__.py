@@ -1,1 +1,1 @@
-"""Public data sets written as events, items and schema."""
+"""Public data sets, and your own files, written as events and items."""
