@@ -7,11 +7,14 @@ from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json as pajson
 import pyarrow.types as pt
 
+from training.corpora.column_names import is_id
 from training.corpora.text_files import BLOCK_BYTES, open_bytes
 from twotower.errors import DataError
+from twotower.tables.plain import EXACT
 
 _ROW = re.compile(r" in row (\d+)$")
 
@@ -44,7 +47,13 @@ class JsonLines:
         """The lines as rows, in the order of the file."""
         schema = self.schema
         for first_line, block in self._blocks():
-            yield from self._parse(first_line, block, schema).to_batches()
+            table = self._parse(first_line, block, schema)
+            for name in (n for n in schema.names if is_id(n) and pt.is_float64(schema.field(n).type)):
+                if pc.any(pc.greater(pc.abs(table.column(name)), float(EXACT))).as_py():
+                    raise DataError(
+                        f"{self.file}: column {name!r} holds numbers beyond 2^53, which readers of JSON may change: write ids as text"
+                    )
+            yield from table.to_batches()
 
     def _blocks(self) -> Iterator[tuple[int, bytes]]:
         """Blocks of whole lines, each with the number of its first line."""

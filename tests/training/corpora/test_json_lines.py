@@ -43,6 +43,7 @@ def test_blocks_may_have_other_columns_and_types(tmp_path: Path, monkeypatch: py
         (b'{"a": 1}\n{"a": "x"}\n', "line 2: Column.*changed from number to string"),
         (b'[{"a": 1}]\n', "one JSON array; write one object per line"),
         (b'{"a": 1}\n{"a": "caf\xe9"}\n', "line 2: it is not UTF-8"),
+        (b'{"user_id": 9223372036854775808}\n{"user_id": 9223372036854775809}\n', "'user_id' holds numbers beyond 2.53.*as text"),
         (b"", "no records"),
     ],
 )
