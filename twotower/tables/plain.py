@@ -139,7 +139,7 @@ def as_plain(values: pa.Array, target: pa.DataType) -> pa.Array:
         return pc.divide(values.cast(pa.int64()).cast(pa.float64(), safe=False), float(_PER_SECOND[kind.unit]))
     if pt.is_float64(target) and pt.is_integer(kind):
         return _exact(values).cast(target, safe=False)
-    if pt.is_decimal32(kind) or pt.is_decimal64(kind):  # pyarrow 26 casts no whole number of them to int64
+    if pt.is_decimal32(kind):  # pyarrow 26 casts none of them to int64 (findings/pyarrow_decimal32_to_int64.sh)
         return as_plain(values.cast(pa.decimal128(kind.precision, kind.scale)), target)
     try:
         return values.cast(target)
