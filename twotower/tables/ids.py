@@ -11,7 +11,7 @@ import pyarrow.types as pt
 
 from twotower.errors import DataError
 from twotower.tables.left_out import LeftOut
-from twotower.tables.plain import is_whole, whole_texts
+from twotower.tables.plain import is_whole, no_whole_number, whole_texts
 
 MAX_ID_BYTES = 128
 MISSING_ID = "is missing"
@@ -26,9 +26,8 @@ def read_ids(column: pa.Array, name: str) -> tuple[pa.Array, list[tuple[str, Mas
     """
     faults: list[tuple[str, Mask]] = []
     if pt.is_floating(column.type):
-        column = pc.if_else(pc.is_nan(column), None, column.cast(pa.float64()))
         whole = is_whole(column).fill_null(True)
-        _note(faults, "is no whole number", ~whole.to_numpy(zero_copy_only=False))
+        _note(faults, no_whole_number(column.type), ~whole.to_numpy(zero_copy_only=False))
         texts = whole_texts(pc.if_else(whole, column, None))
     else:
         texts = _texts(column, name)

@@ -166,17 +166,26 @@ def _as_text(values: pa.Array) -> pa.Array:
 
 
 def whole_texts(values: pa.Array) -> pa.Array:
-    """Whole floats below 2^53 as text without a fraction, and NaN as missing. DataError for any other float."""
-    values = pc.if_else(pc.is_nan(values), None, values.cast(pa.float64()))
+    """Whole floats as text without a fraction, and NaN as missing. DataError for a float that `is_whole` does not take."""
     wrong = pc.filter(values, pc.invert(is_whole(values)))
     if len(wrong):
-        raise DataError(f"{wrong[0].as_py()!r} is no whole number below 2^53")
-    return values.cast(pa.int64()).cast(pa.string())
+        raise DataError(f"{wrong[0].as_py()!r} {no_whole_number(values.type)}")
+    return pc.if_else(pc.is_nan(values), None, values).cast(pa.int64()).cast(pa.string())
 
 
 def is_whole(values: pa.Array) -> pa.Array:
-    """Which float64 are whole numbers up to 2^53. A missing value stays missing."""
-    return pc.and_(pc.equal(pc.floor(values), values), pc.less_equal(pc.abs(values), float(EXACT)))
+    """Which floats are NaN or a whole number that is exact, because all whole numbers up to it are. Missing stays missing."""
+    limit = float(_exact_up_to(values.type))
+    return pc.or_(pc.is_nan(values), pc.and_(pc.equal(pc.floor(values), values), pc.less_equal(pc.abs(values), limit)))
+
+
+def no_whole_number(kind: pa.DataType) -> str:
+    """What is said of a float that `is_whole` does not take."""
+    return f"is no whole number up to 2^{_exact_up_to(kind).bit_length() - 1}"
+
+
+def _exact_up_to(kind: pa.DataType) -> int:
+    return EXACT if pt.is_float64(kind) else 2**24
 
 
 def _exact(values: pa.Array) -> pa.Array:

@@ -99,6 +99,8 @@ class TimeColumn:
             told_E = told_E & np.isfinite(values_E)
         if not self._known:
             self._find_unit(values_E)
+            if pt.is_float32(column.type):
+                self._left_out.note(f"column {self.name!r} holds single floats, which round times: epoch seconds to 128 s")
         low, high = _range(self._unit or "epoch milliseconds")
         inside_E = (values_E >= low) & (values_E < high)
         inside_E = np.asarray(inside_E & told_E)

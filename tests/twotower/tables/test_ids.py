@@ -36,11 +36,17 @@ def test_long_undecodable_and_fractional_ids_are_counted_with_an_example() -> No
     assert texts.to_pylist() == ["a", "", "", ""]
     sound_ids(pa.array([1.5, 2.0]), "item_id", left_out)
     assert sorted(left_out.lines("events")) == [
-        "1 events left out: the id in column 'item_id' is no whole number (such as '1.5')",
+        "1 events left out: the id in column 'item_id' is no whole number up to 2^53 (such as '1.5')",
         f"1 events left out: the id in column 'user_id' is longer than 128 bytes (such as '{'x' * 37}...')",
         "1 events left out: the id in column 'user_id' is missing",
         "1 events left out: the id in column 'user_id' is not UTF-8 (such as '\ufffd\ufffd')",
     ]
+
+
+def test_a_single_float_that_may_have_been_rounded_is_no_id() -> None:
+    texts, faults = read_ids(pa.array([2.0**24, 2.0**25], pa.float32()), "user_id")
+    assert texts.to_pylist() == ["16777216", ""]
+    assert [(fault, rows.tolist()) for fault, rows in faults] == [("is no whole number up to 2^24", [False, True])]
 
 
 def test_where_every_id_must_be_sound_a_faulty_one_is_an_error() -> None:

@@ -108,6 +108,12 @@ def test_a_fault_of_most_rows_is_the_columns(column: pa.Array, message: str) -> 
         read(column)
 
 
+def test_single_floats_are_read_with_a_note_that_they_round() -> None:
+    told, lines = read(pa.array([NOON_MS / 1000], pa.float32()))
+    assert abs(told[0] - NOON_MS) <= 64_000
+    assert any("holds single floats" in line for line in lines)
+
+
 def test_two_units_in_two_files_are_refused_with_both_names() -> None:
     with pytest.raises(DataError, match="epoch milliseconds in part-0 and epoch seconds in part-1"):
         read(pa.array([NOON_MS]), pa.array([NOON_MS // 1000]))
