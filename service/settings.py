@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=4 << 20, ge=1)  # 1,024 events of 4 kB each, or two lists of 10,000 ids of any length
     body_timeout_s: float = Field(default=10.0, gt=0)  # for the whole body of a request to arrive
     keep_alive_s: float = Field(default=75.0, gt=0)  # for an idle connection; longer than a balancer keeps it (60 s is usual)
-    cors_origins: str = ""  # whose pages may call from browsers: https://shop.example,https://m.shop.example; `*` is everyone
+    cors_origins: str | None = None  # whose pages may call from browsers, separated by commas; `*` is everyone
     client_timeout_s: float = Field(default=10.0, gt=0)  # for a client to send a request's head, and to read what we write
     log_sample_rate: float = Field(default=0.01, ge=0, le=1)  # of ordinary requests, to log and trace; all would be too many
     log_hash_key: SecretStr | None = None  # None: drawn at the start, so the hashes of two servers differ
@@ -64,8 +64,8 @@ class Settings(BaseSettings):
 
     @field_validator("cors_origins")
     @classmethod
-    def _check_origins(cls, value: str) -> str:
-        for origin in filter(None, map(str.strip, value.split(","))):
+    def _check_origins(cls, value: str | None) -> str | None:
+        for origin in filter(None, map(str.strip, (value or "").split(","))):
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(
                     f"{origin!r} is no origin: write scheme, host and, if it is not the usual, port, as in https://shop.example"

@@ -60,7 +60,7 @@ class Front:
         self.num_in_flight = 0
         self.refusable = {path.encode(): route for route in table.routes if route.refuse_early for path in route.paths}
         self._settings, self._metrics, self._reporters = settings, metrics, reporters
-        self._origins = AllowedOrigins(settings.cors_origins)
+        self._origins = AllowedOrigins(settings.cors_origins or "")
         metrics.in_flight.set_function(lambda: self.num_in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

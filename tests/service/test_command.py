@@ -1,6 +1,7 @@
 """The command as its users run it: processes, sockets, signals."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -110,11 +111,16 @@ def test_a_server_whose_newest_release_is_damaged_starts_with_the_one_before(two
     assert said[2].startswith(f"serving release {two.first} ")
 
 
-def test_variants_that_name_no_release_of_the_store_are_refused(tiny_store: Path, tmp_path: Path) -> None:
-    plan, history = tmp_path / "variants.toml", f"sqlite:///{tmp_path / 'h.db'}"
-    plan.write_text('[shadow]\nrelease = "release-000000000000"\npercent = 1\n')
-    with pytest.raises(StoreError, match="no release 'release-000000000000'"):
-        main(["--store", str(tiny_store), "--port", "0", "--history", history, "--variants", str(plan)])
+def test_without_a_release_that_the_variants_name_the_current_one_answers(tiny_store: Path, tmp_path: Path) -> None:
+    store = shutil.copytree(tiny_store, tmp_path / "store")
+    plan, gone = tmp_path / "variants.toml", "release-000000000000"
+    plan.write_text(f'[[arms]]\nname = "older"\npercent = 100\nrelease = "{gone}"\n')
+    with serving(store, "--history", f"sqlite:///{tmp_path / 'h.db'}", "--variants", str(plan)) as (process, warning):
+        assert f"names {gone}, in whose place the current release answers" in warning
+        line = said(process)
+        answer = httpx.post(line.split()[6] + "/v1/recommend", json={}).json()
+        assert (answer["release"], answer["variant"], len(answer["items"])) == (line.split()[2], "older", 10)
+        assert (store / "named" / gone).exists(), "a clean-up leaves what the plan names"
 
 
 def test_histories_outlive_the_server_even_when_it_is_killed(tiny_store: Path, tmp_path: Path) -> None:
