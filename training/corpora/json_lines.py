@@ -51,7 +51,7 @@ class JsonLines:
             for name in (n for n in schema.names if is_id(n) and pt.is_float64(schema.field(n).type)):
                 if pc.any(pc.greater(pc.abs(table.column(name)), float(EXACT))).as_py():
                     raise DataError(
-                        f"{self.file}: column {name!r} holds numbers beyond 2^53, which JSON readers may change: write ids as text"
+                        f"{self.file}: column {name!r} holds numbers beyond 2^53, which JSON readers change: write ids as text"
                     )
             yield from table.to_batches()
 
