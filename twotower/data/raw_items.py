@@ -43,6 +43,16 @@ def _column(field: pa.Field, values: list[Any]) -> pa.Array:
     # Arrow would give integers and floats one type, and 5 would become the text 5.0.
     parts = [values] if len(kinds) <= 1 else [[value] for value in values]
     try:
-        return pa.concat_arrays([pa.array(part).cast(field.type) for part in parts])
+        return pa.concat_arrays([_cast(pa.array(part), field.type) for part in parts])
     except (pa.ArrowException, OverflowError, TypeError) as error:
         raise UnusableFeature(field.name, f"{field.name!r} must be {field.type}: {error}") from error
+
+
+def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The values in a type. Of a text with nanoseconds, a column of a coarser unit keeps what it can, as when a file is read."""
+    try:
+        return values.cast(kind)
+    except pa.ArrowInvalid:
+        if not (pa.types.is_timestamp(kind) and pa.types.is_string(values.type)):
+            raise
+        return values.cast(pa.timestamp("ns", kind.tz)).cast(kind, safe=False)

@@ -34,3 +34,10 @@ def test_items_that_do_not_fit_are_named_and_the_others_kept() -> None:
 
 def test_no_items_are_no_rows() -> None:
     assert item_table([], SCHEMA)[0].equals(SCHEMA.empty_table())
+
+
+def test_nanoseconds_in_a_text_are_cut_to_the_unit_of_the_column() -> None:
+    schema = pa.schema([("at", pa.timestamp("us"))])
+    table, unusable = item_table([{"at": "2026-06-01T00:00:00.000001999"}, {"at": "soon"}], schema)
+    assert table.column("at").cast(pa.int64()).to_pylist() == [1_780_272_000_000_001]
+    assert list(unusable) == [1]
