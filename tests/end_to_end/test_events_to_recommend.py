@@ -72,7 +72,7 @@ def test_one_event_changes_the_answer_and_every_answer_names_its_release(url: st
         "user_id": "new/person",
         "item_id": "item-7",
         "event_type": "purchase",
-        "timestamp": 1_746_000_000_000,
+        "timestamp": 1_745_999_999_999,
         "event_id": "e1",
     }
     assert ask(url, "/v1/events", {"events": [event]})["accepted"] == 1

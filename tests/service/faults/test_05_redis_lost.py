@@ -63,7 +63,7 @@ def test_a_restored_history_that_grew_again_is_not_mixed_with_the_one_remembered
         await asyncio.to_thread(restore, redis)
         await store.append([event(4), event(5), event(3), event(6)])  # of the same epoch, and item-3 third as before
         found = await remembered.read("ann")
-        assert [e.item_id for e in found.events] == ["item-1", "item-4", "item-5", "item-3", "item-6"]
+        assert [e.item_id for e in found.events] == ["item-1", "item-3", "item-4", "item-5", "item-6"], "in the order of time"
         assert found == await store.read("ann") == await other_server(redis)
         assert len(rollbacks) == 1
         await store.close()

@@ -25,6 +25,7 @@ def test_a_herd_of_requests_for_one_user_reads_the_history_once(
 
     monkeypatch.setattr(Reader, "read", counted)
     client = connect(store, max_wait_s=600.0, request_timeout_s=600.0, max_queued=2000, verify_share=0.0)
+    num_read.clear()  # of the warm-up
 
     async def ask_all() -> list[httpx.Response]:
         calls = [client.http.post("/v1/recommend", json={"user_id": user}) for _ in range(1000)]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
 from training.commands.evaluate_command import gain_cell, main
 
@@ -50,7 +51,8 @@ def test_json_holds_every_metric_and_what_was_ranked(
 )
 def test_a_difference_is_green_only_where_its_whole_interval_is_better(name: str, low: float, high: float, style: str) -> None:
     cell = gain_cell({f"minus popularity: {name}.low": low, f"minus popularity: {name}.high": high}, "popularity", name)
-    assert cell == f"[{style}]{low:+.4f}\n{high:+.4f}[/{style}]"
+    assert isinstance(cell, Text)
+    assert (cell.plain, cell.style) == (f"{low:+.4f}\n{high:+.4f}", style)
 
 
 def test_a_difference_that_cannot_be_said_is_a_dash() -> None:
