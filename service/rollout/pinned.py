@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from contextlib import suppress
 
 from service.release.loaded import LoadedRelease
 from service.release.loading import open_release
@@ -37,9 +36,14 @@ def pinned_releases(source: ReleaseSource, plan: Plan, served: LoadedRelease) ->
 async def keep_marked(store: Store, plan: Plan) -> None:
     """Mark the releases of the plan in the store again and again, so that `releases gc` leaves them; ends when cancelled.
 
-    A server that may only read its store leaves no marks. Then `releases gc --variants` must be given the plan.
+    A server that may only read its store leaves no marks, and says so once. Then `releases gc --variants` must be given the plan.
     """
+    is_said = False
     while plan.pinned:
-        with suppress(StoreError):
+        try:
             await asyncio.to_thread(mark_named, store, plan.pinned)
+        except StoreError as error:
+            if not is_said:
+                _log.warning("releases of the plan cannot be marked, give it to `releases gc --variants`: %s", error)
+            is_said = True
         await asyncio.sleep(MARK_EVERY_S)

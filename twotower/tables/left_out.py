@@ -44,11 +44,6 @@ class LeftOut:
         most = sorted(self._rows.items(), key=lambda entry: -entry[1])
         return tuple(Reason(count, key[1] + self._such_as(key)) for key, count in most)
 
-    @property
-    def num_left_out(self) -> int:
-        """Rows left out for any reason."""
-        return sum(self._rows.values())
-
     def lines(self, what: str) -> Iterator[str]:
         """Lines for the terminal about these rows, which are called `what`."""
         yield from self.notes

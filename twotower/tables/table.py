@@ -42,7 +42,8 @@ from twotower.tables.plain import as_plain, is_number, plain_type, unified_type
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # the folder of rows whose value is missing, to Hive, Spark, duckdb and pyarrow
 OPEN_AT_ONCE = 16
 PARQUET = ds.ParquetFileFormat(coerce_int96_timestamp_unit="us")  # old times of Spark: nanoseconds end in the year 2262
-TABLE_FORMATS = {"_delta_log": "a Delta Lake", ".hoodie": "a Hudi", "metadata/*.metadata.json": "an Iceberg"}
+# By a path inside the directory. Their files also hold rows that were replaced or deleted.
+TABLE_FORMATS = {"_delta_log": "a Delta Lake table", ".hoodie": "a Hudi table", "metadata/*.metadata.json": "an Iceberg table"}
 _WHOLE, _DATE = re.compile(r"-?(0|[1-9]\d{0,17})"), re.compile(r"\d{4}-\d\d-\d\d")
 _STARTS = {b"PK\x03\x04": "a zip or Excel file", b"\x1f\x8b": "a gzip file", b"ARRO": "an Arrow file", b"ORC": "an ORC file"}
 _STARTS |= {
@@ -174,15 +175,9 @@ def open_table(path: Path, what: str) -> Table:
 
 def _parquet_files(path: Path, what: str) -> tuple[list[Path], dict[Path, str]]:
     """The Parquet files of a directory, sorted, and each other file with what it is."""
-    for marker, name in TABLE_FORMATS.items():
-        if (path / marker).is_dir():
-            raise DataError(
-                f"{path} is a {name} table, whose files also hold replaced and deleted rows: export it as plain Parquet"
-            )
-    if any((path / "metadata").glob("*.metadata.json")):
-        raise DataError(
-            f"{path} is an Iceberg table, whose files also hold replaced and deleted rows: export it as plain Parquet"
-        )
+    for marker, kind in TABLE_FORMATS.items():
+        if any(path.glob(marker)):
+            raise DataError(f"{path} is {kind}, whose files also hold replaced and deleted rows: export it as plain Parquet")
     files, others = [], {}
     for folder, folders, names in os.walk(path, onerror=_refuse, followlinks=True):
         folders[:] = sorted(name for name in folders if not _is_hidden(name))

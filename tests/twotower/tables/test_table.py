@@ -156,12 +156,19 @@ def test_a_damaged_file_among_others_is_named(tmp_path: Path) -> None:
         rows(open_table(tmp_path, "events"), "x")
 
 
-@pytest.mark.parametrize("marker", ["_delta_log/0.json", ".hoodie/x", "metadata/v1.metadata.json"])
-def test_a_table_format_whose_files_hold_replaced_rows_is_refused(tmp_path: Path, marker: str) -> None:
+@pytest.mark.parametrize(
+    ("marker", "kind"),
+    [
+        ("_delta_log/0.json", "a Delta Lake table"),
+        (".hoodie/x", "a Hudi table"),
+        ("metadata/v1.metadata.json", "an Iceberg table"),
+    ],
+)
+def test_a_table_format_whose_files_hold_replaced_rows_is_refused(tmp_path: Path, marker: str, kind: str) -> None:
     write(tmp_path / "part-0.parquet", x=[1])
     (tmp_path / marker).parent.mkdir()
     (tmp_path / marker).write_text("{}")
-    with pytest.raises(DataError, match="replaced"):
+    with pytest.raises(DataError, match=f" is {kind}, whose files also hold replaced and deleted rows"):
         open_table(tmp_path, "events")
 
 
