@@ -1,5 +1,6 @@
 """Admission: which requests the engine accepts. A request takes its place once, and every refusal is counted here."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,20 +29,19 @@ class Admission:
         return self._engine.wait_s > _BUSY_S
 
     def refuse_early(self, release: LoadedRelease, request: AboutUser, deadline_s: float) -> None:
-        """ApiError overloaded if `take` would raise it. No place is taken."""
-        if is_patient(request):
-            if not self._engine.has_patient_room:
-                raise self._counted(self._engine.patient_refusal())
-        elif not self._engine.has_room(cost_unread(release, request, self._queued), deadline_s):
-            raise self._counted(self._engine.refusal())
+        """ApiError overloaded if `take` would raise it. No place is kept."""
+        self.take(release, request, deadline_s).give_back()
 
     def take(self, release: LoadedRelease, request: AboutUser, deadline_s: float) -> Place:
         """A place for a request whose history is not yet read; ApiError overloaded when there is no room."""
-        take = self._engine.take_patient_place if is_patient(request) else self._engine.take_place
         try:
-            return take(cost_unread(release, request, self._queued), deadline_s)
+            return self._take(request, cost_unread(release, request, self._queued), deadline_s)
         except ApiError as error:
             raise self._counted(error) from None
+
+    def take_aside(self, release: LoadedRelease, user_request: UserRequest[AboutUser]) -> Place:
+        """A place for a request that no client waits for; ApiError overloaded, which is not counted, when there is no room."""
+        return self._take(user_request.request, cost_of(release, user_request, ()), math.inf)
 
     def take_alone(self, deadline_s: float) -> Place:
         """A place for rare work, which counts no cost; ApiError overloaded when there is no room."""
@@ -65,6 +65,10 @@ class Admission:
             self._queued[key] -= 1
             if not self._queued[key]:
                 del self._queued[key]
+
+    def _take(self, request: AboutUser, cost: int, deadline_s: float) -> Place:
+        take = self._engine.take_patient_place if is_patient(request) else self._engine.take_place
+        return take(cost, deadline_s)
 
     def _counted(self, error: ApiError) -> ApiError:
         if error.code == "overloaded":

@@ -1,6 +1,5 @@
 """Calls of the model from the event loop: one function for each kind of call, which the engine does in batches."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ from service.ranking.recommend import recommend_many
 from service.ranking.rules import Ranking
 from service.ranking.score import Scores, score_many
 from service.ranking.similar import SimilarItems, similar_many
-from service.ranking.user_request import UserRequest, cost_of, is_patient
+from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease
 from service.telemetry.deadlines import Deadlines
 
@@ -49,8 +48,7 @@ class ModelCalls:
 
         ApiError overloaded when there is no room; this is not counted as a refused request.
         """
-        take = self._engine.take_patient_place if is_patient(user.request) else self._engine.take_place
-        with take(cost_of(release, user, ()), math.inf) as place, self._admission.queued(place, release, user):
+        with self._admission.take_aside(release, user) as place, self._admission.queued(place, release, user):
             return await self._engine.submit_to(Batched(self._recommend, release), user, place)  # type: ignore[no-any-return]
 
     async def forget(self, release: LoadedRelease, key: UserKey) -> None:

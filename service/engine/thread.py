@@ -206,25 +206,22 @@ class Engine:
             and self._oldest_wait_s <= self._limits.max_wait_s
         )
 
-    @property
-    def has_patient_room(self) -> bool:
-        """Whether one more patient request may wait."""
-        return self.num_patient + self.num_patient_reserved < MAX_PATIENT
-
     def take_place(self, cost: int, deadline_s: float) -> Place:
         """A place for work of about this cost; ApiError overloaded when `has_room` is False for it."""
         if self._lost is not None:
             raise self._lost
         if not self.has_room(cost, deadline_s):
-            raise self.refusal()
+            num_waiting = self.num_queued + self.num_reserved
+            raise ApiError("overloaded", f"{num_waiting} requests are waiting already; try again shortly")
         return Place(self, cost, deadline_s)
 
     def take_patient_place(self, cost: int, deadline_s: float) -> Place:
         """A place for work that lets all other work go first; ApiError overloaded when `MAX_PATIENT` of these wait already."""
         if self._lost is not None:
             raise self._lost
-        if not self.has_patient_room:
-            raise self.patient_refusal()
+        num_waiting = self.num_patient + self.num_patient_reserved
+        if num_waiting >= MAX_PATIENT:
+            raise ApiError("overloaded", f"{num_waiting} requests for explanations are waiting already; try again shortly")
         return Place(self, cost, deadline_s, is_patient=True)
 
     @property
@@ -237,15 +234,6 @@ class Engine:
             return monotonic() - self._queue[0].queued_s
         except IndexError:
             return 0.0
-
-    def refusal(self) -> ApiError:
-        """The error for a request that there is no room for."""
-        return ApiError("overloaded", f"{self.num_queued + self.num_reserved} requests are waiting already; try again shortly")
-
-    def patient_refusal(self) -> ApiError:
-        """The error for a patient request that there is no room for."""
-        num_waiting = self.num_patient + self.num_patient_reserved
-        return ApiError("overloaded", f"{num_waiting} requests for explanations are waiting already; try again shortly")
 
     async def load(self, release: Any) -> None:
         """Prepare for calls of a release. A thread can use it at once; an engine in another process must load it."""
