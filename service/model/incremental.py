@@ -32,7 +32,7 @@ from twotower.model.contextualizer import Block, Contextualizer
 _EPSILON = np.finfo(np.float32).eps  # torch's own for RMSNorm
 
 
-class Memory:
+class ArrayMemory:
     """Keys and values of the events read from one history, and the hidden state after the last one. It grows by whole pages."""
 
     __slots__ = ("keys_LGCE", "last_D", "length", "values_LGCE")
@@ -48,14 +48,19 @@ class Memory:
         """Bytes of the arrays of keys and values, room for further events included."""
         return self.keys_LGCE.nbytes + self.values_LGCE.nbytes
 
+    @property
+    def knows_last(self) -> bool:
+        """Whether the hidden state after the last event is kept."""
+        return self.last_D is not None
+
     def cut(self, length: int) -> None:
         """Forget all events after the first `length`."""
         if length < self.length:
             self.length, self.last_D = length, None
 
-    def copy(self) -> "Memory":
+    def copy(self) -> "ArrayMemory":
         """A copy that can read further events without changing this memory."""
-        copy = Memory.__new__(Memory)
+        copy = ArrayMemory.__new__(ArrayMemory)
         copy.keys_LGCE, copy.values_LGCE = self.keys_LGCE.copy(), self.values_LGCE.copy()
         copy.length, copy.last_D = self.length, self.last_D
         return copy
@@ -94,7 +99,7 @@ class _Layer:
         return _Layer(qkv.T, _array(block.attention_out).T, gate_up.T, _array(block.down).T)
 
 
-class Reader:
+class Incremental:
     """Reads new events into memories and computes queries. One per release; it only changes the memories that it is given."""
 
     def __init__(self, contextualizer: Contextualizer, config: ModelConfig) -> None:
@@ -140,7 +145,7 @@ class Reader:
         return items_TD + contexts_TD + times_T6[:, : len(self._time)] @ self._time
 
     @torch.inference_mode()
-    def read(self, memories: Sequence[Memory], counts: Sequence[int], events_TD: Floats) -> None:
+    def read(self, memories: Sequence[ArrayMemory], counts: Sequence[int], events_TD: Floats) -> None:
         """Read new events into several memories: `counts` events into each, at least one. No memory may occur twice."""
         for memory, count in zip(memories, counts, strict=True):
             memory.make_room(memory.length + count)
@@ -152,7 +157,7 @@ class Reader:
             memory.length += count
             memory.last_D = last_D
 
-    def _read_packed(self, memories: Sequence[Memory], counts: Sequence[int], x_TD: Tensor) -> Floats:
+    def _read_packed(self, memories: Sequence[ArrayMemory], counts: Sequence[int], x_TD: Tensor) -> Floats:
         """Hidden state [Q, D] after the last event of each history. Products run over all events, attention per history."""
         stops = np.cumsum(counts)
         spans = [slice(stop - count, stop) for stop, count in zip(stops, counts, strict=True)]
@@ -177,7 +182,7 @@ class Reader:
             x_TD = x_TD + block.down(swiglu(block.gate_up(normed_TD)))
         return rms_norm(x_TD, self._model.norm.weight).numpy()
 
-    def _read_one_each(self, memories: Sequence[Memory], x_QD: Floats) -> Floats:
+    def _read_one_each(self, memories: Sequence[ArrayMemory], x_QD: Floats) -> Floats:
         """As `_read_packed`, for one event of each history, with numpy."""
         num_heads, num_turned, half = self._heads, self._heads + self._kv_heads, x_QD.shape[1] // self._heads // 2
         positions_Q = [memory.length for memory in memories]
@@ -248,7 +253,7 @@ class Reader:
         return scores_M + features_M6 @ (rank_R @ weight_R6) + rank_R @ bias_R
 
 
-def _stored(memory: Memory, layer: int, k_TGE: Floats, v_TGE: Floats) -> tuple[Floats, Floats]:
+def _stored(memory: ArrayMemory, layer: int, k_TGE: Floats, v_TGE: Floats) -> tuple[Floats, Floats]:
     """Store keys and values of new events in a layer of the memory; returns all of that layer, [G, C, E]."""
     start, stop = memory.length, memory.length + len(k_TGE)
     memory.keys_LGCE[layer, :, start:stop] = k_TGE.transpose(1, 0, 2)

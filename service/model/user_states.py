@@ -10,21 +10,43 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, takewhile
+from typing import Protocol
 from weakref import WeakSet
 
 import numpy as np
 
 from service.histories.history import PastItem, StoredEvent
-from service.model.incremental import Memory, PastParts
+from service.model.incremental import PastParts
 from twotower.data.features import Ints
 from twotower.data.item_statistics import ItemStatistics
-from twotower.model.config import ModelConfig
 
 UserKey = tuple[str, str]  # "user" or "session", and its id
 
 _BYTES_PER_ITEM = 200  # about what the entries of dictionaries take
 _BYTES_PER_EVENT = 300  # of an event that only this state holds, such as an inline event of a session
 _PROTECTED = 0.8  # share of the budget that users with more than one request may fill, in all releases together
+
+
+class Memory(Protocol):
+    """What a reader keeps of the events that it has read of one history."""
+
+    @property
+    def length(self) -> int:
+        """Number of events that need not be read again. It may fall between two requests."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that count for the budget of the `UserCache`."""
+
+    @property
+    def knows_last(self) -> bool:
+        """Whether the hidden state after the last event is kept; if not, the last event is read again for a query."""
+
+    def cut(self, length: int) -> None:
+        """Forget all events after the first `length`, and maybe some before."""
+
+    def copy(self) -> "Memory":
+        """A memory of the same events, or of the first of them, that can read on without changing this one."""
 
 
 class PastState:
@@ -106,9 +128,9 @@ class UserState:
 
     __slots__ = ("events", "memory", "past")
 
-    def __init__(self, config: ModelConfig, no_items: PastParts) -> None:
+    def __init__(self, memory: Memory, no_items: PastParts) -> None:
         self.events: tuple[StoredEvent, ...] = ()
-        self.memory = Memory(config)
+        self.memory = memory
         self.past = PastState(no_items)
 
     @property
@@ -124,7 +146,7 @@ class UserState:
         """
         known = len(self.events) if events[: len(self.events)] == self.events else common(self.events, events)
         self.memory.cut(known)
-        if known == len(events) and known and self.memory.last_D is None:
+        if known == len(events) and known and not self.memory.knows_last:
             self.memory.cut(known - 1)
         self.events = events[: self.memory.length]
         return self.memory.length

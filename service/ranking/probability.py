@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from service.ranking.queries import UserQuery
+from service.model.reader import UserQuery
 from service.release.loaded import LoadedRelease
 from twotower.data.features import Floats, Ints
 

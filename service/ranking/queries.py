@@ -3,45 +3,39 @@
 Runs on the engine's thread. `twotower.model.scoring` computes the same for the offline evaluation, from whole histories; a test
 checks that both agree.
 
-Q: requests, T: new events of all of them, M: past items of one, V: vector width, D: item vector width
+Q: requests, M: past items of one, R: time features of a request
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from random import random
 
 import numpy as np
 
-from service.histories.history import StoredEvent
+from service.model.reader import Question, UserQuery
 from service.model.user_states import PastState, UserCache, UserKey, UserState
 from service.ranking.user_request import ModelInput
 from service.release.loaded import LoadedRelease
-from twotower.data.features import Floats, Ints, event_time_features, request_time_features
+from twotower.data.features import request_time_features
 from twotower.data.item_statistics import activity_features, past_features
 
-TOLERANCE = 1e-3  # of a score when a cached state is verified; rounding changes a score by a hundredth of that
-
-
-@dataclass(frozen=True, slots=True)
-class UserQuery:
-    """The query vector of one request, and the full scores of its past items.
-
-    The score of any other item is the inner product of its vector with the query. A past item's score here also includes its
-    repeat score.
-    """
-
-    query_V: Floats
-    past_rows_M: Ints
-    past_scores_M: Floats
+_NONE = np.zeros(0, np.int64)
 
 
 def queries_of(
-    release: LoadedRelease, keys: Sequence[UserKey | None], inputs: Sequence[ModelInput], cache: UserCache
+    release: LoadedRelease,
+    keys: Sequence[UserKey | None],
+    inputs: Sequence[ModelInput],
+    cache: UserCache,
+    num_others: Sequence[int] | None = None,
 ) -> list[UserQuery]:
-    """The query of each input. A cached state is used and extended; several inputs of one user are computed one after another."""
+    """The query of each input. A cached state is used and extended; several inputs of one user are computed one after another.
+
+    `num_others` says for how many of the best other items the reader may search for each input.
+    """
     queries: dict[int, UserQuery] = {}
     for places in without_repeated_users(keys):
-        computed = _queries_of_distinct_users(release, [keys[p] for p in places], [inputs[p] for p in places], cache)
+        nums = [num_others[p] for p in places] if num_others else [0] * len(places)
+        computed = _queries_of_distinct_users(release, [keys[p] for p in places], [inputs[p] for p in places], nums, cache)
         queries |= zip(places, computed, strict=True)
     return [queries[place] for place in range(len(inputs))]
 
@@ -60,13 +54,17 @@ def without_repeated_users(keys: Sequence[UserKey | None]) -> Iterator[list[int]
 
 
 def _queries_of_distinct_users(
-    release: LoadedRelease, keys: Sequence[UserKey | None], inputs: Sequence[ModelInput], cache: UserCache
+    release: LoadedRelease,
+    keys: Sequence[UserKey | None],
+    inputs: Sequence[ModelInput],
+    num_others: Sequence[int],
+    cache: UserCache,
 ) -> list[UserQuery]:
     kept = [release.users.take(key) if key else None for key in keys]
     cache.counters.hits += sum(state is not None for state in kept)
     cache.counters.misses += sum(state is None for state in kept)
     states = [state or new_state(release) for state in kept]
-    queries = queries_from(release, states, inputs)
+    queries = queries_from(release, states, inputs, num_others)
     for place, (key, model_input) in enumerate(zip(keys, inputs, strict=True)):
         if kept[place] is not None and random() < cache.verify_share:  # noqa: S311 - a sample
             states[place], queries[place] = verified(release, states[place], queries[place], model_input, cache)
@@ -77,7 +75,7 @@ def _queries_of_distinct_users(
 
 def new_state(release: LoadedRelease) -> UserState:
     """An empty state, for a user of whom nothing was read yet."""
-    return UserState(release.towers.config.model, release.no_past_parts)
+    return UserState(release.reader.new_memory(), release.reader.past_parts(_NONE))
 
 
 def verified(
@@ -91,63 +89,45 @@ def verified(
     if np.array_equal(np.sort(query.past_rows_M), np.sort(again.past_rows_M)):
         error = max(float(np.abs(a - b).max(initial=0)) for a, b in ((query.query_V, again.query_V), past))
     cache.counters.verified += 1
-    if error <= TOLERANCE:  # False for NaN
+    if error <= release.reader.tolerance:  # False for NaN
         cache.counters.max_error = max(cache.counters.max_error, error)
         return state, query
     cache.counters.failures += 1
     return fresh, again
 
 
-def queries_from(release: LoadedRelease, states: Sequence[UserState], inputs: Sequence[ModelInput]) -> list[UserQuery]:
-    """Read the new events of each history into its state, then compute queries and the scores of past items."""
-    reader, model = release.reader, release.towers.config.model
-    read_on(release, states, [model_input.known_events for model_input in inputs])
-    queries = []
-    for state, model_input in zip(states, inputs, strict=True):
-        update_past_items(release, state, model_input)
-        statistics, parts = state.past.statistics, state.past.parts
-        now_Q = np.array([model_input.now_ms])
-        features_M6 = past_features(statistics, model_input.now_ms)
-        activity_6 = activity_features(statistics, np.zeros(len(statistics), np.int64), now_Q)[0]
-        last_Q = np.array([model_input.known_events[-1].time_ms]) if model_input.known_events else now_Q
-        times = request_time_features(now_Q, last_Q)[0, : model.request_time_width]
-        wanted_D = release.contexts.wanted(model_input.target_event_type)
-        query_X = reader.query(state.memory.last_D, wanted_D, np.concatenate([times, activity_6]), features_M6, parts)
-        query_V = reader.vector(query_X)
-        past_scores_M = parts.vector_MV @ query_V + reader.repeat_scores(query_X, features_M6, activity_6, parts)
-        queries.append(UserQuery(query_V, statistics.item_rows_M, past_scores_M))
+def queries_from(
+    release: LoadedRelease, states: Sequence[UserState], inputs: Sequence[ModelInput], num_others: Sequence[int] | None = None
+) -> list[UserQuery]:
+    """Read the new events of each history into its state, and make the queries with the scores of past items."""
+    nums = num_others or [0] * len(states)
+    questions = [_question(release, *parts) for parts in zip(states, inputs, nums, strict=True)]
+    queries = release.reader.answer(questions)
+    for state, question in zip(states, questions, strict=True):
+        state.events = question.events
     return queries
 
 
-def read_on(release: LoadedRelease, states: Sequence[UserState], histories: Sequence[tuple[StoredEvent, ...]]) -> None:
-    """Bring each state to the end of its history. States with one new event are read together, and then all others."""
-    todo = [(s, events, kept) for s, events in zip(states, histories, strict=True) if (kept := s.keep(events)) < len(events)]
-    for single in (True, False):
-        group = [(s, events, kept) for s, events, kept in todo if (len(events) - kept == 1) is single]
-        if not group:
-            continue
-        new = [event for _, events, kept in group for event in events[kept:]]
-        rows = np.array([release.rows[e.item_id] for e in new if e.item_id is not None])
-        items_TD = release.vectors(rows)[:, : release.towers.config.model.width].numpy()
-        # The time since the previous event is part of an event's input, so that event is included here and cut off again.
-        times_T6 = np.concatenate([_times(events[max(kept - 1, 0) :])[min(kept, 1) :] for _, events, kept in group])
-        events_TD = release.reader.embed_events(items_TD, times_T6, release.contexts.of(new))
-        release.reader.read([s.memory for s, _, _ in group], [len(events) - kept for _, events, kept in group], events_TD)
-    for state, events in zip(states, histories, strict=True):
-        state.events = events
-
-
-def _times(events: Sequence[StoredEvent]) -> Floats:
-    return event_time_features(np.array([e.time_ms for e in events], np.int64))
+def _question(release: LoadedRelease, state: UserState, model_input: ModelInput, num_others: int) -> Question:
+    """What the reader needs of one request; events and past items of the state become those of the request."""
+    events, now_ms = model_input.known_events, model_input.now_ms
+    state.keep(events)
+    update_past_items(release, state, model_input)
+    statistics, now_Q = state.past.statistics, np.array([now_ms])
+    activity_6 = activity_features(statistics, np.zeros(len(statistics), np.int64), now_Q)[0]
+    last_Q = np.array([events[-1].time_ms]) if events else now_Q
+    times_R = request_time_features(now_Q, last_Q)[0, : release.towers.config.model.request_time_width]
+    features_M6 = past_features(statistics, now_ms)
+    wanted = model_input.target_event_type
+    return Question(state.memory, events, state.past, features_M6, activity_6, times_R, wanted, num_others)
 
 
 def update_past_items(release: LoadedRelease, state: UserState, model_input: ModelInput) -> None:
     """Update the past items of the state to those of the request."""
-    items = model_input.history.items
+    items, reader = model_input.history.items, release.reader
     beyond = state.past.beyond(items)
     if beyond is None:
-        state.past, beyond = PastState(release.no_past_parts), list(items)
+        state.past, beyond = PastState(reader.past_parts(_NONE)), list(items)
     added = [i for i in beyond if i in release.rows]
     rows = np.array([release.rows[i] for i in added], np.int64)
-    parts = release.reader.past_parts(release.vectors(rows).numpy()) if added else release.no_past_parts
-    state.past.update(items, added, rows, parts)
+    state.past.update(items, added, rows, reader.past_parts(rows))

@@ -9,9 +9,10 @@ import numpy as np
 
 from service.api.errors import ApiError
 from service.api.schemas import RecommendRequest
+from service.model.reader import UserQuery
 from service.model.user_states import UserCache
 from service.ranking.arrangement import Found, Search
-from service.ranking.queries import UserQuery, queries_of
+from service.ranking.queries import queries_of
 from service.ranking.rules import Prepared, Ranking, build_ranking, prepare
 from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease, merged
@@ -33,7 +34,9 @@ def recommend_many(
                 answers[place] = build_ranking(release, prepared, None)
             else:
                 wanted[place] = prepared
-    queries = queries_of(release, [batch[place].key for place in wanted], [p.input for p in wanted.values()], cache)
+    num_others = [p.searches[0].k if p.searches[0].allowed_N is None else 0 for p in wanted.values()]
+    inputs = [p.input for p in wanted.values()]
+    queries = queries_of(release, [batch[place].key for place in wanted], inputs, cache, num_others)
     found = search(release, list(wanted.values()), queries)
     answers |= {place: build_ranking(release, p, mine) for (place, p), mine in zip(wanted.items(), found, strict=True)}
     return [answers[place] for place in range(len(batch))]
@@ -47,13 +50,13 @@ def search(release: LoadedRelease, prepared: Sequence[Prepared], queries: Sequen
     """
     found: list[list[Found]] = [[] for _ in prepared]
     free = [q for q, p in enumerate(prepared) if p.searches[0].allowed_N is None]
-    if free:
-        queries_QV, without = np.stack([queries[q].query_V for q in free]), [queries[q].past_rows_M for q in free]
-        others = release.search_many(queries_QV, max(prepared[q].searches[0].k for q in free), without)
-        for q, (rows, scores) in zip(free, others, strict=True):
-            mine = queries[q]
-            both = merged((rows, mine.past_rows_M), (scores, mine.past_scores_M), prepared[q].searches[0].k)
-            found[q].append(both)
+    others = {q: known for q in free if (known := queries[q].others) is not None}  # the reader has searched already
+    if left := [q for q in free if q not in others]:
+        queries_QV, without = np.stack([queries[q].query_V for q in left]), [queries[q].past_rows_M for q in left]
+        others |= zip(left, release.search_many(queries_QV, max(prepared[q].searches[0].k for q in left), without), strict=True)
+    for q in free:
+        (rows, scores), mine = others[q], queries[q]
+        found[q].append(merged((rows, mine.past_rows_M), (scores, mine.past_scores_M), prepared[q].searches[0].k))
     for q, p in enumerate(prepared):
         found[q] += [search_allowed(release, wanted, queries[q]) for wanted in p.searches if wanted.allowed_N is not None]
     return found

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.api.scores import ScoredItem, ScoreRequest
+from service.model.reader import UserQuery
 from service.model.user_states import UserCache
 from service.ranking.allowed import known_rows
 from service.ranking.probability import log_probabilities
-from service.ranking.queries import UserQuery, queries_of
+from service.ranking.queries import queries_of
 from service.ranking.user_request import ModelInput, UserRequest, read_input
 from service.release.loaded import LoadedRelease
 

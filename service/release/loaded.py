@@ -12,8 +12,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from service.model.event_contexts import Contexts
-from service.model.incremental import PastParts, Reader
+from service.model.cpu_reader import CpuReader
+from service.model.item_vectors import ItemVectors
+from service.model.reader import Reader
 from service.model.user_states import UserStates
 from service.release.filters import Filters, JoinedFilters, Mask
 from twotower.artefacts.bundle import Towers
@@ -59,15 +60,13 @@ class LoadedRelease:
     added: Added | None = None
     reader: Reader = field(init=False)
     users: UserStates = field(init=False)  # cached user states; an item change makes a new object, which begins without any
-    no_past_parts: PastParts = field(init=False)
-    contexts: Contexts = field(init=False)
+    item_vectors: ItemVectors = field(init=False)
 
     def __post_init__(self) -> None:
-        reader = Reader(self.towers.contextualizer, self.towers.config.model)
-        object.__setattr__(self, "reader", reader)
+        vectors = ItemVectors(self.vectors_NV, None if self.added is None else self.added.vectors_AV)
+        object.__setattr__(self, "item_vectors", vectors)
+        object.__setattr__(self, "reader", CpuReader(self.towers, vectors, self.rows))
         object.__setattr__(self, "users", UserStates())
-        object.__setattr__(self, "contexts", Contexts(self.towers, reader))
-        object.__setattr__(self, "no_past_parts", reader.no_past_parts())
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -79,13 +78,7 @@ class LoadedRelease:
 
     def vectors(self, rows: Ints) -> Tensor:
         """Vectors [M, V] of some rows, added ones included."""
-        if self.added is None:
-            return torch.from_numpy(self.vectors_NV.numpy().take(rows, 0))  # for few rows much faster than torch
-        num_built = len(self.vectors_NV)
-        vectors_MV = self.vectors_NV[torch.from_numpy(np.minimum(rows, num_built - 1))]
-        late = rows >= num_built
-        vectors_MV[torch.from_numpy(late)] = self.added.vectors_AV[torch.from_numpy(rows[late] - num_built)]
-        return vectors_MV
+        return self.item_vectors.take(rows)
 
     def products(self, vector_D: Floats) -> Floats:
         """Inner products [N] of an item vector with the item vectors of all rows."""

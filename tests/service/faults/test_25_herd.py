@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from service.histories.history import UserHistory
-from service.model.incremental import Reader
+from service.model.incremental import Incremental
 from tests.service.conftest import Client, MemoryHistory
 
 
@@ -15,15 +15,15 @@ def test_a_herd_of_requests_for_one_user_reads_the_history_once(
     connect: Callable[..., Client], histories: dict[str, UserHistory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user, history = next(iter(histories.items()))
-    store, read = MemoryHistory(), Reader.read
+    store, read = MemoryHistory(), Incremental.read
     num_read: list[int] = []
     store.users[user] = history
 
-    def counted(self: Reader, memories: object, counts: Sequence[int], events: object) -> None:
+    def counted(self: Incremental, memories: object, counts: Sequence[int], events: object) -> None:
         num_read.extend(counts)
         read(self, memories, counts, events)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Reader, "read", counted)
+    monkeypatch.setattr(Incremental, "read", counted)
     client = connect(store, max_wait_s=600.0, request_timeout_s=600.0, max_queued=2000, verify_share=0.0)
     num_read.clear()  # of the warm-up
 

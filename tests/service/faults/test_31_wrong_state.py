@@ -8,6 +8,7 @@ import pytest
 
 from service.api.schemas import RecommendRequest
 from service.histories.history import UserHistory
+from service.model.incremental import ArrayMemory
 from service.model.user_states import UserCache, UserState
 from service.ranking.recommend import recommend_many
 from service.ranking.rules import Ranking
@@ -18,6 +19,7 @@ NOW_MS = 1_746_057_600_000
 
 
 def keys_of_another(state: UserState) -> None:
+    assert isinstance(state.memory, ArrayMemory)
     assert state.memory.last_D is not None
     state.memory.last_D = state.memory.last_D[::-1].copy()
 
@@ -27,6 +29,7 @@ def past_items_of_another(state: UserState) -> None:
 
 
 def not_a_number(state: UserState) -> None:
+    assert isinstance(state.memory, ArrayMemory)
     assert state.memory.last_D is not None
     state.memory.last_D = np.full_like(state.memory.last_D, np.nan)
 

@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks.serving_rivals.offline import model_history, offline_queries, offline_request
 from service.histories.history import StoredEvent, UserHistory
-from service.model.incremental import Memory
+from service.model.event_contexts import Contexts
+from service.model.incremental import ArrayMemory, Incremental
 from service.release.loaded import LoadedRelease
 from twotower.data.features import Floats, event_time_features, request_time_features
 from twotower.data.past_items import join_statistics, past_items
@@ -22,11 +23,21 @@ def events(release: LoadedRelease, shop_events: list[StoredEvent]) -> list[Store
     return sorted(shop_events, key=lambda e: e.time_ms)[:256]
 
 
-def first_layer(release: LoadedRelease, events: Sequence[StoredEvent]) -> Floats:
+@pytest.fixture(scope="module")
+def reader(release: LoadedRelease) -> Incremental:
+    return Incremental(release.towers.contextualizer, release.towers.config.model)
+
+
+def contexts_of(release: LoadedRelease, reader: Incremental) -> Contexts:
+    return Contexts(release.towers, reader.embed_slots, release.towers.config.model.width)
+
+
+def first_layer(release: LoadedRelease, reader: Incremental, events: Sequence[StoredEvent]) -> Floats:
     rows = np.array([release.rows[str(e.item_id)] for e in events])
     times = event_time_features(np.array([e.time_ms for e in events]))
     items = release.vectors(rows)[:, : release.towers.config.model.width].numpy()
-    return release.reader.embed_events(items, times, release.contexts.of(events))
+    contexts = contexts_of(release, reader)
+    return reader.embed_events(items, times, contexts.of(events) + reader.embed_numbers(contexts.numbers(events)))
 
 
 def whole(release: LoadedRelease, events: Sequence[StoredEvent]) -> Floats:
@@ -43,53 +54,57 @@ def close(ours: Floats | None, theirs: Floats) -> None:
 
 @pytest.mark.parametrize("parts", [(256,), (1,) * 70, (64, 64, 1), (200, 1, 1, 3, 51), (5, 1, 1)])
 def test_a_history_read_in_parts_ends_where_a_whole_one_does(
-    release: LoadedRelease, events: list[StoredEvent], parts: tuple[int, ...]
+    release: LoadedRelease, reader: Incremental, events: list[StoredEvent], parts: tuple[int, ...]
 ) -> None:
-    memory = Memory(release.towers.config.model)
-    x_TD, hidden_LD = first_layer(release, events), whole(release, events)
+    memory = ArrayMemory(release.towers.config.model)
+    x_TD, hidden_LD = first_layer(release, reader, events), whole(release, events)
     for part in parts:
-        release.reader.read([memory], [part], x_TD[memory.length : memory.length + part])
+        reader.read([memory], [part], x_TD[memory.length : memory.length + part])
         close(memory.last_D, hidden_LD[memory.length - 1])
 
 
-def test_several_histories_are_read_together(release: LoadedRelease, events: list[StoredEvent]) -> None:
+def test_several_histories_are_read_together(release: LoadedRelease, reader: Incremental, events: list[StoredEvent]) -> None:
     histories = [events[:3], events[10:100], events[7:8]]
-    memories = [Memory(release.towers.config.model) for _ in histories]
-    packed = np.concatenate([first_layer(release, h) for h in histories])
-    release.reader.read(memories, [len(h) for h in histories], packed)
+    memories = [ArrayMemory(release.towers.config.model) for _ in histories]
+    packed = np.concatenate([first_layer(release, reader, h) for h in histories])
+    reader.read(memories, [len(h) for h in histories], packed)
     for memory, history in zip(memories, histories, strict=True):
         close(memory.last_D, whole(release, history)[-1])
 
 
-def test_a_memory_that_was_cut_is_read_on_from_there(release: LoadedRelease, events: list[StoredEvent]) -> None:
-    memory, x_TD = Memory(release.towers.config.model), first_layer(release, events)
-    release.reader.read([memory], [100], x_TD[:100])
+def test_a_memory_that_was_cut_is_read_on_from_there(
+    release: LoadedRelease, reader: Incremental, events: list[StoredEvent]
+) -> None:
+    memory, x_TD = ArrayMemory(release.towers.config.model), first_layer(release, reader, events)
+    reader.read([memory], [100], x_TD[:100])
     memory.cut(90)
     assert memory.last_D is None
-    other = first_layer(release, [*events[:90], events[200]])
-    release.reader.read([memory], [1], other[90:91])
+    other = first_layer(release, reader, [*events[:90], events[200]])
+    reader.read([memory], [1], other[90:91])
     close(memory.last_D, whole(release, [*events[:90], events[200]])[-1])
 
 
-def test_a_copy_is_read_on_without_changing_the_memory_it_is_of(release: LoadedRelease, events: list[StoredEvent]) -> None:
-    memory, x_TD = Memory(release.towers.config.model), first_layer(release, events)
-    release.reader.read([memory], [100], x_TD[:100])
+def test_a_copy_is_read_on_without_changing_the_memory_it_is_of(
+    release: LoadedRelease, reader: Incremental, events: list[StoredEvent]
+) -> None:
+    memory, x_TD = ArrayMemory(release.towers.config.model), first_layer(release, reader, events)
+    reader.read([memory], [100], x_TD[:100])
     copy = memory.copy()
     copy.cut(90)
-    other = first_layer(release, [*events[:90], events[200], events[7]])
-    release.reader.read([copy], [2], other[90:92])
+    other = first_layer(release, reader, [*events[:90], events[200], events[7]])
+    reader.read([copy], [2], other[90:92])
     close(copy.last_D, whole(release, [*events[:90], events[200], events[7]])[-1])
     assert (memory.length, copy.length) == (100, 92)
     close(memory.last_D, whole(release, events[:100])[-1])
-    release.reader.read([memory], [1], x_TD[100:101])
+    reader.read([memory], [1], x_TD[100:101])
     close(memory.last_D, whole(release, events[:101])[-1])
 
 
-def test_room_is_made_a_page_at_a_time(release: LoadedRelease, events: list[StoredEvent]) -> None:
-    memory, x_TD = Memory(release.towers.config.model), first_layer(release, events)
+def test_room_is_made_a_page_at_a_time(release: LoadedRelease, reader: Incremental, events: list[StoredEvent]) -> None:
+    memory, x_TD = ArrayMemory(release.towers.config.model), first_layer(release, reader, events)
     sizes = []
     for stop in (1, 64, 65, 256):
-        release.reader.read([memory], [stop - memory.length], x_TD[memory.length : stop])
+        reader.read([memory], [stop - memory.length], x_TD[memory.length : stop])
         sizes.append(memory.keys_LGCE.shape[2])
     assert sizes == [64, 64, 128, 256]
 
@@ -97,7 +112,7 @@ def test_room_is_made_a_page_at_a_time(release: LoadedRelease, events: list[Stor
 @pytest.mark.parametrize("wanted", [None, "purchase"])
 @pytest.mark.parametrize("length", [0, 1, 40])
 def test_query_and_repeat_scores_are_those_of_the_model(
-    release: LoadedRelease, events: list[StoredEvent], length: int, wanted: str | None
+    release: LoadedRelease, reader: Incremental, events: list[StoredEvent], length: int, wanted: str | None
 ) -> None:
     history = UserHistory().extended(events[:length])
     request = offline_request(release, history, NOW_MS, wanted)
@@ -105,11 +120,11 @@ def test_query_and_repeat_scores_are_those_of_the_model(
     items = past_items(*join_statistics([statistics]), np.array([NOW_MS]))
     hidden = whole(release, history.window)[-1] if length else None
     from_request = np.concatenate([request_times(release, history), items.activity_Q6[0].numpy()])
-    parts = release.reader.past_parts(release.vectors(statistics.item_rows_M).numpy())
+    parts = reader.past_parts(release.vectors(statistics.item_rows_M).numpy())
     features = items.features_M6.numpy()
-    query_X = release.reader.query(hidden, release.contexts.wanted(wanted), from_request, features, parts)
-    close(release.reader.vector(query_X), expected.vectors_QV[0].numpy())
-    repeat = release.reader.repeat_scores(query_X, features, items.activity_Q6[0].numpy(), parts)
+    query_X = reader.query(hidden, contexts_of(release, reader).wanted(wanted), from_request, features, parts)
+    close(reader.vector(query_X), expected.vectors_QV[0].numpy())
+    repeat = reader.repeat_scores(query_X, features, items.activity_Q6[0].numpy(), parts)
     close(repeat, expected.repeat_M.numpy())
 
 

@@ -8,10 +8,11 @@ import pytest
 
 from service.api.schemas import RecommendRequest
 from service.histories.history import PastItem, StoredEvent, UserHistory
-from service.model.incremental import Memory, Reader
+from service.model.incremental import ArrayMemory, Incremental
+from service.model.reader import UserQuery
 from service.model.user_states import PastState, UserCache, UserState, UserStates, forget_users
 from service.ranking.explain import without
-from service.ranking.queries import UserQuery, queries_from
+from service.ranking.queries import new_state, queries_from
 from service.ranking.user_request import ModelInput, UserRequest, read_input
 from service.release.loaded import LoadedRelease
 from tests.service.conftest import DAY_MS, NOW_MS
@@ -24,14 +25,16 @@ def event(number: int) -> StoredEvent:
 
 @pytest.fixture
 def state(release: LoadedRelease) -> UserState:
-    return UserState(release.towers.config.model, release.no_past_parts)
+    return new_state(release)
 
 
 def read(state: UserState, events: tuple[StoredEvent, ...]) -> None:
     """As if the model had read them."""
-    state.memory.make_room(max(len(events), 1))
-    state.events, state.memory.length = events, len(events)
-    state.memory.last_D = state.memory.keys_LGCE[0, 0, 0]
+    memory = state.memory
+    assert isinstance(memory, ArrayMemory)
+    memory.make_room(max(len(events), 1))
+    state.events, memory.length = events, len(events)
+    memory.last_D = memory.keys_LGCE[0, 0, 0]
 
 
 ONE, TWO, THREE, OTHER = (event(n) for n in (1, 2, 3, 4))
@@ -58,7 +61,8 @@ def test_a_state_is_used_as_far_as_its_events_are_those_of_the_request(
 
 
 def test_past_items_go_on_or_are_begun_anew(release: LoadedRelease) -> None:
-    past, none = PastState(release.no_past_parts), release.no_past_parts
+    none = release.reader.past_parts(np.zeros(0, np.int64))
+    past = PastState(none)
     items = {"tea": PastItem.after(None, ONE), "unknown": PastItem.after(None, ONE)}
     assert past.beyond(items) == ["tea", "unknown"]
     past.update(items, [], np.zeros(0, np.int64), none)
@@ -71,7 +75,7 @@ def test_past_items_go_on_or_are_begun_anew(release: LoadedRelease) -> None:
 def visit(cache: UserCache, users: UserStates, release: LoadedRelease, name: str) -> bool:
     """One request of a user with one event; whether a state was kept of them."""
     known = users.take(("user", name))
-    state = known or UserState(release.towers.config.model, release.no_past_parts)
+    state = known or new_state(release)
     read(state, (ONE,))
     cache.put(users, ("user", name), state)
     return known is not None
@@ -202,7 +206,7 @@ def test_a_copy_without_an_item_answers_as_if_the_user_had_never_met_it(
     before = query_from(release, state, whole)
     shorter = without(whole, release.item_ids[0])
     query = query_from(release, state.without(release.item_ids[0], 0), shorter)
-    assert_same(query, query_from(release, UserState(release.towers.config.model, release.no_past_parts), shorter))
+    assert_same(query, query_from(release, new_state(release), shorter))
     assert 0 not in query.past_rows_M
     assert_same(query_from(release, state, whole), before)
 
@@ -213,12 +217,12 @@ def test_a_copy_reads_only_what_follows_the_item_that_it_never_met(
     whole = input_of(release, history_of(release, "bcdeabc"))
     query_from(release, state, whole)
     num_read: list[int] = []
-    read = Reader.read
+    read = Incremental.read
 
-    def counted(self: Reader, memories: Sequence[Memory], counts: Sequence[int], events_TD: Floats) -> None:
+    def counted(self: Incremental, memories: Sequence[ArrayMemory], counts: Sequence[int], events_TD: Floats) -> None:
         num_read.extend(counts)
         read(self, memories, counts, events_TD)
 
-    monkeypatch.setattr(Reader, "read", counted)
+    monkeypatch.setattr(Incremental, "read", counted)
     query_from(release, state.without(release.item_ids[0], 0), without(whole, release.item_ids[0]))
     assert num_read == [2]

@@ -11,9 +11,10 @@ import pytest
 
 from service.api.schemas import RecommendRequest
 from service.histories.history import UserHistory
+from service.model.reader import UserQuery
 from service.ranking import probability
 from service.ranking.probability import Float64s, log_normalisers, log_probabilities, place_past_items
-from service.ranking.queries import UserQuery, new_state, queries_from
+from service.ranking.queries import new_state, queries_from
 from service.ranking.user_request import UserRequest, read_input
 from service.release.loaded import LoadedRelease
 from service.settings import Settings

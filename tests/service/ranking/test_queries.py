@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from benchmarks.serving_rivals.offline import offline_request, offline_scores
 from service.api.schemas import Event, RecommendRequest
 from service.histories.history import StoredEvent, UserHistory
+from service.model.cpu_reader import TOLERANCE
+from service.model.reader import UserQuery
 from service.model.user_states import UserCache, UserKey, UserState
 from service.ranking.queries import (
-    TOLERANCE,
-    UserQuery,
     new_state,
     queries_from,
     queries_of,
