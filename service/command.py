@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from service.process.supervisor import Promise, supervise
 from twotower.artefacts.sqlite_file import sqlite_path
+from twotower.device_option import add_device_option
 from twotower.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--engine", choices=("thread", "process"), help="run the model in the server or in a process of its own (thread)"
     )
+    add_device_option(result, default=None, told_default="cpu")
     result.add_argument("--history", metavar="URL", help="sqlite:///FILE, redis://... or rediss://... (sqlite:///history.db)")
     result.add_argument("--delta", metavar="URL", help="sqlite:///FILE for the changes of /v1/items (delta.db beside --history)")
     result.add_argument("--keys", type=Path, metavar="FILE", help="API keys; `twotower keys new` makes them (TWOTOWER_KEYS)")

@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from twotower.device_option import Wanted
+
 _ORIGIN = re.compile(r"https?://[a-z0-9.\-\[\]:]+")  # in lower case and without a path, as browsers send it
 
 
@@ -33,7 +35,7 @@ class Settings(BaseSettings):
     admin_port: int | None = Field(default=None, ge=0, le=65535)  # None: private routes are served on `port` too
     workers: int = Field(default=1, ge=1, le=256)  # processes that share the port
     engine: Literal["thread", "process"] = "thread"  # in a process of its own, the model does not compete with the event loop
-    device: Literal["cpu", "cuda"] = "cpu"  # where an exact index is searched
+    device: Wanted = "cpu"  # where the engine computes
     torch_threads: int = Field(default_factory=lambda given: share_of_cores(given["workers"]), ge=1)  # of each process
     max_body_bytes: int = Field(default=4 << 20, ge=1)  # 1,024 events of 4 kB each, or two lists of 10,000 ids of any length
     body_timeout_s: float = Field(default=10.0, gt=0)  # for the whole body of a request to arrive

@@ -69,7 +69,9 @@ def step(title: str, total: float | None = None, unit: str = "") -> Iterator[Ste
 
 
 def say(line: str) -> None:
-    """Write one line to stderr, because stdout belongs to results."""
+    """Write one line to stderr, because stdout belongs to results; nothing where `CONSOLE.quiet` is set."""
+    if CONSOLE.quiet:
+        return
     with suppress(OSError):  # stderr is closed, or its disk is full: the work goes on
         if CONSOLE.is_terminal:
             CONSOLE.print(visible(line))

@@ -16,6 +16,7 @@ from service.api.schemas import RecommendRequest, SimilarRequest
 from service.api.scores import ScoreRequest
 from service.histories.history import UserHistory
 from service.model.user_states import CacheCounters, UserKey
+from twotower.device_option import Wanted
 from twotower.errors import EnvironmentProblem, FormatError, IntegrityError, ReleaseMismatch, StoreError
 
 M = TypeVar("M")
@@ -37,7 +38,7 @@ class Setup(msgspec.Struct, frozen=True):
     batch_cost: int
     user_cache_bytes: int
     verify_share: float
-    device: str = "cpu"
+    device: Wanted = "cpu"
 
 
 class CheckedRecommend(RecommendRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):

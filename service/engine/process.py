@@ -44,7 +44,7 @@ from service.ranking.score import score_many
 from service.ranking.similar import similar_many
 from service.ranking.user_request import UserRequest, is_patient
 from service.release.loaded import LoadedRelease
-from service.release.loading import open_release
+from service.release.loading import device_of, open_release
 from service.release.memory import give_back
 from twotower.artefacts.release import release_path
 from twotower.artefacts.signature import load_verifier
@@ -56,7 +56,7 @@ class EngineProcess:
     """Runs an ordinary engine with the releases that the server has loaded here, and answers the server's calls."""
 
     def __init__(self, setup: Setup) -> None:
-        self._setup = setup
+        self._setup, self._device = setup, device_of(setup.device)
         self._releases: dict[int, LoadedRelease] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by the number of the call
         self._batches: deque[tuple[int, int]] = deque()
@@ -124,8 +124,7 @@ class EngineProcess:
             return replace(known)
         signed_by = load_verifier(Path(self._setup.verify_key)) if self._setup.verify_key else None
         load = partial(open_release, release_path(Path(self._setup.releases), release_id), signed_by)
-        device = torch.device(self._setup.device)
-        return await asyncio.get_running_loop().run_in_executor(self._loading, load, device)
+        return await asyncio.get_running_loop().run_in_executor(self._loading, load, self._device)
 
     def _state(self) -> State:
         batches = [self._batches.popleft() for _ in range(len(self._batches))]

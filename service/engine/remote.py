@@ -47,7 +47,7 @@ from service.ranking.score import Scores
 from service.ranking.similar import SimilarItems
 from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease
-from service.release.source import device_of
+from service.release.loading import device_of
 from service.settings import Settings
 
 ENDED = "the engine's process has ended"
@@ -255,7 +255,8 @@ def note(book: UserCache, users: UserStates, key: UserKey, num_bytes: int | None
 
 
 def setup_of(settings: Settings, releases: Path) -> Setup:
-    """The Setup of the process, from the settings of the server."""
+    """The Setup of the process, from the settings of the server; EnvironmentProblem for a device that this machine has not."""
+    device_of(settings.device)
     return Setup(
         releases=str(releases),
         verify_key=str(settings.verify_key) if settings.verify_key else None,
@@ -264,5 +265,5 @@ def setup_of(settings: Settings, releases: Path) -> Setup:
         batch_cost=settings.batch_tokens,
         user_cache_bytes=settings.user_cache_mb << 20,
         verify_share=settings.verify_share,
-        device=str(device_of(settings)),
+        device=settings.device,
     )

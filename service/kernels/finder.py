@@ -13,6 +13,7 @@ from service.kernels.catalogue import MAX_WIDTH, bitmap
 from service.kernels.certified import coded_catalogue_of
 from service.kernels.topk import top_k
 from twotower.data.features import Floats, Ints
+from twotower.device import Device
 from twotower.errors import ReleaseMismatch
 from twotower.index.kinds import EXACT
 from twotower.index.scan import Mask
@@ -45,17 +46,17 @@ class DeviceFinder:
         return query_C, found_QK[query_C, place_C]
 
 
-def on_device(index: Index, device: torch.device) -> Index:
+def on_device(index: Index, device: Device) -> Index:
     """The index, to be searched on a device if it is exact and its rows are not too wide; any other index is returned as it is.
 
     ReleaseMismatch when the device does not have enough memory.
     """
-    if device.type == "cpu" or index.kind not in EXACT or index.vectors_NV.shape[1] > MAX_WIDTH:
+    if not device.is_gpu or index.kind not in EXACT or index.vectors_NV.shape[1] > MAX_WIDTH:
         return index
     try:
-        finder = DeviceFinder(index.vectors_NV, device)
+        finder = DeviceFinder(index.vectors_NV, device.torch_device)
     except torch.OutOfMemoryError as error:
         raise ReleaseMismatch(
-            f"{len(index)} vectors do not fit on {device}. Serve them with TWOTOWER_DEVICE=cpu, or free memory on it."
+            f"{len(index)} vectors do not fit on {device.torch_device}. Serve them with --device cpu, or free memory on it."
         ) from error
     return Index(index.kind, index.vectors_NV, finder, exact=finder)

@@ -25,8 +25,6 @@ from twotower.artefacts.release import (
 from twotower.data.features import Floats, Ints
 from twotower.index.search import Index
 
-CPU = torch.device("cpu")
-
 
 @dataclass(frozen=True, slots=True)
 class Added:

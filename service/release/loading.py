@@ -16,13 +16,15 @@ import torch
 from service.kernels.finder import on_device
 from service.release.filters import Filters
 from service.release.golden import replay_golden_queries
-from service.release.loaded import CPU, LoadedRelease
+from service.release.loaded import LoadedRelease
 from twotower.artefacts.bundle import load_towers, read_table
 from twotower.artefacts.cache import fetch
 from twotower.artefacts.manifest import UNREADABLE, Manifest
 from twotower.artefacts.release import GOLDEN, ITEMS, VECTORS, Address, ReleaseInfo, open_store, read_pointer, verify_release
 from twotower.artefacts.signature import Verifier
 from twotower.data.features import Floats
+from twotower.device import ON_CPU, Device, choose
+from twotower.device_option import Wanted
 from twotower.errors import ReleaseMismatch
 from twotower.index.files import open_index
 from twotower.model.catalogue import ID_FIELD
@@ -31,7 +33,12 @@ from twotower.model.golden import GoldenQuery
 _IDS_AT_ONCE, _ROWS_AT_ONCE = 4096, 65_536
 
 
-def load_release(store: Address, signed_by: Verifier | None = None, device: torch.device = CPU) -> LoadedRelease:
+def device_of(wanted: Wanted) -> Device:
+    """The device on which an engine computes, in bfloat16 on a GPU; EnvironmentProblem when this machine does not have it."""
+    return choose(wanted, torch.bfloat16)
+
+
+def load_release(store: Address, signed_by: Verifier | None = None, device: Device = ON_CPU) -> LoadedRelease:
     """The release that the store's pointer names, verified, loaded and checked with its golden queries.
 
     StoreError when there is none; IntegrityError, FormatError or ReleaseMismatch when it must not be used.
@@ -39,13 +46,13 @@ def load_release(store: Address, signed_by: Verifier | None = None, device: torc
     return open_release(fetch(open_store(store), read_pointer(store).release), signed_by, device)
 
 
-def open_release(path: Path, signed_by: Verifier | None = None, device: torch.device = CPU) -> LoadedRelease:
+def open_release(path: Path, signed_by: Verifier | None = None, device: Device = ON_CPU) -> LoadedRelease:
     """The release in a directory, verified, loaded and checked with its golden queries; errors as of `load_release`."""
     # Hashes are checked before anything is read, because FAISS reads damaged files without noticing and trusts their content.
     return read_release(path, *verify_release(path, signed_by), device)
 
 
-def read_release(path: Path, manifest: Manifest, info: ReleaseInfo, device: torch.device = CPU) -> LoadedRelease:
+def read_release(path: Path, manifest: Manifest, info: ReleaseInfo, device: Device = ON_CPU) -> LoadedRelease:
     """The release in a directory that was just verified; ReleaseMismatch when its golden queries get other answers.
 
     An exact index is searched on `device`. Nothing here holds Python's global lock for long, because other threads may be

@@ -2,16 +2,15 @@
 
 from dataclasses import dataclass
 
-import torch
-
-from service.release.loaded import CPU, LoadedRelease
-from service.release.loading import load_release, open_release
+from service.release.loaded import LoadedRelease
+from service.release.loading import device_of, load_release, open_release
 from service.settings import Settings
 from twotower.artefacts.cache import fetch, local_copy
 from twotower.artefacts.release import open_store, pointers
 from twotower.artefacts.signature import Verifier, load_verifier
 from twotower.artefacts.store import LocalStore, Store
-from twotower.errors import ArtefactError, EnvironmentProblem, StoreError
+from twotower.device import ON_CPU, Device
+from twotower.errors import ArtefactError, StoreError
 from twotower.progress import say
 
 
@@ -21,22 +20,15 @@ class ReleaseSource:
 
     store: Store
     signed_by: Verifier | None = None
-    device: torch.device = CPU
+    device: Device = ON_CPU
 
 
 def source_of(settings: Settings) -> ReleaseSource:
     """The source that the settings name; EnvironmentProblem for a key, a URL or a device that cannot be used."""
     signed_by = load_verifier(settings.verify_key) if settings.verify_key else None
-    return ReleaseSource(open_store(settings.store), signed_by, device_of(settings) if settings.engine == "thread" else CPU)
-
-
-def device_of(settings: Settings) -> torch.device:
-    """The device on which the engine searches; EnvironmentProblem when this machine does not have it."""
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise EnvironmentProblem(
-            "TWOTOWER_DEVICE=cuda needs a GPU that torch can use, and there is none. Leave it out to search on the CPU."
-        )
-    return torch.device(settings.device)
+    return ReleaseSource(
+        open_store(settings.store), signed_by, device_of(settings.device) if settings.engine == "thread" else ON_CPU
+    )
 
 
 def first_release(source: ReleaseSource) -> LoadedRelease:

@@ -44,7 +44,7 @@ def start(errand: Errand, **environment: str) -> multiprocessing.process.BasePro
 def main(errand: Errand, environment: Mapping[str, str] = MappingProxyType({})) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
-    world = launched_world()
+    world = launched_world(None)
     step = 0
 
     def deadly(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,6 +5,8 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from twotower.device_option import add_device_option
+
 if TYPE_CHECKING:
     from training.recipes.config import TrainConfig
 
@@ -42,6 +44,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--prefetch", type=int, metavar="BATCHES", help="draw so many batches ahead in a thread; for GPUs")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="precision of the arithmetic; bf16 needs a GPU")
+    add_device_option(parser, default=None, told_default="auto where there is a GPU, else cpu")
     parser.add_argument("--sharding", choices=("ddp", "fsdp"), help="under torchrun: every rank holds all weights, or a part")
     args = parser.parse_args(argv)
 
@@ -50,7 +53,7 @@ def main(argv: list[str]) -> int:
     from twotower.progress import say
 
     config = configure(args)
-    run(config, args.events, args.items, load_schema(args.schema), args.out, args.run, args.resume, args.signals)
+    run(config, args.events, args.items, load_schema(args.schema), args.out, args.run, args.resume, args.signals, args.device)
     say(f"bundle written to {args.out}")
     signals = f" --signals {args.signals}" if args.signals else ""
     say(f"next: twotower embed --bundle {args.out} --items {args.items} --events {args.events}{signals} --store STORE")

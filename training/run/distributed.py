@@ -23,9 +23,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.data.batches import Axis, TrainBatch
 from training.losses.objective import Objective
+from twotower.device import CPU, choose, may_have_gpu
+from twotower.device_option import Wanted
+from twotower.progress import CONSOLE
 
 TIMEOUT = timedelta(minutes=10)  # a rank that waits longer for another ends with an error
-CPU = torch.device("cpu")
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # set by torchrun
 
 
@@ -46,10 +48,16 @@ class World:
 ALONE = World()
 
 
-def launched_world() -> World:
-    """The rank, size and device that torchrun gave this process; ALONE without torchrun."""
+def launched_world(wanted: Wanted | None) -> World:
+    """The rank and size that torchrun gave this process (0 and 1 without it), and the device that `--device` asks for.
+
+    None asks for `auto` where the driver of a GPU is loaded, and else for the CPU. Each process of a machine takes a GPU of its
+    own. Only rank 0 prints from here on.
+    """
+    wanted = wanted or ("auto" if may_have_gpu() else "cpu")
     rank, size, local = (int(os.environ[n]) for n in ENVIRONMENT) if dist.is_torchelastic_launched() else (0, 1, 0)
-    return World(rank, size, torch.device("cuda", local) if torch.cuda.is_available() else CPU)
+    CONSOLE.quiet = rank > 0
+    return World(rank, size, choose(wanted, index=local).torch_device)
 
 
 @contextmanager

@@ -28,8 +28,9 @@ from twotower.artefacts.bundle import save_bundle
 from twotower.artefacts.manifest import refuse_existing, staging
 from twotower.data.features import EncodedRows
 from twotower.data.schema import Schema
+from twotower.device_option import Wanted
 from twotower.model.catalogue import embed_rows, encode_items, fit_item_spec, stream_items
-from twotower.progress import CONSOLE, say, step
+from twotower.progress import say, step
 from twotower.provenance import commit, environment
 
 
@@ -42,14 +43,14 @@ def run(
     directory: Path | None = None,
     resume: bool = False,
     signals: Path | None = None,
+    device: Wanted | None = None,
 ) -> dict[str, Any]:
     """Train with `config`, write the bundle to `out`, and return the content of its metrics.json.
 
     The journal and checkpoints are in `directory`, by default OUT.run; `resume` continues from the checkpoint there. Under
     torchrun every rank calls this: rank 0 prints, evaluates and writes, the others return an empty dict.
     """
-    world = launched_world()
-    CONSOLE.quiet = not world.leads
+    world = launched_world(device)
     directory = directory or out.with_name(f"{out.name}{RUN_SUFFIX}")
     refuse_existing(out)
     if not resume:

@@ -11,12 +11,13 @@ from service.kernels.finder import DeviceFinder, on_device
 from service.kernels.topk import top_k_reference, top_k_triton
 from tests.interpreter import checked
 from twotower.data.features import Floats
+from twotower.device import ON_CPU, Device
 from twotower.errors import ReleaseMismatch
 from twotower.index.files import open_index, write_index
 from twotower.index.kinds import IndexInfo, Kind
 from twotower.index.search import Index
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CPU, GPU = torch.device("cpu"), Device(torch.device("cuda"))
 NUM_ROWS, WIDTH, K = 700, 20, 9
 
 
@@ -57,7 +58,7 @@ def test_it_gives_the_same_answers(
 
 def test_only_what_the_kernels_can_search_goes_there(tmp_path: Path, vectors: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
     index = opened(tmp_path, vectors)
-    assert on_device(index, CPU) is index
+    assert on_device(index, ON_CPU) is index
     hnsw = opened(tmp_path, vectors, "hnsw")
     assert on_device(hnsw, GPU) is hnsw
     wide = Index("flat", drawn(3, 513, seed=3), index.finder, index.exact)
@@ -70,7 +71,7 @@ def test_only_what_the_kernels_can_search_goes_there(tmp_path: Path, vectors: Fl
 
     monkeypatch.setattr("service.kernels.finder.DeviceFinder", make)
     moved = on_device(index, GPU)
-    assert made == [GPU]
+    assert made == [GPU.torch_device]
     assert moved.finder is moved.exact is not index.finder
 
 

@@ -24,18 +24,20 @@ def damage(store: Path, release: str) -> None:
 
 
 def test_a_gpu_that_is_not_there_is_no_place_to_search(two: TwoReleases, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(EnvironmentProblem, match="TWOTOWER_DEVICE=cuda needs a GPU"):
+    monkeypatch.setattr("twotower.device.why_no_gpu", lambda _: "there is none")
+    with pytest.raises(EnvironmentProblem, match="--device cuda cannot be had: there is none"):
         source_of(Settings(store=two.store, device="cuda"))
+    with pytest.raises(EnvironmentProblem, match="--device cuda cannot be had: there is none"):
+        setup_of(Settings(store=two.store, device="cuda", engine="process"), two.store)
 
 
 @pytest.mark.parametrize(("engine", "device"), [("thread", "cuda"), ("process", "cpu")])
 def test_the_process_that_answers_has_the_gpu(
     two: TwoReleases, monkeypatch: pytest.MonkeyPatch, engine: Literal["thread", "process"], device: str
 ) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("twotower.device.why_no_gpu", lambda _: "")
     settings = Settings(store=two.store, device="cuda", engine=engine)
-    assert source_of(settings).device.type == device
+    assert source_of(settings).device.torch_device.type == device
     assert setup_of(settings, two.store).device == "cuda"
 
 

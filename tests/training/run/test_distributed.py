@@ -50,7 +50,7 @@ def losses_alone(prepared: tuple[TrainInputs, TrainState], shop: Shop, config: T
 
 
 def test_without_torchrun_a_process_is_alone() -> None:
-    assert launched_world() == ALONE
+    assert launched_world(None) == ALONE
 
 
 def test_the_ranks_hold_every_window_query_own_item_and_answer_once(batch: TrainBatch) -> None:
