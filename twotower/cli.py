@@ -118,6 +118,11 @@ def explanation(error: Exception, name: str) -> str | None:
         return missing_module(error, name)
     if isinstance(error, TwoTowerError) or (isinstance(error, ValueError) and raised_by_us(error)):
         return str(error)
+    if "out of memory. Tried to allocate" in str(error):  # torch, of a GPU
+        return (
+            f"`twotower {name}` needs more memory than the GPU has free ({str(error).split('. ')[0]}). Free memory on it, or use "
+            f"--device cpu; nothing half done is kept."
+        )
     if ran_out_of_memory(error):
         return (
             f"`twotower {name}` needs more memory or threads than it may have here ({error}). Close what else is running, or "

@@ -5,15 +5,19 @@ stream of the thread that asks for it. One thread at a time asks for it (the eng
 all work is done in the order in which it is asked for. Copies that shall run beside it go through `Device.copy_stream`.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from twotower.device_option import Wanted
 from twotower.errors import EnvironmentProblem
 from twotower.progress import say
+
+Value = TypeVar("Value")
 
 CPU = torch.device("cpu")
 LEAST_CAPABILITY = (8, 0)  # of NVIDIA: the kernels multiply in bfloat16 and copy asynchronously, which older GPUs cannot
@@ -100,6 +104,27 @@ def with_room(device: Device, needs: Needs) -> Device:
         say(f"device: cpu, because {problem}")
         return ON_CPU
     raise EnvironmentProblem(f"--device cuda cannot be had: {problem}. Free memory on it, or use --device cpu.")
+
+
+def on(torch_device: torch.device, value: Value) -> Value:
+    """A copy with every tensor on a device, including those inside dataclasses and tuples; what lies there is not copied."""
+    if isinstance(value, Tensor):
+        return value.to(torch_device)  # type: ignore[return-value]
+    if isinstance(value, tuple):
+        return tuple(on(torch_device, part) for part in value)  # type: ignore[return-value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: on(torch_device, getattr(value, field.name)) for field in fields(value)})
+    return value
+
+
+def device_of_weights(module: nn.Module) -> torch.device:
+    """The device that a module's weights lie on; the CPU for a module without weights."""
+    return next((parameter.device for parameter in module.parameters()), CPU)
+
+
+def bytes_of_weights(*modules: nn.Module) -> int:
+    """The bytes of all weights of some modules."""
+    return sum(parameter.nbytes for module in modules for parameter in module.parameters())
 
 
 def why_no_gpu(index: int = 0) -> str:

@@ -21,7 +21,8 @@ from benchmarks.training_rivals.export import export
 from benchmarks.training_rivals.job import ITEM_ROWS, ITEM_VECTORS, JOB, QUERY_VECTORS, REPORT, PeerJob, PeerReport
 from training.data.popularity_snapshots import PopularitySnapshots
 from training.data.read import Data
-from training.evaluation.rankers import MASKED, Query
+from training.evaluation.ranked_batch import MASKED
+from training.evaluation.rankers import Query
 from twotower.artefacts.manifest import staging
 from twotower.data.item_statistics import ItemStatistics
 from twotower.progress import step

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from twotower.device_option import add_device_option
 from twotower.index.kinds import KINDS
 
 ENGINES = ("local", "ray")
@@ -28,6 +29,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--engine", choices=ENGINES, default="local", help="embed in this process, or on a Ray cluster (RAY_ADDRESS)"
     )
+    add_device_option(parser, default="cpu")
     parser.add_argument("--gates", type=Path, metavar="TOML", help="limits that a release must keep; see docs/nightly.md")
     parser.add_argument("--force", action="store_true", help="publish although a limit is broken; needs --reason")
     parser.add_argument("--reason", help="why, for the release's gates.json")
@@ -61,7 +63,7 @@ def main(argv: list[str]) -> int:
     store, key = open_store(args.store), args.sign or os.environ.get("TWOTOWER_SIGNING_KEY")
     signer = load_signer(Path(key)) if key else None
     delta = read_delta(args.delta) if args.delta else Changes()
-    engine, limits, bundle = engine_named(args.engine), load_limits(args.gates), load_bundle(args.bundle)
+    engine, limits, bundle = engine_named(args.engine, args.device), load_limits(args.gates), load_bundle(args.bundle)
     started = time.monotonic()
     published = build_release(
         bundle,

@@ -2,14 +2,21 @@
 
 from importlib.util import find_spec
 
-from embedder_cache.embedding.local_engine import Engine, embed_here
+from embedder_cache.embedding.local_engine import Engine, embed_on
+from twotower.device import choose
+from twotower.device_option import Wanted
 from twotower.errors import EnvironmentProblem
 
 
-def engine_named(name: str) -> Engine:
-    """The engine behind the name that `--engine` takes; EnvironmentProblem when what it needs is not installed."""
+def engine_named(name: str, wanted: Wanted = "cpu") -> Engine:
+    """The engine behind the name that `--engine` takes, on the device that `--device` asks for.
+
+    EnvironmentProblem when what it needs is not installed, or for a device that it cannot use.
+    """
     if name == "local":
-        return embed_here
+        return embed_on(choose(wanted))
+    if wanted == "cuda":
+        raise EnvironmentProblem("--engine ray embeds on the CPUs of the cluster: leave out --device, or take --engine local")
     if find_spec("ray") is None:
         raise EnvironmentProblem("--engine ray needs Ray, which is not installed: pip install 'twotower[ray]', on every node")
     from embedder_cache.embedding.ray_engine import embed_on_ray

@@ -4,6 +4,8 @@ N: items, n: items of a batch, M: those of them that need embedding, D: embeddin
 """
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,8 +16,10 @@ import pyarrow as pa
 from embedder_cache.catalogue.intake import Intake, sound_items
 from embedder_cache.embedding.unchanged_items import Kept
 from twotower.artefacts.bundle import Bundle
-from twotower.data.features import Floats
-from twotower.model.catalogue import embed_table, in_parallel
+from twotower.data.features import EncodedRows, Floats
+from twotower.device import Device, Needs, bytes_of_weights, with_room
+from twotower.model.catalogue import embed_table, encode_items, in_parallel
+from twotower.model.embed_stream import embed_stream
 from twotower.tables.ids import Mask
 
 Embedded: TypeAlias = Iterator[tuple[pa.Table, slice, Floats]]
@@ -24,7 +28,7 @@ Embedded: TypeAlias = Iterator[tuple[pa.Table, slice, Floats]]
 Engine: TypeAlias = Callable[[Bundle, Path, Intake, Mask], Embedded]
 """Embeds the items of `todo_N`: yields every batch of `sound_items` with vectors [M, D] of those items of it.
 
-One thread embeds the items of a batch together, so that all engines give bit-equal results.
+One thread embeds the items of a batch together, so that all engines give bit-equal results on a CPU; a GPU rounds otherwise.
 """
 
 
@@ -36,6 +40,31 @@ def embed_here(bundle: Bundle, items: Path, intake: Intake, todo_N: Mask) -> Emb
         return table, place, embed_some(bundle, table, todo_N[place])
 
     return in_parallel(embedded, sound_items(items, bundle.towers.schema.items, intake))
+
+
+def embed_on(device: Device) -> Engine:
+    """The engine `local` on a device."""
+    return partial(embed_in_turn, device) if device.is_gpu else embed_here
+
+
+def embed_in_turn(device: Device, bundle: Bundle, items: Path, intake: Intake, todo_N: Mask) -> Embedded:
+    """The engine on a GPU: threads encode the items, and the embedder, copied there, embeds one batch after the other.
+
+    EnvironmentProblem for a GPU without room for the embedder.
+    """
+    towers, model = bundle.towers, bundle.towers.config.model
+    if device.is_gpu and not with_room(device, Needs(weights=bytes_of_weights(towers.embedder))).is_gpu:
+        yield from embed_here(bundle, items, intake, todo_N)
+        return
+
+    def encoded(part: tuple[pa.Table, slice]) -> tuple[tuple[pa.Table, slice], EncodedRows]:
+        table, place = part
+        return part, encode_items(table.filter(pa.array(todo_N[place])), model.item_spec, model.table_rows)
+
+    embedder = deepcopy(towers.embedder).to(device.torch_device)  # the towers stay on the CPU, where the golden queries are asked
+    parts = in_parallel(encoded, sound_items(items, towers.schema.items, intake))
+    for (table, place), vectors_MD in embed_stream(embedder, parts, device):
+        yield table, place, vectors_MD if len(vectors_MD) else np.zeros((0, model.width), np.float32)
 
 
 def embed_some(bundle: Bundle, table: pa.Table, todo_n: Mask) -> Floats:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import torch
 from torch import Tensor
 
 from service.model.cpu_reader import CpuReader

@@ -119,6 +119,19 @@ def test_a_value_error_of_a_library_is_a_bug_and_keeps_its_traceback(monkeypatch
         main(["try"])
 
 
+def test_a_gpu_without_enough_memory_is_one_line_that_names_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.20 GiB is free."
+    use_command(monkeypatch, f"def main(argv): raise RuntimeError({said!r})")
+
+    assert main(["try"]) == 2
+    shown = capsys.readouterr().err
+    assert "needs more memory than the GPU has free (CUDA out of memory)" in shown
+    assert "--device cpu" in shown
+    assert shown.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "said",
     [

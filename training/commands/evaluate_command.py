@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from twotower.device_option import add_device_option
+
 if TYPE_CHECKING:
     from twotower.terminal import Cell, TextTable
 
@@ -20,6 +22,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--signals", type=Path, help="needed when the bundle was trained with signals")
     protocols = ["next-basket", "next-event", "leave-one-out", "cold-start"]
     parser.add_argument("--protocol", choices=protocols, default="next-basket")
+    add_device_option(parser, default="cpu")
     parser.add_argument("--json", action="store_true", help="every metric as JSON on stdout")
     args = parser.parse_args(argv)
 
@@ -29,9 +32,10 @@ def main(argv: list[str]) -> int:
     from training.evaluation.rankers import PROTOCOLS
     from training.evaluation.splits import compare_with_counters
     from twotower.artefacts.bundle import load_bundle
+    from twotower.device import choose
     from twotower.errors import DataError
 
-    bundle = load_bundle(args.bundle)
+    device, bundle = choose(args.device), load_bundle(args.bundle)
     towers, config = bundle.towers, bundle.towers.config
     data = read_data(
         args.events,
@@ -44,13 +48,13 @@ def main(argv: list[str]) -> int:
     )
     if args.protocol == "cold-start":
         planted = plant_again(data, planted_items(args.bundle, bundle.metrics), config.popularity_half_lives_days)
-        report_cold_start(compare_cold(planted, towers, args.items), args.json)
+        report_cold_start(compare_cold(planted, towers, args.items, device), args.json)
         return 0
     queries = PROTOCOLS[args.protocol](data.log, data.test_from_ms, data.end_ms)
     if not queries:
         raise DataError("nothing to evaluate: no event lies at or after the split's test_from")
     candidates = candidate_set(len(data.item_ids), past_masked=queries[0].mask_past_items)
-    result = compare_with_counters(data, towers, args.items, queries, args.protocol)
+    result = compare_with_counters(data, towers, args.items, queries, args.protocol, device)
     if args.json:
         told = {"protocol": args.protocol, "candidates": candidates, "batch_local": BATCH_LOCAL_WARNING, "rankers": result}
         print(json.dumps(told, indent=2, allow_nan=False))

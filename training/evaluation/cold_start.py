@@ -16,19 +16,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from training.data.event_log import EventLog
 from training.data.popularity_snapshots import take_snapshots
 from training.data.read import Data
 from training.evaluation.content_neighbours import content_neighbours
 from training.evaluation.metrics import Array, Flags, Rankings, mean, recall
-from training.evaluation.rankers import Model, Popularity, Ranker, next_basket, rank
+from training.evaluation.rankers import Popularity, Ranker, next_basket, rank
+from training.evaluation.splits import model_of
 from twotower.artefacts.bundle import Towers
 from twotower.data.features import EncodedRows, Ints
+from twotower.device import ON_CPU, Device
 from twotower.errors import DataError
 from twotower.metrics.ranking import user_bootstrap
-from twotower.model.catalogue import embed_catalogue, stream_items
+from twotower.model.catalogue import stream_items
 from twotower.progress import say, step
 
 PLANTED = "planted_cold_items"  # key in metrics.json of a bundle: the ids of the items that were hidden from training
@@ -132,14 +133,11 @@ def _compact(array: npt.NDArray[Any], keep_E: Flags) -> npt.NDArray[Any]:
     return array[:end]
 
 
-def compare_cold(planted: Planted, towers: Towers, items: Path) -> dict[str, dict[str, float]]:
+def compare_cold(planted: Planted, towers: Towers, items: Path, device: Device = ON_CPU) -> dict[str, dict[str, float]]:
     """Metrics of a bundle's model and of two baselines without training: content similarity, and daily popularity."""
     data, model, columns = planted.data, towers.config.model, towers.schema.items
-    with step("embed items", total=len(data.item_ids), unit="items") as work:
-        parts = embed_catalogue(items, columns, towers.embedder, model.item_spec, model.table_rows, work.advance)
-        vectors_ND = torch.from_numpy(np.concatenate([vectors for _, vectors in parts]))
     rankers: dict[str, Ranker] = {
-        "model": Model(towers.contextualizer, model, vectors_ND, data.log, data.snapshots),
+        "model": model_of(data, towers, items, device),
         "content_knn": content_neighbours(data.log, stream_items(items, columns), model.item_spec),
         "popularity": Popularity(data.snapshots),
     }

@@ -3,11 +3,10 @@
 Q: queries, N: items, V: vector width, D: model width, P: popularity dimensions
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,20 +14,20 @@ from torch import Tensor
 
 from training.data.event_log import EventLog, basket_starts
 from training.data.popularity_snapshots import PopularitySnapshots
-from training.evaluation.metrics import Array, Flags, Rankings, batch_local, likelihood
+from training.evaluation.metrics import Flags, Rankings
+from training.evaluation.ranked_batch import RankedBatch, rank_on_cpu, rank_on_device
 from training.recipes.config import ProtocolName
 from twotower.data.features import Ints
 from twotower.data.item_statistics import ItemStatistics, item_statistics
 from twotower.data.past_items import PastVectors, join_statistics, past_items
 from twotower.data.window import anchor, collate
-from twotower.metrics.ranking import tied_ranks
+from twotower.device import CPU, on
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.scoring import Request, queries_from_hidden
 
 WINDOWS_PER_BATCH = 16
 QUERIES_PER_BATCH = 64
-MASKED = -1e9  # finite, so that the entropy stays a number
 MAX_BASKETS = 256  # of one user: more belong to a robot, or to all visitors without an id
 
 
@@ -150,7 +149,7 @@ class Model:
     @torch.inference_mode()
     def score(self, queries: Sequence[Query], statistics: Sequence[ItemStatistics], out_QN: Tensor) -> None:
         """Queries of one user and one anchor share a forward pass, because attention is causal."""
-        config = self.config
+        config, device = self.config, self.vectors_ND.device
         windows = [list(g) for _, g in groupby(range(len(queries)), lambda i: self._window(queries[i]))]
         hidden: list[Tensor] = []
         for begin in range(0, len(windows), WINDOWS_PER_BATCH):
@@ -159,14 +158,30 @@ class Model:
         now = np.array([q.now_ms for q in queries])
         past = past_items(*join_statistics(statistics), now)
         past_popularity_PM = self.snapshots.of_items(now[past.request_M.numpy()], past.rows_M.numpy())
-        vectors = PastVectors.of(self.vectors_ND, past.rows_M, torch.from_numpy(past_popularity_PM).T)
+        past = on(device, past)
+        vectors = PastVectors.of(self.vectors_ND, past.rows_M, torch.from_numpy(past_popularity_PM).T.to(device))
         answered = queries_from_hidden(self.contextualizer, config, torch.cat(hidden), requests, past, vectors)
         torch.matmul(answered.vectors_QV[:, : config.width], self.vectors_ND.T, out=out_QN)
         # The nightly refresh changes only the popularity dimensions, so each query is scored with those of its day.
-        for row_N, query, weights_P in zip(out_QN, queries, answered.vectors_QV[:, config.width :].tolist(), strict=True):
+        if device.type == "cpu":
+            self._add_popularity(out_QN, queries, answered.vectors_QV[:, config.width :])
+        else:
+            self._add_popularity_of_days(out_QN, queries, answered.vectors_QV[:, config.width :])
+        answered.add_repeat_scores(out_QN, torch.arange(out_QN.shape[1], device=device))
+
+    def _add_popularity(self, out_QN: Tensor, queries: Sequence[Query], weights_QP: Tensor) -> None:
+        """Query by query, so that a row of scores stays in the cache."""
+        for row_N, query, weights_P in zip(out_QN, queries, weights_QP.tolist(), strict=True):
             for p, weight in enumerate(weights_P):
                 row_N.add_(torch.from_numpy(self.snapshots.day(query.now_ms)[p]), alpha=weight)
-        answered.add_repeat_scores(out_QN, torch.arange(out_QN.shape[1]))
+
+    def _add_popularity_of_days(self, out_QN: Tensor, queries: Sequence[Query], weights_QP: Tensor) -> None:
+        """Day by day, so that each day's popularity is copied to the device once, and nothing is copied back."""
+        days, day_of_query = np.unique(self.snapshots.index(np.array([q.now_ms for q in queries])), return_inverse=True)
+        for number, day in enumerate(days.tolist()):
+            popularity_PN = torch.from_numpy(self.snapshots.table_PTN[:, day]).to(out_QN.device)
+            for row in np.flatnonzero(day_of_query == number).tolist():
+                out_QN[row].addmv_(popularity_PN.T, weights_QP[row])
 
     def _window(self, query: Query) -> tuple[int, int]:
         return query.user, anchor(query.num_known, self.config.window, self.config.page)
@@ -177,7 +192,7 @@ class Model:
             user, first = self._window(queries[members[0]])
             start = self.log.span(user)[0]
             histories.append(self.log.history(start + first, start + max(queries[i].num_known for i in members)))
-        batch = collate(histories)
+        batch = on(self.vectors_ND.device, collate(histories))
         hidden_BLD = self.contextualizer(self.vectors_ND[batch.item_rows_BL], batch)
         window = [b for b, members in enumerate(windows) for _ in members]
         position = [max(queries[i].num_known - self._window(queries[i])[1] - 1, 0) for members in windows for i in members]
@@ -199,14 +214,18 @@ def rank(
     on_queries: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Rankings]:
     """Rank the whole catalogue for every query by each ranker. The statistics of past items are computed once for all."""
-    parts: dict[str, list[_Ranked]] = {name: [] for name in rankers}
+    parts: dict[str, list[RankedBatch]] = {name: [] for name in rankers}
     past: list[Flags] = []
-    scores_QN = torch.empty(QUERIES_PER_BATCH, len(train_count_N))
+    matrices: dict[torch.device, Tensor] = {}
+    for ranker in rankers.values():
+        if (device := ranker.vectors_ND.device if isinstance(ranker, Model) else CPU) not in matrices:
+            matrices[device] = torch.empty(QUERIES_PER_BATCH, len(train_count_N), device=device)
     for begin in range(0, len(queries), QUERIES_PER_BATCH):
         batch = queries[begin : begin + QUERIES_PER_BATCH]
         statistics = [statistics_before(log, q) for q in batch]
         past.extend(np.isin(q.answers, s.item_rows_M) for q, s in zip(batch, statistics, strict=True))
         for name, ranker in rankers.items():
+            scores_QN = matrices[ranker.vectors_ND.device if isinstance(ranker, Model) else CPU]
             parts[name].append(_rank_batch(ranker, batch, statistics, scores_QN[: len(batch)]))
         on_queries(len(batch))
     sizes = [len(q.answers) for q in queries]
@@ -229,43 +248,16 @@ def rank(
     }
 
 
-class _Ranked(NamedTuple):
-    """The fields of `Rankings` that depend on the ranker, for one batch."""
-
-    rank_A: Array
-    unseen_rank_A: Array
-    local_rank_A: Array
-    nll_A: Array
-    local_nll_A: Array
-    entropy_Q: Array
-    top10_QK: Ints
-
-
-def _rank_batch(ranker: Ranker, queries: Sequence[Query], statistics: Sequence[ItemStatistics], scores_QN: Tensor) -> _Ranked:
-    """Ranks query by query, so that a row of scores stays in the cache and no second matrix is made."""
+def _rank_batch(ranker: Ranker, queries: Sequence[Query], statistics: Sequence[ItemStatistics], scores_QN: Tensor) -> RankedBatch:
     ranker.score(queries, statistics, scores_QN)
-    if not math.isfinite(scores_QN.sum().item()):
-        raise ValueError("the ranker's scores are not finite: the model is broken, train it again")
-    ranks, nll, entropies, masked = [], [], [], []
-    for scores_N, query, past in zip(scores_QN.numpy(), queries, statistics, strict=True):
-        if query.mask_past_items:
-            scores_N[past.item_rows_M] = MASKED
-        ranks.append(tied_ranks(scores_N, query.answers, past.item_rows_M))
-        log_partition, entropy = likelihood(scores_N) if ranker.has_probabilities else (np.nan, np.nan)
-        nll.append(log_partition - scores_N[query.answers].astype(np.float64))
-        masked.append(np.isin(query.answers, past.item_rows_M) & query.mask_past_items)
-        entropies.append(entropy)
-    overall, unseen = (np.concatenate(r) for r in zip(*ranks, strict=True))
-    # The only copy of scores, and a small one: a few hundred columns.
-    local_rank_A, local_nll_A = batch_local(scores_QN.numpy(), [q.answers for q in queries], ranker.has_probabilities)
-    # A masked answer has no likelihood.
-    nll_A, local_nll_A = (np.where(np.concatenate(masked), np.nan, each) for each in (np.concatenate(nll), local_nll_A))
-    return _Ranked(overall, unseen, local_rank_A, nll_A, local_nll_A, np.array(entropies), top_rows(scores_QN))
-
-
-def top_rows(scores_QN: Tensor, k: int = 10) -> Ints:
-    """The k best rows of each query."""
-    return torch.topk(scores_QN, min(k, scores_QN.shape[1])).indices.numpy()
+    rank_scores = rank_on_cpu if scores_QN.device.type == "cpu" else rank_on_device
+    return rank_scores(
+        scores_QN,
+        [query.answers for query in queries],
+        [past.item_rows_M for past in statistics],
+        [query.mask_past_items for query in queries],
+        ranker.has_probabilities,
+    )
 
 
 def statistics_before(log: EventLog, query: Query) -> ItemStatistics:

@@ -8,9 +8,11 @@ import torch
 
 from training.data.read import Data
 from training.evaluation.metrics import Rankings, headline_values, paired_differences, paired_ratio, summarise
-from training.evaluation.rankers import PROTOCOLS, Model, PersonalFrequency, Popularity, Query, Ranker, rank
+from training.evaluation.ranked_batch import ANSWERS_AT_ONCE
+from training.evaluation.rankers import PROTOCOLS, QUERIES_PER_BATCH, Model, PersonalFrequency, Popularity, Query, Ranker, rank
 from training.recipes.config import ProtocolName
 from twotower.artefacts.bundle import Towers
+from twotower.device import ON_CPU, Device, Needs, bytes_of_weights, with_room
 from twotower.model.catalogue import embed_catalogue
 from twotower.progress import step
 
@@ -19,15 +21,33 @@ EXPLORING = "unseen_recall@10"  # the metric that is reported as a ratio to that
 
 
 def compare_with_counters(
-    data: Data, towers: Towers, items: Path, queries: list[Query], name: str
+    data: Data, towers: Towers, items: Path, queries: list[Query], name: str, device: Device = ON_CPU
 ) -> dict[str, dict[str, float]]:
-    """Metrics of a bundle's model and of the counting baselines on the same queries."""
+    """Metrics of a bundle's model, which computes on the device, and of the counting baselines on the same queries."""
+    return evaluate_part(data, with_counters(data, model_of(data, towers, items, device)), queries, name)
+
+
+def model_of(data: Data, towers: Towers, items: Path, device: Device) -> Model:
+    """A bundle's model as a ranker: towers, item vectors and scores lie on the device. Moves the towers there.
+
+    EnvironmentProblem for a GPU without room for them.
+    """
     model = towers.config.model
+    device = with_room(device, needs(towers, len(data.item_ids)))
+    embedder, contextualizer = towers.embedder.to(device.torch_device), towers.contextualizer.to(device.torch_device)
     with step("embed items", total=len(data.item_ids), unit="items") as work:
-        parts = embed_catalogue(items, towers.schema.items, towers.embedder, model.item_spec, model.table_rows, work.advance)
-        vectors_ND = torch.from_numpy(np.concatenate([vectors for _, vectors in parts]))
-    return evaluate_part(
-        data, with_counters(data, Model(towers.contextualizer, model, vectors_ND, data.log, data.snapshots)), queries, name
+        parts = embed_catalogue(items, towers.schema.items, embedder, model.item_spec, model.table_rows, work.advance, device)
+        vectors_ND = torch.from_numpy(np.concatenate([vectors for _, vectors in parts])).to(device.torch_device)
+    return Model(contextualizer, model, vectors_ND, data.log, data.snapshots)
+
+
+def needs(towers: Towers, num_items: int) -> Needs:
+    """The bytes of an evaluation: beside a matrix of scores, one row of it in float64, and comparisons with some answers."""
+    width = towers.config.model.width
+    return Needs(
+        weights=bytes_of_weights(towers.embedder, towers.contextualizer),
+        vectors=4 * width * num_items,
+        batch=num_items * (4 * QUERIES_PER_BATCH + 3 * 8 + ANSWERS_AT_ONCE),
     )
 
 

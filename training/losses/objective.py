@@ -3,8 +3,7 @@
 D: vector width, N: items, C: candidates, Q: queries, P: popularity dimensions, M: past items of all queries
 """
 
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,12 +18,11 @@ from training.losses.frozen_loss import frozen_set_loss
 from training.losses.trained_loss import NextItems, trained_set_loss
 from twotower.data.features import EncodedRows
 from twotower.data.past_items import PastVectors
+from twotower.device import on
 from twotower.model.catalogue import tensors
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.embedder import Embedder
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +114,6 @@ class Objective(nn.Module):
         )
         repeat_M = self.contextualizer.repeat_scores(query_input, batch.past, vectors)
         return self.contextualizer.queries(query_input).float(), repeat_M.float()
-
-
-def on(device: torch.device, value: Value) -> Value:
-    """A copy with every tensor on `device`, including those inside dataclasses and tuples."""
-    if isinstance(value, Tensor):
-        return value.to(device)  # type: ignore[return-value]
-    if isinstance(value, tuple):
-        return tuple(on(device, part) for part in value)  # type: ignore[return-value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: on(device, getattr(value, field.name)) for field in fields(value)})
-    return value
 
 
 def hide_ids(rows: EncodedRows, model: ModelConfig, share: float, rng: np.random.Generator) -> None:

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.data.batches import Axis, TrainBatch
 from training.losses.objective import Objective
-from twotower.device import CPU, choose, may_have_gpu
+from twotower.device import ON_CPU, Device, Needs, choose, may_have_gpu, with_room
 from twotower.device_option import Wanted
 from twotower.progress import CONSOLE
 
@@ -37,7 +37,12 @@ class World:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = CPU
+    chosen: Device = ON_CPU
+
+    @property
+    def device(self) -> torch.device:
+        """The device that tensors of this process lie on."""
+        return self.chosen.torch_device
 
     @property
     def leads(self) -> bool:
@@ -57,7 +62,16 @@ def launched_world(wanted: Wanted | None) -> World:
     wanted = wanted or ("auto" if may_have_gpu() else "cpu")
     rank, size, local = (int(os.environ[n]) for n in ENVIRONMENT) if dist.is_torchelastic_launched() else (0, 1, 0)
     CONSOLE.quiet = rank > 0
-    return World(rank, size, choose(wanted, index=local).torch_device)
+    return World(rank, size, choose(wanted, index=local))
+
+
+def world_with_room(world: World, needs: Needs) -> World:
+    """The world, on the CPU if `auto` took a GPU without room for `needs`; EnvironmentProblem if `cuda` asked for that GPU.
+
+    Also if there are several processes, because all must compute on the same kind of device.
+    """
+    fixed = replace(world.chosen, is_auto=world.chosen.is_auto and world.size == 1)
+    return replace(world, chosen=with_room(fixed, needs))
 
 
 @contextmanager

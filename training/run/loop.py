@@ -280,8 +280,8 @@ def keep_checkpoint(inputs: TrainInputs, state: TrainState) -> None:
 
 
 def whole_objective(inputs: TrainInputs, state: TrainState) -> Objective:
-    """The towers as a whole and on the CPU. Every rank must call this."""
-    if inputs.world.device.type == "cpu" and (inputs.world.size == 1 or inputs.config.sharding == "ddp"):
+    """The towers as a whole: those that are trained, or on the CPU if each rank has a part. Every rank must call this."""
+    if inputs.world.size == 1 or inputs.config.sharding == "ddp":
         return state.objective
     copy = Objective(build_embedder(inputs.model), Contextualizer(inputs.model), state.objective.snapshots)
     copy.load_state_dict({name: whole(tensor).cpu() for name, tensor in state.objective.state_dict().items()})
@@ -289,5 +289,5 @@ def whole_objective(inputs: TrainInputs, state: TrainState) -> Objective:
 
 
 def embed_catalogue_once(inputs: TrainInputs, state: TrainState) -> Tensor:
-    """Vectors [N, D] of all items from the current embedder, on the device that computes the loss."""
+    """Vectors [N, D] of all items from the current embedder, on the device that computes the loss, where they stay."""
     return embed_rows(whole_objective(inputs, state).embedder, inputs.items).clone().to(inputs.world.device)

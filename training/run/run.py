@@ -20,7 +20,7 @@ from training.recipes.budget import CONTEXT_TABLE_ROWS, ParameterCount, count_pa
 from training.recipes.compute_optimal import data_notice
 from training.recipes.config import TrainConfig
 from training.run.checkpoint import RunDirectory, forget_checkpoints, identify, refuse_unfinished
-from training.run.distributed import joined, launched_world
+from training.run.distributed import joined, launched_world, world_with_room
 from training.run.journal import RUN_SUFFIX, RunJournal
 from training.run.loop import StepReport, prepare_training, resumed, train, whole_objective
 from training.run.watch import Watch
@@ -28,6 +28,7 @@ from twotower.artefacts.bundle import save_bundle
 from twotower.artefacts.manifest import refuse_existing, staging
 from twotower.data.features import EncodedRows
 from twotower.data.schema import Schema
+from twotower.device import Needs
 from twotower.device_option import Wanted
 from twotower.model.catalogue import embed_rows, encode_items, fit_item_spec, stream_items
 from twotower.progress import say, step
@@ -77,6 +78,7 @@ def run(
         f"  {parameters.embedder:,} embedder + {parameters.contextualizer:,} contextualizer parameters: "
         f"the embedder is {parameters.share:.2%}"
     )
+    world = world_with_room(world, training_needs(sum(parameters), model.width, data))
     for line in data_notice(sum(parameters), int(data.train_count_N.sum())):
         say(f"  {line}")
     sampler = BatchSampler(data.log, data.train_until_ms, model, config)
@@ -129,6 +131,13 @@ def run(
     )
     forget_checkpoints(directory)
     return metrics
+
+
+def training_needs(num_parameters: int, width: int, data: Data) -> Needs:
+    """The bytes of a training run on a GPU: weights with gradients and two moments each, the vectors of stage 2, popularity."""
+    return Needs(
+        weights=4 * 4 * num_parameters, vectors=4 * width * len(data.item_ids), batch=2 * data.snapshots.table_PTN.nbytes
+    )
 
 
 def popularity_table(data: Data) -> pa.Table:

@@ -61,7 +61,7 @@ class Watch:
             self._note("personal_frequency", lambda: PersonalFrequency(self.data.snapshots), step=0, stage=0)
 
     def step(self, report: StepReport, towers: Callable[[], Objective]) -> None:
-        """Write a step, and evaluate if it is time. `towers` returns the towers as a whole and on the CPU."""
+        """Write a step, and evaluate if it is time. `towers` returns the towers as a whole."""
         if self.journal is not None:
             self.journal.step(
                 StepLine(

@@ -4,6 +4,7 @@ N: rows, S: slots of a row, of all its fields, K: fields, R: rows of the table, 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from twotower.kernels.configurations import configuration, current_target
-from twotower.kernels.dispatch import jit, tl, triton, use_triton
+from twotower.kernels.dispatch import jit, run, tl, triton
 
 
 def gather_pool(table_RE: Tensor, slots_NS: Tensor, weights_NS: Tensor, slot_counts: Sequence[int]) -> Tensor:
@@ -20,10 +21,9 @@ def gather_pool(table_RE: Tensor, slots_NS: Tensor, weights_NS: Tensor, slot_cou
     A row's slots are those of its fields in order, `slot_counts` of each; zero of a field without slots. Slots lie in the
     table. A weight of zero still reads its row: NaN in it spoils the sum.
     """
-    impl = (
-        gather_pool_triton if use_triton(table_RE, slots_NS, weights_NS) and table_RE.shape[1] % 8 == 0 else gather_pool_reference
-    )
-    return impl(table_RE, slots_NS, weights_NS, slot_counts)
+    in_triton, in_torch = (partial(impl, slot_counts=slot_counts) for impl in (gather_pool_triton, gather_pool_reference))
+    pooled_NKE: Tensor = run(in_triton, in_torch, table_RE, slots_NS, weights_NS, fits=table_RE.shape[1] % 8 == 0)
+    return pooled_NKE
 
 
 def gather_pool_reference(table_RE: Tensor, slots_NS: Tensor, weights_NS: Tensor, slot_counts: Sequence[int]) -> Tensor:

@@ -6,14 +6,14 @@ E: head width, P: half of it, L: positions of the tables
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from twotower.kernels.configurations import configuration, current_target
-from twotower.kernels.dispatch import jit, tl, triton, use_triton
+from twotower.kernels.dispatch import jit, run, tl, triton
 from twotower.kernels.rotary import load_turned, rotate_reference, turn
 
 LOG2_E = 1.4426950408889634  # kernels compute powers of two
@@ -65,9 +65,9 @@ def packed_attention(q_THE: Tensor, k_SGE: Tensor, v_SGE: Tensor, cos_LP: Tensor
     them, rather than once for every block of queries. Key/value head g belongs to heads g R to g R + R - 1 (Ainslie et al.
     2023). A NaN in a history's rows leaves the results of that history alone undefined.
     """
-    fits = q_THE.shape[2] % 16 == 0
-    impl = packed_attention_triton if fits and use_triton(q_THE, k_SGE, v_SGE, cos_LP, sin_LP) else packed_attention_reference
-    return impl(q_THE, k_SGE, v_SGE, cos_LP, sin_LP, packing)
+    in_triton, in_torch = (partial(impl, packing=packing) for impl in (packed_attention_triton, packed_attention_reference))
+    mixed_THE: Tensor = run(in_triton, in_torch, q_THE, k_SGE, v_SGE, cos_LP, sin_LP, fits=q_THE.shape[2] % 16 == 0)
+    return mixed_THE
 
 
 def packed_attention_reference(

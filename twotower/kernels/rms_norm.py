@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from twotower.kernels.configurations import configuration, current_target
-from twotower.kernels.dispatch import jit, tl, triton, use_triton
+from twotower.kernels.dispatch import jit, run, tl, triton
 
 EPSILON = torch.finfo(torch.float32).eps  # of the mean square; torch's own for single precision
 
@@ -17,15 +17,14 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor) -> Tensor:
 
     Rows of zeros stay what they are; a NaN makes NaN of its row.
     """
-    impl = rms_norm_triton if use_triton(x_TD, weight_D) and x_TD.shape[1] % 16 == 0 else rms_norm_reference
-    return impl(x_TD, weight_D)
+    normed_TD: Tensor = run(rms_norm_triton, rms_norm_reference, x_TD, weight_D, fits=x_TD.shape[1] % 16 == 0)
+    return normed_TD
 
 
 def add_rms_norm(x_TD: Tensor, added_TD: Tensor, weight_D: Tensor) -> tuple[Tensor, Tensor]:
     """The sum of two rows, and its norm."""
-    fits = use_triton(x_TD, added_TD, weight_D) and x_TD.shape[1] % 16 == 0
-    impl = add_rms_norm_triton if fits else add_rms_norm_reference
-    return impl(x_TD, added_TD, weight_D)
+    sum_TD, normed_TD = run(add_rms_norm_triton, add_rms_norm_reference, x_TD, added_TD, weight_D, fits=x_TD.shape[1] % 16 == 0)
+    return sum_TD, normed_TD
 
 
 def rms_norm_reference(x_TD: Tensor, weight_D: Tensor) -> Tensor:

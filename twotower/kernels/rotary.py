@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from twotower.kernels.configurations import configuration, current_target
-from twotower.kernels.dispatch import jit, tl, triton, use_triton
+from twotower.kernels.dispatch import jit, run, tl, triton
 
 
 def rotate(x_TNE: Tensor, cos_LP: Tensor, sin_LP: Tensor, positions_T: Tensor) -> Tensor:
@@ -15,8 +15,8 @@ def rotate(x_TNE: Tensor, cos_LP: Tensor, sin_LP: Tensor, positions_T: Tensor) -
 
     Heads lie side by side; rows may be parts of wider ones.
     """
-    impl = rotate_triton if use_triton(x_TNE, cos_LP, sin_LP, positions_T) and x_TNE.shape[2] % 16 == 0 else rotate_reference
-    return impl(x_TNE, cos_LP, sin_LP, positions_T)
+    turned_TNE: Tensor = run(rotate_triton, rotate_reference, x_TNE, cos_LP, sin_LP, positions_T, fits=x_TNE.shape[2] % 16 == 0)
+    return turned_TNE
 
 
 def rotate_reference(x_TNE: Tensor, cos_LP: Tensor, sin_LP: Tensor, positions_T: Tensor) -> Tensor:

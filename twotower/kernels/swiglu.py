@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from twotower.kernels.configurations import configuration, current_target
-from twotower.kernels.dispatch import jit, tl, triton, use_triton
+from twotower.kernels.dispatch import jit, run, tl, triton
 
 
 def swiglu(gate_up_TI: Tensor) -> Tensor:
     """silu(gate) * up, [T, F], of rows [T, 2 F] that are gate and then up (Shazeer 2020, eq. 6). A NaN spoils its own number."""
-    impl = swiglu_triton if use_triton(gate_up_TI) and gate_up_TI.shape[1] % 16 == 0 else swiglu_reference
-    return impl(gate_up_TI)
+    out_TF: Tensor = run(swiglu_triton, swiglu_reference, gate_up_TI, fits=gate_up_TI.shape[1] % 16 == 0)
+    return out_TF
 
 
 def swiglu_reference(gate_up_TI: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ import torch
 
 from twotower.data.features import EncodedRows, FeatureSpec, FieldSpec, Floats, encode_rows, fit_field
 from twotower.data.schema import ItemColumns
+from twotower.device import ON_CPU, Device, device_of_weights, on
 from twotower.errors import DataError
+from twotower.model.embed_stream import embed_stream
 from twotower.model.embedder import Embedder
 from twotower.tables.ids import ids, undecodable
 from twotower.tables.table import Part, Table, open_table
@@ -25,6 +27,7 @@ R = TypeVar("R")
 
 BATCH_ITEMS = 8192
 BLOCK_ITEMS = 2048  # embedded at once: few enough that intermediate results stay in the processor's cache
+GPU_BLOCK_ITEMS = 65_536  # on a GPU: enough to fill it
 SAMPLE_ITEMS = 100_000  # at least, of a larger catalogue, to choose how much of texts and lists is read
 ID_FIELD = "item_id"
 
@@ -110,11 +113,12 @@ def encode_items(table: pa.Table, spec: FeatureSpec, table_rows: int) -> Encoded
 
 
 def embed_rows(embedder: Embedder, rows: EncodedRows) -> torch.Tensor:
-    """Vectors [N, D] of encoded items, batch by batch and without gradients."""
-    parts = []
+    """Vectors [N, D] of encoded items, block by block and without gradients, on the device of the embedder."""
+    device, parts = device_of_weights(embedder), []
+    block = BLOCK_ITEMS if device.type == "cpu" else GPU_BLOCK_ITEMS
     with torch.inference_mode():
-        for start in range(0, len(rows), BLOCK_ITEMS):
-            parts.append(embedder(*tensors(rows.take(slice(start, start + BLOCK_ITEMS)))))
+        for start in range(0, len(rows), block):
+            parts.append(embedder(*on(device, tensors(rows.take(slice(start, start + block))))))
     return torch.cat(parts)
 
 
@@ -125,13 +129,22 @@ def embed_catalogue(
     spec: FeatureSpec,
     table_rows: int,
     on_batch: Callable[[int], None] = lambda done: None,
+    device: Device = ON_CPU,
 ) -> Iterator[tuple[pa.Table, Floats]]:
-    """Stream (items, vectors [n, D]) of a whole catalogue; `on_batch` is called with the size of each batch."""
+    """Stream (items, vectors [n, D]) of a whole catalogue; `on_batch` is called with the size of each batch.
+
+    On a GPU the threads only encode, and the embedder, whose weights lie there, embeds batch after batch.
+    """
+
+    def encode(table: pa.Table) -> tuple[pa.Table, EncodedRows]:
+        return table, encode_items(table, spec, table_rows)
 
     def embed(table: pa.Table) -> tuple[pa.Table, Floats]:
         return table, embed_table(table, embedder, spec, table_rows)
 
-    for table, vectors in in_parallel(embed, stream_items(path, columns)):
+    tables = stream_items(path, columns)
+    parts = embed_stream(embedder, in_parallel(encode, tables), device) if device.is_gpu else in_parallel(embed, tables)
+    for table, vectors in parts:
         yield table, vectors
         on_batch(len(table))
 

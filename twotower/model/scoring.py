@@ -18,6 +18,7 @@ from twotower.data.features import encode_wanted, request_time_features
 from twotower.data.item_statistics import ItemStatistics
 from twotower.data.past_items import PastItems, PastVectors, join_statistics, past_items
 from twotower.data.window import History, collate
+from twotower.device import on
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 
@@ -70,11 +71,12 @@ def answer_as_of(
     contextualizer: Contextualizer, config: ModelConfig, vectors_ND: Tensor, popularity_NP: Tensor, requests: Sequence[Request]
 ) -> Queries:
     """As `answer`, with popularity given apart from the vectors, so that it may be of any moment."""
-    batch = collate([r.history for r in requests])
+    device = vectors_ND.device
+    batch = on(device, collate([r.history for r in requests]))
     hidden_BLD = contextualizer(vectors_ND[batch.item_rows_BL], batch)
-    last_QD = hidden_BLD[torch.arange(len(requests)), (batch.lengths_B - 1).clamp(min=0)]
-    past = past_items(*join_statistics([r.statistics for r in requests]), np.array([r.now_ms for r in requests]))
-    vectors = PastVectors(vectors_ND[past.rows_M], torch.arange(len(past.rows_M)), popularity_NP[past.rows_M])
+    last_QD = hidden_BLD[torch.arange(len(requests), device=device), (batch.lengths_B - 1).clamp(min=0)]
+    past = on(device, past_items(*join_statistics([r.statistics for r in requests]), np.array([r.now_ms for r in requests])))
+    vectors = PastVectors(vectors_ND[past.rows_M], torch.arange(len(past.rows_M), device=device), popularity_NP[past.rows_M])
     return queries_from_hidden(contextualizer, config, last_QD, requests, past, vectors)
 
 
@@ -87,18 +89,13 @@ def queries_from_hidden(
     past: PastItems,
     vectors: PastVectors,
 ) -> Queries:
-    """Queries from the hidden state after each request's last event."""
+    """Queries from the hidden state after each request's last event, on the device of these states."""
     now = np.array([r.now_ms for r in requests])
     last = np.array([r.history.times_ms_L[-1] if len(r.history) else r.now_ms for r in requests])
     wanted = encode_wanted([r.wanted_event_type for r in requests], config.context_spec, config.context_table_rows)
-    query_input = contextualizer.query_input(
-        hidden_QD,
-        torch.tensor([len(r.history) == 0 for r in requests]),
-        torch.from_numpy(request_time_features(now, last)),
-        torch.from_numpy(wanted[0]),
-        torch.from_numpy(wanted[1]),
-        past,
-        vectors,
-    )
+    empty_Q = torch.tensor([len(r.history) == 0 for r in requests])
+    request_Q7, slots_QS, weights_QS = (torch.from_numpy(x) for x in (request_time_features(now, last), *wanted))
+    read = on(hidden_QD.device, (empty_Q, request_Q7, slots_QS, weights_QS))
+    query_input = contextualizer.query_input(hidden_QD, *read, past, vectors)
     repeat_M = contextualizer.repeat_scores(query_input, past, vectors)
     return Queries(contextualizer.queries(query_input), past.request_M, past.rows_M, repeat_M)

@@ -15,6 +15,18 @@ def test_this_process_is_the_default_engine() -> None:
     assert engine_named("local") is embed_here
 
 
+def test_a_cluster_embeds_on_its_cpus() -> None:
+    with pytest.raises(EnvironmentProblem, match="--engine ray embeds on the CPUs of the cluster: leave out --device"):
+        engine_named("ray", "cuda")
+
+
+def test_a_gpu_that_cannot_be_had_is_named_before_anything_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("twotower.device.why_no_gpu", lambda _: "there is none")
+    nowhere = str(tmp_path / "nowhere")
+    with pytest.raises(EnvironmentProblem, match="--device cuda cannot be had: there is none"):
+        main(["--bundle", nowhere, "--items", nowhere, "--store", str(tmp_path), "--device", "cuda"])
+
+
 def test_an_engine_that_is_not_installed_is_named_before_anything_is_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

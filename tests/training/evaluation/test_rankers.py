@@ -121,6 +121,16 @@ def test_one_pass_per_window_equals_one_request_at_a_time(shop: Shop) -> None:
         torch.testing.assert_close(together[row], alone, rtol=1e-4, atol=1e-4)
 
 
+def test_popularity_added_day_by_day_is_that_added_query_by_query(shop: Shop) -> None:
+    """The first is for a device, the second for the processor's cache."""
+    model, queries = untrained(shop), queries_of(shop)[:40]
+    weights_QP = torch.randn(len(queries), shop.data.snapshots.table_PTN.shape[0], generator=torch.Generator().manual_seed(0))
+    by_query, by_day = torch.zeros(2, len(queries), len(shop.items))
+    model._add_popularity(by_query, queries, weights_QP)
+    model._add_popularity_of_days(by_day, queries, weights_QP)
+    torch.testing.assert_close(by_day, by_query)
+
+
 def test_leak_1_permuting_rows_within_baskets_changes_no_metric(shop: Shop, tiny_shop: Path, tmp_path: Path) -> None:
     events = pq.read_table(tiny_shop / "events.parquet")
     shuffled = events.take(pa.array(np.random.default_rng(0).permutation(len(events)))).sort_by("timestamp")
