@@ -22,7 +22,7 @@ from training.kernels.candidates import Certain, ItemVectors, WholeCatalogue
 from training.kernels.frozen_softmax import frozen_softmax
 from twotower.kernels.gather_pool import gather_pool
 from twotower.kernels.packed_attention import Packing, causal_attention, packed_attention
-from twotower.kernels.paged_decode import paged_decode
+from twotower.kernels.paged_attention import paged_attention
 from twotower.kernels.rms_norm import add_rms_norm, add_rms_norm_reference
 from twotower.kernels.rotary import rotate_reference, turn
 from twotower.kernels.swiglu import swiglu, swiglu_reference
@@ -171,11 +171,12 @@ def attention(num_histories: int, num_heads: int, width: int, device: torch.devi
 
 
 def decode(num_histories: int, num_heads: int, num_kv_heads: int, width: int, device: torch.device) -> Race:
-    """Attention of one new event in histories of 256 events, in pages of 32."""
-    page, pages = 32, 8
+    """Attention of one new event in histories of 256 events, in pages of 64."""
+    page, pages = 64, 4
     cos_LP, sin_LP = torch.ones(256, width // 2, device=device), torch.zeros(256, width // 2, device=device)
     pages_BM = torch.randperm(num_histories * pages, generator=torch.Generator().manual_seed(0)).view(num_histories, pages).int()
     pages_BM, lengths_B = pages_BM.to(device), torch.full((num_histories,), 256, dtype=torch.int32, device=device)
+    offsets_F = torch.arange(num_histories + 1, dtype=torch.int32, device=device)
 
     def inputs(seed: int) -> Inputs:
         make = seeded(seed, device)
@@ -196,7 +197,7 @@ def decode(num_histories: int, num_heads: int, num_kv_heads: int, width: int, de
         num_flop=4.0 * num_histories * 256 * num_heads * width,
         inputs=inputs,
         contenders={
-            "ours": lambda q, k, v: paged_decode(q, k, v, pages_BM, lengths_B, cos_LP, sin_LP),
+            "ours": lambda q, k, v: paged_attention(q, k, v, pages_BM, lengths_B, offsets_F, cos_LP, sin_LP, 1),
             "torch gathered": gathered,
         },
         error=error,

@@ -20,7 +20,8 @@ from training.kernels.frozen_softmax import frozen_softmax_triton
 from training.kernels.trained_softmax import PastPairs, TrainedCandidates, TrainedLogPartitionTriton
 from twotower.kernels.gather_pool import gather_pool_triton
 from twotower.kernels.packed_attention import Packing, packed_attention_triton
-from twotower.kernels.paged_decode import paged_decode_triton
+from twotower.kernels.paged_attention import paged_attention_triton
+from twotower.kernels.paged_store import paged_store_triton
 from twotower.kernels.rms_norm import add_rms_norm_triton, rms_norm_triton
 from twotower.kernels.rotary import rotate_triton
 from twotower.kernels.swiglu import swiglu_triton
@@ -82,17 +83,33 @@ def attention(width: int, num_heads: int, num_kv_heads: int) -> object:
     return packed_attention_triton(q_THE, k_TGE, v_TGE, *tables(width), packing)
 
 
-def decode(width: int, num_heads: int, num_kv_heads: int) -> object:
-    """Attention of one new event in histories of 8 pages of 32 events."""
-    k_NGCE, v_NGCE = (torch.zeros(64, num_kv_heads, 32, width, dtype=BRAIN) for _ in range(2))
-    pages_BM, lengths_B = torch.zeros(8, 8, dtype=torch.int32), torch.ones(8, dtype=torch.int32)
-    return paged_decode_triton(torch.zeros(8, num_heads, width, dtype=BRAIN), k_NGCE, v_NGCE, pages_BM, lengths_B, *tables(width))
+def paged(width: int, num_heads: int, num_kv_heads: int, num_new: int) -> object:
+    """Attention of some new events of each of 8 histories, in pages of 64 events. Queries lie beside keys and values."""
+    k_NGCE, v_NGCE = (torch.zeros(64, num_kv_heads, 64, width, dtype=BRAIN) for _ in range(2))
+    pages_BM, numbers_F = torch.zeros(8, 4, dtype=torch.int32), torch.zeros(9, dtype=torch.int32)
+    q_THE = torch.zeros(8 * num_new, num_heads + 2 * num_kv_heads, width, dtype=BRAIN)[:, :num_heads]
+    return paged_attention_triton(q_THE, k_NGCE, v_NGCE, pages_BM, numbers_F[:8], numbers_F, *tables(width), num_new)
+
+
+def store(width: int, num_kv_heads: int) -> object:
+    """Storing keys and values of 64 new events in pages of 64 events."""
+    k_NGCE, v_NGCE = (torch.zeros(64, num_kv_heads, 64, width, dtype=BRAIN) for _ in range(2))
+    heads_THE, numbers_T = torch.zeros(64, 4 * num_kv_heads, width, dtype=BRAIN), torch.zeros(64, dtype=torch.int32)
+    k_TGE, v_TGE = heads_THE[:, :num_kv_heads], heads_THE[:, num_kv_heads : 2 * num_kv_heads]
+    paged_store_triton(k_TGE, v_TGE, k_NGCE, v_NGCE, numbers_T, numbers_T, *tables(width))
+    return k_NGCE
 
 
 def norm(width: int, *, added: bool) -> object:
     """Normalisation of the model's rows, with or without adding to the residual stream."""
     x_TD, weight_D = torch.zeros(1024, width, dtype=BRAIN), torch.zeros(width)
     return add_rms_norm_triton(x_TD, x_TD.clone(), weight_D) if added else rms_norm_triton(x_TD, weight_D)
+
+
+def mixed_norm(width: int) -> object:
+    """The same in serving: the residual stream is float32, what is added and its norm are bfloat16."""
+    x_TD, weight_D = torch.zeros(1024, width), torch.zeros(width)
+    return add_rms_norm_triton(x_TD, x_TD.to(BRAIN), weight_D, BRAIN)
 
 
 def pool(width: int, num_fields: int) -> object:
@@ -117,13 +134,19 @@ CASES: dict[str, Callable[[], object]] = {
     "attention 64, 8 heads": partial(attention, 64, 8, 8),
     "attention 32, 8 heads share 2": partial(attention, 32, 8, 2),
     "attention 128, 8 heads share 2": partial(attention, 128, 8, 2),
-    "decode 64, 8 heads": partial(decode, 64, 8, 8),
-    "decode 64, 8 heads share 2": partial(decode, 64, 8, 2),
+    "paged 64, 8 heads, one new": partial(paged, 64, 8, 8, 1),
+    "paged 64, 8 heads share 2, one new": partial(paged, 64, 8, 2, 1),
+    "paged 32, 4 heads share 2, one new": partial(paged, 32, 4, 2, 1),
+    "paged 32, 4 heads share 2": partial(paged, 32, 4, 2, 64),
+    "paged 64, 8 heads share 2": partial(paged, 64, 8, 2, 64),
+    "paged store 64": partial(store, 64, 2),
     "norm 256": partial(norm, 256, added=False),
     "added norm 512": partial(norm, 512, added=True),
+    "added norm 128, float32 stream": partial(mixed_norm, 128),
     "rotation 64": lambda: rotate_triton(
         torch.zeros(1024, 8, 64, dtype=BRAIN), *tables(64), torch.zeros(1024, dtype=torch.int64)
     ),
     "gated unit 1376": lambda: swiglu_triton(torch.zeros(1024, 2752, dtype=BRAIN)),
     "bag 32, 20 fields": partial(pool, 32, 20),
+    "bag 128, 1 field": partial(pool, 128, 1),
 }

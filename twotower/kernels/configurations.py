@@ -64,7 +64,10 @@ TABLE: dict[str, dict[Target, dict[str, int]]] = {
         "sm_100": {"BLOCK_ROWS": 128, "BLOCK_KEYS": 64, "num_warps": 8, "num_stages": 2},
         "gfx942": {"BLOCK_ROWS": 64, "BLOCK_KEYS": 64, "num_warps": 4, "num_stages": 2},
     },
-    "paged_decode": {target: {"num_warps": 4, "num_stages": 2} for target in TARGETS},
+    "paged_attention": {target: {"BLOCK_ROWS": 64, "BLOCK_KEYS": 64, "num_warps": 4, "num_stages": 2} for target in TARGETS},
+    # One new event of each history: so few rows that a block of them holds one event's heads.
+    "paged_attention_one": {target: {"BLOCK_ROWS": 16, "BLOCK_KEYS": 64, "num_warps": 4, "num_stages": 2} for target in TARGETS},
+    "paged_store": {target: {"BLOCK_ROWS": 64, "num_warps": 4, "num_stages": 1} for target in TARGETS},
     "rms_norm": {target: {"BLOCK_SIZE": 2048, "num_warps": 4, "num_stages": 1} for target in TARGETS},
     "rotate": {target: {"BLOCK_ROWS": 64, "num_warps": 4, "num_stages": 1} for target in TARGETS},
     "swiglu": {target: {"BLOCK_T": 8, "BLOCK_F": 256, "num_warps": 4, "num_stages": 1} for target in TARGETS},

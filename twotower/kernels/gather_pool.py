@@ -58,11 +58,12 @@ def gather_pool_triton(
     out_NKE = table_RE.new_empty(num_rows, len(slot_counts), width)
     if not out_NKE.numel():
         return out_NKE
+    starts = _starts(slot_counts, slots_NS) if len(slot_counts) > 1 else None  # else nothing is copied to the device
     options = options or configuration("gather_pool", current_target())
     block = triton.next_power_of_2(width)
     num_blocks = triton.cdiv(num_rows, max(options["BLOCK_SIZE"] // block, 1))
     gather_pool_kernel[(num_blocks, len(slot_counts))](
-        table_RE, slots_NS.contiguous(), weights_NS.contiguous(), _starts(slot_counts, slots_NS), out_NKE, num_rows, num_slots,
+        table_RE, slots_NS.contiguous(), weights_NS.contiguous(), starts, out_NKE, num_rows, num_slots,
         K=len(slot_counts), E=width, BLOCK_E=block, **options,
     )  # fmt: skip
     return out_NKE
@@ -80,7 +81,10 @@ def gather_pool_kernel(  # type: ignore[no-untyped-def]
     is_row = row < num_rows
     mask = is_row[:, None] & (column < E)
     pooled = tl.zeros([BLOCK_N, BLOCK_E], tl.float32)
-    for slot in tl.range(tl.load(starts_ptr + field).to(tl.int32), tl.load(starts_ptr + field + 1).to(tl.int32)):
+    first, last = 0, num_slots
+    if starts_ptr is not None:
+        first, last = tl.load(starts_ptr + field).to(tl.int32), tl.load(starts_ptr + field + 1).to(tl.int32)
+    for slot in tl.range(first, last):
         place = row * num_slots + slot
         table_row = tl.load(slots_ptr + place, mask=is_row, other=0).to(tl.int64)
         weight = tl.load(weights_ptr + place, mask=is_row, other=0.0).to(tl.float32)

@@ -3,6 +3,8 @@
 T: rows, D: width
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -21,9 +23,10 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor) -> Tensor:
     return normed_TD
 
 
-def add_rms_norm(x_TD: Tensor, added_TD: Tensor, weight_D: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of two rows, and its norm."""
-    sum_TD, normed_TD = run(add_rms_norm_triton, add_rms_norm_reference, x_TD, added_TD, weight_D, fits=x_TD.shape[1] % 16 == 0)
+def add_rms_norm(x_TD: Tensor, added_TD: Tensor, weight_D: Tensor, normed_as: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+    """The sum of two rows, in the type of `x_TD`, and its norm, in the type `normed_as` or else that of the sum."""
+    kernel, reference = partial(add_rms_norm_triton, normed_as=normed_as), partial(add_rms_norm_reference, normed_as=normed_as)
+    sum_TD, normed_TD = run(kernel, reference, x_TD, added_TD, weight_D, fits=x_TD.shape[1] % 16 == 0)
     return sum_TD, normed_TD
 
 
@@ -35,10 +38,12 @@ def rms_norm_reference(x_TD: Tensor, weight_D: Tensor) -> Tensor:
     return wide_TD.mul(scale_T1).mul_(weight_D * width**0.5).to(x_TD.dtype)
 
 
-def add_rms_norm_reference(x_TD: Tensor, added_TD: Tensor, weight_D: Tensor) -> tuple[Tensor, Tensor]:
+def add_rms_norm_reference(
+    x_TD: Tensor, added_TD: Tensor, weight_D: Tensor, normed_as: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
     """Torch reference of the sum and its norm."""
     sum_TD = x_TD + added_TD
-    return sum_TD, rms_norm_reference(sum_TD, weight_D)
+    return sum_TD, rms_norm_reference(sum_TD, weight_D).to(normed_as or sum_TD.dtype)
 
 
 def rms_norm_triton(x_TD: Tensor, weight_D: Tensor, options: dict[str, int] | None = None) -> Tensor:
@@ -49,16 +54,20 @@ def rms_norm_triton(x_TD: Tensor, weight_D: Tensor, options: dict[str, int] | No
 
 
 def add_rms_norm_triton(
-    x_TD: Tensor, added_TD: Tensor, weight_D: Tensor, options: dict[str, int] | None = None
+    x_TD: Tensor,
+    added_TD: Tensor,
+    weight_D: Tensor,
+    normed_as: torch.dtype | None = None,
+    options: dict[str, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Triton implementation of the sum and its norm, in one pass over the rows."""
-    sum_TD, normed_TD = _empty(x_TD), _empty(x_TD)
+    sum_TD, normed_TD = _empty(x_TD), _empty(x_TD, normed_as)
     _launch(x_TD, added_TD, weight_D, sum_TD, normed_TD, options)
     return sum_TD, normed_TD
 
 
-def _empty(x_TD: Tensor) -> Tensor:
-    return torch.empty_like(x_TD, memory_format=torch.contiguous_format)
+def _empty(x_TD: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.empty_like(x_TD, dtype=dtype, memory_format=torch.contiguous_format)
 
 
 def _launch(

@@ -39,6 +39,16 @@ def test_the_sum_is_handed_on() -> None:
     torch.testing.assert_close(normed_TD, torch.tensor([[3.0, 40.0]]) / 12.5**0.5)
 
 
+def test_the_norm_can_be_of_a_narrower_type_than_the_sum() -> None:
+    x_TD, added_TD, weight_D = normal(5, 32, seed=0), normal(5, 32, seed=1, dtype=torch.bfloat16), normal(32, seed=2)
+    expected_TD = rms_norm(x_TD + added_TD, weight_D).bfloat16()
+    for impl in (add_rms_norm, add_rms_norm_triton):
+        with checked():
+            sum_TD, normed_TD = impl(x_TD, added_TD, weight_D, torch.bfloat16)
+        torch.testing.assert_close(sum_TD, x_TD + added_TD)
+        torch.testing.assert_close(normed_TD, expected_TD)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @settings(max_examples=6, deadline=None)
 @given(num_rows=st.integers(0, 9), width=st.sampled_from([16, 48, 128]), scale=st.sampled_from(SCALES), seed=st.integers(0, 99))
@@ -47,7 +57,7 @@ def test_the_kernel_is_no_worse_than_torch(dtype: torch.dtype, num_rows: int, wi
     weight_D = normal(width, seed=seed + 2, dtype=dtype)
     with checked(seed):
         normed_TD = rms_norm_triton(x_TD, weight_D, SMALL)
-        summed_TD, summed_normed_TD = add_rms_norm_triton(x_TD, added_TD, weight_D, SMALL)
+        summed_TD, summed_normed_TD = add_rms_norm_triton(x_TD, added_TD, weight_D, options=SMALL)
     assert_no_worse(normed_TD, rms_norm_reference, x_TD, weight_D)
     assert torch.equal(summed_TD, x_TD + added_TD)
     assert_no_worse(summed_normed_TD, lambda *inputs: add_rms_norm_reference(*inputs)[1], x_TD, added_TD, weight_D)
