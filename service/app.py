@@ -186,6 +186,7 @@ def observe(context: Context, cache: UserCache) -> None:
         "evictions": lambda: cache.counters.evictions,
         "verified": lambda: cache.counters.verified,
         "failures": lambda: cache.counters.failures,
+        "out_of_memory": lambda: cache.counters.out_of_memory,
     }
     for outcome, read in counted.items():
         metrics.user_cache.labels(outcome).set_function(read)

@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     batch_requests: int = Field(default=32, ge=1)  # the most requests in one batch
     batch_tokens: int = Field(default=4096, ge=1)  # the most events in one batch; each request counts as 32 more
     verify_share: float = Field(default=0.001, ge=0, le=1)  # share of cached user states that are recomputed and compared
+    page_pool_mb: int = Field(default=2048, ge=1)  # on a GPU, for the keys and values of histories: a quarter of a MB or so each
     user_cache_mb: int = Field(default=512, ge=0)  # for cached user states: about half a MB for each user
     heartbeat_limit_s: float = Field(default=10.0, gt=0)  # an engine that has not moved for longer counts as stuck
     history_cache_mb: int = Field(default=256, ge=0)  # room for about 1,000 users with 256 events each

@@ -39,6 +39,7 @@ class Setup(msgspec.Struct, frozen=True):
     user_cache_bytes: int
     verify_share: float
     device: Wanted = "cpu"
+    page_pool_bytes: int = 0  # for the histories on a GPU
 
 
 class CheckedRecommend(RecommendRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -38,6 +38,7 @@ from service.engine.frames import (
     UserCall,
 )
 from service.engine.thread import TURN_S, Batched, Engine, Limits, Place
+from service.model.pages import PagePools
 from service.model.user_states import UserCache, forget_users
 from service.ranking.recommend import recommend_many
 from service.ranking.score import score_many
@@ -56,7 +57,7 @@ class EngineProcess:
     """Runs an ordinary engine with the releases that the server has loaded here, and answers the server's calls."""
 
     def __init__(self, setup: Setup) -> None:
-        self._setup, self._device = setup, device_of(setup.device)
+        self._setup, self._device, self._pools = setup, device_of(setup.device), PagePools(setup.page_pool_bytes)
         self._releases: dict[int, LoadedRelease] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by the number of the call
         self._batches: deque[tuple[int, int]] = deque()
@@ -124,7 +125,7 @@ class EngineProcess:
             return replace(known)
         signed_by = load_verifier(Path(self._setup.verify_key)) if self._setup.verify_key else None
         load = partial(open_release, release_path(Path(self._setup.releases), release_id), signed_by)
-        return await asyncio.get_running_loop().run_in_executor(self._loading, load, self._device)
+        return await asyncio.get_running_loop().run_in_executor(self._loading, load, self._device, self._pools)
 
     def _state(self) -> State:
         batches = [self._batches.popleft() for _ in range(len(self._batches))]

@@ -266,4 +266,5 @@ def setup_of(settings: Settings, releases: Path) -> Setup:
         user_cache_bytes=settings.user_cache_mb << 20,
         verify_share=settings.verify_share,
         device=settings.device,
+        page_pool_bytes=settings.page_pool_mb << 20,
     )

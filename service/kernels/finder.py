@@ -27,20 +27,20 @@ class DeviceFinder:
 
     def __init__(self, vectors_NV: Floats, device: torch.device) -> None:
         self._device = device
-        self._catalogue = coded_catalogue_of(torch.from_numpy(np.asarray(vectors_NV)).to(device))
+        self.catalogue = coded_catalogue_of(torch.from_numpy(np.asarray(vectors_NV)).to(device))
 
     @property
     def num_bytes(self) -> int:
         """About the bytes taken on the device: rows and codes."""
-        return self._catalogue.rows_PV.nbytes + self._catalogue.codes_PV.nbytes
+        return self.catalogue.rows_PV.nbytes + self.catalogue.codes_PV.nbytes
 
     def find(self, queries_QV: Floats, k: int, allowed: Mask | None, without: Sequence[Ints] = ()) -> tuple[Ints, Ints]:
         """The best k allowed rows of each query, without the rows that it leaves out; equal scores by the lower row."""
         queries = torch.from_numpy(queries_QV).to(self._device)
-        allowed_W = None if allowed is None else bitmap(torch.from_numpy(allowed).to(self._device), self._catalogue)
+        allowed_W = None if allowed is None else bitmap(torch.from_numpy(allowed).to(self._device), self.catalogue)
         excluded_XQ = list(zip_longest(*(rows.tolist() for rows in without), fillvalue=_NOBODY))
         excluded_QX = torch.tensor(excluded_XQ, dtype=torch.int32, device=self._device).T if excluded_XQ else None
-        rows_QK, _ = top_k(queries, self._catalogue, k, allowed_W, excluded_QX)
+        rows_QK, _ = top_k(queries, self.catalogue, k, allowed_W, excluded_QX)
         found_QK = rows_QK.cpu().numpy()
         query_C, place_C = np.nonzero(found_QK >= 0)
         return query_C, found_QK[query_C, place_C]

@@ -51,6 +51,18 @@ def top_k(
     return impl(queries_QD, catalogue, k, allowed_W, excluded_QX)
 
 
+def top_k_at_once(
+    queries_QD: Tensor, catalogue: Catalogue, k: int, allowed_W: Tensor | None = None, excluded_QX: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `top_k`, without waiting for the device. The third result [Q] is not 0 where the answer is not proven."""
+    tensors = [t for t in (queries_QD, catalogue.rows_PV, allowed_W, excluded_QX) if t is not None]
+    if use_triton(*tensors) and len(queries_QD) and len(catalogue):
+        queries_QV, bounds_QM, num_scored, excluded_QX = _first_pass(queries_QD, catalogue, k, allowed_W, excluded_QX)
+        return _second_pass(queries_QV, catalogue, bounds_QM, num_scored, k, allowed_W, excluded_QX)
+    rows_QK, scores_QK = top_k_reference(queries_QD, catalogue, k, allowed_W, excluded_QX)
+    return rows_QK, scores_QK, torch.zeros(len(queries_QD), dtype=torch.int32, device=queries_QD.device)
+
+
 def top_k_reference(
     queries_QD: Tensor, catalogue: Catalogue, k: int, allowed_W: Tensor | None = None, excluded_QX: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -213,16 +225,23 @@ def top_k_triton(
     queries_QD: Tensor, catalogue: Catalogue, k: int, allowed_W: Tensor | None = None, excluded_QX: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """`top_k` with Triton on a GPU."""
-    num_queries, num_excluded = len(queries_QD), 0 if excluded_QX is None else excluded_QX.shape[1]
-    if not num_queries or not len(catalogue):
-        rows_QK = torch.full((num_queries, k), -1, device=queries_QD.device)
-        return rows_QK, torch.full((num_queries, k), -torch.inf, device=queries_QD.device)
+    if not len(queries_QD) or not len(catalogue):
+        rows_QK = torch.full((len(queries_QD), k), -1, device=queries_QD.device)
+        return rows_QK, torch.full((len(queries_QD), k), -torch.inf, device=queries_QD.device)
+    queries_QV, bounds_QM, num_scored, excluded_QX = _first_pass(queries_QD, catalogue, k, allowed_W, excluded_QX)
+    return _best(queries_QV, catalogue, bounds_QM, num_scored, k, allowed_W, excluded_QX)
+
+
+def _first_pass(
+    queries_QD: Tensor, catalogue: Catalogue, k: int, allowed_W: Tensor | None, excluded_QX: Tensor | None
+) -> tuple[Tensor, Tensor, int, Tensor | None]:
+    """Padded queries, their bounds, how many groups pass 2 scores, and the rows left out."""
+    num_excluded = 0 if excluded_QX is None else excluded_QX.shape[1]
     queries_QV = pad(queries_QD.float(), (0, catalogue.rows_PV.shape[1] - queries_QD.shape[1])).contiguous()
     bounds_QM = upper_bounds(queries_QV, catalogue, allowed_W)
     share = _SPARE_SHARE if catalogue.residual_P is None else _SPARE_SHARE_CODED
     num_scored = k + num_excluded + _SPARE_GROUPS + int(share * k)
-    excluded_QX = None if excluded_QX is None else excluded_QX.contiguous()
-    return _best(queries_QV, catalogue, bounds_QM, num_scored, k, allowed_W, excluded_QX)
+    return queries_QV, bounds_QM, num_scored, None if excluded_QX is None else excluded_QX.contiguous()
 
 
 def upper_bounds(queries_QV: Tensor, catalogue: Catalogue, allowed_W: Tensor | None) -> Tensor:
@@ -268,6 +287,25 @@ def _best(
     excluded_QX: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Pass 2: rows and scores [Q, K] of the best. It runs again with more groups for queries whose answer is not proven."""
+    rows_QK, scores_QK, unproven_Q = _second_pass(queries_QV, catalogue, bounds_QM, num_scored, k, allowed_W, excluded_QX)
+    for query in compress(range(len(queries_QV)), unproven_Q.tolist()):
+        one = slice(query, query + 1)
+        excluded_1X = None if excluded_QX is None else excluded_QX[one]
+        more = _best(queries_QV[one], catalogue, bounds_QM[one], _MORE * num_scored, k, allowed_W, excluded_1X)
+        rows_QK[one], scores_QK[one] = more
+    return rows_QK, scores_QK
+
+
+def _second_pass(
+    queries_QV: Tensor,
+    catalogue: Catalogue,
+    bounds_QM: Tensor,
+    num_scored: int,
+    k: int,
+    allowed_W: Tensor | None,
+    excluded_QX: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and scores [Q, K] of the best in the groups with the largest bounds, and whether each answer is not proven, [Q]."""
     (num_queries, num_groups), group = bounds_QM.shape, catalogue.group
     num_scored = min(num_scored, num_groups)
     highest_QB, place_QB, span_QS = highest_groups(bounds_QM, min(num_scored + 1, num_groups))
@@ -283,15 +321,10 @@ def _best(
     rest_Q = highest_QB[:, -1] if num_scored < num_groups else None
     rows_QK = keys_QF.new_empty(num_queries, k)
     scores_QK = queries_QV.new_empty(num_queries, k)
-    unproven_Q = place_QB.new_empty(num_queries, dtype=torch.int32)
+    make_Q = place_QB.new_zeros if rest_Q is None else place_QB.new_empty  # the kernel writes it only if a group is left
+    unproven_Q = make_Q(num_queries, dtype=torch.int32)
     unpack_keys[(num_queries,)](
         keys_QF, rest_Q, rows_QK, scores_QK, unproven_Q, highest_QB.shape[1], keys_QF.shape[1], k,
         BLOCK_K=triton.next_power_of_2(k), **configuration("unpack_keys", current_target()),
     )  # fmt: skip
-    if rest_Q is not None:
-        for query in compress(range(num_queries), unproven_Q.tolist()):
-            one = slice(query, query + 1)
-            excluded_1X = None if excluded_QX is None else excluded_QX[one]
-            more = _best(queries_QV[one], catalogue, bounds_QM[one], _MORE * num_scored, k, allowed_W, excluded_1X)
-            rows_QK[one], scores_QK[one] = more
-    return rows_QK, scores_QK
+    return rows_QK, scores_QK, unproven_Q

@@ -175,6 +175,7 @@ class CacheCounters:
     verified: int = 0  # states that were compared with a recomputation
     failures: int = 0  # verified states that were wrong
     max_error: float = 0.0  # the largest difference found in verified states that were not wrong
+    out_of_memory: int = 0  # batches for which the device had too little memory
     num_bytes: int = 0  # bytes of all states now
 
 

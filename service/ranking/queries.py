@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from random import random
 
 import numpy as np
+import torch
 
+from service.api.errors import ApiError
 from service.model.reader import Question, UserQuery
 from service.model.user_states import PastState, UserCache, UserKey, UserState
 from service.ranking.user_request import ModelInput
@@ -64,7 +66,11 @@ def _queries_of_distinct_users(
     cache.counters.hits += sum(state is not None for state in kept)
     cache.counters.misses += sum(state is None for state in kept)
     states = [state or new_state(release) for state in kept]
-    queries = queries_from(release, states, inputs, num_others)
+    try:
+        queries = queries_from(release, states, inputs, num_others)
+    except torch.OutOfMemoryError as error:  # the engine tries each request of the batch once more on its own
+        cache.counters.out_of_memory += 1
+        raise ApiError("overloaded", "the device has too little memory for this batch; try again shortly") from error
     for place, (key, model_input) in enumerate(zip(keys, inputs, strict=True)):
         if kept[place] is not None and random() < cache.verify_share:  # noqa: S311 - a sample
             states[place], queries[place] = verified(release, states[place], queries[place], model_input, cache)

@@ -12,6 +12,8 @@ import pyarrow as pa
 from torch import Tensor
 
 from service.model.cpu_reader import CpuReader
+from service.model.device_model import DeviceModel
+from service.model.device_reader import DeviceReader
 from service.model.item_vectors import ItemVectors
 from service.model.reader import Reader
 from service.model.user_states import UserStates
@@ -55,14 +57,19 @@ class LoadedRelease:
     rows: Mapping[str, int]  # item_id -> item_row
     filters: Filters | JoinedFilters
     added: Added | None = None
+    device_model: DeviceModel | None = None  # None: the model runs on the CPU
     reader: Reader = field(init=False)
     users: UserStates = field(init=False)  # cached user states; an item change makes a new object, which begins without any
     item_vectors: ItemVectors = field(init=False)
 
     def __post_init__(self) -> None:
-        vectors = ItemVectors(self.vectors_NV, None if self.added is None else self.added.vectors_AV)
+        added_AV = None if self.added is None else self.added.vectors_AV
+        vectors, model = ItemVectors(self.vectors_NV, added_AV), self.device_model
+        reader: Reader = (
+            CpuReader(self.towers, vectors, self.rows) if model is None else DeviceReader(model, self.towers, self.rows, added_AV)
+        )
         object.__setattr__(self, "item_vectors", vectors)
-        object.__setattr__(self, "reader", CpuReader(self.towers, vectors, self.rows))
+        object.__setattr__(self, "reader", reader)
         object.__setattr__(self, "users", UserStates())
 
     def __len__(self) -> int:

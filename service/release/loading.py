@@ -4,6 +4,7 @@ N: items, D: item vector width, V: D + popularity dimensions
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,18 @@ import pyarrow as pa
 import torch
 
 from service.kernels.finder import on_device
+from service.model.pages import PagePools
 from service.release.filters import Filters
 from service.release.golden import replay_golden_queries
 from service.release.loaded import LoadedRelease
+from service.release.placing import needs_of, placed
 from twotower.artefacts.bundle import load_towers, read_table
 from twotower.artefacts.cache import fetch
 from twotower.artefacts.manifest import UNREADABLE, Manifest
 from twotower.artefacts.release import GOLDEN, ITEMS, VECTORS, Address, ReleaseInfo, open_store, read_pointer, verify_release
 from twotower.artefacts.signature import Verifier
 from twotower.data.features import Floats
-from twotower.device import ON_CPU, Device, choose
+from twotower.device import ON_CPU, Device, choose, with_room
 from twotower.device_option import Wanted
 from twotower.errors import ReleaseMismatch
 from twotower.index.files import open_index
@@ -38,31 +41,37 @@ def device_of(wanted: Wanted) -> Device:
     return choose(wanted, torch.bfloat16)
 
 
-def load_release(store: Address, signed_by: Verifier | None = None, device: Device = ON_CPU) -> LoadedRelease:
+def load_release(
+    store: Address, signed_by: Verifier | None = None, device: Device = ON_CPU, pools: PagePools | None = None
+) -> LoadedRelease:
     """The release that the store's pointer names, verified, loaded and checked with its golden queries.
 
     StoreError when there is none; IntegrityError, FormatError or ReleaseMismatch when it must not be used.
     """
-    return open_release(fetch(open_store(store), read_pointer(store).release), signed_by, device)
+    return open_release(fetch(open_store(store), read_pointer(store).release), signed_by, device, pools)
 
 
-def open_release(path: Path, signed_by: Verifier | None = None, device: Device = ON_CPU) -> LoadedRelease:
+def open_release(
+    path: Path, signed_by: Verifier | None = None, device: Device = ON_CPU, pools: PagePools | None = None
+) -> LoadedRelease:
     """The release in a directory, verified, loaded and checked with its golden queries; errors as of `load_release`."""
     # Hashes are checked before anything is read, because FAISS reads damaged files without noticing and trusts their content.
-    return read_release(path, *verify_release(path, signed_by), device)
+    return read_release(path, *verify_release(path, signed_by), device, pools)
 
 
-def read_release(path: Path, manifest: Manifest, info: ReleaseInfo, device: Device = ON_CPU) -> LoadedRelease:
+def read_release(
+    path: Path, manifest: Manifest, info: ReleaseInfo, device: Device = ON_CPU, pools: PagePools | None = None
+) -> LoadedRelease:
     """The release in a directory that was just verified; ReleaseMismatch when its golden queries get other answers.
 
-    An exact index is searched on `device`. Nothing here holds Python's global lock for long, because other threads may be
-    answering requests meanwhile.
+    The model runs on `device`, with pages from `pools`, and an exact index is searched there. Nothing here holds Python's global
+    lock for long, because other threads may be answering requests meanwhile.
     """
     towers = load_towers(path, manifest)
     vectors_NV = np.load(path / VECTORS, mmap_mode="c", allow_pickle=False)
     items = read_table(path / ITEMS)
     check_agreement(path, info, vectors_NV, items)
-    index = on_device(open_index(path, np.asarray(vectors_NV), towers.config.model.width, info.index), device)
+    index = open_index(path, np.asarray(vectors_NV), towers.config.model.width, info.index)
     item_ids, rows = read_ids(items)
     release = LoadedRelease(
         id=manifest.id,
@@ -78,8 +87,12 @@ def read_release(path: Path, manifest: Manifest, info: ReleaseInfo, device: Devi
     )
     if len(release.rows) != len(item_ids):
         raise ReleaseMismatch(f"{path}: an item id occurs twice. Publish it again with `twotower embed`.")
+    if device.is_gpu:
+        assert pools is not None, "a server on a GPU has pools"
+        device = with_room(device, needs_of(release, device, pools))
+    release = replace(release, index=on_device(release.index, device))
     replay_golden_queries(release, read_golden(path))
-    return release
+    return placed(release, device, pools) if device.is_gpu and pools is not None else release
 
 
 def read_ids(items: pa.Table) -> tuple[list[str], dict[str, int]]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from service.model.pages import PagePools
 from service.release.loaded import LoadedRelease
 from service.release.loading import device_of, load_release, open_release
 from service.settings import Settings
@@ -21,14 +22,14 @@ class ReleaseSource:
     store: Store
     signed_by: Verifier | None = None
     device: Device = ON_CPU
+    pools: PagePools | None = None  # for the histories on a GPU
 
 
 def source_of(settings: Settings) -> ReleaseSource:
     """The source that the settings name; EnvironmentProblem for a key, a URL or a device that cannot be used."""
     signed_by = load_verifier(settings.verify_key) if settings.verify_key else None
-    return ReleaseSource(
-        open_store(settings.store), signed_by, device_of(settings.device) if settings.engine == "thread" else ON_CPU
-    )
+    device = device_of(settings.device) if settings.engine == "thread" else ON_CPU
+    return ReleaseSource(open_store(settings.store), signed_by, device, PagePools(settings.page_pool_mb << 20))
 
 
 def first_release(source: ReleaseSource) -> LoadedRelease:
@@ -38,7 +39,7 @@ def first_release(source: ReleaseSource) -> LoadedRelease:
     """
     store, signed_by = source.store, source.signed_by
     try:
-        return load_release(local_copy(store, signed_by), signed_by, source.device)
+        return load_release(local_copy(store, signed_by), signed_by, source.device, source.pools)
     except (StoreError, ArtefactError) as error:
         release = last_good(source)
         if release is None:
@@ -54,7 +55,7 @@ def last_good(source: ReleaseSource) -> LoadedRelease | None:
     known = local.releases()
     for release in dict.fromkeys(pointer.release for pointer in pointers(local) if pointer.release in known):
         try:
-            return open_release(fetch(local, release), source.signed_by, source.device)
+            return open_release(fetch(local, release), source.signed_by, source.device, source.pools)
         except (StoreError, ArtefactError):
             continue
     return None

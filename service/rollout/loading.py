@@ -64,7 +64,7 @@ class ReleaseLoader:
     async def load(self, pointer: Pointer) -> LoadedRelease:
         """The release that a pointer names, ready to answer. `follow.reason_of` lists the errors that this can raise."""
         found = await self._call(self._verifying, partial(self._bring_near, pointer))
-        release = await self._call(self._loading, partial(read_release, *found, self.source.device))
+        release = await self._call(self._loading, partial(read_release, *found, self.source.device, self.source.pools))
         await self._engine.load(release)
         await warm(self._calls, release)
         return release

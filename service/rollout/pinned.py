@@ -29,7 +29,7 @@ def pinned_releases(source: ReleaseSource, plan: Plan, served: LoadedRelease) ->
         except StoreError as error:
             _log.warning("the plan of variants names %s, in whose place the current release answers: %s", release, error)
         else:
-            found[release] = open_release(path, source.signed_by, source.device)
+            found[release] = open_release(path, source.signed_by, source.device, source.pools)
     return found
 
 
