@@ -4,11 +4,13 @@ B: histories, T: new events of all histories, H: heads, G: key/value heads, each
 it, L: positions of the tables, N: pages of the cache, C: events of a page, M: pages of a history at most, F: B + 1
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from twotower.kernels.configurations import configuration, current_target
-from twotower.kernels.dispatch import jit, tl, triton, use_triton
+from twotower.kernels.dispatch import jit, run, tl, triton
 from twotower.kernels.packed_attention import LOG2_E, causal_attention, mix
 from twotower.kernels.rotary import load_turned, rotate_reference
 
@@ -32,8 +34,9 @@ def paged_attention(
     events makes its results undefined, and no other's. Pages as in Kwon et al. 2023, section 4.
     """
     tensors = (q_THE, k_NGCE, v_NGCE, pages_BM, lengths_B, offsets_F, cos_LP, sin_LP)
-    impl = paged_attention_triton if use_triton(*tensors) and q_THE.shape[2] % 16 == 0 else paged_attention_reference
-    return impl(*tensors, most_new)
+    kernel, reference = partial(paged_attention_triton, most_new=most_new), partial(paged_attention_reference, most_new=most_new)
+    mixed_THE: Tensor = run(kernel, reference, *tensors, fits=q_THE.shape[2] % 16 == 0)
+    return mixed_THE
 
 
 def paged_attention_reference(

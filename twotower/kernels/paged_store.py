@@ -7,7 +7,7 @@ a page
 from torch import Tensor
 
 from twotower.kernels.configurations import configuration, current_target
-from twotower.kernels.dispatch import jit, tl, triton, use_triton
+from twotower.kernels.dispatch import jit, run, tl, triton
 from twotower.kernels.rotary import load_turned, rotate_reference
 
 
@@ -26,8 +26,7 @@ def paged_store(
     Changes only these rows. No two events may have one place.
     """
     tensors = (k_TGE, v_TGE, k_NGCE, v_NGCE, places_T, positions_T, cos_LP, sin_LP)
-    impl = paged_store_triton if use_triton(*tensors) and k_TGE.shape[2] % 16 == 0 else paged_store_reference
-    impl(*tensors)
+    run(paged_store_triton, paged_store_reference, *tensors, fits=k_TGE.shape[2] % 16 == 0)
 
 
 def paged_store_reference(
