@@ -69,23 +69,19 @@ class Graph:
 
     def reached(self, entries: Iterable[Node], without: Iterable[Node] = ()) -> set[Node]:
         """Everything that the entries can reach; `without` are definitions that count as missing."""
-        seen, attributes = set(without), set[str]()
-        missing = frozenset(seen)
-        waiting = [entry for entry in entries if entry not in seen]
+        missing, seen, attributes = frozenset(without), set[Node](), set[str]()
+        methods = [node for node in self.names if "." in node[1]]
+        waiting = list(entries)
         while waiting:
-            node = waiting.pop()
-            if node in seen:
-                continue
-            seen.add(node)
-            attributes |= self.attributes[node]
-            waiting += [found for name in self.names[node] if (found := self.resolve(node[0], name))]
-            waiting += [
-                method for method in self._methods() if method not in seen and self._is_called(method, seen - missing, attributes)
-            ]
-        return seen - missing
-
-    def _methods(self) -> list[Node]:
-        return [node for node in self.names if "." in node[1]]
+            while waiting:
+                node = waiting.pop()
+                if node not in seen and node not in missing:
+                    seen.add(node)
+                    attributes |= self.attributes[node]
+                    waiting += [found for name in self.names[node] if (found := self.resolve(node[0], name))]
+            methods = [method for method in methods if method not in seen and method not in missing]
+            waiting = [method for method in methods if self._is_called(method, seen, attributes)]
+        return seen
 
     def _is_called(self, method: Node, seen: set[Node], attributes: set[str]) -> bool:
         owner, _, name = method[1].partition(".")

@@ -214,7 +214,7 @@ def test_every_command_named_within_a_sentence_is_there_with_its_options() -> No
 
 
 def test_a_sentence_that_names_an_option_that_is_not_there_is_found() -> None:
-    assert list(complaints("twotower serve --device cuda")) == ["`twotower serve` has no --device"]
+    assert list(complaints("twotower serve --speed high")) == ["`twotower serve` has no --speed"]
     assert list(complaints("twotower serve --engine gpu")) == ["`twotower serve --engine` takes no gpu"]
     assert list(complaints("twotower releases forget --store STORE")) == ["there is no `twotower releases forget`"]
     assert list(complaints("twotower releases gc --keep 7")) == []
