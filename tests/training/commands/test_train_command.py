@@ -42,6 +42,13 @@ def test_a_run_is_told_where_it_goes_on_and_how_the_machine_is_used(
     assert (directory, resume) == (Path("here"), True)
 
 
+def test_any_recipe_may_stop_early() -> None:
+    config = configured("demo", patience=3, evaluations=20, schedule="constant")
+    assert (config.patience, config.evaluations, config.schedule) == (3, 20, "constant")
+    with pytest.raises(ValueError, match="patience is 3 with 0 evaluations"):
+        configured("demo", patience=3, evaluations=0)
+
+
 def test_a_plan_is_shown_with_its_budget(capsys: pytest.CaptureFixture[str]) -> None:
     configured("from_budget", flops=1e15)
     shown = capsys.readouterr()
