@@ -121,7 +121,7 @@ def beauty(files: Path, num_seeds: int, peers: Peers) -> list[Row]:
     """The rows of Amazon Beauty."""
     sequences, attributes = (files / name for name in SEQUENCE_FILES)
     corpus = prepared(OUT / "data" / "beauty", "leave-one-out", "--sequences", sequences, "--attributes", attributes)
-    bundles = [load_bundle(trained("amazon_loo", corpus, seed)) for seed in range(num_seeds)]
+    bundles = [load_bundle(trained("leave_one_out", corpus, seed)) for seed in range(num_seeds)]
     part = sequence_part(corpus, bundles[0])
     snapshots = take_snapshots(part.data.log, len(part.data.item_ids), (NO_DECAY_DAYS,))
     others = {"popularity": ranked(part, "popularity", str(NO_DECAY_DAYS), lambda: Popularity(snapshots))}

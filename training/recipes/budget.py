@@ -57,6 +57,7 @@ def size_model(
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
         ffn_width=ffn_width(config.width),
+        past_heads=config.past_heads,
         context_table_rows=CONTEXT_TABLE_ROWS,
         window=config.window,
         page=config.page,

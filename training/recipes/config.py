@@ -39,6 +39,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     num_layers: int = 4
     num_heads: int = 4
     num_kv_heads: int = 2
+    past_heads: int = 4  # of the attention over past items; 0 leaves it out, for where nothing is bought again
     embedder: str = "mlp"  # a name of `twotower.model.kinds`, or the user's own as module:Class
     embedder_share: float = 0.02  # of all trainable scalars, the compute-optimal share (Brüel Gabrielsson 2026)
     batch_windows: int = 8

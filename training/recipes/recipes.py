@@ -46,7 +46,7 @@ def complete_journey(minutes: float | None = None) -> TrainConfig:
     )
 
 
-def amazon_loo(minutes: float | None = None) -> TrainConfig:
+def leave_one_out(minutes: float | None = None) -> TrainConfig:
     """Leave-one-out benchmarks such as Amazon Beauty: chosen by NDCG@10 on the events before the last, past items masked.
 
     The embedder holds most of the parameters, not 2 %. The 12,101 items are described by categories and a brand alone, and 86 %
@@ -145,5 +145,5 @@ RECIPES: dict[str, Callable[..., TrainConfig]] = {
     "popular_negatives": popular_negatives,
     "uncorrected_negatives": uncorrected_negatives,
     "complete_journey": complete_journey,
-    "amazon_loo": amazon_loo,
+    "leave_one_out": leave_one_out,
 }
