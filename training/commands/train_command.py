@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 CHANGES = (
     "embedder",
+    "embedder_share",
     "evaluations",
     "patience",
     "plant_cold",
@@ -45,6 +46,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--schedule", choices=("cosine", "constant"), help="of the learning rate, after the warm-up")
     parser.add_argument("--seed", type=int, help="seed of all random numbers, instead of the recipe's")
     parser.add_argument("--embedder", metavar="KIND", help="mlp, tab_transformer, bag, or your own as module:Class")
+    parser.add_argument(
+        "--embedder-share", type=float, metavar="SHARE", help="the embedder's share of all parameters, instead of the recipe's"
+    )
     parser.add_argument(
         "--plant-cold", type=float, metavar="SHARE", help="hide a share of the items, for the protocol cold-start"
     )

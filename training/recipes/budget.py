@@ -137,7 +137,7 @@ def fit_embedder(model: ModelConfig, share: float) -> ModelConfig:
         raise DataError(
             f"{share:.1%} of this model is {budget:,.0f} parameters, and at its smallest the embedder {model.embedder!r} needs "
             f"{smallest:,} for {len(model.item_spec.fields)} features ({model.item_spec.dense_width} dense columns): {own}"
-            f"widen the model, raise the recipe's embedder_share, or drop features."
+            f"widen the model, give it more with --embedder-share, or drop features."
         )
     widths = range(MIN_HIDDEN, max(MIN_HIDDEN, int(budget / model.width)) + 1, 4)
     width_budget = min(budget * (1 - TABLE_SHARE), budget - table)

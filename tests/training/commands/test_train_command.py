@@ -25,8 +25,21 @@ def test_the_command_line_reaches_the_run(monkeypatch: pytest.MonkeyPatch, tiny_
     seen: list[TrainConfig] = []
     monkeypatch.setattr("training.run.run.run", lambda config, *_, **__: seen.append(config))
     files = ["--events", "events", "--items", "items", "--schema", str(tiny_shop / "schema.toml"), "--out", str(tmp_path / "out")]
-    main(["from_budget", *files, "--flops", "2e15", "--embedder", "tab_transformer", "--plant-cold", "0.05", "--seed", "2"])
-    assert (seen[0].embedder, seen[0].plant_cold, seen[0].seed) == ("tab_transformer", 0.05, 2)
+    options = [
+        "--flops",
+        "2e15",
+        "--embedder",
+        "tab_transformer",
+        "--embedder-share",
+        "0.1",
+        "--plant-cold",
+        "0.05",
+        "--seed",
+        "2",
+    ]
+    main(["from_budget", *files, *options])
+    config = seen[0]
+    assert (config.embedder, config.embedder_share, config.plant_cold, config.seed) == ("tab_transformer", 0.1, 0.05, 2)
     assert seen[0].stages[-1].num_negatives == configured("from_budget", flops=2e15).stages[-1].num_negatives
 
 
