@@ -49,7 +49,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     schedule: Literal["cosine", "constant"] = "cosine"  # of the learning rate after the warm-up: to zero, or as it is
     warmup: float = 0.05  # share of the run
     weight_decay: float = 0.02  # of the contextualizer's matrices
-    embedder_decay: float = 0.0  # weight decay of the embedder; above 0 only where each item gets gradients often enough
+    other_decay: float = 0.0  # of tables, norms and biases, which get gradients unevenly: only where a model overfits
     dropout: float = 0.1
     id_dropout: float = 0.1  # share of items per step that are embedded from their content alone
     gradient_clip: float = 1.0

@@ -139,12 +139,15 @@ def resumed(inputs: TrainInputs, state: TrainState) -> TrainState:
 
 
 def make_optimizer(config: TrainConfig, objective: Objective, scales: Mapping[str, Scale]) -> torch.optim.Optimizer:
-    """AdamW. Only matrices of the contextualizer decay, because gradients reach hash tables, norms and biases too unevenly."""
-    decays: list[nn.Parameter] = []
-    keeps = list(objective.embedder.parameters())
+    """AdamW. Matrices of the contextualizer have one weight decay, the embedder and all tables, norms and biases another."""
+    matrices: list[nn.Parameter] = []
+    others = list(objective.embedder.parameters())
     for name, parameter in objective.contextualizer.named_parameters():
-        (decays if parameter.ndim == 2 and "table" not in name else keeps).append(parameter)
-    groups = [{"params": decays, "weight_decay": config.weight_decay}, {"params": keeps, "weight_decay": 0.0}]
+        (matrices if parameter.ndim == 2 and "table" not in name else others).append(parameter)
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": config.other_decay},
+    ]
     return torch.optim.AdamW(mup_groups(groups, objective, scales), betas=ADAM_BETAS, fused=True)
 
 
