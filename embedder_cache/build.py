@@ -21,7 +21,7 @@ import torch
 
 from embedder_cache.catalogue.intake import Intake, reasons, take_in
 from embedder_cache.catalogue.opened_release import OpenedRelease
-from embedder_cache.catalogue.popularity import popularity_from_bundle, popularity_from_events
+from embedder_cache.catalogue.popularity import expect_new_items, popularity_from_bundle, popularity_from_events
 from embedder_cache.catalogue.signals import announced
 from embedder_cache.checks.gates import (
     Gate,
@@ -116,14 +116,15 @@ def build_release(
                 say(f"  {line}")
         item_ids = intake.item_ids
         if events is None:
-            popularity_NP, as_of_ms, coverage = popularity_from_bundle(bundle, item_ids), None, None
+            popularity = popularity_from_bundle(bundle, item_ids)
             say_popularity_of_training(served)
         else:
             with step("count events"):
-                popularity_NP, as_of_ms, coverage = popularity_from_events(events, bundle, item_ids)
-            if time.time_ns() // 1_000_000 - as_of_ms > limits.log_age_days * DAY_MS:
-                say(f"  the last event is of {datetime.fromtimestamp(as_of_ms / 1000, UTC):%Y-%m-%d}: popularity is as of then")
-        popularity_NP = np.concatenate([popularity_NP, announced(signals, bundle.towers, item_ids, as_of_ms)], 1)
+                popularity = popularity_from_events(events, bundle, item_ids)
+        as_of_ms = popularity.as_of_ms
+        if as_of_ms is not None and time.time_ns() // 1_000_000 - as_of_ms > limits.log_age_days * DAY_MS:
+            say(f"  the last event is of {datetime.fromtimestamp(as_of_ms / 1000, UTC):%Y-%m-%d}: popularity is as of then")
+        popularity_NP = np.concatenate([popularity.log_NP, announced(signals, bundle.towers, item_ids, as_of_ms)], 1)
         for name in TOWER_FILES:
             shutil.copyfile(bundle.path / name, directory / name)
         kept = kept_embeddings(intake, served, bundle.towers.config.vector_space_id)
@@ -133,6 +134,7 @@ def build_release(
                 engine, bundle, items, publication.store.local, directory, intake, kept, popularity_NP, done.advance
             )
         embed_s = time.monotonic() - started
+        expect_new_items(directory / VECTORS, bundle, item_ids, popularity.age_days_N)
         vectors_NV = np.load(directory / VECTORS, mmap_mode="c")  # torch refuses a read-only map
         # On one thread, like the vectors: several threads may round otherwise, and every night would publish a change.
         (golden,) = in_parallel(lambda ids: golden_queries(bundle, ids, vectors_NV, as_of_ms), [item_ids])
@@ -157,7 +159,7 @@ def build_release(
         (directory / INFO).write_bytes(msgspec.json.encode(info))
         gates = [
             rejected_gate(len(intake.rejected), len(intake.accepted_R), limits, next(iter(reasons(intake.rejected)), None)),
-            *check_gates(bundle, item_ids, vectors_NV, coverage, served, limits),
+            *check_gates(bundle, item_ids, vectors_NV, popularity.coverage, served, limits),
             *column_gates(read_table(directory / ITEMS), columns, served, limits),
             *index_gates(made.report, served, limits),
             size_gate(directory, limits),

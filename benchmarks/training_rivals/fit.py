@@ -11,7 +11,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,18 +35,10 @@ from benchmarks.training_rivals.job import (
     PeerJob,
     read_job,
 )
+from benchmarks.training_rivals.peer_queries import Queries, ndcg10, read_queries
 
 ENCODE_BATCH = 256
 PACKAGES = ("rectools", "torch", "pytorch-lightning", "numpy")
-
-
-class Queries(NamedTuple):
-    """Histories, oldest event first, with the time and the answers of each query."""
-
-    items: list[npt.NDArray[np.int64]]
-    times_ms: list[npt.NDArray[np.int64]]
-    now_ms: npt.NDArray[np.int64]
-    answers: list[npt.NDArray[np.int64]]
 
 
 class KeepBest(lightning.Callback):  # type: ignore[misc]
@@ -153,13 +145,6 @@ def read_sessions(path: Path) -> Dataset:
     return Dataset.construct(frame.to_pandas())
 
 
-def read_queries(path: Path) -> Queries:
-    """Read the queries that `benchmarks.training_rivals.export` wrote."""
-    table = pq.read_table(path)
-    columns = {name: [np.array(v, np.int64) for v in table[name].to_pylist()] for name in ("items", "times_ms", "answers")}
-    return Queries(now_ms=table["now_ms"].to_numpy(), **columns)
-
-
 def internal_rows(preparator: Any) -> npt.NDArray[np.int64]:
     """rectools' row of each catalogue row [N]; 0, its padding token, for items that it does not know."""
     external = preparator.item_id_map.external_ids[1:].astype(np.int64)
@@ -206,17 +191,6 @@ def pad(queries: Queries, chosen: npt.NDArray[np.int64], row_of: npt.NDArray[np.
         seconds_BL1[b, -len(rows) - 1 : -1] = times_ms // 1000
         seconds_BL1[b, -1] = queries.now_ms[query] // 1000
     return {"x": torch.from_numpy(x_BL), "unix_ts": torch.from_numpy(seconds_BL1)}
-
-
-def ndcg10(scores_QK: Tensor, answers: list[npt.NDArray[np.int64]]) -> float:
-    """Mean NDCG@10, over an ideal cut at min(answers, 10)."""
-    top_QT = scores_QK.topk(min(10, scores_QK.shape[1])).indices.numpy()
-    discounts = 1 / np.log2(np.arange(2, 12))
-    gains = [
-        (np.isin(top, rows) * discounts[: len(top)]).sum() / discounts[: len(rows)].sum()
-        for top, rows in zip(top_QT, answers, strict=True)
-    ]
-    return float(np.mean(gains))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,12 @@ ITEM_ROWS, ITEM_VECTORS, QUERY_VECTORS, REPORT = "rows.npy", "vectors.npy", "que
 
 
 class PeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One of rectools' models, trained by rectools' code. Names are rectools', and so are defaults if not said otherwise."""
+    """One of rectools' models, trained by rectools' code, or "bsarec", trained by ours.
 
-    model: Literal["sasrec", "hstu"]
+    Names are rectools', and so are defaults if not said otherwise.
+    """
+
+    model: Literal["sasrec", "hstu", "bsarec"]
     width: int
     num_layers: int = 2
     num_heads: int
@@ -99,7 +102,7 @@ def hstu_baskets() -> PeerConfig:
 
 
 def sasrec_sequences() -> PeerConfig:
-    """SASRec for short sequences, 64 wide. With the exact softmax it would train for a third of the epochs only."""
+    """SASRec for short sequences, 64 wide, with drawn negatives: three times as many epochs as with the exact softmax."""
     return PeerConfig(
         model="sasrec",
         width=64,
@@ -109,3 +112,17 @@ def sasrec_sequences() -> PeerConfig:
         loss="sampled_softmax",
         num_negatives=NUM_NEGATIVES,
     )
+
+
+def sasrec_softmax_sequences() -> PeerConfig:
+    """SASRec for short sequences with the exact softmax over the whole catalogue, at every position."""
+    return msgspec.structs.replace(sasrec_sequences(), loss="softmax", num_negatives=1)
+
+
+def bsarec_sequences() -> PeerConfig:
+    """BSARec for short sequences: the exact softmax, every prefix a sample, and the dropout of its authors."""
+    return PeerConfig(model="bsarec", width=64, num_heads=1, length=50, batch=256, loss="softmax", dropout=0.5)
+
+
+BASKET_PEERS = {"sasrec": sasrec_baskets, "hstu": hstu_baskets}
+SEQUENCE_PEERS = {"sasrec": sasrec_sequences, "sasrec_softmax": sasrec_softmax_sequences, "bsarec": bsarec_sequences}

@@ -5,6 +5,7 @@ N: items of the catalogue, Q: queries, K: items the peer knows, D: its width
 
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,15 +52,22 @@ class Dot:
             out_QN[row] = torch.from_numpy(self.snapshots.day(queries[row].now_ms)[0])
 
 
+def program_of(job: PeerJob) -> str:
+    """The module that trains a peer: ours for BSARec, else the one that runs rectools in its own environment."""
+    return "bsarec" if job.config.model == "bsarec" else "fit"
+
+
 def train_peer(data: Data, job: PeerJob, queries: Sequence[Query], validation: Sequence[Query], out: Path) -> None:
     """Train a peer in a separate process and write its vectors to `out`, which appears only when it is complete."""
-    python = peer_python()
+    program = program_of(job)
+    python = peer_python() if program == "fit" else sys.executable
     with staging(out.parent) as directory, step(f"train {job.config.model}") as work:
         (directory / JOB).write_bytes(msgspec.json.format(msgspec.json.encode(job)))
         export(data, queries, validation, job.config.length, job.seed, directory)
         threads = {"OMP_NUM_THREADS": str(job.threads), "MKL_NUM_THREADS": str(job.threads)}
         environment = without_constraints(os.environ) | threads
-        subprocess.run([python, "-W", "ignore", "-m", "benchmarks.training_rivals.fit", directory], check=True, env=environment)
+        command = [python, "-W", "ignore", "-m", f"benchmarks.training_rivals.{program}", directory]
+        subprocess.run(command, check=True, env=environment)
         directory.rename(out)
         report = read_report(out)
         work.say(f"{report.epochs} epochs, best validation NDCG@10 {max(report.validation):.4f}")

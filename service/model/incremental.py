@@ -109,22 +109,24 @@ class Incremental:
         self._layers = [_Layer.of(block) for block in self._blocks]
         self._cos_LE, self._sin_LE = contextualizer.cos_LE.numpy(), contextualizer.sin_LE.numpy()
         self._norm_D, self._empty_D = _array(contextualizer.norm), _detached(contextualizer.empty_history)
-        attention = contextualizer.own_attention
-        self._past_query, self._past_bias, self._past_out = (
-            _linear(attention.query),
-            _linear(attention.bias),
-            _array(attention.out),
-        )
-        self._past_scale = np.float32(1 / math.sqrt(attention.key_width))
-        self._hidden, self._out = _linear(contextualizer.query_hidden), _linear(contextualizer.query_out)
+        self._attention = contextualizer.past_attention
+        if (attention := self._attention) is not None:
+            self._past_query, self._past_bias, self._past_out = (
+                _linear(attention.query),
+                _linear(attention.bias),
+                _array(attention.out),
+            )
+            self._past_scale = np.float32(1 / math.sqrt(attention.key_width))
+        self._query_scale_D = _detached(contextualizer.query_scale)
+        self._popularity = _linear(contextualizer.popularity_hidden), _linear(contextualizer.popularity_out)
         self._repeat_in, self._repeat_mid, self._repeat_out = (_linear(contextualizer.repeat_mlp[i]) for i in (0, 2, 4))
         # Keys, values and a part of the repeat score are one product with the item vector scaled to unit root-mean-square.
         (norm, item), (weight_ZX, bias_Z) = contextualizer.repeat_item, self._repeat_in
         item_width = config.repeat_item_width
         kept_ZD = weight_ZX[:, -item_width:] @ (_array(item) * _array(norm))
-        scaled = [_array(linear) * _array(attention.norm) for linear in (attention.key, attention.value)]
-        self._past_all, self._num_past_heads = np.concatenate([*scaled, kept_ZD]).T, attention.num_heads
-        self._past_splits = np.cumsum([len(weights) for weights in scaled])
+        scaled = [_array(linear) * _array(attention.norm) for linear in (attention.key, attention.value)] if attention else []
+        self._past_all = np.concatenate([*scaled, kept_ZD]).T
+        self._past_splits = np.cumsum([len(weights) for weights in scaled], dtype=np.int64)
         popularity = weight_ZX[:, -item_width - config.num_popularity : -item_width]
         self._repeat_popularity = popularity, bias_Z + weight_ZX[:, -item_width:] @ _detached(item.bias)
         self._repeat_query, self._repeat_key = _linear(contextualizer.repeat_query), _linear(contextualizer.repeat_key)
@@ -209,15 +211,22 @@ class Incremental:
 
     def past_parts(self, vectors_MV: Floats) -> PastParts:
         """The `PastParts` of items, from their vectors with popularity."""
-        shape, width = (len(vectors_MV), self._num_past_heads), self._config.width
-        key_MHA, value_MHD, repeat_MZ = np.split(_rms(vectors_MV[:, :width]) @ self._past_all, self._past_splits, 1)
+        width = self._config.width
+        *attended, repeat_MZ = np.split(_rms(vectors_MV[:, :width]) @ self._past_all, self._past_splits, 1)
+        none_HM0 = np.zeros((0, len(vectors_MV), 0), np.float32)
+        key_HMA, value_HMD = map(self._heads_first, attended) if attended else (none_HM0, none_HM0)
         popularity, (weight_ZP, bias_Z) = np.float32(1.5) + vectors_MV[:, width:] / np.float32(5), self._repeat_popularity
         return PastParts(
             vectors_MV,
-            np.ascontiguousarray(key_MHA.reshape((*shape, key_MHA.shape[1] // shape[1])).transpose(1, 0, 2)),
-            np.ascontiguousarray(value_MHD.reshape((*shape, value_MHD.shape[1] // shape[1])).transpose(1, 0, 2)),
+            key_HMA,
+            value_HMD,
             (repeat_MZ + popularity @ weight_ZP.T + bias_Z).astype(np.float32, copy=False),
         )
+
+    def _heads_first(self, x_MA: Floats) -> Floats:
+        """Keys or values of all heads [M, H A] as [H, M, A]."""
+        heads = self._config.past_heads
+        return np.ascontiguousarray(x_MA.reshape(len(x_MA), heads, x_MA.shape[1] // heads).transpose(1, 0, 2))
 
     def no_past_parts(self) -> PastParts:
         """The `PastParts` of a user without past items."""
@@ -229,7 +238,7 @@ class Incremental:
         `hidden_D` is None for an empty history, which has a learned hidden state.
         """
         hidden_D = (self._empty_D if hidden_D is None else hidden_D) + wanted_D
-        if not len(features_M6):
+        if self._attention is None or not len(features_M6):
             return np.concatenate([hidden_D, beside])
         query_H1A = _apply(self._past_query, np.concatenate([hidden_D, beside])).reshape(len(past.key_HMA), 1, -1)
         logit_HM = (query_H1A * self._past_scale @ past.key_HMA.transpose(0, 2, 1))[:, 0] + _apply(self._past_bias, features_M6).T
@@ -240,8 +249,10 @@ class Incremental:
 
     def vector(self, query_X: Floats) -> Floats:
         """Query vector [V] from the query input."""
-        hidden = _apply(self._hidden, query_X)
-        return _apply(self._out, hidden / (1 + np.exp(-hidden)))
+        first, second = self._popularity
+        hidden = _apply(first, query_X)
+        weights_P = _apply(second, hidden / (1 + np.exp(-hidden)))
+        return np.concatenate([query_X[: len(self._query_scale_D)] * self._query_scale_D, weights_P])
 
     def repeat_scores(self, query_X: Floats, features_M6: Floats, activity_6: Floats, past: PastParts) -> Floats:
         """Repeat scores [M]: what is added to the score of each past item."""

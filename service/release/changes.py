@@ -2,7 +2,7 @@
 
 A served release is one immutable `LoadedRelease`; a change makes a new one that replaces it. The new one answers like a release
 that the nightly job would build from the same catalogue: a deleted item is gone, an item that replaces another one keeps its
-popularity and signals, and a new item gets the lowest popularity.
+popularity and signals, and a new item gets the popularity of the bought items most like it.
 
 N: rows of the release, A: rows added, V: vector width, D: embedding width, P: popularity and signal dimensions
 """
@@ -29,6 +29,7 @@ from service.release.loaded import Added, LoadedRelease
 from twotower.artefacts.item_changes import Changed, DeltaStore
 from twotower.data.faults import faulty_features
 from twotower.data.features import Floats
+from twotower.data.new_items import BoughtItems, with_expected
 from twotower.data.raw_items import Features, item_table
 from twotower.index.scan import Float32Rows, Scan
 from twotower.index.search import Index
@@ -171,12 +172,15 @@ def changed(served: LoadedRelease, changes: Changed, put: pa.Table) -> LoadedRel
     """The release with further changes; `put` are the rows of the items put."""
     # The base itself no longer answers requests. Its copy here has no cached user states, so that the old states can be freed.
     base, before = (served.added.base, served.added.changes) if served.added else (replace(served), {})
-    popularity_of_new_items_P = served.added.popularity_of_new_items_P if served.added else popularity_of_new_items(base)
+    if served.added is None:
+        popularity_of_new_items_P, bought = popularity_of_new_items(base), bought_items(base)
+    else:
+        popularity_of_new_items_P, bought = served.added.popularity_of_new_items_P, served.added.bought
     pending = {item_id: before[item_id] for item_id in before if item_id not in changes} | dict(changes)
     earlier = served.items.slice(len(base.items))
     stays_A = np.array([item_id not in changes for item_id in served.item_ids[len(base.items) :]], bool)
     table = pa.concat_tables([earlier.filter(pa.array(stays_A, pa.bool_())), put]).combine_chunks()
-    vectors_AV = vectors_of(base, put, popularity_of_new_items_P)
+    vectors_AV = vectors_of(base, put, popularity_of_new_items_P, bought)
     if served.added is not None:
         vectors_AV = np.concatenate([served.added.vectors_AV.numpy()[stays_A], vectors_AV])
     assert isinstance(base.filters, Filters), "the base has no changes"
@@ -197,24 +201,36 @@ def changed(served: LoadedRelease, changes: Changed, put: pa.Table) -> LoadedRel
             index=Index("flat", vectors_AV, scan, scan),
             hidden=np.array([base.rows[item_id] for item_id in pending if item_id in base.rows], np.int64),
             popularity_of_new_items_P=popularity_of_new_items_P,
+            bought=bought,
         ),
     )
 
 
-def vectors_of(base: LoadedRelease, put: pa.Table, popularity_of_new_items_P: Floats) -> Floats:
-    """Vectors [A, V] of items put. Items that the release does not know get the popularity and signals of new items."""
-    model = base.towers.config.model
+def vectors_of(base: LoadedRelease, put: pa.Table, popularity_of_new_items_P: Floats, bought: BoughtItems) -> Floats:
+    """Vectors [A, V] of items put. Items that the release does not know get the popularity that is expected of new items."""
+    model, config = base.towers.config.model, base.towers.config
     vectors_AV = np.empty((len(put), base.info.vector_width), np.float32)
     if len(put):
         vectors_AV[:, : model.width] = embed_table(put, base.towers.embedder, model.item_spec, model.table_rows)
         rows_A = np.array([base.rows.get(item_id, -1) for item_id in put.column(ID_FIELD).to_pylist()])
-        known_AP = base.vectors_NV[torch.from_numpy(rows_A), model.width :].numpy()
-        vectors_AV[:, model.width :] = np.where(rows_A[:, None] >= 0, known_AP, popularity_of_new_items_P)
+        new_A = rows_A < 0
+        vectors_AV[~new_A, model.width :] = base.vectors_NV[torch.from_numpy(rows_A[~new_A]), model.width :].numpy()
+        vectors_AV[new_A, model.width :] = popularity_of_new_items_P
+        if new_A.any():
+            neighbours_AK = bought.log_popularity_B[bought.nearest(vectors_AV[new_A, : model.width])]
+            half_life_days = config.popularity_half_lives_days[0]
+            vectors_AV[new_A, model.width] = with_expected(vectors_AV[new_A, model.width], neighbours_AK, 0.0, half_life_days)
     return vectors_AV
 
 
+def bought_items(base: LoadedRelease) -> BoughtItems:
+    """The items of a release with which new ones are compared, as the nightly job compares them."""
+    width, vectors_NV = base.towers.config.model.width, base.vectors_NV.numpy()
+    return BoughtItems.of(vectors_NV[:, :width], vectors_NV[:, width], np.arange(len(vectors_NV)))
+
+
 def popularity_of_new_items(base: LoadedRelease) -> Floats:
-    """Popularity and signals [P] of an item without events, as the nightly job computes them."""
+    """Popularity and signals [P] of an item without events, as the nightly job counts them: before anything is expected of it."""
     tail_NP = base.vectors_NV[:, base.towers.config.model.width :].numpy()
     result_P = np.zeros(tail_NP.shape[1], np.float32)
     if len(result_P):

@@ -24,6 +24,7 @@ from twotower.artefacts.release import (
     ReleaseInfo,
 )
 from twotower.data.features import Floats, Ints
+from twotower.data.new_items import BoughtItems
 from twotower.index.search import Index
 
 
@@ -37,6 +38,7 @@ class Added:
     index: Index  # of these vectors
     hidden: Ints  # rows of the release whose items were replaced or deleted
     popularity_of_new_items_P: Floats  # popularity and signals of an item without events
+    bought: BoughtItems  # of the release, with which new items are compared
 
 
 @dataclass(frozen=True, slots=True)

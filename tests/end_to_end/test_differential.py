@@ -114,7 +114,7 @@ def stir(contextualizer: Contextualizer) -> None:
     for parameter in contextualizer.parameters():
         if parameter.ndim == 1:
             parameter.add_(0.1 * torch.randn_like(parameter))
-    contextualizer.query_out.weight.mul_(10)
+    contextualizer.popularity_out.weight.mul_(10)
 
 
 def stored_events(bought: pa.Table, log: EventLog, item_ids: pa.Array) -> list[list[StoredEvent]]:
@@ -300,7 +300,7 @@ def sent(event: StoredEvent) -> dict[str, Any]:
 
 PARTS = {
     "events read": "norm.weight",
-    "taste": "own_attention.out.weight",
+    "taste": "past_attention.out.weight",
     "what repeats": "repeat_mlp.4.weight",
     "what this user repeats": "repeat_query.weight",
 }

@@ -1,6 +1,7 @@
 """Train on a small shop in a separate process, which can kill itself at a given step: `python -m tests.training.train_tiny`."""
 
 import importlib
+import math
 import multiprocessing.process
 import os
 import signal
@@ -30,6 +31,7 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     dies_in: str | None = None
     dies_at: int = 0
     dying_rank: int = 0
+    values: tuple[float, ...] = ()  # of the metric to stop by, after each step
 
 
 def start(errand: Errand, **environment: str) -> multiprocessing.process.BaseProcess:
@@ -55,12 +57,15 @@ def main(errand: Errand, environment: Mapping[str, str] = MappingProxyType({})) 
 
         return call
 
-    def note(report: StepReport) -> None:
+    def note(report: StepReport) -> float | None:
         nonlocal step
         step = report.step
         if world.leads:
             with Path(errand.losses).open("a") as file:
                 file.write(f"{report.step} {report.step_loss!r}\n")
+        if not errand.values:
+            return None
+        return errand.values[report.step - 1] if world.leads else math.nan
 
     if errand.dies_in is not None:
         module, name = errand.dies_in.split(":")

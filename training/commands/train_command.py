@@ -12,9 +12,13 @@ if TYPE_CHECKING:
 
 CHANGES = (
     "embedder",
+    "embedder_share",
+    "evaluations",
+    "patience",
     "plant_cold",
     "prefetch",
     "precision",
+    "schedule",
     "sharding",
     "seed",
 )  # options named as the config's field
@@ -37,8 +41,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--flops", type=float, help="training compute to spend, for from_budget and the recipes that compare with it"
     )
+    parser.add_argument(
+        "--patience", type=int, metavar="NUM", help="stop a stage after so many evaluations without a better one; keep the best"
+    )
+    parser.add_argument("--evaluations", type=int, metavar="NUM", help="how often to evaluate on the validation part")
+    parser.add_argument("--schedule", choices=("cosine", "constant"), help="of the learning rate, after the warm-up")
     parser.add_argument("--seed", type=int, help="seed of all random numbers, instead of the recipe's")
     parser.add_argument("--embedder", metavar="KIND", help="mlp, tab_transformer, bag, or your own as module:Class")
+    parser.add_argument(
+        "--embedder-share", type=float, metavar="SHARE", help="the embedder's share of all parameters, instead of the recipe's"
+    )
     parser.add_argument(
         "--plant-cold", type=float, metavar="SHARE", help="hide a share of the items, for the protocol cold-start"
     )

@@ -2,9 +2,9 @@
 
 Naturally cold items are few and untypical. So a share of the items that have training events, stratified by popularity, loses
 every event before the test part and stays in the catalogue: for the model they are launched on the first day of the test part.
-The full catalogue is ranked.
+From then on they have the popularity that the nightly job expects of new items. The full catalogue is ranked.
 
-N: items, E: events, Q: queries, A: answers, U: users
+N: items, E: events, Q: queries, A: answers, U: users, L: items launched, K: neighbours, T: snapshots, D: item vector width
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,8 @@ from training.evaluation.metrics import Array, Flags, Rankings, mean, recall
 from training.evaluation.rankers import Popularity, Ranker, next_basket, rank
 from training.evaluation.splits import model_of
 from twotower.artefacts.bundle import Towers
-from twotower.data.features import EncodedRows, Ints
+from twotower.data.features import DAY_MS, EncodedRows, Floats, Ints
+from twotower.data.new_items import BoughtItems, with_expected
 from twotower.device import ON_CPU, Device
 from twotower.errors import DataError
 from twotower.metrics.ranking import user_bootstrap
@@ -106,6 +107,20 @@ def withhold(data: Data, rows: Ints, half_lives_days: tuple[float, ...]) -> Plan
     return Planted(replace(data, log=log, snapshots=snapshots), rows)
 
 
+def launch(planted: Planted, vectors_ND: Floats, half_life_days: float) -> None:
+    """Give the planted items, from the test part on, the popularity of new items in a release. Changes the snapshots in place."""
+    data, rows = planted.data, planted.rows
+    snapshots, log_TN = data.snapshots, data.snapshots.table_PTN[0]
+    launch_step = int(snapshots.index(np.array(data.test_from_ms)))
+    bought = BoughtItems.of(vectors_ND, log_TN[launch_step], np.arange(len(vectors_ND)))
+    neighbours_LK = bought.rows_B[bought.nearest(vectors_ND[rows])]
+    first_ms_N = np.full(len(vectors_ND), data.end_ms)
+    np.minimum.at(first_ms_N, data.log.item_rows_E, data.log.times_ms_E)
+    for day in range(launch_step, len(log_TN)):
+        age_days_L = np.maximum(snapshots.start_ms + day * snapshots.step_ms - first_ms_N[rows], 0) / DAY_MS
+        log_TN[day, rows] = with_expected(log_TN[day, rows], log_TN[day, neighbours_LK], age_days_L, half_life_days)
+
+
 def compacted(log: EventLog, keep_E: Flags) -> EventLog:
     """The log of the events to keep and of the users who have any. Overwrites the log's arrays, as a copy may not fit."""
     kept_before = np.concatenate([[0], np.cumsum(keep_E)])
@@ -134,11 +149,16 @@ def _compact(array: npt.NDArray[Any], keep_E: Flags) -> npt.NDArray[Any]:
 
 
 def compare_cold(planted: Planted, towers: Towers, items: Path, device: Device = ON_CPU) -> dict[str, dict[str, float]]:
-    """Metrics of a bundle's model and of two baselines without training: content similarity, and daily popularity."""
-    data, model, columns = planted.data, towers.config.model, towers.schema.items
+    """Metrics of a bundle's model and of two baselines without training: content similarity, and daily popularity.
+
+    Changes the snapshots of `planted`, see `launch`.
+    """
+    data, columns = planted.data, towers.schema.items
+    model = model_of(data, towers, items, device)
+    launch(planted, model.vectors_ND.cpu().numpy(), towers.config.popularity_half_lives_days[0])
     rankers: dict[str, Ranker] = {
-        "model": model_of(data, towers, items, device),
-        "content_knn": content_neighbours(data.log, stream_items(items, columns), model.item_spec),
+        "model": model,
+        "content_knn": content_neighbours(data.log, stream_items(items, columns), towers.config.model.item_spec),
         "popularity": Popularity(data.snapshots),
     }
     return evaluate_cold(planted, rankers)

@@ -57,6 +57,7 @@ def size_model(
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
         ffn_width=ffn_width(config.width),
+        past_heads=config.past_heads,
         context_table_rows=CONTEXT_TABLE_ROWS,
         window=config.window,
         page=config.page,
@@ -136,7 +137,7 @@ def fit_embedder(model: ModelConfig, share: float) -> ModelConfig:
         raise DataError(
             f"{share:.1%} of this model is {budget:,.0f} parameters, and at its smallest the embedder {model.embedder!r} needs "
             f"{smallest:,} for {len(model.item_spec.fields)} features ({model.item_spec.dense_width} dense columns): {own}"
-            f"widen the model, raise the recipe's embedder_share, or drop features."
+            f"widen the model, give it more with --embedder-share, or drop features."
         )
     widths = range(MIN_HIDDEN, max(MIN_HIDDEN, int(budget / model.width)) + 1, 4)
     width_budget = min(budget * (1 - TABLE_SHARE), budget - table)

@@ -8,6 +8,7 @@ from training.evaluation.metrics import BESIDE, HEADLINE
 from training.report.charts import Curve, Level, chart
 from training.report.run_record import RunRecord
 from training.report.verdict import LABELS, known
+from training.run.stopping import describe
 from twotower.metrics.rank_correlation import spearman
 from twotower.report.page import Markup, duration, element, figure, section, table, words
 
@@ -49,7 +50,8 @@ def validation_curves(run: RunRecord) -> Markup:
         element("span", "personal frequency", kind="personal"),
         kind="legend",
     )
-    return section("Validation during the run", element("p", about, kind="faint"), legend, element("div", *drawn, kind="charts"))
+    notes = [element("p", about, kind="faint"), *(element("p", f"Early stopping: {describe(end)}") for end in run.journal.ends)]
+    return section("Validation during the run", *notes, legend, element("div", *drawn, kind="charts"))
 
 
 def training_curves(run: RunRecord) -> Markup:

@@ -92,11 +92,17 @@ def facts(run: RunRecord) -> Markup:
     groups = {
         "Parameters": joined([share_bar(parameters), definitions(plain(parameters))]) if parameters else "",
         "Data": definitions(plain(noted.get("data", {}))),
-        "Time": definitions({"training": duration(training["seconds"]), "steps": f"{training['steps']:,}"}) if training else "",
+        "Time": definitions(time_table(training, run.metrics.get("early_stopping", {}))) if training else "",
         "Configuration": definitions(plain(config) | stages),
         "Environment": definitions(plain(environment)),
     }
     return element("div", *(section(title, content) for title, content in groups.items() if content), kind="columns")
+
+
+def time_table(training: dict[str, Any], stopping: dict[str, Any]) -> dict[str, str]:
+    """How long the run trained and, with early stopping, after which step the bundle's weights were kept."""
+    kept = {"weights kept of step": f"{stopping['kept_step']:,}"} if "kept_step" in stopping else {}
+    return {"training": duration(training["seconds"]), "steps": f"{training['steps']:,}", **kept}
 
 
 def share_bar(parameters: dict[str, float]) -> Markup:

@@ -21,6 +21,7 @@ from training.data.batches import BatchSampler
 from training.losses.objective import Objective
 from training.recipes.config import TrainConfig
 from training.run.distributed import World, agreed, laid_out_like, whole
+from training.run.stopping import EarlyStopping, StageEnd
 from twotower.artefacts.manifest import move_into_place, seal, staging, verify_directory
 from twotower.data.features import EncodedRows
 from twotower.data.signals import Signals
@@ -51,7 +52,10 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     stage: int  # 0-based
     stage_step: int
     elapsed_s: float
+    unused_s: float  # what stages that stopped early left of the run's minutes
     losses: list[float]  # of the last steps, in nats
+    stopping: EarlyStopping
+    ends: list[StageEnd]  # of the stages before
 
 
 class _State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,8 +73,12 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """Holds step-N/ of the newest checkpoint and, while that is written, of the one before."""
+        """Holds step-N/ of the newest checkpoint, of the best one and, while the newest is written, of the one before."""
         return checkpoints_of(self.path)
+
+    def checkpoint(self, step: int) -> Path:
+        """The directory of the checkpoint after a step."""
+        return self.checkpoints / f"{STEP}{step:09d}"
 
 
 def identify(
@@ -109,7 +117,7 @@ def refuse_unfinished(run: Path) -> None:
 def save_checkpoint(
     run: RunDirectory, position: Position, objective: Objective, optimizer: torch.optim.Optimizer, world: World
 ) -> None:
-    """Write a checkpoint, then remove the one before. Every rank must call this; rank 0 writes."""
+    """Write a checkpoint, then remove those before except the best. Every rank must call this; rank 0 writes."""
     weights = gathered(objective.state_dict().items(), world)
     moments = gathered(named_moments(objective, optimizer), world)
     if not world.leads:
@@ -119,10 +127,10 @@ def save_checkpoint(
         save_file(moments, staged / OPTIMIZER)
         (staged / STATE).write_bytes(msgspec.json.encode(_State(identity=run.identity, position=position)))
         seal(staged, KIND, parent=None)
-        place = run.checkpoints / f"{STEP}{position.step:09d}"
-        move_into_place(staged, place)
+        move_into_place(staged, run.checkpoint(position.step))
+    needed = {run.checkpoint(position.step), run.checkpoint(position.stopping.best_step)}
     for other in (*run.checkpoints.glob(f"{STEP}*"), *run.checkpoints.glob(".staging-*")):
-        if other != place:
+        if other not in needed:
             forget(other)
 
 
@@ -167,13 +175,25 @@ def load_checkpoint(run: RunDirectory, objective: Objective, optimizer: torch.op
             f"{path} is of another run: {'; '.join(differences)}. Resume with the arguments and files that began it, or train "
             f"anew with another --run or after deleting {run.path}."
         )
+    load_tensors(path, objective, optimizer)
+    return state.position
+
+
+def load_best(run: RunDirectory, step: int, objective: Objective, optimizer: torch.optim.Optimizer, world: World) -> None:
+    """Load the checkpoint of the best evaluation into both, in place. Every rank reads it and waits until all have read it."""
+    verify_directory(run.checkpoint(step), KIND)
+    load_tensors(run.checkpoint(step), objective, optimizer)
+    agreed(step, world)
+
+
+def load_tensors(path: Path, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
+    """Load the tensors of a checkpoint into both, in place."""
     weights = load_file(path / WEIGHTS)
     objective.load_state_dict({name: laid_out_like(weights[name], tensor) for name, tensor in objective.state_dict().items()})
     parameters = dict(objective.named_parameters())
     for key, tensor in load_file(path / OPTIMIZER).items():
         name, _, slot = key.rpartition(".")
         optimizer.state[parameters[name]][slot] = laid_out_like(tensor, parameters[name])
-    return state.position
 
 
 def compare(was: Identity, now: Identity) -> list[str]:

@@ -1,4 +1,4 @@
-"""The journal that a run writes while it trains: config.json, steps.jsonl and evaluations.jsonl in its directory.
+"""The journal that a run writes while it trains: config.json and lines of JSON in its directory.
 
 Every line is a complete JSON object, written by one call, so a killed run loses at most its last line.
 """
@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from training.run.stopping import StageEnd
 from twotower.errors import FormatError
 
 RUN_SUFFIX = ".run"  # of the run directory beside a bundle
-CONFIG, STEPS, EVALUATIONS = "config.json", "steps.jsonl", "evaluations.jsonl"
+CONFIG, STEPS, EVALUATIONS, STAGES = "config.json", "steps.jsonl", "evaluations.jsonl", "stages.jsonl"
 MAX_LINES = 2000  # of steps.jsonl: each line covers at least this fraction of the run
 
 
@@ -43,7 +44,7 @@ class EvaluationLine(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float]
 
 
-Line = TypeVar("Line", StepLine, EvaluationLine)
+Line = TypeVar("Line", StepLine, EvaluationLine, StageEnd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Journal:
     config: dict[str, Any]
     steps: list[StepLine]
     evaluations: list[EvaluationLine]
+    ends: list[StageEnd]  # of stages with early stopping
 
 
 class RunJournal:
@@ -63,15 +65,19 @@ class RunJournal:
         self._since: list[StepLine] = []
         self._part_written = -1
 
-    def begin(self, config: Mapping[str, Any], after_step: int) -> None:
-        """Write the config. Keeps the lines of an earlier attempt up to `after_step`, from which this one continues."""
+    def begin(self, config: Mapping[str, Any], after_step: int, ends: Sequence[StageEnd] = ()) -> None:
+        """Write the config. Keeps the lines of an earlier attempt up to `after_step`, from which this one continues.
+
+        `ends` are those of the stages before.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
-        written = read_journal(self.directory) if after_step else Journal({}, [], [])
+        written = read_journal(self.directory) if after_step else Journal({}, [], [], [])
         steps = [line for line in written.steps if line.step <= after_step]
         evaluations = [line for line in written.evaluations if line.step <= after_step]
         write_whole(self.directory / CONFIG, json.dumps(config, indent=2))
         write_whole(self.directory / STEPS, "".join(map(encode, steps)))
         write_whole(self.directory / EVALUATIONS, "".join(map(encode, evaluations)))
+        write_whole(self.directory / STAGES, "".join(map(encode, ends)))
         self._since = []
         self._part_written = part_of_run(steps[-1]) if steps else -1
 
@@ -86,6 +92,10 @@ class RunJournal:
     def evaluation(self, line: EvaluationLine) -> None:
         """Write the result of an evaluation."""
         append(self.directory / EVALUATIONS, line)
+
+    def stage_end(self, line: StageEnd) -> None:
+        """Write how a stage with early stopping ended."""
+        append(self.directory / STAGES, line)
 
 
 def part_of_run(line: StepLine) -> int:
@@ -110,6 +120,7 @@ def read_journal(directory: Path) -> Journal:
         json.loads(config.read_bytes()) if config.exists() else {},
         read_lines(directory / STEPS, StepLine),
         read_lines(directory / EVALUATIONS, EvaluationLine),
+        read_lines(directory / STAGES, StageEnd),
     )
 
 
@@ -126,12 +137,12 @@ def read_lines(path: Path, kind: type[Line]) -> list[Line]:
     return lines
 
 
-def encode(line: StepLine | EvaluationLine) -> str:
+def encode(line: StepLine | EvaluationLine | StageEnd) -> str:
     """A line of the file, with its newline."""
     return msgspec.json.encode(line).decode() + "\n"
 
 
-def append(path: Path, line: StepLine | EvaluationLine) -> None:
+def append(path: Path, line: StepLine | EvaluationLine | StageEnd) -> None:
     """Append a line by a single write, so that only the last line can be incomplete."""
     with path.open("a") as file:
         file.write(encode(line))

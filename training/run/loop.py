@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from training.data.batches import BatchSampler, TrainBatch, stream_batches
@@ -20,10 +21,11 @@ from training.data.popularity_snapshots import PopularitySnapshots
 from training.losses.candidates import Proposal, draw_candidates, owner_share, propose
 from training.losses.objective import FrozenItems, Objective, TrainedItems, hide_ids
 from training.recipes.config import TrainConfig
-from training.run.checkpoint import Position, RunDirectory, load_checkpoint, save_checkpoint
+from training.run.checkpoint import Position, RunDirectory, load_best, load_checkpoint, save_checkpoint
 from training.run.distributed import ALONE, World, agreed, shard_batch, shard_weights, share_gradients, summed, whole
 from training.run.diverged import TrainingDiverged, keep_step
 from training.run.mup import Scale, mup_groups, mup_scales, start_mup
+from training.run.stopping import EarlyStopping, StageEnd, evaluated, out_of_patience, stop_metric
 from twotower.data.features import EncodedRows
 from twotower.errors import EnvironmentProblem
 from twotower.model.catalogue import embed_rows
@@ -45,8 +47,11 @@ class TrainState:
     stage: int = 0  # 0-based
     stage_step: int = 0
     elapsed_s: float = 0.0
+    unused_s: float = 0.0  # what stages that stopped early left of the run's minutes
     saved_s: float = 0.0  # elapsed_s of the last checkpoint
     losses: list[float] = field(default_factory=list)  # of this process, and of a resumed run the last ones before it
+    stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    ends: list[StageEnd] = field(default_factory=list)  # of the stages that were evaluated to stop
 
     @property
     def smoothed_loss(self) -> float:
@@ -125,28 +130,45 @@ def resumed(inputs: TrainInputs, state: TrainState) -> TrainState:
         stage=position.stage,
         stage_step=position.stage_step,
         elapsed_s=position.elapsed_s,
+        unused_s=position.unused_s,
         saved_s=position.elapsed_s,
         losses=list(position.losses),
+        stopping=position.stopping,
+        ends=list(position.ends),
     )
 
 
 def make_optimizer(config: TrainConfig, objective: Objective, scales: Mapping[str, Scale]) -> torch.optim.Optimizer:
-    """AdamW. Only matrices of the contextualizer decay, because gradients reach hash tables, norms and biases too unevenly."""
-    decays: list[nn.Parameter] = []
-    keeps = list(objective.embedder.parameters())
+    """AdamW. Matrices of the contextualizer have one weight decay, the embedder and all tables, norms and biases another."""
+    matrices: list[nn.Parameter] = []
+    others = list(objective.embedder.parameters())
     for name, parameter in objective.contextualizer.named_parameters():
-        (decays if parameter.ndim == 2 and "table" not in name else keeps).append(parameter)
-    groups = [{"params": decays, "weight_decay": config.weight_decay}, {"params": keeps, "weight_decay": 0.0}]
+        (matrices if parameter.ndim == 2 and "table" not in name else others).append(parameter)
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": config.other_decay},
+    ]
     return torch.optim.AdamW(mup_groups(groups, objective, scales), betas=ADAM_BETAS, fused=True)
 
 
-def train(inputs: TrainInputs, state: TrainState, on_step: Callable[[StepReport], None] = lambda _: None) -> TrainState:
-    """Run all remaining stages of the config. The learning rate follows one cosine over all stages."""
+def train(
+    inputs: TrainInputs,
+    state: TrainState,
+    on_step: Callable[[StepReport], float | None] = lambda _: None,
+    on_stage_end: Callable[[StageEnd], None] = lambda _: None,
+) -> TrainState:
+    """Run all remaining stages of the config. The learning rate follows one schedule over all stages.
+
+    `on_step` returns the value to stop by if it was measured after this step, on rank 0; on the other ranks any number then. A
+    stage that was measured ends with its best weights, or with those of an earlier stage if none of it was better.
+    """
     begun = time.monotonic() - state.elapsed_s
     config = inputs.config
     with closing(stream_batches(inputs.sampler, config.seed, state.step, config.prefetch)) as batches:
         while state.stage < len(config.stages):
             run_stage(inputs, state, batches, begun, on_step)
+            if state.stopping.best:
+                on_stage_end(keep_best(inputs, state))
             state.stage, state.stage_step = state.stage + 1, 0
     for name, parameter in state.objective.eval().named_parameters():
         if not torch.isfinite(whole(parameter)).all():
@@ -155,7 +177,11 @@ def train(inputs: TrainInputs, state: TrainState, on_step: Callable[[StepReport]
 
 
 def run_stage(
-    inputs: TrainInputs, state: TrainState, batches: Iterator[TrainBatch], begun: float, on_step: Callable[[StepReport], None]
+    inputs: TrainInputs,
+    state: TrainState,
+    batches: Iterator[TrainBatch],
+    begun: float,
+    on_step: Callable[[StepReport], float | None],
 ) -> None:
     """Train until the stage ends. `begun` is the start of the run on the monotonic clock."""
     config, world, stage = inputs.config, inputs.world, inputs.config.stages[state.stage]
@@ -164,7 +190,7 @@ def run_stage(
     frozen = None if stage.train_embedder else Frozen(embed_catalogue_once(inputs, state), propose(stage, inputs.owner_share_N))
     forward = share_gradients(state.objective, config.sharding, world)
     end, events, started = stage_starts(config)[state.stage + 1], 0, time.monotonic()
-    while (done := progress(config, state)) < end:
+    while (done := progress(config, state)) < end and not out_of_patience(config, state.stopping):
         batch = next(batches)
         rate = learning_rate(done, len(batch.window_Q), config)
         loss, gradient_norm = train_step(inputs, state, forward, batch, frozen, rate)
@@ -172,7 +198,7 @@ def run_stage(
         state.elapsed_s = agreed(time.monotonic() - begun, world)
         state.losses.append(loss)
         events += int(batch.histories.lengths_B.sum())
-        on_step(
+        value = on_step(
             StepReport(
                 stage=state.stage + 1,
                 step=state.step,
@@ -185,7 +211,33 @@ def run_stage(
                 events_per_s=events / (time.monotonic() - started),
             )
         )
+        if value is not None:
+            state.stopping = evaluated(state.stopping, state.step, agreed(value, world))
         keep_checkpoint(inputs, state)
+
+
+def keep_best(inputs: TrainInputs, state: TrainState) -> StageEnd:
+    """Go back to the weights and the optimizer of the best evaluation, and close the stage."""
+    config, best = inputs.config, state.stopping
+    left = max(0.0, stage_starts(config)[state.stage + 1] - progress(config, state))
+    if best.best_step != state.step:
+        assert inputs.run is not None, "without a run directory nothing is measured to stop by"
+        load_best(inputs.run, best.best_step, state.objective, state.optimizer, inputs.world)
+    end = StageEnd(
+        stage=state.stage + 1,
+        step=state.step,
+        stopped_early=left > 0,
+        metric=stop_metric(config),
+        kept_step=best.best_step,
+        kept_value=best.best_value,
+        kept_evaluation=best.best,
+        num_evaluations=best.num_evaluations,
+    )
+    if config.minutes is not None:  # the next stage has its own share of the run and of the schedule, not what was left
+        state.unused_s += 60 * config.minutes * left
+    state.ends.append(end)
+    state.stopping = replace(best, before_stage=best.num_evaluations)
+    return end
 
 
 def stage_starts(config: TrainConfig) -> list[float]:
@@ -197,16 +249,17 @@ def progress(config: TrainConfig, state: TrainState) -> float:
     """How much of the run is done: by the clock in a run with minutes, by the steps in a run without."""
     start, stage = stage_starts(config)[state.stage], config.stages[state.stage]
     if config.minutes is not None:
-        return max(start, state.elapsed_s / (60 * config.minutes))
+        return max(start, (state.elapsed_s + state.unused_s) / (60 * config.minutes))
     assert stage.max_steps is not None
     return start + stage.share * (state.stage_step / stage.max_steps)
 
 
 def learning_rate(progress: float, num_queries: int, config: TrainConfig) -> float:
-    """2e-3 sqrt(B / 512) (Brüel Gabrielsson 2026, arXiv 2606.05257), with a linear warm-up and a cosine to zero."""
+    """2e-3 sqrt(B / 512) (Brüel Gabrielsson 2026, arXiv 2606.05257), with a linear warm-up, then a cosine to zero or constant."""
     peak = config.learning_rate * math.sqrt(num_queries / 512)
     warm = min(1.0, progress / config.warmup) if config.warmup else 1.0
-    return peak * max(warm, 1e-3) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    decay = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))) if config.schedule == "cosine" else 1.0
+    return peak * max(warm, 1e-3) * decay
 
 
 def train_step(
@@ -265,15 +318,19 @@ def diverged(
 
 
 def keep_checkpoint(inputs: TrainInputs, state: TrainState) -> None:
-    """Write a checkpoint if the last one is old enough."""
-    if inputs.run is None or state.elapsed_s - state.saved_s < 60 * inputs.config.checkpoint_minutes:
+    """Write a checkpoint if the last one is old enough, and when the last evaluation was the best, to go back to its weights."""
+    is_best = state.stopping.best > 0 and state.stopping.best_step == state.step
+    if inputs.run is None or not (is_best or state.elapsed_s - state.saved_s >= 60 * inputs.config.checkpoint_minutes):
         return
     position = Position(
         step=state.step,
         stage=state.stage,
         stage_step=state.stage_step,
         elapsed_s=state.elapsed_s,
+        unused_s=state.unused_s,
         losses=state.losses[-SMOOTHED_STEPS:],
+        stopping=state.stopping,
+        ends=state.ends,
     )
     save_checkpoint(inputs.run, position, state.objective, state.optimizer, inputs.world)
     state.saved_s = state.elapsed_s

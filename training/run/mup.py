@@ -20,7 +20,7 @@ from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.kinds import build_embedder
 
-QUERY_OUT = "contextualizer.query_out."  # its output is the query vector, whose dot product with an item is over the whole width
+QUERY_SCALE = "contextualizer.query_scale"  # of the query vector, whose dot product with an item is over the whole width
 
 
 class Scale(NamedTuple):
@@ -42,11 +42,7 @@ def mup_scales(config: TrainConfig, model: ModelConfig) -> dict[str, Scale]:
     there = shapes(fit_embedder(base, config.embedder_share))
     scales = {name: _scale(name, shape, there[name]) for name, shape in shapes(model).items()}
     ratio = width / model.width
-    for name in (f"{QUERY_OUT}weight", f"{QUERY_OUT}bias"):
-        rate, start = scales[name]
-        # The bias holds the popularity prior, which does not depend on the width, so its initial values are kept.
-        scales[name] = Scale(rate * ratio, start * ratio if name.endswith("weight") else start)
-    return scales
+    return scales | {QUERY_SCALE: Scale(ratio, ratio)}
 
 
 def shapes(model: ModelConfig) -> dict[str, torch.Size]:

@@ -22,7 +22,8 @@ from training.recipes.config import TrainConfig
 from training.run.checkpoint import RunDirectory, forget_checkpoints, identify, refuse_unfinished
 from training.run.distributed import joined, launched_world, world_with_room
 from training.run.journal import RUN_SUFFIX, RunJournal
-from training.run.loop import StepReport, prepare_training, resumed, train, whole_objective
+from training.run.loop import StepReport, TrainState, prepare_training, resumed, train, whole_objective
+from training.run.stopping import MIN_ANSWERS, stop_metric
 from training.run.watch import Watch
 from twotower.artefacts.bundle import save_bundle
 from twotower.artefacts.manifest import refuse_existing, staging
@@ -52,6 +53,8 @@ def run(
     torchrun every rank calls this: rank 0 prints, evaluates and writes, the others return an empty dict.
     """
     world = launched_world(device)
+    if config.patience is not None:
+        stop_metric(config)
     directory = directory or out.with_name(f"{out.name}{RUN_SUFFIX}")
     refuse_existing(out)
     if not resume:
@@ -98,16 +101,16 @@ def run(
         watch.begin(state, {**provenance(config), **described, "bundle": str(out.resolve())})
         with step("train", total=100.0) as work:
 
-            def show(report: StepReport) -> None:
+            def show(report: StepReport) -> float | None:
                 work.advance(100 * report.progress - work.done)
                 work.say(f"stage {report.stage}, step {report.step}, loss {report.loss:.3f}, {report.events_per_s:,.0f} events/s")
-                watch.step(report, lambda: whole_objective(inputs, state))
+                return watch.step(report, lambda: whole_objective(inputs, state))
 
-            state = train(inputs, state, show)
+            state = train(inputs, state, show, watch.stage_end)
         towers = whole_objective(inputs, state)
     if not world.leads:
         return {}
-    watch.evaluate(towers, state.step, len(config.stages))
+    watch.end(towers, state)
     vectors_ND = embed_rows(towers.embedder, encoded).clone()
     ranker = Model(towers.contextualizer, model, vectors_ND, data.log, data.snapshots)
     quality = evaluate_splits(data, ranker, config.protocol, config.seed)
@@ -115,6 +118,7 @@ def run(
         "recipe_metric": config.metric,
         **described,
         "training": {"seconds": state.elapsed_s, "steps": state.step, "final_loss": state.smoothed_loss},
+        **({} if config.patience is None else {"early_stopping": stopping_table(state, watch)}),
         "protocol": config.protocol,
         "quality": quality,
     }
@@ -144,6 +148,16 @@ def popularity_table(data: Data) -> pa.Table:
     """Log popularity and signals of each item at the end of training, to embed the bundle without an event log."""
     values_NP = data.snapshots.day(data.train_until_ms).T
     return pa.table({"item_id": data.item_ids, "log_popularity": pa.array(values_NP.tolist(), pa.list_(pa.float32()))})
+
+
+def stopping_table(state: TrainState, watch: Watch) -> dict[str, Any]:
+    """What a run with patience stopped by, and which weights it kept, for metrics.json. No stage: too few answers to stop by."""
+    return {
+        "answers": watch.num_answers,
+        "answers_needed": MIN_ANSWERS,
+        "stages": [msgspec.to_builtins(end) for end in state.ends],
+        **({"kept_step": state.ends[-1].kept_step} if state.ends else {}),
+    }
 
 
 def data_table(data: Data) -> dict[str, int]:

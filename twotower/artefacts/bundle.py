@@ -16,7 +16,7 @@ from twotower.artefacts.manifest import Manifest, move_into_place, refuse_existi
 from twotower.data.features import VERSION
 from twotower.data.schema import Schema, dump_schema, load_schema
 from twotower.errors import FormatError, ReleaseMismatch
-from twotower.model.config import ModelConfig
+from twotower.model.config import MODEL_VERSION, ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.embedder import Embedder
 from twotower.model.kinds import build_embedder, require_trust
@@ -34,6 +34,7 @@ class BundleConfig(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelConfig
     popularity_half_lives_days: tuple[float, ...]
     vector_space_id: str
+    model_version: int = 1  # of a bundle that does not name it
 
     @property
     def num_signals(self) -> int:
@@ -82,6 +83,7 @@ def save_bundle(
             model=model,
             popularity_half_lives_days=half_lives_days,
             vector_space_id=vector_space_id(sha256(directory / EMBEDDER), model),
+            model_version=MODEL_VERSION,
         )
         (directory / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(config)))
         (directory / SCHEMA).write_text(dump_schema(schema))
@@ -130,16 +132,18 @@ def load_towers(path: Path, manifest: Manifest) -> Towers:
 
 
 def read_config(path: Path) -> BundleConfig:
-    """config.json of a bundle or release; FormatError when its features are of another version."""
+    """config.json of a bundle or release; FormatError when its features or its towers are of another version."""
     try:
         config = msgspec.json.decode((path / CONFIG).read_bytes(), type=BundleConfig)
     except msgspec.DecodeError as error:
         raise FormatError(f"{path / CONFIG}: {error}. Train the bundle again with this version.") from error
-    if config.model.item_spec.version != VERSION:
-        raise FormatError(
-            f"{path} was trained with features of version {config.model.item_spec.version}, this program computes "
-            f"version {VERSION}. Train the bundle again."
-        )
+    versions = {"features": (config.model.item_spec.version, VERSION), "towers": (config.model_version, MODEL_VERSION)}
+    for what, (theirs, ours) in versions.items():
+        if theirs != ours:
+            raise FormatError(
+                f"{path} was trained with {what} of version {theirs}, this program computes version {ours}. "
+                f"Train the bundle again."
+            )
     return config
 
 

@@ -11,6 +11,8 @@ from twotower.data.features import (
 )
 from twotower.data.window import PAGE, WINDOW
 
+MODEL_VERSION = 2  # of the towers' layers; bundles of another version are refused
+
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything needed to rebuild both towers around their weights."""
@@ -26,8 +28,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     repeat_hidden: int = 32
     repeat_rank: int = 8
     repeat_item_width: int = 16
-    own_heads: int = 4  # of the attention over past items; the names `own_...` stand in every bundle
-    own_key_width: int = 16  # of each head
+    past_heads: int = 4  # of the attention over past items; 0 leaves it out
+    past_key_width: int = 16  # of each head
+    popularity_hidden: int = 64  # of the MLP that weighs popularity and signals
     num_popularity: int = 1  # popularity dimensions appended to every item vector
     embedder: str = "mlp"  # a name of `twotower.model.kinds`, or the user's own as module:Class
     table_rows: int = 512  # shared hash table of the embedder
@@ -42,8 +45,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"width {self.width} must split into {self.num_heads} heads of an even width")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"{self.num_heads} heads cannot share {self.num_kv_heads} key/value heads")
-        if self.width % self.own_heads:
-            raise ValueError(f"width {self.width} must split into {self.own_heads} heads over past items")
+        if self.past_heads and self.width % self.past_heads:
+            raise ValueError(f"width {self.width} must split into {self.past_heads} heads over past items")
         if self.window % self.page:
             raise ValueError(f"window {self.window} must be a multiple of page {self.page}")
 

@@ -73,9 +73,10 @@ class Contextualizer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(width)
         self.empty_history = nn.Parameter(torch.zeros(width))
-        self.own_attention = PastAttention(config, query_input, dropout)  # the name stands in every bundle
-        self.query_hidden = nn.Linear(query_input, 2 * width)
-        self.query_out = nn.Linear(2 * width, width + config.num_popularity)
+        self.past_attention = PastAttention(config, query_input, dropout) if config.past_heads else None
+        self.query_scale = nn.Parameter(torch.ones(width))
+        self.popularity_hidden = nn.Linear(query_input, config.popularity_hidden)
+        self.popularity_out = nn.Linear(config.popularity_hidden, config.num_popularity)
         self.repeat_item = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, config.repeat_item_width))
         self.repeat_mlp = nn.Sequential(
             nn.Linear(
@@ -109,10 +110,11 @@ class Contextualizer(nn.Module):
                 assert isinstance(block, Block)
                 for layer in (block.attention_out, block.down):
                     layer.weight.mul_((2 * config.num_layers) ** -0.5)
-            self.own_attention.out.weight.mul_(0.2)
+            if self.past_attention is not None:
+                self.past_attention.out.weight.mul_(0.2)
             # A new model ranks by the popularity of the first half-life alone, and training starts from there.
-            self.query_out.weight.mul_(0.1)
-            self.query_out.bias[self.width : self.width + 1] = 1.0
+            self.popularity_out.weight.mul_(0.1)
+            self.popularity_out.bias[:1] = 1.0
         nn.init.trunc_normal_(self.context_table, std=0.02)
 
     def forward(self, item_vectors_BLD: Tensor, batch: HistoryBatch) -> Tensor:
@@ -161,12 +163,18 @@ class Contextualizer(nn.Module):
         """The input of the query head: hidden state (that of an empty history if need be), event type, taste, time, activity."""
         hidden_QD = torch.where(empty_Q[:, None], self.empty_history, hidden_QD) + self.pool_slots(wanted_QS, wanted_weights_QS)
         beside = [request_Q7[:, : self.request_time_width], past.activity_Q6]
-        taste_QD = self.own_attention(torch.cat([hidden_QD, *beside], -1), past, vectors)
-        return torch.cat([hidden_QD + taste_QD, *beside], -1)
+        if self.past_attention is not None:
+            hidden_QD = hidden_QD + self.past_attention(torch.cat([hidden_QD, *beside], -1), past, vectors)
+        return torch.cat([hidden_QD, *beside], -1)
 
     def queries(self, query_input: Tensor) -> Tensor:
-        """Query vectors [Q, D + P], whose product with [item vector, log popularity] is a score."""
-        return self.query_out(self.dropout(functional.silu(self.query_hidden(query_input))))  # type: ignore[no-any-return]
+        """Query vectors [Q, D + P], whose product with [item vector, log popularity] is a score.
+
+        The hidden state itself meets the item vectors, so that what is learned of an item as history counts for it as an answer.
+        An MLP between the two loses the items with few events (docs/quality.md). A small one weighs the popularity.
+        """
+        weights_QP = self.popularity_out(self.dropout(functional.silu(self.popularity_hidden(query_input))))
+        return torch.cat([query_input[:, : self.width] * self.query_scale, weights_QP], -1)
 
     def repeat_scores(self, query_input: Tensor, past: PastItems, vectors: PastVectors) -> Tensor:
         """The repeat score of each past item, [M], which is added to its dot product.

@@ -23,7 +23,7 @@ class PastAttention(nn.Module):
 
     def __init__(self, config: ModelConfig, query_width: int, dropout: float) -> None:
         super().__init__()
-        self.num_heads, self.key_width = config.own_heads, config.own_key_width
+        self.num_heads, self.key_width = config.past_heads, config.past_key_width
         self.norm = nn.RMSNorm(config.width)
         self.query = nn.Linear(query_width, self.num_heads * self.key_width)
         self.key = nn.Linear(config.width, self.num_heads * self.key_width, bias=False)

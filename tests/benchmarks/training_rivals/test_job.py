@@ -3,10 +3,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks.training_rivals.job import JOB, PeerConfig, PeerJob, hstu_baskets, read_job, sasrec_baskets, sasrec_sequences
+from benchmarks.training_rivals.job import BASKET_PEERS, JOB, SEQUENCE_PEERS, PeerConfig, PeerJob, read_job, sasrec_baskets
 
 
-@pytest.mark.parametrize("config", [sasrec_baskets(), hstu_baskets(), sasrec_sequences()])
+@pytest.mark.parametrize("config", [make() for make in (*BASKET_PEERS.values(), *SEQUENCE_PEERS.values())])
 def test_a_job_is_read_as_it_was_written(config: PeerConfig, tmp_path: Path) -> None:
     job = PeerJob(config=config, minutes=30, threads=2)
     (tmp_path / JOB).write_bytes(msgspec.json.encode(job))

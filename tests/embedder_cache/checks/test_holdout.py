@@ -62,17 +62,18 @@ def shuffle_weights(contextualizer: Contextualizer, width: int) -> None:
 
 
 def invert_popularity(contextualizer: Contextualizer, width: int) -> None:
-    contextualizer.query_out.weight[width:].neg_()
-    contextualizer.query_out.bias[width:].neg_()
+    contextualizer.popularity_out.weight.neg_()
+    contextualizer.popularity_out.bias.neg_()
 
 
 def forget_users(contextualizer: Contextualizer, width: int) -> None:
     """What is left is one list for everyone."""
-    for layer in (contextualizer.query_out, contextualizer.repeat_mlp[-1], contextualizer.repeat_query):
+    contextualizer.query_scale.zero_()
+    for layer in (contextualizer.popularity_out, contextualizer.repeat_mlp[-1], contextualizer.repeat_query):
         assert isinstance(layer, torch.nn.Linear)
         layer.weight.zero_()
         layer.bias.zero_()
-    contextualizer.query_out.bias[width] = 1.0
+    contextualizer.popularity_out.bias[0] = 1.0
 
 
 def test_an_equal_retrain_is_published(good_store: Path, trained: tuple[Path, Path], tiny_shop: Path, tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ def test_neither_the_order_of_the_file_nor_the_size_of_its_parts_matters(
     pq.write_table(events.take(shuffled), tmp_path / "events.parquet")
     monkeypatch.setattr("twotower.data.events.BATCH_ROWS", 500)
     monkeypatch.setattr("embedder_cache.checks.probe.MAX_REQUESTS", 10)
-    _, until_ms, _ = popularity_from_events(tmp_path / "events.parquet", bundle, item_ids)
+    until_ms = popularity_from_events(tmp_path / "events.parquet", bundle, item_ids).as_of_ms
+    assert until_ms is not None
     few = read_probe(tmp_path / "events.parquet", item_ids, until_ms, bundle.towers)
     assert len(few) == 10
     end = few.start_Q1[-1]

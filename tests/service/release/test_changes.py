@@ -24,6 +24,7 @@ from service.settings import Settings
 from tests.service.conftest import Client, MemoryHistory
 from twotower.artefacts.bundle import load_bundle
 from twotower.artefacts.item_changes import Changes, DeltaStore, read_delta
+from twotower.data import new_items
 from twotower.index.kinds import Kind
 
 NEW: dict[str, Any] = {
@@ -298,7 +299,9 @@ def test_release_and_delta_answer_as_the_nightly_build_of_the_same_catalogue(
     histories: dict[str, UserHistory],
     tmp_path: Path,
     index: Kind,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(new_items, "NEIGHBOURS", 0)  # the server compares new items with the release as it was built
     rows = catalogue.to_pylist()
     deleted, replaced = [r["item_id"] for r in rows[:40:2]], [r["item_id"] for r in rows[1:40:2]]
     put = [NEW | {"item_id": i, "price": 0.5 + n} for n, i in enumerate([*replaced, "new-1", "new-2", "new-3"])]
@@ -324,6 +327,20 @@ def test_release_and_delta_answer_as_the_nightly_build_of_the_same_catalogue(
             assert_same(answer["items"], expected["items"])
         assert not set(ids(answer)) & set(deleted)
         assert len(answer["items"]) == len(expected["items"])
+
+
+def test_a_new_item_is_expected_to_sell_what_the_nightly_job_expects(
+    shop: Shop, nightly: Callable[..., LoadedRelease], catalogue: pa.Table, tmp_path: Path
+) -> None:
+    typed = NEW | {"released": datetime(2025, 4, 30, 12, tzinfo=UTC)}
+    pq.write_table(pa.concat_tables([catalogue, pa.Table.from_pylist([typed], catalogue.schema)]), tmp_path / "items.parquet")
+    full = nightly(tmp_path / "items.parquet")
+    log_popularity_N = full.vectors_NV[:, full.towers.config.model.width]
+    assert log_popularity_N[full.rows["new"]] > log_popularity_N.min() + 0.5
+    client = shop()
+    client.put_items(NEW)
+    answer = client.recommend(num_results=500)["items"]
+    assert_same(answer, shop(full).recommend(num_results=500)["items"])
 
 
 def assert_same(answer: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
@@ -365,7 +382,7 @@ def test_a_rollback_of_one_step_serves_the_changes_again(
 
 
 @pytest.mark.parametrize(("as_of_ms", "expected"), [(1_746_057_600_000, [-9, 0.25, 0]), (None, [-9, 0, 0])])
-def test_a_new_item_has_the_popularity_of_one_nobody_bought_and_no_signals(
+def test_before_anything_is_expected_a_new_item_has_the_popularity_of_one_nobody_bought_and_no_signals(
     plain: LoadedRelease, as_of_ms: int | None, expected: list[float]
 ) -> None:
     """Columns: popularity, a trend, a signal. Counted from events, an item nobody bought has a trend; the bundle's has none."""

@@ -25,8 +25,21 @@ def test_the_command_line_reaches_the_run(monkeypatch: pytest.MonkeyPatch, tiny_
     seen: list[TrainConfig] = []
     monkeypatch.setattr("training.run.run.run", lambda config, *_, **__: seen.append(config))
     files = ["--events", "events", "--items", "items", "--schema", str(tiny_shop / "schema.toml"), "--out", str(tmp_path / "out")]
-    main(["from_budget", *files, "--flops", "2e15", "--embedder", "tab_transformer", "--plant-cold", "0.05", "--seed", "2"])
-    assert (seen[0].embedder, seen[0].plant_cold, seen[0].seed) == ("tab_transformer", 0.05, 2)
+    options = [
+        "--flops",
+        "2e15",
+        "--embedder",
+        "tab_transformer",
+        "--embedder-share",
+        "0.1",
+        "--plant-cold",
+        "0.05",
+        "--seed",
+        "2",
+    ]
+    main(["from_budget", *files, *options])
+    config = seen[0]
+    assert (config.embedder, config.embedder_share, config.plant_cold, config.seed) == ("tab_transformer", 0.1, 0.05, 2)
     assert seen[0].stages[-1].num_negatives == configured("from_budget", flops=2e15).stages[-1].num_negatives
 
 
@@ -40,6 +53,13 @@ def test_a_run_is_told_where_it_goes_on_and_how_the_machine_is_used(
     config, directory, resume = seen[0], seen[5], seen[6]
     assert (config.sharding, config.precision, config.prefetch) == ("fsdp", "bf16", 2)
     assert (directory, resume) == (Path("here"), True)
+
+
+def test_any_recipe_may_stop_early() -> None:
+    config = configured("demo", patience=3, evaluations=20, schedule="constant")
+    assert (config.patience, config.evaluations, config.schedule) == (3, 20, "constant")
+    with pytest.raises(ValueError, match="patience is 3 with 0 evaluations"):
+        configured("demo", patience=3, evaluations=0)
 
 
 def test_a_plan_is_shown_with_its_budget(capsys: pytest.CaptureFixture[str]) -> None:

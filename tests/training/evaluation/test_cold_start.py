@@ -16,6 +16,7 @@ from training.evaluation.cold_start import (
     choose,
     cold_metrics,
     evaluate_cold,
+    launch,
     plant,
     plant_again,
     planted_items,
@@ -86,6 +87,23 @@ def test_popularity_forgets_them_too(fresh: Shop) -> None:
     planted = plant(fresh.data, 0.1, HALF_LIVES, seed=0)
     on_the_first_day = planted.data.snapshots.day(planted.data.test_from_ms)[0]
     assert on_the_first_day[planted.rows].max() == on_the_first_day.min()
+
+
+def test_from_their_launch_on_they_are_expected_to_sell_like_the_items_most_like_them(fresh: Shop) -> None:
+    planted = plant(fresh.data, 0.1, HALF_LIVES, seed=0)
+    data, rows = planted.data, planted.rows
+    before_TN = data.snapshots.table_PTN[0].copy()
+    launch_step = int(data.snapshots.index(np.array(data.test_from_ms)))
+    bestsellers = np.argsort(-before_TN[launch_step])[:5]
+    vectors_ND = np.random.default_rng(0).normal(size=(len(fresh.items), 8)).astype(np.float32)
+    vectors_ND[bestsellers] = vectors_ND[rows[0]] = 9 * np.eye(8)[0]
+    launch(planted, vectors_ND, HALF_LIVES[0])
+    after_TN = data.snapshots.table_PTN[0]
+    np.testing.assert_array_equal(after_TN[:launch_step], before_TN[:launch_step])
+    np.testing.assert_array_equal(np.delete(after_TN, rows, 1), np.delete(before_TN, rows, 1))
+    assert (after_TN[launch_step:, rows] > before_TN[launch_step:, rows]).all()
+    share = np.exp(before_TN[launch_step, rows[0]]) + np.sqrt(np.exp(before_TN[launch_step, bestsellers])).mean() ** 2
+    assert np.exp(after_TN[launch_step, rows[0]]) == pytest.approx(share, rel=1e-4)
 
 
 def test_evaluation_hides_the_same_items(fresh: Shop, tiny_shop: Path) -> None:

@@ -37,7 +37,7 @@ def untrained(shop: Shop, *, content_only: bool = False) -> Model:
     """Seeded towers: every leak shows without training, for a leak is a matter of what is read."""
     torch.manual_seed(0)
     embedder, contextualizer = build_embedder(shop.model), Contextualizer(shop.model)
-    torch.nn.init.normal_(contextualizer.query_out.weight, std=0.3)
+    torch.nn.init.normal_(contextualizer.popularity_out.weight, std=0.3)
     items = shop.items
     if content_only:
         weights = items.weights_NS.copy()

@@ -32,7 +32,7 @@ def test_mixed_precision_computes_nearly_the_same_loss_and_gradients(shop: Shop)
             with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
                 loss = objective(batch, scored)
             loss.backward()
-            gradient = objective.contextualizer.query_out.weight.grad
+            gradient = objective.contextualizer.query_scale.grad
             assert gradient is not None
             assert loss.dtype == gradient.dtype == torch.float32
             found.append((loss.item(), gradient.clone()))

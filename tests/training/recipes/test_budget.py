@@ -27,7 +27,7 @@ def test_the_embedder_holds_the_share_of_its_recipe(shop: Shop, name: str, width
     config = msgspec.structs.replace(RECIPES[name](), width=width)
     model = size_model(config, shop.model.item_spec, shop.model.context_spec)
     assert count_parameters(model).share == pytest.approx(config.embedder_share, abs=0.002)
-    assert config.embedder_share == 0.02 or name == "amazon_loo", "another share needs its reason in the docstring"
+    assert config.embedder_share == 0.02 or name == "leave_one_out", "another share needs its reason in the docstring"
 
 
 def test_the_count_is_that_of_the_real_towers(shop: Shop) -> None:

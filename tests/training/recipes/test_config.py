@@ -9,10 +9,17 @@ from training.recipes.config import StageConfig
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("minutes", 0), ("embedder_share", 1.2), ("evaluations", -1), ("prefetch", -1), ("stages", TINY.stages[:1])],
+    [
+        ("minutes", 0),
+        ("embedder_share", 1.2),
+        ("evaluations", -1),
+        ("patience", 0),
+        ("prefetch", -1),
+        ("stages", TINY.stages[:1]),
+    ],
 )
 def test_impossible_runs_are_refused(name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=r"minutes|embedder_share|evaluations|prefetch|shares"):
+    with pytest.raises(ValueError, match=r"minutes|embedder_share|evaluations|patience|prefetch|shares"):
         msgspec.structs.replace(TINY, **{name: value}).__post_init__()
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.training.run.test_journal import begun, evaluation, line
+from tests.training.run.test_journal import END, begun, evaluation, line
 from training.report.curves import agreement, training_curves, validation_curves
 from training.report.run_record import RunRecord, read_run
+from training.run.stopping import describe
 
 STAGES = [{"num_negatives": 4096, "negatives": "uniform"}, {"num_negatives": None, "negatives": "uniform"}]
 
@@ -24,6 +25,12 @@ def record(directory: Path, num_evaluations: int) -> RunRecord:
         metrics = counter | {"recall@10": 0.1 * n, "set_loss": 9.0 - n, "entropy": 5.0}
         journal.evaluation(msgspec.structs.replace(evaluation(4 * n), metrics=metrics))
     return read_run(directory / "bundle.run")
+
+
+def test_the_curves_of_a_run_that_stopped_early_say_where_and_what_was_kept(tmp_path: Path) -> None:
+    record(tmp_path, 2)
+    begun(tmp_path / "bundle.run", after_step=20).stage_end(END)
+    assert f"Early stopping: {describe(END)}" in validation_curves(read_run(tmp_path / "bundle.run"))
 
 
 def test_every_stage_has_its_own_loss_curve_with_its_candidates(tmp_path: Path) -> None:

@@ -58,6 +58,14 @@ def test_a_finished_run_is_judged(tmp_path: Path) -> None:
     assert "<dt>training</dt><dd>10 minutes</dd>" in shown
 
 
+def test_a_run_that_stopped_early_says_which_weights_it_kept(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    assert "weights kept of step" not in render(read_run(run))
+    metrics = run.with_name("bundle") / "metrics.json"
+    metrics.write_text(json.dumps(json.loads(metrics.read_bytes()) | {"early_stopping": {"kept_step": 1_200, "stages": []}}))
+    assert "<dt>weights kept of step</dt><dd>1,200</dd>" in render(read_run(run))
+
+
 def test_a_bundle_alone_is_judged_and_its_missing_journal_is_named(tmp_path: Path) -> None:
     run = finished(tmp_path)
     for file in run.iterdir():

@@ -19,7 +19,7 @@ from tests.training.train_tiny import Errand, read_losses, start
 from training.data.batches import Axis, TrainBatch
 from training.losses.objective import FrozenItems
 from training.recipes.config import TrainConfig
-from training.run.checkpoint import newest_checkpoint
+from training.run.checkpoint import RunDirectory, identify, newest_checkpoint
 from training.run.distributed import ALONE, World, launched_world, pick, shard_batch
 from training.run.loop import TrainInputs, TrainState, draw_trained_items, embed_catalogue_once, prepare_training, train
 
@@ -148,6 +148,25 @@ def test_two_fsdp_processes_end_when_one_dies_and_resume_to_train_as_one(
     steps, losses = zip(*read_losses(tmp_path / "losses"), strict=True)
     assert steps == tuple(range(1, 11))
     assert losses == pytest.approx(losses_alone, abs=1e-5)
+
+
+def test_two_fsdp_processes_stop_together_and_go_back_to_the_same_weights(
+    tiny_shop: Path, shop: Shop, config: TrainConfig, tmp_path: Path
+) -> None:
+    """Step 3 is the best of stage 1, so a stage 2 from other weights than those would have other losses."""
+    values = (0.1, 0.2, 0.5, 0.4, 0.4, 0.3, 0.2)
+    patient = msgspec.structs.replace(config, patience=2, sharding="fsdp", checkpoint_minutes=5.0)
+    files = RunDirectory(tmp_path / "alone", identify(patient, shop.model, shop.items, shop.sampler()), shop.data.item_ids)
+    inputs, state = prepare_training(patient, shop.model, shop.items, shop.sampler(), shop.data.snapshots, files)
+    alone = train(inputs, state, lambda report: values[report.step - 1]).losses
+
+    errand = Errand(
+        shop=str(tiny_shop), run=str(tmp_path / "run"), losses=str(tmp_path / "losses"), config=patient, values=values
+    )
+    assert exit_codes(errand) == [0, 0]
+    steps, losses = zip(*read_losses(tmp_path / "losses"), strict=True)
+    assert steps == tuple(range(1, 8))
+    assert losses == pytest.approx(alone, abs=1e-5)
 
 
 def exit_codes(errand: Errand) -> list[int | None]:

@@ -6,7 +6,19 @@ import msgspec
 import pytest
 
 from training.run.journal import MAX_LINES, STEPS, EvaluationLine, RunJournal, StepLine, read_journal
+from training.run.stopping import StageEnd
 from twotower.errors import FormatError
+
+END = StageEnd(
+    stage=1,
+    step=30,
+    stopped_early=True,
+    metric="ndcg@10",
+    kept_step=20,
+    kept_value=0.25,
+    kept_evaluation=2,
+    num_evaluations=4,
+)
 
 
 def line(step: int, progress: float | None = None, loss: float = 8.0, norm: float | None = 1.0) -> StepLine:
@@ -104,6 +116,18 @@ def test_a_run_that_goes_on_forgets_what_came_after_its_checkpoint(tmp_path: Pat
     read = read_journal(tmp_path)
     assert read.steps == [line(0), line(10), line(11, loss=5.0)]
     assert [e.step for e in read.evaluations] == [0, 10]
+
+
+def test_a_run_that_goes_on_keeps_the_ends_of_the_stages_before_and_no_others(tmp_path: Path) -> None:
+    later = msgspec.structs.replace(END, stage=2, step=60)
+    killed = begun(tmp_path)
+    killed.stage_end(END)
+    killed.stage_end(later)
+    again = RunJournal(tmp_path)
+    again.begin({}, after_step=40, ends=[END])
+    assert read_journal(tmp_path).ends == [END]
+    again.stage_end(later)
+    assert read_journal(tmp_path).ends == [END, later]
 
 
 def test_a_fresh_run_in_the_same_place_begins_with_nothing(tmp_path: Path) -> None:

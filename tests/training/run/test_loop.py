@@ -42,10 +42,10 @@ def test_stage_2_leaves_the_embedder_as_it_is(shop: Shop) -> None:
     config = msgspec.structs.replace(shop.config, stages=(one_stage,))
     inputs, state = prepare_training(config, shop.model, shop.items, shop.sampler(), shop.data.snapshots)
     before = [p.clone() for p in state.objective.embedder.parameters()]
-    moved = state.objective.contextualizer.query_out.weight.clone()
+    moved = state.objective.contextualizer.popularity_out.weight.clone()
     train(inputs, state)
     assert all(torch.equal(a, b) for a, b in zip(before, state.objective.embedder.parameters(), strict=True))
-    assert not torch.equal(moved, state.objective.contextualizer.query_out.weight)
+    assert not torch.equal(moved, state.objective.contextualizer.popularity_out.weight)
 
 
 def test_a_corrected_pool_estimates_the_loss_of_the_whole_catalogue(shop: Shop) -> None:
@@ -116,7 +116,7 @@ def test_a_loss_that_is_not_a_number_stops_training_and_names_what_was_read(shop
 def test_a_gradient_that_is_not_finite_stops_training_before_it_reaches_a_weight(shop: Shop) -> None:
     inputs, state = prepare_training(shop.config, shop.model, shop.items, shop.sampler(), shop.data.snapshots)
     before = [p.clone() for p in state.objective.parameters()]
-    state.objective.contextualizer.query_out.weight.register_hook(lambda gradient: gradient * math.inf)  # type: ignore[no-untyped-call]
+    state.objective.contextualizer.popularity_out.weight.register_hook(lambda gradient: gradient * math.inf)  # type: ignore[no-untyped-call]
     with pytest.raises(TrainingDiverged, match=r"norm (nan|inf)"):
         train(inputs, state)
     assert all(torch.equal(a, b) for a, b in zip(before, state.objective.parameters(), strict=True))

@@ -60,7 +60,7 @@ def activations(towers: nn.ModuleDict, model: ModelConfig) -> tuple[Tensor, Tens
     assert isinstance(contextualizer, Contextualizer)
     x_BLD, hidden_BLD = contextualizer.stream(vectors_ND[histories()[:, :-1]])
     hidden_QD = hidden_BLD.flatten(0, 1)
-    extra = contextualizer.query_hidden.in_features - model.width
+    extra = contextualizer.popularity_hidden.in_features - model.width
     query_QD = contextualizer.queries(functional.pad(hidden_QD, (0, extra)))[:, : model.width]
     return x_BLD, query_QD @ vectors_ND.T
 
@@ -118,8 +118,8 @@ def test_each_kind_of_matrix_has_its_rule() -> None:
     assert scales["contextualizer.context_table"] == Scale(1.0, 1.0)
     assert scales["contextualizer.norm.weight"] == Scale(1.0, 1.0)
     assert scales["embedder.table"] == scales["embedder.hidden.weight"] == Scale(1.0, 1.0)
-    assert scales["contextualizer.query_out.weight"] == pytest.approx((0.25 * 0.25, 0.25))
-    assert scales["contextualizer.query_out.bias"] == Scale(0.25, 1.0)
+    assert scales["contextualizer.query_scale"] == Scale(0.25, 0.25)
+    assert scales["contextualizer.popularity_out.bias"] == Scale(1.0, 1.0)
     output = scales["contextualizer.repeat_query.weight"]
     assert output.start == pytest.approx(output.rate**0.5)
 

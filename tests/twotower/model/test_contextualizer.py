@@ -67,6 +67,6 @@ def test_histories_of_all_lengths_are_computed_as_each_alone(tiny_bundle: Path) 
 def test_a_new_model_ranks_by_popularity(tiny_bundle: Path) -> None:
     contextualizer = load_bundle(tiny_bundle).towers.contextualizer
     width = contextualizer.width
-    query = contextualizer.queries(torch.zeros(1, contextualizer.query_hidden.in_features))
+    query = contextualizer.queries(torch.zeros(1, contextualizer.popularity_hidden.in_features))
     assert torch.equal(query[0, width:], torch.ones(1))
     assert torch.equal(query[0, :width], torch.zeros(width))

@@ -41,7 +41,8 @@ def test_pairs_are_scored_alike_by_either_way(num_keys: int) -> None:
 def test_a_user_is_answered_alike_alone_and_among_others(tiny_bundle: Path) -> None:
     """And a user without items gets nothing."""
     towers = load_bundle(tiny_bundle).towers
-    attention, width = towers.contextualizer.own_attention, towers.config.model.width
+    attention, width = towers.contextualizer.past_attention, towers.config.model.width
+    assert attention is not None
     vectors_ND = torch.randn(10, width, generator=torch.Generator().manual_seed(0))
     query_input_QX = torch.randn(len(USERS), attention.query.in_features, generator=torch.Generator().manual_seed(1))
     now_ms = np.full(len(USERS), 9 * DAY_MS)
