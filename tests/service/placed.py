@@ -38,7 +38,7 @@ def with_wide_heads(release: LoadedRelease) -> LoadedRelease:
         for parameter in contextualizer.parameters():  # a new model's biases are 0, its norms 1: much could be wrong unseen
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-        contextualizer.query_out.weight.mul_(10)
+        contextualizer.popularity_out.weight.mul_(10)
     vectors_NV = torch.cat([torch.randn(len(release), 64), release.vectors_NV[:, -1:]], 1).contiguous()
     finder = DeviceFinder(vectors_NV.numpy(), CPU)
     towers = dataclasses.replace(
