@@ -39,7 +39,7 @@ test-faults: $(VENV)/.test-installed
 
 test-kernels: $(VENV)/.test-installed
 	$(BIN)/pytest -m "kernels or not kernels" tests/test_interpreter.py tests/twotower/kernels tests/training/kernels tests/service/kernels \
-	  tests/benchmarks/test_kernel_mutants.py
+	  tests/benchmarks/test_kernel_mutants.py tests/service/model/test_device_reader.py tests/end_to_end/test_differential.py
 	$(BIN)/python -m benchmarks.kernel_resources
 	$(BIN)/python -m benchmarks.kernel_roofline
 	$(BIN)/python -m benchmarks.kernel_mutants

@@ -25,7 +25,12 @@ def on_tensors(release: LoadedRelease, dtype: torch.dtype = torch.float32, pool_
     vectors_NV = release.index.vectors_NV
     finder = DeviceFinder(vectors_NV, CPU)
     searched = dataclasses.replace(release, index=Index("flat", vectors_NV, finder, exact=finder))
-    return placed(searched, Device(CPU, dtype), PagePools(pool_bytes))
+    return with_model_on_tensors(searched, dtype, pool_bytes)
+
+
+def with_model_on_tensors(release: LoadedRelease, dtype: torch.dtype, pool_bytes: int = 64 << 20) -> LoadedRelease:
+    """The release with its model on CPU tensors, searched as before: a reference that sorts all scores is slow."""
+    return placed(release, Device(CPU, dtype), PagePools(pool_bytes))
 
 
 def with_wide_heads(release: LoadedRelease) -> LoadedRelease:

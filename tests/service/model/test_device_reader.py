@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.serving_rivals.offline import offline_queries, offline_request
 from service.api.errors import ApiError
 from service.api.schemas import RecommendRequest
 from service.histories.history import StoredEvent, UserHistory
@@ -136,16 +137,38 @@ def test_a_batch_whose_pages_are_more_than_all_is_read_in_parts(
         check(release, queries_from(served, states, inputs), inputs)
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
-def test_in_half_precision_queries_are_near(
-    wide: LoadedRelease, log: list[StoredEvent], dtype: torch.dtype, bound: float
+def errors(queries: Sequence[UserQuery], exact: Sequence[UserQuery]) -> tuple[float, float]:
+    """The largest error of a query, and of the score of a past item."""
+    pairs = list(zip(queries, exact, strict=True))
+    return (
+        max(float(np.abs(q.query_V - e.query_V).max()) for q, e in pairs),
+        max(float(np.abs(q.past_scores_M - e.past_scores_M).max(initial=0)) for q, e in pairs),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_errors_are_no_larger_than_those_of_torch(
+    wide: LoadedRelease, log: list[StoredEvent], dtype: torch.dtype
 ) -> None:
+    """Than of the whole model in that precision on a CPU."""
     served = on_tensors(wide, dtype)
     assert model_of(served).pool.cache_L2NGCE.dtype == dtype
     states = [new_state(served) for _ in range(3)]
     for more in (0, 1, 4):
         inputs = [input_of(served, log[start : start + length + more]) for start, length in ((0, 100), (7, 1), (50, 200))]
-        check(wide, queries_from(served, states, inputs), inputs, bound)
+        exact, queries = from_scratch(wide, inputs), queries_from(served, states, inputs)
+        with torch.autocast("cpu", dtype):
+            in_torch = [in_half(wide, model_input) for model_input in inputs]
+        ours, theirs = errors(queries, exact), errors(in_torch, exact)
+        assert 0 < ours[0] <= 1.5 * theirs[0]
+        assert ours[1] <= 1.5 * theirs[1]
+
+
+def in_half(release: LoadedRelease, model_input: ModelInput) -> UserQuery:
+    """The query of the offline evaluation, past items in the order of the request."""
+    queries = offline_queries(release, offline_request(release, model_input.history, NOW_MS))
+    scores_M = queries.past_scores(release.vectors_NV).float().numpy()
+    return UserQuery(queries.vectors_QV[0].float().numpy(), queries.past_rows_M.numpy(), scores_M)
 
 
 def replaying(calls: list[int]) -> Callable[[Callable[[], Tensor]], Callable[[], Tensor]]:
