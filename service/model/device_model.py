@@ -152,19 +152,27 @@ def graph_shapes(searches: bool) -> list[Shape]:
     ]
 
 
-def captured(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """A CUDA graph of a function that uses only tensors which stay where they are; calling it queues one launch."""
-    beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    beside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(beside):
-        run()  # compiles kernels and makes the workspaces of the libraries, which cannot be done while capturing
-    torch.cuda.current_stream().wait_stream(beside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        results = run()
+def graphs() -> Capture:
+    """Captures CUDA graphs, of functions that use only tensors which stay where they are. Calling one queues one launch.
 
-    def replay() -> Tensor:
-        graph.replay()
-        return results
+    The graphs share the memory for what they compute in between, because only one of them runs at a time.
+    """
+    memory = torch.cuda.graph_pool_handle()
 
-    return replay
+    def capture(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            run()  # compiles kernels and makes the workspaces of libraries, which cannot be done while capturing
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=memory, capture_error_mode="thread_local"):
+            results = run()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return results
+
+        return replay
+
+    return capture

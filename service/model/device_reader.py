@@ -14,7 +14,7 @@ from torch import Tensor
 
 from service.kernels.topk import top_k
 from service.model.cpu_reader import new_times
-from service.model.device_model import DeviceModel, captured
+from service.model.device_model import DeviceModel, graphs
 from service.model.event_contexts import Contexts
 from service.model.incremental import PastParts
 from service.model.packing import Array, Inputs, Shape
@@ -56,7 +56,7 @@ class DeviceReader:
         """See `Reader`. After an error, such as too little memory on the device, the memories of its batch are empty."""
         model = self._model
         if not model.graphs and model.device.type == "cuda":  # the first batch is one of the warm-up
-            model.capture(captured)
+            model.capture(graphs())
         queries: list[UserQuery] = []
         for part in self._parts(questions):
             memories = [_memory_of(question) for question in part]
@@ -107,9 +107,9 @@ class DeviceReader:
     def _shape(self, questions: Sequence[Question], starts: Sequence[int]) -> Shape:
         """The sizes of the batch: those of a graph if one has room for it, else rounded up."""
         counts = [len(question.events) - start for question, start in zip(questions, starts, strict=True)]
-        nums_past = [len(question.past.statistics) for question in questions]
         found = 0 if self._has_changes or self._model.catalogue is None else max(q.num_others for q in questions)
-        num, past, excluded = _power_of_two(len(questions)), sum(nums_past), max(nums_past) if found else 0
+        excluded = max(len(q.past.statistics) if q.num_others else 0 for q in questions) if found else 0
+        num, past = _power_of_two(len(questions)), sum(len(question.past.statistics) for question in questions)
         if max(counts) <= 1:
             for shape in self._model.graphs:
                 if (
@@ -167,7 +167,7 @@ class DeviceReader:
             rows, stop = question.past.statistics.item_rows_M, start + len(question.past.statistics)
             here.past_rows_M[start:stop], here.past_request_M[start:stop] = rows, place
             here.past_features_M6[start:stop] = question.features_M6
-            if shape.num_found:
+            if shape.num_found and question.num_others:
                 here.excluded_QX[place, : len(rows)] = rows
             start = stop
 

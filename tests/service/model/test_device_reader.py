@@ -202,6 +202,19 @@ def test_one_new_event_each_is_replayed_and_anything_else_is_not(wide: LoadedRel
     assert num_replayed == [0, 1, 1, 0, 1]
 
 
+def test_a_request_that_searches_nothing_may_have_any_number_of_past_items(wide: LoadedRelease, log: list[StoredEvent]) -> None:
+    served, replays = on_tensors(wide), list[int]()
+    model_of(served).capture(replaying(replays))
+    inputs, states = [input_of(served, log[:250]), input_of(served, log[:9])], [new_state(served) for _ in range(2)]
+    assert len(inputs[0].past_items(served)) > 64
+    for _ in range(2):
+        queries = queries_from(served, states, inputs, [0, 5])
+        check(wide, queries, inputs)
+        assert queries[0].others is None
+        check_others(served, queries[1:], 5)
+    assert len(replays) == 1
+
+
 def test_graphs_are_captured_for_every_size_of_batch() -> None:
     for searches in (True, False):
         shapes = graph_shapes(searches)
