@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY := passive
 
 BENCHMARKS := $(filter-out report,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
-.PHONY: help demo test test-faults test-kernels bench loadtest
+.PHONY: help demo test test-faults test-kernels test-wheels bench loadtest
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test                install, then every check and test"
 	@echo "make test-faults         every fault test, the long ones too"
 	@echo "make test-kernels        every kernel: long tests, mutants, and the resources of each configuration on each target"
+	@echo "make test-wheels         the packages of a machine with a GPU: they install together, and FAISS takes what it is given"
 	@echo "make bench NAME=...      run benchmarks/NAME.py: a table, and build/bench/NAME.json"
 	@echo "make loadtest [ARGS=...] replay real histories against a server for 60 s; needs what make demo leaves behind"
 
@@ -31,8 +32,8 @@ test: $(VENV)/.test-installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not faults and not kernels and not alone"
-	$(BIN)/pytest -m "alone and not faults and not kernels"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not faults and not kernels and not wheels and not alone"
+	$(BIN)/pytest -m "alone and not faults and not kernels and not wheels"
 
 test-faults: $(VENV)/.test-installed
 	$(BIN)/pytest -m "faults or not faults" tests/service/faults tests/end_to_end
@@ -43,6 +44,10 @@ test-kernels: $(VENV)/.test-installed
 	$(BIN)/python -m benchmarks.kernel_resources
 	$(BIN)/python -m benchmarks.kernel_roofline
 	$(BIN)/python -m benchmarks.kernel_mutants
+
+# Downloads 800 MB once, into build/faiss-gpu. No GPU is needed.
+test-wheels: $(VENV)/.test-installed
+	$(BIN)/pytest -m wheels tests/deploy tests/twotower/index
 
 bench: $(VENV)/.test-installed
 	@test "$(words $(NAME)) $(filter $(BENCHMARKS),$(NAME))" = "1 $(NAME)" || { echo "give NAME= one of: $(BENCHMARKS)" >&2; exit 2; }

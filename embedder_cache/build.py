@@ -49,6 +49,7 @@ from twotower.artefacts.manifest import seal
 from twotower.artefacts.release import CONTENT, GATES, GOLDEN, INFO, ITEMS, KIND, REJECTED, VECTORS, Address, ReleaseInfo
 from twotower.artefacts.signature import Signer
 from twotower.data.features import DAY_MS, Floats, Ints
+from twotower.device import ON_CPU, Device
 from twotower.errors import ArtefactError
 from twotower.model.catalogue import in_parallel
 from twotower.model.golden import GoldenQuery, golden_request
@@ -97,6 +98,7 @@ def build_release(
     index: RequestedKind = "auto",
     engine: Engine = embed_here,
     delta: Changes = Changes(),  # noqa: B008  # frozen
+    device: Device = ON_CPU,
 ) -> Published:
     """Embed `items` with `bundle`, build the index, check and publish the release. The pointer moves last.
 
@@ -105,7 +107,7 @@ def build_release(
     With `events`, popularity is as of the last event; without them, as of the bundle's training. With `signals`, the release has
     those of the day that begins with the last event, or now; without a file they are zero. `delta` holds items that were put
     or deleted through a server. Embedded items stay on disk until a release is published, so that the run after a stopped one
-    continues with them.
+    continues with them. An index of a kind for GPUs is built on `device`, and `auto` chooses one for it.
     """
     columns = bundle.towers.schema.items
     with publishing(store, signer) as publication:
@@ -146,7 +148,9 @@ def build_release(
                 holdout = ask_both(events, as_of_ms, bundle, item_ids, vectors_NV, served)
         queries_QV = holdout.new.queries_QV if holdout else sample_queries(bundle.towers, vectors_NV, as_of_ms, SAMPLE_QUERIES)
         with step("build the index"):
-            made = make_index(directory, np.asarray(vectors_NV), bundle.towers.config.model.width, index, queries_QV)
+            made = make_index(
+                directory, np.asarray(vectors_NV), bundle.towers.config.model.width, index, queries_QV, device=device
+            )
         info = ReleaseInfo(
             bundle_id=bundle.manifest.id,
             vector_space_id=bundle.towers.config.vector_space_id,

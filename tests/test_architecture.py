@@ -23,7 +23,7 @@ MAX_LINES, MAX_ROOM_LINES = 500, 1900
 CODE = sorted(path for room in PACKAGES for path in (ROOT / room).rglob("*.py"))
 EVERYTHING = sorted(path for room in (*ROOMS, "tests") for path in (ROOT / room).rglob("*.py"))
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "report")
-CAPITALISED = {"ALICE", "NVIDIA"}  # names that are written in capitals
+CAPITALISED = {"ALICE", "CAGRA", "NVIDIA"}  # names that are written in capitals
 CODE_LOADERS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 
 
@@ -84,6 +84,7 @@ FURTHER = {
     "twotower/demo.py": "demo",
     "twotower/artefacts/object_store.py": "s3",
     "twotower/index/approximate.py": "cpu",
+    "twotower/index/gpu.py": "cpu",  # whose module has the name of the GPU build's
     "twotower/index/milvus.py": "milvus",
     "twotower/report/svg.py": "train",
     "embedder_cache/drift/page.py": "train",

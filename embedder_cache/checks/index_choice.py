@@ -12,10 +12,15 @@ import msgspec
 import numpy as np
 
 from twotower.data.features import Floats, Ints
+from twotower.device import ON_CPU, Device
+from twotower.errors import EnvironmentProblem
 from twotower.index.files import open_index, write_index
+from twotower.index.gpu import free_bytes, size_of
+from twotower.index.gpu_memory import fitting_kind
 from twotower.index.kinds import FILES, IndexInfo, Kind
 from twotower.index.scan import Float32Rows, Scan
 from twotower.index.search import Index
+from twotower.progress import say
 
 RequestedKind = Kind | Literal["auto"]
 RESULTS = 100
@@ -26,6 +31,8 @@ _EFFORTS: dict[Kind, tuple[int, ...]] = {
     "ivfpq": (8, 16, 32, 64, 128),
     "hnsw": (1000, 2000, 4000),
     "milvus": (1000, 2000, 4000),
+    "gpu_ivfpq": (8, 16, 32, 64, 128),
+    "gpu_cagra": (256, 512, 1024),
 }
 
 
@@ -62,10 +69,16 @@ def make_index(
     requested: RequestedKind,
     queries_QV: Floats,
     sizes: Sizes = Sizes(),
+    device: Device = ON_CPU,
 ) -> Made:
-    """Build and measure the requested kind of index, or the one that suits. The first `width` columns are the embedding."""
+    """Build and measure the requested kind of index, or the one that suits. The first `width` columns are the embedding.
+
+    The index is built, and will be searched, on `device`, if its kind is for GPUs. EnvironmentProblem when that cannot be.
+    """
     if requested != "auto":
-        return _make(directory, vectors_NV, width, requested, "asked for", queries_QV)
+        return _make(directory, vectors_NV, width, requested, "asked for", queries_QV, device)
+    if device.is_gpu and (made := _make_for_gpu(directory, vectors_NV, width, queries_QV, sizes, device)) is not None:
+        return made
     if len(vectors_NV) > sizes.exact_items:
         why = f"more than {sizes.exact_items:,} items"
         made = _make(directory, vectors_NV, width, "ivfpq", why, queries_QV)
@@ -81,16 +94,44 @@ def make_index(
     return _make(directory, vectors_NV, width, "flat", f"vectors of no more than {megabytes:,.0f} MiB", queries_QV)
 
 
-def _make(directory: Path, vectors_NV: Floats, width: int, kind: Kind, why: str, queries_QV: Floats) -> Made:
-    write_index(directory, vectors_NV, width, kind)
+def _make_for_gpu(
+    directory: Path, vectors_NV: Floats, width: int, queries_QV: Floats, sizes: Sizes, device: Device
+) -> Made | None:
+    """The kind that suits a GPU of this memory; None when none does, or FAISS cannot use the GPU, which is said."""
+    exact: Kind = "int8" if vectors_NV.nbytes > sizes.flat_bytes else "flat"
+    choice = fitting_kind(*size_of(vectors_NV, width), free_bytes(device), exact)
+    if choice is None:
+        say(f"  no kind of index fits on {device.torch_device} twice, so one for the CPU is built")
+        return None
+    kind, why = choice
+    try:
+        made = _make(directory, vectors_NV, width, kind, why, queries_QV, device)
+    except EnvironmentProblem as problem:
+        say(f"  an index for the CPU is built, because {problem}")
+        return None
+    if made.report.recall >= RECALL:
+        return made
+    for name in FILES[kind]:
+        (directory / name).unlink()
+    say(f"  an index for the CPU is built, because {kind} finds only {made.report.recall:.1%} of the exact best {RESULTS}")
+    return None
+
+
+def _make(
+    directory: Path, vectors_NV: Floats, width: int, kind: Kind, why: str, queries_QV: Floats, device: Device = ON_CPU
+) -> Made:
+    write_index(directory, vectors_NV, width, kind, device)
     exact = Scan(Float32Rows(vectors_NV))
     truth_QK, _ = Index("flat", vectors_NV, exact, exact).search(queries_QV, RESULTS)
+    index: Index | None = None
     for effort in _EFFORTS.get(kind, (0,)):
         info = IndexInfo(kind=kind, effort=effort)
-        index = open_index(directory, vectors_NV, width, info)
+        index = None  # frees it before the next is opened, because a GPU may not hold two
+        index = open_index(directory, vectors_NV, width, info, device)
         found = recall(index.search(queries_QV, RESULTS)[0], truth_QK)
         if found >= RECALL:
             break
+    assert index is not None, "every kind has an effort"
     times = search_p99_ms(index, queries_QV)
     return Made(info, IndexReport(kind=kind, why=why, recall=found, memory_bytes=index.finder.num_bytes, search_p99_ms=times))
 

@@ -58,12 +58,14 @@ def main(argv: list[str]) -> int:
     from twotower.artefacts.retention import collect
     from twotower.artefacts.signature import load_signer
     from twotower.artefacts.store import GRACE_MINUTES
+    from twotower.device import choose
     from twotower.progress import say
 
     store, key = open_store(args.store), args.sign or os.environ.get("TWOTOWER_SIGNING_KEY")
     signer = load_signer(Path(key)) if key else None
     delta = read_delta(args.delta) if args.delta else Changes()
-    engine, limits, bundle = engine_named(args.engine, args.device), load_limits(args.gates), load_bundle(args.bundle)
+    device = choose(args.device)
+    engine, limits, bundle = engine_named(args.engine, device), load_limits(args.gates), load_bundle(args.bundle)
     started = time.monotonic()
     published = build_release(
         bundle,
@@ -77,6 +79,7 @@ def main(argv: list[str]) -> int:
         index=args.index,
         engine=engine,
         delta=delta,
+        device=device,
     )
     seconds = time.monotonic() - started
     if args.metrics:

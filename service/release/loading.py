@@ -64,14 +64,14 @@ def read_release(
 ) -> LoadedRelease:
     """The release in a directory that was just verified; ReleaseMismatch when its golden queries get other answers.
 
-    The model runs on `device`, with pages from `pools`, and an exact index is searched there. Nothing here holds Python's global
-    lock for long, because other threads may be answering requests meanwhile.
+    The model runs on `device`, with pages from `pools`. An exact index and one of a kind for GPUs are searched there. Nothing
+    here holds Python's global lock for long, because other threads may be answering requests meanwhile.
     """
     towers = load_towers(path, manifest)
     vectors_NV = np.load(path / VECTORS, mmap_mode="c", allow_pickle=False)
     items = read_table(path / ITEMS)
     check_agreement(path, info, vectors_NV, items)
-    index = open_index(path, np.asarray(vectors_NV), towers.config.model.width, info.index)
+    index = open_index(path, np.asarray(vectors_NV), towers.config.model.width, info.index, device)
     item_ids, rows = read_ids(items)
     release = LoadedRelease(
         id=manifest.id,

@@ -7,6 +7,10 @@ ivfpq     a tenth of the memory or less: FAISS IVF-PQ; approximate, fast with mi
 hnsw      FAISS HNSW; approximate
 milvus    no memory here: a collection of Milvus; approximate, for catalogues beyond one node
 
+gpu_flat16  float16 rows in the memory of a GPU; approximate, because they are rounded
+gpu_ivfpq   FAISS IVF-PQ on a GPU: a quarter of a byte a value; approximate
+gpu_cagra   the graph CAGRA on a GPU: more memory than the rows themselves; approximate
+
 Commands read this file before they parse their arguments, so it imports no library that is slow to load.
 """
 
@@ -14,8 +18,10 @@ from typing import Literal, get_args
 
 import msgspec
 
-Kind = Literal["flat", "flat16", "int8", "ivfpq", "hnsw", "milvus"]
+GpuKind = Literal["gpu_flat16", "gpu_ivfpq", "gpu_cagra"]
+Kind = Literal["flat", "flat16", "int8", "ivfpq", "hnsw", "milvus", "gpu_flat16", "gpu_ivfpq", "gpu_cagra"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+GPU_KINDS: tuple[GpuKind, ...] = get_args(GpuKind)
 EXACT: frozenset[Kind] = frozenset({"flat", "flat16", "int8"})
 CODES, FAISS = "index.safetensors", "index.faiss"
 FILES: dict[Kind, tuple[str, ...]] = {
@@ -25,6 +31,9 @@ FILES: dict[Kind, tuple[str, ...]] = {
     "ivfpq": (FAISS,),
     "hnsw": (FAISS,),
     "milvus": (),
+    "gpu_flat16": (),
+    "gpu_ivfpq": (FAISS,),
+    "gpu_cagra": (FAISS,),
 }
 
 
@@ -32,4 +41,4 @@ class IndexInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The kind of a release's index and its search effort."""
 
     kind: Kind = "flat"
-    effort: int = 0  # of an approximate kind, see `FaissFinder` and `MilvusFinder`
+    effort: int = 0  # of an approximate kind, see `FaissFinder`, `MilvusFinder` and `GpuFinder`

@@ -32,8 +32,8 @@ class Finder(Protocol):
         """
 
 
-class ExactFinder(Finder, Protocol):
-    """An exact kind, which also takes a few rows that each query leaves out."""
+class OmittingFinder(Finder, Protocol):
+    """A kind that also takes a few rows that each query leaves out, as every exact kind does."""
 
     def find(self, queries_QV: Floats, k: int, allowed: Mask | None, without: Sequence[Ints] = ()) -> tuple[Ints, Ints]:
         """As `Finder.find`. `without` has the rows to leave out for each query, or is empty; with it `allowed` is None."""
@@ -46,7 +46,8 @@ class Index:
     kind: str
     vectors_NV: Floats  # may be memory-mapped, because most kinds read only the candidates of it
     finder: Finder
-    exact: ExactFinder  # `finder` itself for an exact kind; else the scan used when `finder` finds too few rows
+    exact: OmittingFinder  # `finder` itself for an exact kind; else the scan used when `finder` finds too few rows
+    omitting: OmittingFinder | None = None  # `finder` itself, if it is approximate and takes rows to leave out
 
     def __len__(self) -> int:
         return len(self.vectors_NV)
@@ -64,6 +65,8 @@ class Index:
         if without is not None:
             if self.finder is self.exact:
                 return self._best(queries_QV, k, *self.exact.find(queries_QV, min(k, len(self)), None, without))
+            if self.omitting is not None:
+                return self._search_omitting(self.omitting, queries_QV, k, without)
             answers = [self.search(query_V[None], k, self._but(rows)) for query_V, rows in zip(queries_QV, without, strict=True)]
             return np.concatenate([rows for rows, _ in answers]), np.concatenate([scores for _, scores in answers])
         num_allowed = len(self) if allowed is None else int(np.count_nonzero(allowed))
@@ -76,6 +79,19 @@ class Index:
                 queries_QV = queries_QV[short]
                 found = self.exact.find(queries_QV, min(k, len(self)), allowed)
                 rows_QK[short], scores_QK[short] = self._best(queries_QV, k, *found)
+        return rows_QK, scores_QK
+
+    def _search_omitting(
+        self, finder: OmittingFinder, queries_QV: Floats, k: int, without: Sequence[Ints]
+    ) -> tuple[Ints, Floats]:
+        """As `search`, of all queries at once. Those for which the finder finds too few rows are searched exactly."""
+        rows_QK, scores_QK = self._best(queries_QV, k, *finder.find(queries_QV, min(k, len(self)), None, without))
+        allowed_Q = np.array([len(self) - len(np.unique(rows)) for rows in without])
+        short = np.flatnonzero(np.count_nonzero(rows_QK >= 0, 1) < np.minimum(k, allowed_Q))
+        if len(short):
+            queries_QV = queries_QV[short]
+            found = self.exact.find(queries_QV, min(k, len(self)), None, [without[query] for query in short.tolist()])
+            rows_QK[short], scores_QK[short] = self._best(queries_QV, k, *found)
         return rows_QK, scores_QK
 
     def _but(self, rows: Ints) -> Mask:

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from embedder_cache.commands.embed_command import main
 from embedder_cache.embedding import engines
 from embedder_cache.embedding.engines import engine_named
 from embedder_cache.embedding.local_engine import embed_here
+from twotower.device import Device
 from twotower.errors import EnvironmentProblem
 
 
@@ -17,7 +19,7 @@ def test_this_process_is_the_default_engine() -> None:
 
 def test_a_cluster_embeds_on_its_cpus() -> None:
     with pytest.raises(EnvironmentProblem, match="--engine ray embeds on the CPUs of the cluster: leave out --device"):
-        engine_named("ray", "cuda")
+        engine_named("ray", Device(torch.device("cuda")))
 
 
 def test_a_gpu_that_cannot_be_had_is_named_before_anything_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

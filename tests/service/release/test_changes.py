@@ -22,10 +22,11 @@ from service.release.loaded import LoadedRelease
 from service.release.loading import load_release
 from service.settings import Settings
 from tests.service.conftest import Client, MemoryHistory
+from tests.twotower.index.faiss_gpu import pretend_that_the_cpu_is_a_gpu
 from twotower.artefacts.bundle import load_bundle
 from twotower.artefacts.item_changes import Changes, DeltaStore, read_delta
 from twotower.data import new_items
-from twotower.index.kinds import Kind
+from twotower.index.kinds import EXACT, GPU_KINDS, Kind
 
 NEW: dict[str, Any] = {
     "item_id": "new",
@@ -291,7 +292,7 @@ def test_no_request_sees_half_a_change(shop: Shop) -> None:
         assert (len(seen), len(set(seen))) == (3, 1)
 
 
-@pytest.mark.parametrize("index", ["flat", "int8", "ivfpq"])
+@pytest.mark.parametrize("index", ["flat", "int8", "ivfpq", *GPU_KINDS])
 def test_release_and_delta_answer_as_the_nightly_build_of_the_same_catalogue(
     shop: Shop,
     nightly: Callable[..., LoadedRelease],
@@ -302,6 +303,8 @@ def test_release_and_delta_answer_as_the_nightly_build_of_the_same_catalogue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(new_items, "NEIGHBOURS", 0)  # the server compares new items with the release as it was built
+    pretend_that_the_cpu_is_a_gpu(monkeypatch)
+    monkeypatch.setattr("twotower.index.gpu.FEWEST_LINKED", 100)
     rows = catalogue.to_pylist()
     deleted, replaced = [r["item_id"] for r in rows[:40:2]], [r["item_id"] for r in rows[1:40:2]]
     put = [NEW | {"item_id": i, "price": 0.5 + n} for n, i in enumerate([*replaced, "new-1", "new-2", "new-3"])]
@@ -323,7 +326,7 @@ def test_release_and_delta_answer_as_the_nightly_build_of_the_same_catalogue(
     for body, answer in zip(bodies, answers, strict=True):
         expected = whole.recommend(**body)
         assert answer["missing_item_ids"] == expected["missing_item_ids"]
-        if index != "ivfpq":
+        if index in EXACT:
             assert_same(answer["items"], expected["items"])
         assert not set(ids(answer)) & set(deleted)
         assert len(answer["items"]) == len(expected["items"])

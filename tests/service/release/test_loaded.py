@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from embedder_cache.build import build_release
 from service.release.loaded import LoadedRelease, similar
 from service.release.loading import load_release, open_release
+from tests.twotower.index.faiss_gpu import pretend_that_the_cpu_is_a_gpu
 from twotower.artefacts.bundle import load_bundle, read_table, write_table
 from twotower.artefacts.manifest import MANIFEST, seal
 from twotower.artefacts.release import read_info, read_pointer, verify_release, write_pointer
@@ -62,6 +63,8 @@ def test_a_release_is_served_by_every_kind(
     tiny_shop: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
     monkeypatch.setenv("TWOTOWER_MILVUS", str(tmp_path / "milvus.db"))
+    pretend_that_the_cpu_is_a_gpu(monkeypatch)
+    monkeypatch.setattr("twotower.index.gpu.FEWEST_LINKED", 100)
     publish(kind, tiny_shop, tiny_bundle, tmp_path / "store")
     release = load_release(tmp_path / "store")
     assert release.index.kind == release.info.index.kind == kind

@@ -1,4 +1,4 @@
-"""Every kind against a full sort of float64 products: what is found, in which order, with which score."""
+"""Every kind for CPUs against a full sort of float64 products: what is found, in which order, with which score."""
 
 from pathlib import Path
 
@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from twotower.data.features import Floats, Ints
 from twotower.index.files import open_index, write_index
-from twotower.index.kinds import EXACT, KINDS, IndexInfo, Kind
+from twotower.index.kinds import EXACT, GPU_KINDS, KINDS, IndexInfo, Kind
 from twotower.index.scan import Mask
 from twotower.index.search import Index
 
-REPEATABLE = [kind for kind in KINDS if kind != "milvus"]  # its server answers differently from call to call
+CPU_KINDS = [kind for kind in KINDS if kind not in GPU_KINDS]
+REPEATABLE = [kind for kind in CPU_KINDS if kind != "milvus"]  # its server answers differently from call to call
 EFFORT = {"ivfpq": 1000, "hnsw": 1000}  # every list, every row
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -119,7 +120,7 @@ def test_of_equal_rows_the_lowest_are_kept(tmp_path: Path, kind: Kind, k: int) -
     assert index.search(np.ones((1, 5), np.float32), k)[0][0].tolist() == list(range(k))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CPU_KINDS)
 def test_the_answer_is_never_shorter_than_asked_while_items_remain(tmp_path: Path, kind: Kind) -> None:
     vectors = clustered(600)
     queries, index = queries_for(vectors, 3), make(tmp_path, vectors, kind)
@@ -134,7 +135,7 @@ def test_the_answer_is_never_shorter_than_asked_while_items_remain(tmp_path: Pat
         assert np.isneginf(scores[:, expected:]).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CPU_KINDS)
 def test_the_rows_that_each_query_leaves_out_are_kept_apart(tmp_path: Path, kind: Kind) -> None:
     vectors = clustered(600)
     queries, index = queries_for(vectors, 4), make(tmp_path, vectors, kind)
@@ -156,7 +157,7 @@ def test_a_query_is_answered_alike_alone_and_among_others(tmp_path: Path, kind: 
         assert_same((rows[:1], scores[:1]), alone)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CPU_KINDS)
 def test_a_score_depends_on_query_and_row_alone(tmp_path: Path, kind: Kind) -> None:
     vectors = clustered(600)
     queries, index = queries_for(vectors, 40), make(tmp_path, vectors, kind)
@@ -167,7 +168,7 @@ def test_a_score_depends_on_query_and_row_alone(tmp_path: Path, kind: Kind) -> N
     np.testing.assert_array_equal(scores, np.take_along_axis(dense, rows, 1))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CPU_KINDS)
 @pytest.mark.parametrize("num_items", [1, 2, 17])
 def test_a_tiny_catalogue_is_searched_too(tmp_path: Path, kind: Kind, num_items: int) -> None:
     vectors = clustered(num_items)
