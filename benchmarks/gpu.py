@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.kernel_races.ops import Scale, races
 from benchmarks.kernel_races.race import Ceilings, Result, floor_us, measured_ceilings, run_race
-from benchmarks.kernel_static.launches import launches
+from benchmarks.kernel_static.launches import default_model, launches
 from benchmarks.report import Row, write_report
 from twotower.terminal import TextTable, console
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ceilings = measured_ceilings() if timing else None
     print(told(ceilings))
     if scale == "dry":
-        print("launches of one batch, counted without a GPU:", *launches(), sep="\n  ")
+        print("launches of one batch, counted without a GPU:", *launches(default_model()), sep="\n  ")
     results = [result for race in races(scale, device) for result in run_race(race, timing=timing)]
     console(width=TABLE_WIDTH).print(table(results, ceilings))
     if timing:

@@ -14,7 +14,8 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from benchmarks.kernel_resources import GOLDEN
-from benchmarks.kernel_static.roofline_model import H100, looped_s, search_s, turn
+from benchmarks.kernel_static.launches import SEARCH, default_model, launches
+from benchmarks.kernel_static.roofline_model import H100, looped_s, search_s, streamed_s, turn
 from benchmarks.report import Row, write_report
 from twotower.report.page import definitions, element, figure, page, plain, section, table
 from twotower.report.svg import FAINT, INK, MODEL, drawing
@@ -24,6 +25,7 @@ NUM_ROWS, WIDTH = 1_000_000, 128
 NUM_QUERIES, NUM_CANDIDATES = 32_768, 1_000_000
 SEARCHES = {"fp16": ("top-k 128, 1 query", 2 * WIDTH, 1.5), "int8": ("top-k int8 128, 1 query", WIDTH, 1.8)}
 SCAN, LOSS, LOSS_MUST = "group_bounds", "frozen softmax bf16 128/scan_kernel", 2.2
+NUM_REQUESTS, APPEND_GOAL = 32, 2.0
 NOTE = "A model, not a measurement: no kernel has been timed on a GPU yet."
 
 Kernels = Mapping[str, Mapping[str, Any]]
@@ -59,8 +61,29 @@ def rows_of(kernels: Kernels) -> list[Row]:
     floor_s, model_s = 4.0 * NUM_QUERIES * NUM_CANDIDATES * WIDTH / H100.tensor_flop_s, looped_s(kernel, turns)
     return [
         *rows,
+        *append_rows(kernels),
         Row(metric="loss_model_ms", value=1e3 * model_s, unit="ms, model", better="lower"),
         Row(metric="loss_floor_ratio", value=model_s / floor_s, unit="x tensor floor", better="lower", must=LOSS_MUST),
+    ]
+
+
+def append_rows(kernels: Kernels) -> list[Row]:
+    """The modelled time of a batch of 32 requests with one new event each, of 256, and its ratio to the time of its bytes alone.
+
+    The bytes are weights and pages once, and the codes of a million items. Every kernel takes its launch beside them.
+    """
+    model, kernel = default_model(), kernels[SEARCH]
+    counted, num_layers = launches(model)[0], model.config.num_layers
+    once = model.num_bytes + NUM_REQUESTS * model.pool.most_pages * model.pool.page_bytes
+    row_bytes = kernel["loop"]["load_bytes"] / kernel["constants"]["BLOCK_N"]
+    floor_s = (once + NUM_ROWS * row_bytes) / H100.memory_bytes_s
+    num_kernels = num_layers * counted.most_of_a_layer + counted.beside + counted.search
+    bounds_bytes = 4 * NUM_REQUESTS * NUM_ROWS / kernel["constants"]["GROUP"]
+    model_s = streamed_s(once) + search_s(kernel, NUM_ROWS, kernel["constants"]["BLOCK_N"], bounds_bytes, num_kernels)
+    return [
+        Row(metric="append_kernels", value=num_kernels, unit="kernels, model", better="lower"),
+        Row(metric="append_model_us", value=1e6 * model_s, unit="us, model", better="lower"),
+        Row(metric="append_floor_ratio", value=model_s / floor_s, unit="x memory floor", better="lower", goal=APPEND_GOAL),
     ]
 
 

@@ -26,7 +26,7 @@ from twotower.model.contextualizer import Contextualizer
 MOST_PER_LAYER, MOST_COPIES = 12, 3
 COPIES = 2  # one to the device, one from it
 _RECORD = Path(__file__).parents[1] / "golden/kernel_resources.json"
-_SEARCH = "top-k int8 128+2, 64 queries, filtered/group_bounds"
+SEARCH = "top-k int8 128+2, 64 queries, filtered/group_bounds"
 _OPS = ("gather_pool", "paged_attention", "paged_store", "rms_norm", "swiglu")
 _BATCHES = {
     "32 requests, one new event each": Shape(32, 33, 1, 2048, 64, 32),
@@ -82,16 +82,20 @@ def _counting() -> Iterator[_Counter]:
         yield counter
 
 
-def launches() -> list[Launches]:
-    """The launches of each kind of batch, for a model of the default sizes."""
+def default_model() -> DeviceModel:
+    """A model of the default sizes, as it lies on a GPU."""
     spec = FeatureSpec(
         fields=(FieldSpec(name="event_type", kind="categorical"), FieldSpec(name="price", kind="numeric", edges=(0.0, 1.0)))
     )
     config = ModelConfig(item_spec=spec, context_spec=spec)
     pool = PagePool(config, torch.device("cpu"), torch.bfloat16, 64 << 20)
     vectors_NV = torch.zeros(64, config.width + config.num_popularity)
-    model = DeviceModel(Contextualizer(config), config, vectors_NV, pool, None)
-    search: int = json.loads(_RECORD.read_text())["sm_90"][_SEARCH]["launches"]
+    return DeviceModel(Contextualizer(config), config, vectors_NV, pool, None)
+
+
+def launches(model: DeviceModel) -> list[Launches]:
+    """The launches of each kind of batch."""
+    search: int = json.loads(_RECORD.read_text())["sm_90"][SEARCH]["launches"]
     return [_of(model, batch, shape, search) for batch, shape in _BATCHES.items()]
 
 
