@@ -13,10 +13,10 @@ def needed_bytes(manifest: Manifest, info: ReleaseInfo) -> int:
     """About the most bytes that a release takes.
 
     They are the sum of its files, which stay mapped or are copied, a second copy of the item table for filters, and the ids.
-    A flat index also holds at most one more copy of the vectors.
+    A flat index also holds at most one more copy of the vectors; a float16 index on a GPU is filled from one.
     """
     files = {name: file.size for name, file in manifest.files.items()}
-    scanned = files[VECTORS] if info.index.kind == "flat" else 0
+    scanned = files[VECTORS] if info.index.kind in ("flat", "gpu_flat16") else 0
     return sum(files.values()) + files[ITEMS] + scanned + _BYTES_PER_ITEM * info.num_items
 
 
