@@ -1,27 +1,38 @@
-"""Measure on a GPU, in less than eight minutes: peak rates, and the correctness and time of every op beside its peers.
+"""Measure the path on a GPU, and every op beside its peers, in less than eight minutes; the first three print what matters most.
 
-`--dry-run` runs on the CPU, with small shapes and the torch implementations of our ops, and times nothing. No time is printed
-that was not measured. `--quick` leaves out the largest shapes. `--check` only checks the smallest shape of each op, for
-`compute-sanitizer`, which is slow.
+Sections, in this order: `engine` (batches of the service), `encode` (the nightly job), `training` (a step of each stage), `ops`
+(peak rates, and the correctness and time of every op), `sanitizers`. `--only` takes one of them.
+
+`--dry-run` runs on the CPU, with small shapes and the torch implementations of our ops: it counts launches and copies of a batch,
+and times nothing. No time is printed that was not measured. `--quick` leaves out the largest shapes. `--check` only checks the
+smallest shape of each op, for `compute-sanitizer`, which is slow. Needs torch, Triton and numpy, and nothing else.
 """
 
 import argparse
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 
-import torch
+from benchmarks.device_path.bare import stand_in_for_missing
 
-from benchmarks.kernel_races.ops import Scale, races
-from benchmarks.kernel_races.race import Ceilings, Result, floor_us, measured_ceilings, run_race
-from benchmarks.kernel_static.launches import default_model, launches
-from benchmarks.report import Row, write_report
-from twotower.terminal import TextTable, console
+MISSING = stand_in_for_missing()
+
+import torch  # noqa: E402 - what follows imports packages that may be missing
+
+from benchmarks.device_path.path import SECTIONS, Figure  # noqa: E402
+from benchmarks.device_path.sizes import FULL, SMALL  # noqa: E402
+from benchmarks.kernel_races.ops import Scale, races  # noqa: E402
+from benchmarks.kernel_races.race import Ceilings, Result, floor_us, measured_ceilings, run_race  # noqa: E402
+from benchmarks.report import Row, write_report  # noqa: E402
+from twotower.device import ON_CPU, Device, why_no_gpu  # noqa: E402
+from twotower.terminal import TextTable, console  # noqa: E402
 
 TABLE_WIDTH = 200  # for a log that is read later, not for a terminal
 NOT_MEASURED = "not measured"
 SANITIZERS = ("memcheck", "racecheck")
+MOST_S = 8 * 60.0  # sections that would begin later are left out
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,25 +42,67 @@ def main(argv: Sequence[str] | None = None) -> int:
     group.add_argument("--dry-run", action="store_const", dest="scale", const="dry", default="full")
     group.add_argument("--quick", action="store_const", dest="scale", const="quick")
     group.add_argument("--check", action="store_const", dest="scale", const="check")
-    scale: Scale = parser.parse_args(argv).scale
-    has_gpu = torch.cuda.is_available()
-    if not has_gpu and scale in ("full", "quick"):
-        print("There is no GPU here, so nothing can be timed. --dry-run checks everything except the kernels.", file=sys.stderr)
+    parser.add_argument("--only", choices=(*SECTIONS, "ops", "sanitizers"), help="one section")
+    args = parser.parse_args(argv)
+    scale: Scale = args.scale
+    timing, problem = scale in ("full", "quick"), why_no_gpu()
+    if problem and timing:
+        print(f"There is no GPU here, so nothing can be timed: {problem}. --dry-run checks all but the kernels.", file=sys.stderr)
         return 1
-    device = torch.device("cuda" if has_gpu and scale != "dry" else "cpu")
-    timing = scale in ("full", "quick")
-    ceilings = measured_ceilings() if timing else None
-    print(told(ceilings))
-    if scale == "dry":
-        print("launches of one batch, counted without a GPU:", *launches(default_model()), sep="\n  ")
-    results = [result for race in races(scale, device) for result in run_race(race, timing=timing)]
-    console(width=TABLE_WIDTH).print(table(results, ceilings))
-    if timing:
+    started, wanted = time.monotonic(), [args.only] if args.only else [*SECTIONS, "ops", "sanitizers"]
+    if MISSING:
+        print(f"not installed, and not needed: {', '.join(MISSING)}")
+    figures = [] if scale == "check" else list(path_figures([name for name in wanted if name in SECTIONS], timing))
+    results, ceilings = [], None
+    if "ops" in wanted and time.monotonic() - started < MOST_S:
+        on_gpu = not problem and scale != "dry"
+        ceilings = measured_ceilings() if timing else None
+        print(told(ceilings))
+        device = torch.device("cuda" if on_gpu else "cpu")
+        results = [result for race in races(scale, device) for result in run_race(race, timing=timing)]
+        show(results, ceilings)
+    if timing and "sanitizers" in wanted and time.monotonic() - started < MOST_S:
         for tool in SANITIZERS:
             print(f"{tool}: {sanitized(tool)}")
-        write_report("gpu", rows_of(results, ceilings))
+    if timing:
+        write_report("gpu", [*rows_of_figures(figures), *rows_of(results, ceilings)])
     wrong = [result for result in results if result.contender == "ours" and result.is_wrong]
     return 1 if wrong else 0
+
+
+def path_figures(names: Sequence[str], timing: bool) -> Iterator[Figure]:
+    """The figures of some sections, each printed as soon as it is there. A section that fails does not end the run."""
+    sizes, device = (FULL, Device(torch.device("cuda"), torch.bfloat16)) if timing else (SMALL, ON_CPU)
+    for name in names:
+        try:
+            for figure in SECTIONS[name](sizes, device, timing):
+                value = NOT_MEASURED if figure.value is None else f"{figure.value:,.4g} {figure.unit}"
+                print(f"{figure.name}: {value}{f' ({figure.note})' if figure.note else ''}", flush=True)
+                yield figure
+        except (RuntimeError, ImportError, AttributeError, TypeError) as error:
+            if not timing:
+                raise
+            print(f"{name}: failed: {str(error).splitlines()[0]}", flush=True)
+
+
+def rows_of_figures(figures: Sequence[Figure]) -> list[Row]:
+    """Rows of the figures that were measured."""
+    return [
+        Row(metric=figure.name, value=figure.value, unit=figure.unit, better=figure.better)
+        for figure in figures
+        if figure.value is not None
+    ]
+
+
+def show(results: Sequence[Result], ceilings: Ceilings | None) -> None:
+    """Print the races as a table, or as lines where the package that draws tables is missing."""
+    if "rich" not in MISSING:
+        console(width=TABLE_WIDTH).print(table(results, ceilings))
+        return
+    for result in results:
+        error = "" if result.error is None else f"error {result.error:.1e}"
+        of_race = (result.race.op, result.race.shape, result.contender)
+        print(" | ".join([*of_race, *cells(result, ceilings), error, lead(result, results), result.note]))
 
 
 def told(ceilings: Ceilings | None) -> str:

@@ -27,11 +27,12 @@ DEMANDING = frozenset({"embedder_cache", "service"})  # packages that need FAISS
 _TORCH = """
 import torch
 torch.ones(8, 8) @ torch.ones(8, 8)
-gpu = None
-if torch.cuda.is_available():
+from twotower.device import why_no_gpu
+gpu, why = None, why_no_gpu()
+if not why:
     properties = torch.cuda.get_device_properties(0)
     gpu = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-print(json.dumps({"version": torch.__version__, "threads": torch.get_num_threads(), "gpu": gpu}))
+print(json.dumps({"version": torch.__version__, "threads": torch.get_num_threads(), "gpu": gpu, "why": why}))
 """
 _FAISS = """
 import faiss, numpy
@@ -211,11 +212,12 @@ def redis_url_check(redis: Probe) -> Check:
 
 
 def gpu_check(torch: Probe) -> Check:
-    """The GPU that torch can use, if any. Nothing requires one."""
+    """The GPU that `--device cuda` would take, or why there is none. Nothing requires one."""
     if gpu := torch.facts.get("gpu"):
         return Check("GPU", str(gpu), works=True, required=False)
     advice = "nothing: all stages run on the CPU. With an NVIDIA GPU, install its driver and a CUDA build of torch"
-    return Check("GPU", "none that torch can use", works=False, required=False, advice=advice)
+    state = f"none: {why}" if (why := torch.facts.get("why")) else "none that torch can use"
+    return Check("GPU", state, works=False, required=False, advice=advice)
 
 
 def triton_check(torch: Probe, triton: Probe) -> Check:
