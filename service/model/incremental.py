@@ -118,6 +118,7 @@ class Incremental:
             )
             self._past_scale = np.float32(1 / math.sqrt(attention.key_width))
         self._query_scale_D = _detached(contextualizer.query_scale)
+        self._query_request = None if contextualizer.query_request is None else _array(contextualizer.query_request)
         self._popularity = _linear(contextualizer.popularity_hidden), _linear(contextualizer.popularity_out)
         self._repeat_in, self._repeat_mid, self._repeat_out = (_linear(contextualizer.repeat_mlp[i]) for i in (0, 2, 4))
         # Keys, values and a part of the repeat score are one product with the item vector scaled to unit root-mean-square.
@@ -252,7 +253,10 @@ class Incremental:
         first, second = self._popularity
         hidden = _apply(first, query_X)
         weights_P = _apply(second, hidden / (1 + np.exp(-hidden)))
-        return np.concatenate([query_X[: len(self._query_scale_D)] * self._query_scale_D, weights_P])
+        item_D, from_request = np.split(query_X, [len(self._query_scale_D)])
+        if self._query_request is not None:
+            item_D = item_D + self._query_request @ from_request
+        return np.concatenate([item_D * self._query_scale_D, weights_P])
 
     def repeat_scores(self, query_X: Floats, features_M6: Floats, activity_6: Floats, past: PastParts) -> Floats:
         """Repeat scores [M]: what is added to the score of each past item."""

@@ -108,7 +108,7 @@ def test_a_new_item_without_history_is_served(tiny_shop: Path, tiny_bundle: Path
     published = build_release(load_bundle(tiny_bundle), shop / "items.parquet", tmp_path / "store", None)
     vectors = np.load(release_path(tmp_path / "store", published.release) / VECTORS)
     assert np.isfinite(vectors[-1]).all()
-    assert vectors[-1, 32] == vectors[:-1, 32].min()
+    assert vectors[:-1, 32].min() < vectors[-1, 32] < vectors[:-1, 32].max()  # what is expected of an item like it
 
 
 def test_a_bad_catalogue_leaves_the_store_as_it_was(tiny_store: Path, tiny_shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ class Contextualizer(nn.Module):
         self.empty_history = nn.Parameter(torch.zeros(width))
         self.past_attention = PastAttention(config, query_input, dropout) if config.past_heads else None
         self.query_scale = nn.Parameter(torch.ones(width))
+        self.query_request = nn.Linear(query_input - width, width, bias=False) if config.clock else None
         self.popularity_hidden = nn.Linear(query_input, config.popularity_hidden)
         self.popularity_out = nn.Linear(config.popularity_hidden, config.num_popularity)
         self.repeat_item = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, config.repeat_item_width))
@@ -113,6 +114,8 @@ class Contextualizer(nn.Module):
             if self.past_attention is not None:
                 self.past_attention.out.weight.mul_(0.2)
             # A new model ranks by the popularity of the first half-life alone, and training starts from there.
+            if self.query_request is not None:
+                self.query_request.weight.mul_(0.1)
             self.popularity_out.weight.mul_(0.1)
             self.popularity_out.bias[:1] = 1.0
         nn.init.trunc_normal_(self.context_table, std=0.02)
@@ -171,10 +174,14 @@ class Contextualizer(nn.Module):
         """Query vectors [Q, D + P], whose product with [item vector, log popularity] is a score.
 
         The hidden state itself meets the item vectors, so that what is learned of an item as history counts for it as an answer.
-        An MLP between the two loses the items with few events (docs/quality.md). A small one weighs the popularity.
+        An MLP between the two loses the items with few events (docs/quality.md). What the request says of its time and of the
+        user's activity is added; a small MLP weighs the popularity.
         """
+        item_QD = query_input[:, : self.width]
+        if self.query_request is not None:
+            item_QD = item_QD + self.query_request(query_input[:, self.width :])
         weights_QP = self.popularity_out(self.dropout(functional.silu(self.popularity_hidden(query_input))))
-        return torch.cat([query_input[:, : self.width] * self.query_scale, weights_QP], -1)
+        return torch.cat([item_QD * self.query_scale, weights_QP], -1)
 
     def repeat_scores(self, query_input: Tensor, past: PastItems, vectors: PastVectors) -> Tensor:
         """The repeat score of each past item, [M], which is added to its dot product.
