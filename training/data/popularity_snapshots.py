@@ -43,6 +43,14 @@ class PopularitySnapshots:
         """Log popularity [P, N] as known at one moment."""
         return self.table_PTN[:, int(self.index(np.array(time_ms)))]
 
+    def on_days(self, days_T: Ints, rows_C: Ints) -> Floats:
+        """Log popularity [P, T, C] of some items at some snapshots, given by their indices."""
+        found_PTC = np.empty((len(self.table_PTN), len(days_T), len(rows_C)), np.float32)
+        for of_day_TC, of_day_TN in zip(found_PTC, self.table_PTN, strict=True):
+            for place, day in enumerate(days_T):  # one by one takes two thirds of the time of one indexing by days and rows
+                np.take(of_day_TN[day], rows_C, out=of_day_TC[place], mode="clip")  # with out, this mode copies only once
+        return found_PTC
+
     def of_items(self, times_ms: Ints, rows: Ints) -> Floats:
         """Log popularity [P, ...] of items, each at its own moment; the two arguments broadcast."""
         return self.table_PTN[:, self.index(times_ms), rows]

@@ -76,11 +76,11 @@ class TrainedLogPartitionReference(torch.autograd.Function):
         for number, start in enumerate(range(0, num_queries, block)):
             rows, mine = slice(start, start + block), slice(bounds[number], bounds[number + 1])
             query_SV, weight_S1 = query_QV[rows], weight_Q[rows, None]
-            popularity_PSC = candidates.popularity_PTC[:, candidates.day_Q[rows]]
+            popularity_PSC = candidates.popularity_PTC.index_select(1, candidates.day_Q[rows])
             scores_SC = query_SV[:, :width] @ vectors_CD.T
             for p, popularity_SC in enumerate(popularity_PSC):
                 scores_SC.addcmul_(query_SV[:, width + p, None], popularity_SC)
-            scores_SC += candidates.bias_BC[candidates.window_Q[rows]]
+            scores_SC += candidates.bias_BC.index_select(0, candidates.window_Q[rows])
             pair_places = past.query_M[mine] - start, past.column_M[mine]
             scores_SC.index_put_(pair_places, repeat_M[mine], accumulate=True)
             highest_S1 = scores_SC.amax(1, keepdim=True)

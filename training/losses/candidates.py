@@ -33,7 +33,10 @@ class Candidates:
 
     def column_of(self, rows: Tensor) -> Tensor:
         """Index of each catalogue row in the set. A row outside it gets an arbitrary index: such rows are padding, never read."""
-        return torch.from_numpy(np.searchsorted(self.rows_C, rows.numpy()).clip(max=len(self.rows_C) - 1))
+        asked = rows.numpy()
+        column_R = np.zeros(max(int(self.rows_C[-1]), int(asked.max(initial=0))) + 1, np.int64)
+        column_R[self.rows_C] = np.arange(len(self.rows_C))  # a table, because a bisection for every row takes ten times as long
+        return torch.from_numpy(column_R[asked])
 
 
 def owner_share(sampler: BatchSampler, num_items: int) -> npt.NDArray[np.float64]:

@@ -64,7 +64,7 @@ class Objective(nn.Module):
         """Corrected for how the candidates were drawn."""
         drawn, device = items.drawn, self.popularity_PTN.device
         days, day_of_query = np.unique(self.snapshots.index(batch.now_ms_Q), return_inverse=True)
-        popularity_PTC = torch.from_numpy(self.snapshots.table_PTN[:, days[:, None], drawn.rows_C]).to(device)
+        popularity_PTC = torch.from_numpy(self.snapshots.on_days(days, drawn.rows_C)).to(device)
         bias_BC = torch.where(certain_items(batch, drawn), 0.0, torch.from_numpy(drawn.log_weight_C)).to(device)
         past_column_M = drawn.column_of(batch.past.rows_M).to(device)
         read_column_BL = drawn.column_of(batch.histories.item_rows_BL).to(device)
@@ -73,7 +73,8 @@ class Objective(nn.Module):
         batch = on(device, batch)
         past, day_Q = batch.past, torch.from_numpy(day_of_query).to(device)
         candidates = TrainedCandidates(vectors_CD, popularity_PTC, day_Q, bias_BC, batch.window_Q)
-        popularity_MP = popularity_PTC[:, day_Q[past.request_M], past_column_M].T
+        place_M = day_Q[past.request_M] * len(vectors_CD) + past_column_M
+        popularity_MP = popularity_PTC.flatten(1).index_select(1, place_M).T
         vectors = PastVectors(vectors_CD, past_column_M, popularity_MP)
         query_QV, repeat_M = self._queries(batch, vectors_CD[read_column_BL], vectors)
         answers = NextItems(batch.answer_query_A, answer_column_A, batch.answer_weights_A)

@@ -11,7 +11,7 @@ from twotower.artefacts.bundle import load_bundle
 from twotower.data.features import DAY_MS
 from twotower.data.item_statistics import ItemStatistics, item_statistics
 from twotower.data.past_items import PastItems, PastVectors, join_statistics, past_items
-from twotower.model.past_attention import dots_of_pairs, segment_softmax
+from twotower.model.past_attention import PastAttention, dots_of_pairs, segment_softmax
 
 USERS: tuple[list[int], ...] = ([3, 3, 5], [], [7, 1, 1, 1])
 
@@ -36,6 +36,25 @@ def test_pairs_are_scored_alike_by_either_way(num_keys: int) -> None:
     query_M, key_M = torch.tensor([0, 0, 1, 1, 1]), torch.randint(num_keys, (5,))
     by_hand = torch.stack([(query_QHE[q] * key_UHE[k]).sum(1) for q, k in zip(query_M, key_M, strict=True)])
     torch.testing.assert_close(dots_of_pairs(query_QHE, key_UHE, query_M, key_M), by_hand)
+
+
+def test_requests_in_blocks_get_what_pairs_one_by_one_give(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same gradients, whatever the size of a block; some requests have no items."""
+    towers = load_bundle(tiny_bundle).towers
+    attention, width = towers.contextualizer.past_attention, towers.config.model.width
+    assert isinstance(attention, PastAttention)
+    histories = [[(3 * user + event) % 11 for event in range(user % 5)] for user in range(40)]
+    past = past_items(*join_statistics([statistics_of(rows) for rows in histories]), np.full(40, 9 * DAY_MS))
+    items_UD = torch.randn(11, width, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    query_QX = torch.randn(40, attention.query.out_features, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    pairs_QD = attention._attend_pairs(query_QX, items_UD, past, past.rows_M)
+    wanted = torch.autograd.grad(pairs_QD.square().sum(), [query_QX, items_UD])
+    for block_pairs in (1, 50, 2**17):
+        monkeypatch.setattr("twotower.model.past_attention.BLOCK_PAIRS", block_pairs)
+        blocks_QD = attention._attend_blocks(query_QX, items_UD, past, past.rows_M)
+        torch.testing.assert_close(blocks_QD, pairs_QD)
+        gradients = torch.autograd.grad(blocks_QD.square().sum(), [query_QX, items_UD])
+        torch.testing.assert_close(gradients, wanted, rtol=1e-4, atol=1e-4)  # sums whose terms nearly cancel
 
 
 def test_a_user_is_answered_alike_alone_and_among_others(tiny_bundle: Path) -> None:
