@@ -115,7 +115,9 @@ def stir(contextualizer: Contextualizer) -> None:
     for parameter in contextualizer.parameters():
         if parameter.ndim == 1:
             parameter.add_(0.1 * torch.randn_like(parameter))
-    contextualizer.popularity_out.weight.mul_(10)
+    for layer in (contextualizer.popularity_out, contextualizer.repeat_mlp[-1]):
+        assert isinstance(layer, torch.nn.Linear)
+        layer.weight.mul_(10)
 
 
 def stored_events(bought: pa.Table, log: EventLog, item_ids: pa.Array) -> list[list[StoredEvent]]:
