@@ -6,15 +6,16 @@ Q: requests, N: items
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.device_path.faiss_kinds import faiss_kinds
+from benchmarks.device_path.figures import Figure, seconds
 from benchmarks.device_path.sizes import Sizes, encoded_items, model_config, snapshots, train_batch
 from benchmarks.kernel_static.launches import default_model, launches
 from service.kernels.catalogue import MAX_WIDTH
@@ -31,31 +32,7 @@ from twotower.model.embedder import MlpEmbedder
 NUM_FOUND = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One figure of the path. Without a value, `note` says why it was not measured."""
-
-    name: str
-    value: float | None
-    unit: str
-    better: Literal["higher", "lower"]
-    note: str = ""
-
-
 Section = Callable[[Sizes, Device, bool], Iterator[Figure]]
-
-
-def seconds(run: Callable[[], Any], rounds: int) -> list[float]:
-    """Seconds of each call, with the device idle before and after, once the first calls have compiled what they need."""
-    found = []
-    for number in range(rounds + 3):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        run()
-        torch.cuda.synchronize()
-        if number >= 3:
-            found.append(time.perf_counter() - started)
-    return found
 
 
 class EngineBatch:
@@ -218,4 +195,4 @@ def training(sizes: Sizes, device: Device, timing: bool) -> Iterator[Figure]:
             yield Figure(f"{name}, {way}", num_events / statistics.median(seconds(run, 10)), "events/s", "higher")
 
 
-SECTIONS: dict[str, Section] = {"engine": engine, "encode": encode, "training": training}
+SECTIONS: dict[str, Section] = {"engine": engine, "encode": encode, "training": training, "faiss": faiss_kinds}

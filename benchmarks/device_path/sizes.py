@@ -35,15 +35,19 @@ class Sizes:
     num_queries: int
     num_candidates: int
     rounds: int
+    num_indexed: tuple[int, ...]  # items in an index of FAISS
+    index_s: float  # seconds for all of these; what would take longer is left out
 
 
 FULL = Sizes(
     num_items=1_000_000, width=256, num_layers=6, num_heads=8, table_rows=1 << 20, batch_items=65_536, num_requests=32,
     num_events=256, num_past=64, num_windows=256, num_queries=4096, num_candidates=8192, rounds=50,
+    num_indexed=(1_000_000, 10_000_000), index_s=480.0,
 )  # fmt: skip
 SMALL = Sizes(
     num_items=2048, width=64, num_layers=2, num_heads=4, table_rows=1024, batch_items=64, num_requests=4,
     num_events=64, num_past=16, num_windows=4, num_queries=16, num_candidates=64, rounds=2,
+    num_indexed=(2048,), index_s=60.0,
 )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ RESULTS = 100
 TIMED_QUERIES = 25
 RECALL = 0.95  # that an approximate index must reach for `auto` to take it
 # Values of `effort` to try: the first that reaches RECALL is taken, else the last.
-_EFFORTS: dict[Kind, tuple[int, ...]] = {
+EFFORTS: dict[Kind, tuple[int, ...]] = {
     "ivfpq": (8, 16, 32, 64, 128),
     "hnsw": (1000, 2000, 4000),
     "milvus": (1000, 2000, 4000),
@@ -124,7 +124,7 @@ def _make(
     exact = Scan(Float32Rows(vectors_NV))
     truth_QK, _ = Index("flat", vectors_NV, exact, exact).search(queries_QV, RESULTS)
     index: Index | None = None
-    for effort in _EFFORTS.get(kind, (0,)):
+    for effort in EFFORTS.get(kind, (0,)):
         info = IndexInfo(kind=kind, effort=effort)
         index = None  # frees it before the next is opened, because a GPU may not hold two
         index = open_index(directory, vectors_NV, width, info, device)

@@ -13,7 +13,8 @@ import sys
 from importlib.machinery import PathFinder
 
 HERE = {"torch", "torchgen", "functorch", "numpy", "triton", "sympy", "mpmath", "typing_extensions", "filelock", "networkx",
-        "jinja2", "markupsafe", "fsspec", "setuptools", "benchmarks", "twotower", "training", "service"}
+        "jinja2", "markupsafe", "fsspec", "setuptools", "benchmarks", "twotower", "training",
+        "embedder_cache", "service"}
 
 class Bare(PathFinder):
     @classmethod

@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.device_path.path import SECTIONS, EngineBatch, Figure, device_model
+from benchmarks.device_path.figures import Figure
+from benchmarks.device_path.path import SECTIONS, EngineBatch, device_model
 from benchmarks.device_path.sizes import SMALL
 from twotower.device import ON_CPU
 

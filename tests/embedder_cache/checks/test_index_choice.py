@@ -116,7 +116,7 @@ def test_where_nothing_fits_on_the_gpu_the_cpu_gets_its_kind(
 def test_a_gpu_holds_one_index_at_a_time_while_efforts_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch)
     monkeypatch.setattr(indexing, "recall", lambda *_: 0.5)
-    monkeypatch.setitem(indexing._EFFORTS, "gpu_ivfpq", (1, 2, 3))
+    monkeypatch.setitem(indexing.EFFORTS, "gpu_ivfpq", (1, 2, 3))
     opened, held = list[int](), weakref.WeakSet[Finder]()
     real = open_index
 
@@ -132,7 +132,7 @@ def test_a_gpu_holds_one_index_at_a_time_while_efforts_are_tried(tmp_path: Path,
 
 
 def test_the_least_effort_that_finds_enough_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(indexing._EFFORTS, "ivfpq", (4, 1000, 2000))  # of 44 lists
+    monkeypatch.setitem(indexing.EFFORTS, "ivfpq", (4, 1000, 2000))  # of 44 lists
     made = make_index(tmp_path, VECTORS, 16, "ivfpq", QUERIES)
     assert made.info.effort == 1000
 
