@@ -15,8 +15,10 @@ from service.model.pages import PagePools
 from service.release.loaded import LoadedRelease
 from service.release.placing import placed
 from tests.interpreter import checked
+from twotower.artefacts.bundle import Towers
 from twotower.device import CPU, Device
 from twotower.index.search import Index
+from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 
 
@@ -35,8 +37,25 @@ def with_model_on_tensors(release: LoadedRelease, dtype: torch.dtype, pool_bytes
 
 def with_wide_heads(release: LoadedRelease) -> LoadedRelease:
     """The release with another model, untrained, whose heads are as wide as the kernels need them, and with vectors to match."""
-    config = release.towers.config
-    model = msgspec.structs.replace(config.model, width=64, ffn_width=96, num_heads=4, num_kv_heads=2, num_layers=2)
+    model = msgspec.structs.replace(
+        release.towers.config.model, width=64, ffn_width=96, num_heads=4, num_kv_heads=2, num_layers=2
+    )
+    towers = with_untrained(release.towers, model)
+    vectors_NV = torch.cat([torch.randn(len(release), 64), release.vectors_NV[:, -1:]], 1).contiguous()
+    finder = DeviceFinder(vectors_NV.numpy(), CPU)
+    index = Index("flat", vectors_NV.numpy(), finder, exact=finder)
+    norms_N = np.linalg.norm(vectors_NV[:, :64].numpy(), axis=1)
+    return dataclasses.replace(release, towers=towers, vectors_NV=vectors_NV, norms_N=norms_N, index=index)
+
+
+def without_past_attention_and_clock(release: LoadedRelease) -> LoadedRelease:
+    """The release with another model, untrained, of the kind that the recipe `leave_one_out` trains."""
+    model = msgspec.structs.replace(release.towers.config.model, past_heads=0, clock=False)
+    return dataclasses.replace(release, towers=with_untrained(release.towers, model))
+
+
+def with_untrained(towers: Towers, model: ModelConfig) -> Towers:
+    """The towers with an untrained contextualizer of these sizes."""
     torch.manual_seed(1)
     contextualizer = Contextualizer(model).eval()
     with torch.no_grad():
@@ -44,14 +63,8 @@ def with_wide_heads(release: LoadedRelease) -> LoadedRelease:
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
         contextualizer.popularity_out.weight.mul_(10)
-    vectors_NV = torch.cat([torch.randn(len(release), 64), release.vectors_NV[:, -1:]], 1).contiguous()
-    finder = DeviceFinder(vectors_NV.numpy(), CPU)
-    towers = dataclasses.replace(
-        release.towers, contextualizer=contextualizer, config=msgspec.structs.replace(config, model=model)
-    )
-    index = Index("flat", vectors_NV.numpy(), finder, exact=finder)
-    norms_N = np.linalg.norm(vectors_NV[:, :64].numpy(), axis=1)
-    return dataclasses.replace(release, towers=towers, vectors_NV=vectors_NV, norms_N=norms_N, index=index)
+    config = msgspec.structs.replace(towers.config, model=model)
+    return dataclasses.replace(towers, contextualizer=contextualizer, config=config)
 
 
 @contextmanager

@@ -54,9 +54,10 @@ def leave_one_out(minutes: float | None = None) -> TrainConfig:
     stage. Nothing is bought again, so there is no attention over past items. The files have no times, so popularity counts all
     events.
 
-    On validation (one seed; R@10, NDCG@10): 12 passes with dropout .2 gave .113 and .068, 23 with .4 gave .122 and .074, 34 with
+    On validation (one seed; R@10, NDCG@10): 11 passes with dropout .2 gave .113 and .068, 23 with .4 gave .122 and .074, 34 with
     .5 gave .125 and .075. Weight decay of everything gave .126 and .076 after 29, and a set loss of 8.27 nats instead of 8.64.
-    With attention over past items, 23 passes with .4 gave .114 and .070. docs/quality.md lists what else was tried.
+    With attention over past items, activity and wanted event type, 23 passes with .4 gave .114 and .070. docs/quality.md lists
+    what else was tried.
     """
     return TrainConfig(
         metric="leave-one-out NDCG@10",

@@ -113,9 +113,9 @@ class Contextualizer(nn.Module):
                     layer.weight.mul_((2 * config.num_layers) ** -0.5)
             if self.past_attention is not None:
                 self.past_attention.out.weight.mul_(0.2)
-            # A new model ranks by the popularity of the first half-life alone, and training starts from there.
             if self.query_request is not None:
                 self.query_request.weight.mul_(0.1)
+            # A new model weighs the popularity of the first half-life by about one, and training starts from there.
             self.popularity_out.weight.mul_(0.1)
             self.popularity_out.bias[:1] = 1.0
         nn.init.trunc_normal_(self.context_table, std=0.02)

@@ -17,14 +17,16 @@ from service.ranking.queries import new_state, queries_from
 from service.ranking.user_request import ModelInput, UserRequest, read_input
 from service.release.loaded import LoadedRelease
 from tests.service.conftest import NOW_MS
-from tests.service.placed import on_tensors
+from tests.service.placed import on_tensors, without_past_attention_and_clock
 
 TOLERANCE = 2e-5
 
 
-@pytest.fixture(scope="module", params=["cpu", "device"])
+@pytest.fixture(scope="module", params=["cpu", "device", "cpu, as for leave-one-out", "device, as for leave-one-out"])
 def served(request: pytest.FixtureRequest, release: LoadedRelease) -> LoadedRelease:
-    return release if request.param == "cpu" else on_tensors(release)
+    device, _, kind = request.param.partition(", ")
+    of_a_kind = without_past_attention_and_clock(release) if kind else release
+    return of_a_kind if device == "cpu" else on_tensors(of_a_kind)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A bundle comes back as it was saved, or not at all."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -77,6 +78,15 @@ def test_features_of_another_version_are_refused(copy: Path) -> None:
     spec = msgspec.structs.replace(config.model.item_spec, version=99)
     rewrite_config(copy, msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, item_spec=spec)))
     with pytest.raises(FormatError, match="99"):
+        towers_of(copy)
+
+
+def test_towers_of_another_version_are_refused(copy: Path) -> None:
+    """Those of before the hidden state met the item vectors do not name a version."""
+    content = json.loads((copy / CONFIG).read_bytes())
+    del content["model_version"]
+    (copy / CONFIG).write_text(json.dumps(content))
+    with pytest.raises(FormatError, match=r"towers of version 1, this program computes version 2\. Train the bundle again"):
         towers_of(copy)
 
 

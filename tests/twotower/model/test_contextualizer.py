@@ -64,7 +64,7 @@ def test_histories_of_all_lengths_are_computed_as_each_alone(tiny_bundle: Path) 
         )
 
 
-def test_a_new_model_ranks_by_popularity(tiny_bundle: Path) -> None:
+def test_the_query_of_a_new_model_is_popularity_where_it_has_read_nothing(tiny_bundle: Path) -> None:
     contextualizer = load_bundle(tiny_bundle).towers.contextualizer
     width = contextualizer.width
     query = contextualizer.queries(torch.zeros(1, contextualizer.popularity_hidden.in_features))
