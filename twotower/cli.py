@@ -42,6 +42,7 @@ COMMANDS = {
     "train": Command("training.commands.train_command:main", "events and items -> bundle"),
     "evaluate": Command("training.commands.evaluate_command:main", "measure a bundle, or the counters it must beat"),
     "report": Command("training.commands.report_command:main", "one HTML page about a run: is it worth shipping, and its curves"),
+    "sweep": Command("training.commands.sweep_command:main", "a grid of small training runs, to fit a scaling law to"),
     "embed": Command("embedder_cache.commands.embed_command:main", "bundle and items -> release, published in a store"),
     "releases": Command(
         "embedder_cache.commands.releases_command:main", "list, verify, activate or roll back the releases of a store"

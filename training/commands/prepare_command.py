@@ -4,6 +4,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+DIALS: dict[str, tuple[type, str]] = {
+    "num_users": (int, "users (default: 20,000)"),
+    "events_per_user": (int, "events of each (default: 100)"),
+    "num_items": (int, "items (default: 5,000)"),
+    "num_kinds": (int, "kinds of items (default: 100)"),
+    "zipf": (float, "exponent of the items' popularity (default: 1)"),
+    "repeat_rate": (float, "share of events that repeat one of the last sixteen (default: .2)"),
+    "stay_rate": (float, "share of the others that stay with the last kind (default: .4)"),
+    "drift": (float, "share of its kind's ranking that an item moves in 30 days (default: 0)"),
+    "days": (int, "days that the events spread over (default: 120)"),
+    "seed": (int, "seed of all random numbers (default: 0)"),
+}
+
 
 def main(argv: list[str]) -> int:
     """Write events and items as the Parquet files that training reads: your own files, or a public corpus with its schema."""
@@ -15,7 +28,9 @@ def main(argv: list[str]) -> int:
     sequences = corpora.add_parser("leave-one-out", help="a sequential benchmark: one line per user, oldest item first")
     sequences.add_argument("--sequences", type=Path, required=True, metavar="FILE", help="lines of `user item item ...`")
     sequences.add_argument("--attributes", type=Path, required=True, metavar="FILE", help="JSON: item -> list of attributes")
-    for corpus in (files, journey, sequences):
+    synthetic = corpora.add_parser("synthetic", help="made-up behaviour of a known law, as many events as wanted")
+    add_dials(synthetic)
+    for corpus in (files, journey, sequences, synthetic):
         corpus.add_argument("--out", type=Path, required=True, metavar="DIR")
     args = parser.parse_args(argv)
 
@@ -28,12 +43,23 @@ def main(argv: list[str]) -> int:
             from training.corpora.complete_journey import prepare
 
             num_events, num_items = prepare(args.out)
+        elif args.corpus == "synthetic":
+            from training.corpora import behaviour
+
+            dials = behaviour.Dials(**{name: value for name in DIALS if (value := getattr(args, name)) is not None})
+            num_events, num_items = behaviour.prepare(dials, args.out)
         else:
             from training.corpora import leave_one_out
 
             num_events, num_items = leave_one_out.prepare(args.sequences, args.attributes, args.out)
     say(f"{num_events:,} events and {num_items:,} items written to {args.out}")
     return 0
+
+
+def add_dials(parser: argparse.ArgumentParser) -> None:
+    """The options of `prepare synthetic`."""
+    for name, (read, told) in DIALS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=read, metavar="NUM", help=told)
 
 
 def add_file_arguments(parser: argparse.ArgumentParser) -> None:

@@ -92,6 +92,7 @@ class StepReport:
     gradient_norm: float  # before clipping
     learning_rate: float
     elapsed_s: float  # of training, including attempts that were killed
+    num_events: int  # that this step read
     events_per_s: float
 
 
@@ -197,7 +198,8 @@ def run_stage(
         state.step, state.stage_step = state.step + 1, state.stage_step + 1
         state.elapsed_s = agreed(time.monotonic() - begun, world)
         state.losses.append(loss)
-        events += int(batch.histories.lengths_B.sum())
+        num_events = int(batch.histories.lengths_B.sum())
+        events += num_events
         value = on_step(
             StepReport(
                 stage=state.stage + 1,
@@ -208,6 +210,7 @@ def run_stage(
                 gradient_norm=gradient_norm,
                 learning_rate=rate,
                 elapsed_s=state.elapsed_s,
+                num_events=num_events,
                 events_per_s=events / (time.monotonic() - started),
             )
         )
