@@ -122,9 +122,8 @@ def prepare(dials: Dials, out: Path) -> tuple[int, int]:
             part_E = np.searchsorted(bounds_ms, block.times_ms_E, "right")
             sums += np.bincount(part_E, block.nats_E, minlength=3)
             counts += np.bincount(part_E, minlength=3)
-    least = {
-        name: value for name, value in zip(("train", "validation", "test"), (sums / np.maximum(counts, 1)).tolist(), strict=True)
-    }
+    means = (sums / np.maximum(counts, 1)).tolist()
+    least = dict(zip(("train", "validation", "test"), means, strict=True))
     truth = {"dials": asdict(dials), "least_loss_nats": least}
     (out / "truth.json").write_text(json.dumps(truth, indent=2) + "\n")
     (out / "schema.toml").write_text(dump_schema(schema))
