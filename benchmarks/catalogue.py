@@ -30,7 +30,6 @@ from benchmarks.training_throughput import GIGA, gemm_gflops
 from embedder_cache.build import build_release
 from embedder_cache.checks.gates import Limits
 from training.recipes.budget import shape_for, size_model
-from training.recipes.compute_optimal import compute_optimal
 from training.recipes.recipes import demo
 from twotower.artefacts.bundle import Bundle, load_bundle, save_bundle
 from twotower.data.features import FeatureSpec, FieldSpec
@@ -38,6 +37,7 @@ from twotower.data.schema import EventColumns, ItemColumns, Schema
 from twotower.model.catalogue import embed_table, fit_item_spec, in_parallel, stream_items
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.kinds import build_embedder
+from twotower.planning.compute_optimal import compute_optimal
 from twotower.progress import step
 
 SIZES = (10_000, 100_000, 1_000_000)

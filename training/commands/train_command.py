@@ -76,9 +76,9 @@ def configure(args: argparse.Namespace) -> "TrainConfig":
     """The recipe's config with the changes of the command line. ValueError for options that the recipe does not take."""
     from msgspec.structs import replace
 
-    from training.recipes.compute_optimal import plan_lines
     from training.recipes.recipes import RECIPES
     from twotower.model.kinds import embedder_class
+    from twotower.planning.compute_optimal import plan_lines
     from twotower.progress import say
 
     recipe = RECIPES[args.recipe]

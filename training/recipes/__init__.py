@@ -1,1 +1,1 @@
-"""Configurations: published optima, budgets, and the recipes that a user names."""
+"""Configurations: budgets, and the recipes that a user names."""

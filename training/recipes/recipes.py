@@ -93,8 +93,8 @@ def from_budget(flops: float = 1e15) -> TrainConfig:
     run, not the clock, so the same seed gives the same weights.
     """
     from training.recipes.budget import shape_for  # these need torch, which `twotower train --help` should not wait for
-    from training.recipes.compute_optimal import compute_optimal, num_negatives
     from twotower.data.window import WINDOW
+    from twotower.planning.compute_optimal import compute_optimal, num_negatives
 
     plan = compute_optimal(flops)
     windows = 8

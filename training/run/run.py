@@ -17,7 +17,6 @@ from training.evaluation.metrics import candidate_set
 from training.evaluation.rankers import Model
 from training.evaluation.splits import evaluate_splits
 from training.recipes.budget import CONTEXT_TABLE_ROWS, ParameterCount, count_parameters, size_model
-from training.recipes.compute_optimal import data_notice
 from training.recipes.config import TrainConfig
 from training.run.checkpoint import RunDirectory, forget_checkpoints, identify, refuse_unfinished
 from training.run.distributed import joined, launched_world, world_with_room
@@ -32,6 +31,7 @@ from twotower.data.schema import Schema
 from twotower.device import Needs
 from twotower.device_option import Wanted
 from twotower.model.catalogue import embed_rows, encode_items, fit_item_spec, stream_items
+from twotower.planning.compute_optimal import data_notice
 from twotower.progress import say, step
 from twotower.provenance import commit, environment
 

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from tests.training.conftest import Shop
 from training.recipes.budget import TABLE_SHARE, count_contextualizer, count_parameters, shape_for, size_model
-from training.recipes.compute_optimal import compute_optimal
 from training.recipes.config import TrainConfig
 from training.recipes.recipes import RECIPES
 from twotower.errors import DataError
@@ -15,6 +14,7 @@ from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.embedder import MlpEmbedder
 from twotower.model.kinds import KINDS, build_embedder
+from twotower.planning.compute_optimal import compute_optimal
 
 
 def replaced(config: TrainConfig, **changes: object) -> TrainConfig:

@@ -107,3 +107,15 @@ def test_signals_reach_the_bundle_and_its_evaluation(tiny_shop: Path, tmp_path: 
     assert evaluate([*(str(part) for pair in files for part in pair), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)["rankers"]
     assert again["model"] == pytest.approx(loaded.metrics["quality"]["test"]["model"], rel=1e-5)
+
+
+def test_a_run_says_that_its_data_is_short(tiny_shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = msgspec.structs.replace(TINY, evaluations=0)
+    run(
+        config,
+        tiny_shop / "events.parquet",
+        tiny_shop / "items.parquet",
+        load_schema(tiny_shop / "schema.toml"),
+        tmp_path / "bundle",
+    )
+    assert "is compute-optimal with" in capsys.readouterr().err

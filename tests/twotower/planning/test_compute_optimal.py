@@ -1,23 +1,21 @@
 """The planner returns the published points, interpolates between them, and extrapolates beyond them."""
 
 import math
-from pathlib import Path
 
-import msgspec
 import pytest
 
-from tests.training.conftest import TINY
-from training.recipes.compute_optimal import (
+from twotower.planning.compute_optimal import (
     EVENTS_PER_PARAMETER,
     compute_optimal,
     data_notice,
     fitted_law,
+    flops_for_events,
+    law_error,
     num_negatives,
     optimal_events,
     plan_lines,
+    published_slope,
 )
-from training.run.run import run
-from twotower.data.schema import load_schema
 
 BUDGETS = [1e15, 1e16, 1e17, 1e18, 1e19]
 
@@ -54,6 +52,18 @@ def test_the_law_is_the_line_through_the_points() -> None:
     assert [round(fitted_law(flops).events_per_parameter) for flops in BUDGETS] == [445, 260, 152, 88, 52]
 
 
+def test_least_squares_give_the_published_exponents_and_their_error() -> None:
+    slope = published_slope()
+    assert round(slope.exponent, 3) == 0.617
+    assert round(1 - slope.exponent, 3) == 0.383
+    assert round(slope.standard_error, 4) == 0.0248
+    assert round(slope.half_width, 3) == 0.079
+
+
+def test_how_far_the_law_is_off_is_told_for_every_budget() -> None:
+    assert [round(100 * law_error(flops)) for flops in BUDGETS] == [29, -2, -32, -20, 43]
+
+
 def test_points_and_law_differ_by_up_to_half() -> None:
     ratios = [EVENTS_PER_PARAMETER[flops] / fitted_law(flops).events_per_parameter for flops in BUDGETS]
     assert max(max(r, 1 / r) for r in ratios) == pytest.approx(1.46, abs=0.01)
@@ -63,6 +73,11 @@ def test_points_and_law_differ_by_up_to_half() -> None:
 def test_what_a_model_asks_of_the_data_is_what_its_budget_plans(flops: float) -> None:
     plan = compute_optimal(flops)
     assert optimal_events(plan.parameters) == pytest.approx(plan.events)
+
+
+@pytest.mark.parametrize("flops", [1e10, 1e15, 4e16, 1e19, 1e20])
+def test_the_budget_of_a_number_of_events_is_that_which_plans_it(flops: float) -> None:
+    assert flops_for_events(compute_optimal(flops).events) == pytest.approx(flops)
 
 
 def test_negatives_grow_from_low_hundreds_of_thousands_to_a_million() -> None:
@@ -84,18 +99,6 @@ def test_data_short_of_the_optimum_is_said() -> None:
 
 def test_data_that_is_enough_needs_no_words() -> None:
     assert data_notice(840_000, 300_000_000) == []
-
-
-def test_a_run_says_that_its_data_is_short(tiny_shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = msgspec.structs.replace(TINY, evaluations=0)
-    run(
-        config,
-        tiny_shop / "events.parquet",
-        tiny_shop / "items.parquet",
-        load_schema(tiny_shop / "schema.toml"),
-        tmp_path / "bundle",
-    )
-    assert "is compute-optimal with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flops", [0.0, -1e15, math.inf, math.nan])

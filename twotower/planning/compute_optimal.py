@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 EVENTS_PER_PARAMETER = {1e15: 344.0, 1e16: 265.0, 1e17: 222.0, 1e18: 110.0, 1e19: 36.0}
 PARAMETER_EXPONENT, EVENT_EXPONENT = 0.617, 0.383
+STUDENT_95 = {3: 3.182}  # two-sided 95 % quantile of Student's t by degrees of freedom
 FLOPS_PER_PARAMETER_AND_EVENT = 6  # forward and backward
 NEGATIVES_AT_1E15, MAX_NEGATIVES = 200_000, 1_000_000  # in stage 2; the maximum is reached at 1e18
 
 
-class Plan(NamedTuple):
+class Allocation(NamedTuple):
     """The compute-optimal sizes for a budget: 6 x parameters x events = flops."""
 
     flops: float
@@ -33,28 +34,28 @@ class Plan(NamedTuple):
         return self.events / self.parameters
 
 
-def compute_optimal(flops: float) -> Plan:
+def compute_optimal(flops: float) -> Allocation:
     """N* and D* for a budget: interpolated between the published points; beyond them by the law, from the nearest point."""
     if not 0 < flops < math.inf:
         raise ValueError(f"flops is {flops}: give a positive number, such as 1e15")
     points = published()
     parameters = _log_log(flops, [p.flops for p in points], [p.parameters for p in points], PARAMETER_EXPONENT)
-    return Plan(flops, parameters, flops / (FLOPS_PER_PARAMETER_AND_EVENT * parameters))
+    return Allocation(flops, parameters, flops / (FLOPS_PER_PARAMETER_AND_EVENT * parameters))
 
 
-def fitted_law(flops: float) -> Plan:
+def fitted_law(flops: float) -> Allocation:
     """N* and D* by the published law alone: a line of slope 0.617 through all five points, in logarithms."""
     points = published()
     centre = math.exp(sum(math.log(p.parameters) for p in points) / len(points))
     middle = math.exp(sum(math.log(p.flops) for p in points) / len(points))
     parameters = centre * (flops / middle) ** PARAMETER_EXPONENT
-    return Plan(flops, parameters, flops / (FLOPS_PER_PARAMETER_AND_EVENT * parameters))
+    return Allocation(flops, parameters, flops / (FLOPS_PER_PARAMETER_AND_EVENT * parameters))
 
 
-def published() -> list[Plan]:
-    """The five published points as plans."""
+def published() -> list[Allocation]:
+    """The five published points."""
     return [
-        Plan(flops, *(math.sqrt(flops * x / FLOPS_PER_PARAMETER_AND_EVENT) for x in (1 / ratio, ratio)))
+        Allocation(flops, *(math.sqrt(flops * x / FLOPS_PER_PARAMETER_AND_EVENT) for x in (1 / ratio, ratio)))
         for flops, ratio in EVENTS_PER_PARAMETER.items()
     ]
 
@@ -65,10 +66,45 @@ def optimal_events(parameters: float) -> float:
     return _log_log(parameters, [p.parameters for p in points], [p.events for p in points], EVENT_EXPONENT / PARAMETER_EXPONENT)
 
 
+def flops_for_events(events: float) -> float:
+    """The budget whose compute-optimal number of events this is."""
+    points = published()
+    return _log_log(events, [p.events for p in points], [p.flops for p in points], 1 / EVENT_EXPONENT)
+
+
 def num_negatives(flops: float) -> int:
     """Candidates per query after freezing: 200,000 at 1e15 FLOPs, growing as a power of the budget to a million at 1e18."""
     decades = min(max(math.log10(flops / 1e15), 0.0), 3.0)
     return round(NEGATIVES_AT_1E15 * math.pow(MAX_NEGATIVES / NEGATIVES_AT_1E15, decades / 3))
+
+
+class Slope(NamedTuple):
+    """An exponent fitted by least squares in logarithms, its standard error, and the half of its 95 % interval."""
+
+    exponent: float
+    standard_error: float
+    half_width: float
+
+
+def published_slope() -> Slope:
+    """The exponent of N* on C by ordinary least squares through the five points; that of D* is one minus it.
+
+    The published 0.617 +- 0.025 is this fit with one standard error. With five points, three degrees of freedom, the 95 %
+    interval is 3.18 standard errors wide to each side.
+    """
+    points = published()
+    xs, ys = [math.log(p.flops) for p in points], [math.log(p.parameters) for p in points]
+    x, y, freedom = sum(xs) / len(xs), sum(ys) / len(ys), len(points) - 2
+    spread = sum((a - x) ** 2 for a in xs)
+    exponent = sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / spread
+    residual = sum((b - y - exponent * (a - x)) ** 2 for a, b in zip(xs, ys, strict=True))
+    error = math.sqrt(residual / freedom / spread)
+    return Slope(exponent, error, STUDENT_95[freedom] * error)
+
+
+def law_error(flops: float) -> float:
+    """By which factor the D/N of the law differs from that of the published points, minus one."""
+    return fitted_law(flops).events_per_parameter / compute_optimal(flops).events_per_parameter - 1
 
 
 def plan_lines(flops: float) -> list[str]:
@@ -82,9 +118,9 @@ def data_notice(parameters: int, num_events: int) -> list[str]:
     wanted = optimal_events(parameters)
     if num_events >= wanted:
         return []
-    events, size = f"{_short(num_events)} training events", f"a model of {_short(parameters)} parameters"
+    events, size = f"{short(num_events)} training events", f"a model of {short(parameters)} parameters"
     return [
-        f"{events}; {size} is compute-optimal with {_short(wanted)}: {wanted / num_events:,.0f} passes over the data",
+        f"{events}; {size} is compute-optimal with {short(wanted)}: {wanted / num_events:,.0f} passes over the data",
         "a run that made them all would overfit: choose its length on the validation part (docs/training.md, How large a model)",
     ]
 
@@ -99,12 +135,12 @@ def _log_log(x: float, xs: Sequence[float], ys: Sequence[float], exponent: float
     return ys[right - 1] * math.pow(ys[right] / ys[right - 1], share)
 
 
-def _described(plan: Plan) -> str:
-    parameters, events = _short(plan.parameters), _short(plan.events)
+def _described(plan: Allocation) -> str:
+    parameters, events = short(plan.parameters), short(plan.events)
     return f"{parameters} parameters, {events} events, {plan.events_per_parameter:.0f} of them per parameter"
 
 
-def _short(count: float) -> str:
+def short(count: float) -> str:
     """Three digits and a unit: 0.84M, 1.2M, 290M, 1.92B."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if count >= 0.1 * size:
