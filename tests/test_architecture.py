@@ -83,12 +83,14 @@ def test_every_test_file_mirrors_what_it_tests(room: str) -> None:
 FURTHER = {
     "twotower/demo.py": "demo",
     "twotower/artefacts/object_store.py": "s3",
+    "twotower/ray_cluster.py": "ray",
     "twotower/index/approximate.py": "cpu",
     "twotower/index/gpu.py": "cpu",  # whose module has the name of the GPU build's
     "twotower/index/milvus.py": "milvus",
     "twotower/report/svg.py": "train",
     "embedder_cache/drift/page.py": "train",
     "embedder_cache/embedding/ray_engine.py": "ray",
+    "training/sweeps/ray_engine.py": "ray",
     "service/telemetry/tracing.py": "otel",
 }
 EXTRAS = {"twotower": (), "training": ("train",), "embedder_cache": ("embed", "cpu"), "service": ("serve", "cpu")}

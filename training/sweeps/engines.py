@@ -4,20 +4,31 @@ import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import cache
-from typing import Any, Literal
+from importlib.util import find_spec
+from typing import Literal
 
-from training.sweeps.corpus import Corpus, Files, read_corpus
+from training.sweeps.corpus import Files
 from training.sweeps.ledger import Run, Settings
-from training.sweeps.measure import ended, measure
+from training.sweeps.measure import ended
+from training.sweeps.worker import computed, one_thread
+from twotower.errors import EnvironmentProblem
 
 EngineName = Literal["local", "ray"]
 ATTEMPTS = 2  # of a run in whose process another one may have died
 
 
 def compute(engine: EngineName, queue: Sequence[Settings], files: Files, num_workers: int) -> Iterator[Run]:
-    """The runs of the queue as they end. Several are computed at once, each with one thread."""
-    yield from (on_ray if engine == "ray" else here)(queue, files, num_workers)
+    """The runs of the queue as they end. Several are computed at once, each with one thread: as many as the cluster has cores,
+    or `num_workers` on this machine. EnvironmentProblem where Ray is wanted and cannot be used.
+    """
+    if engine == "local":
+        yield from here(queue, files, num_workers)
+        return
+    if find_spec("ray") is None:
+        raise EnvironmentProblem("--engine ray needs Ray, which is not installed: pip install 'twotower[ray]', on every node")
+    from training.sweeps.ray_engine import on_ray
+
+    yield from on_ray(queue, files)
 
 
 def here(queue: Sequence[Settings], files: Files, num_workers: int) -> Iterator[Run]:
@@ -45,40 +56,3 @@ def here(queue: Sequence[Settings], files: Files, num_workers: int) -> Iterator[
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()
-
-
-def on_ray(queue: Sequence[Settings], files: Files, num_workers: int) -> Iterator[Run]:
-    """Compute on the Ray cluster that this machine belongs to; the files must be where every node finds them."""
-    import ray
-
-    ray.init(ignore_reinit_error=True, log_to_driver=False, num_cpus=num_workers, include_dashboard=False)
-    try:
-        task: Any = ray.remote(num_cpus=1, max_retries=1)(computed)
-        pending = {task.remote(settings, files): settings for settings in queue}
-        while pending:
-            (ready, *_), _ = ray.wait(list(pending), num_returns=1)
-            settings = pending.pop(ready)
-            try:
-                yield ray.get(ready)
-            except ray.exceptions.RayError as error:
-                yield ended(settings, "failed", f"Ray gave it up: {type(error).__name__}")
-    finally:
-        ray.shutdown()
-
-
-def computed(settings: Settings, files: Files) -> Run:
-    """One run, in the process of a worker, which reads the corpus once."""
-    one_thread()
-    return measure(settings, _corpus(files))
-
-
-def one_thread() -> None:
-    """Several runs at once share the cores better than the threads of one."""
-    import torch
-
-    torch.set_num_threads(1)
-
-
-@cache
-def _corpus(files: Files) -> Corpus:
-    return read_corpus(files)

@@ -18,6 +18,9 @@ LEAST_EVENTS, MOST_EVENTS = (
     1e5,
     8e6,
 )  # that an isoFLOP run reads: fewer are too few steps, and more take too long on a small machine
+# How much of the training part is trained on, and in how many periods the rest is measured, up to the test part. Of a year whose
+# last two months are validation and test these are months, so that models of different ages are measured in the same months.
+AGES = ((0.4, 7), (0.7, 4), (1.0, 1))
 HEAD_WIDTH = 32
 QUERIES_PER_WINDOW = 20
 
@@ -108,14 +111,13 @@ def negatives(start: Settings, budgets: Sequence[float], shapes: Sequence[Shape]
 
 
 def drift(start: Settings, budgets: Sequence[float], shapes: Sequence[Shape], seeds: Sequence[int]) -> list[Settings]:
-    """Models that are frozen early and measured in every period after, beside models that are trained until near the end."""
+    """Models that are frozen early, later and at the end of the training part, and measured in every period after."""
     return [
         replace(start, sweep="drift", flops=flops, train_until=until, periods=periods, seed=seed, **shape._asdict())
         for flops, shape, (until, periods), seed in product(budgets, shapes, AGES, seeds)
     ]
 
 
-AGES = ((0.4, 7), (1.0, 1))  # how much of the training part is trained on, and in how many periods the rest is measured
 GRIDS = {
     "isoflop": Grid(isoflop, "sizes at equal budgets, for the allocation law"),
     "share": Grid(share, "the embedder's share of the parameters"),

@@ -5,6 +5,7 @@ planned, so a sweep that was killed does it again when it starts again, and does
 finished runs as one Parquet file, small enough to keep beside the code that draws figures from it.
 """
 
+import fcntl
 import hashlib
 import json
 import sqlite3
@@ -22,7 +23,7 @@ from twotower.errors import DataError
 Outcome = Literal["done", "diverged", "failed"]
 
 _TABLE = "CREATE TABLE IF NOT EXISTS runs (place INTEGER PRIMARY KEY, key TEXT UNIQUE, settings TEXT NOT NULL, record TEXT)"
-_LOCKED = "database is locked"
+_TIMEOUT_S = 10.0  # for a reader while a run is written, and the other way round
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,21 +89,29 @@ class Ledger:
         """DataError for a file that is no ledger, or that another process uses."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+        self._lock = path.open("ab")  # SQLite's own locks would keep readers out too
         try:
-            self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise DataError(f"another process uses the ledger {path}: wait until it ends, or give another --ledger") from error
+        self._connection = sqlite3.connect(path, timeout=_TIMEOUT_S, isolation_level=None)
+        try:
             self._connection.execute(_TABLE)
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.execute("COMMIT")
         except sqlite3.DatabaseError as error:
-            self._connection.close()
+            self.close()
             raise _refused(path, error) from error
 
     def __enter__(self) -> "Ledger":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes have it. The file is closed last, because closing it would release SQLite's locks."""
         self._connection.close()
+        self._lock.close()
 
     def plan(self, settings: Iterable[Settings]) -> int:
         """Add runs that are not there yet, and return how many these are."""
@@ -147,11 +156,9 @@ def read_runs(path: Path) -> list[Run]:
         is_parquet = file.read(4) == b"PAR1"
     if is_parquet:
         return _runs_of_parquet(path)
-    copy = sqlite3.connect(":memory:")
     try:
-        with closing(copy):
-            copy.deserialize(path.read_bytes())
-            return _runs(copy)
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_TIMEOUT_S)) as connection:
+            return _runs(connection)
     except sqlite3.DatabaseError as error:
         raise _refused(path, error) from error
 
@@ -186,6 +193,4 @@ def _nested(name: str, value: Any) -> Any:
 
 
 def _refused(path: Path, error: sqlite3.DatabaseError) -> DataError:
-    if _LOCKED in str(error):
-        return DataError(f"another process uses the ledger {path}: wait until it ends, or give another --ledger")
     return DataError(f"{path} is no ledger ({error}): give the file that `twotower sweep` wrote, or one that is not there yet")

@@ -35,6 +35,7 @@ def report(step: int, progress: float, elapsed_s: float, stage: int = 1) -> Step
         gradient_norm=0.25,
         learning_rate=1e-3,
         elapsed_s=elapsed_s,
+        num_events=100,
         events_per_s=900.0,
     )
 

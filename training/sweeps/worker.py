@@ -1,0 +1,25 @@
+"""What a process computes that several runs of a sweep share."""
+
+from functools import cache
+
+import torch
+
+from training.sweeps.corpus import Corpus, Files, read_corpus
+from training.sweeps.ledger import Run, Settings
+from training.sweeps.measure import measure
+
+
+def computed(settings: Settings, files: Files) -> Run:
+    """One run. The process reads the corpus at its first one."""
+    one_thread()
+    return measure(settings, _corpus(files))
+
+
+def one_thread() -> None:
+    """Several runs at once share the cores better than the threads of one."""
+    torch.set_num_threads(1)
+
+
+@cache
+def _corpus(files: Files) -> Corpus:
+    return read_corpus(files)
