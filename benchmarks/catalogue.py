@@ -29,7 +29,7 @@ from benchmarks.report import DIRECTORY, Row, write_report
 from benchmarks.training_throughput import GIGA, gemm_gflops
 from embedder_cache.build import build_release
 from embedder_cache.checks.gates import Limits
-from training.recipes.budget import shape_for, size_model
+from training.recipes.budget import size_model
 from training.recipes.recipes import demo
 from twotower.artefacts.bundle import Bundle, load_bundle, save_bundle
 from twotower.data.features import FeatureSpec, FieldSpec
@@ -38,6 +38,7 @@ from twotower.model.catalogue import embed_table, fit_item_spec, in_parallel, st
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.kinds import build_embedder
 from twotower.planning.compute_optimal import compute_optimal
+from twotower.planning.sizes import shape_for
 from twotower.progress import step
 
 SIZES = (10_000, 100_000, 1_000_000)

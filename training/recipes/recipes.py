@@ -92,9 +92,9 @@ def from_budget(flops: float = 1e15) -> TrainConfig:
     counts 6 N D; scoring candidates comes on top, because it grows with their number and not with the model. Steps limit the
     run, not the clock, so the same seed gives the same weights.
     """
-    from training.recipes.budget import shape_for  # these need torch, which `twotower train --help` should not wait for
-    from twotower.data.window import WINDOW
+    from twotower.data.window import WINDOW  # which needs torch, for which `twotower train --help` should not wait
     from twotower.planning.compute_optimal import compute_optimal, num_negatives
+    from twotower.planning.sizes import shape_for
 
     plan = compute_optimal(flops)
     windows = 8

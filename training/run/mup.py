@@ -14,11 +14,12 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
-from training.recipes.budget import ffn_width, fit_embedder
+from training.recipes.budget import fit_embedder
 from training.recipes.config import TrainConfig
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.kinds import build_embedder
+from twotower.planning.sizes import ffn_width
 
 QUERY_SCALE = "contextualizer.query_scale"  # of the query vector, whose dot product with an item is over the whole width
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.training.conftest import Shop
-from training.recipes.budget import TABLE_SHARE, count_contextualizer, count_parameters, shape_for, size_model
+from training.recipes.budget import count_parameters, size_model, sizes_of
 from training.recipes.config import TrainConfig
 from training.recipes.recipes import RECIPES
 from twotower.errors import DataError
@@ -15,6 +15,7 @@ from twotower.model.contextualizer import Contextualizer
 from twotower.model.embedder import MlpEmbedder
 from twotower.model.kinds import KINDS, build_embedder
 from twotower.planning.compute_optimal import compute_optimal
+from twotower.planning.sizes import TABLE_SHARE, contextualizer_parameters, embedder_parameters, shape_for
 
 
 def replaced(config: TrainConfig, **changes: object) -> TrainConfig:
@@ -35,6 +36,16 @@ def test_the_count_is_that_of_the_real_towers(shop: Shop) -> None:
     for tower, number in ((build_embedder(shop.model), counted.embedder), (Contextualizer(shop.model), counted.contextualizer)):
         assert sum(p.numel() for p in tower.parameters()) == number
     assert torch.get_default_device().type == "cpu"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "changes", [{}, {"past_heads": 0, "num_layers": 3}, {"clock": False, "num_popularity": 3, "num_kv_heads": 4}]
+)
+def test_the_closed_forms_count_what_the_modules_hold(shop: Shop, kind: str, changes: dict[str, int]) -> None:
+    model = msgspec.structs.replace(shop.model, embedder=kind, **changes)
+    counted, sizes = count_parameters(model), sizes_of(model)
+    assert (embedder_parameters(sizes), contextualizer_parameters(sizes)) == counted
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -94,22 +105,8 @@ def test_a_users_own_is_checked_before_it_is_sized(shop: Shop) -> None:
         size_model(config, shop.model.item_spec, shop.model.context_spec)
 
 
-@pytest.mark.parametrize("parameters", [0.7e6, 8.7e6, 215e6])
-def test_a_shape_has_the_parameters_asked_for_and_usual_proportions(parameters: float) -> None:
-    shape = shape_for(parameters, share=0.02)
-    assert count_contextualizer(shape) / 0.98 == pytest.approx(parameters, rel=0.05)
-    assert 16 <= shape.width / shape.num_layers <= 64
-    assert 20 <= shape.width / shape.num_heads <= 64
-    assert shape.num_heads == 2 * shape.num_kv_heads
-
-
 def test_event_features_leave_the_shape_within_ten_percent(shop: Shop) -> None:
     plan = compute_optimal(1e15)
     config = replaced(shop.config, **shape_for(plan.parameters, share=0.02)._asdict(), embedder_share=0.02)
     counted = count_parameters(size_model(config, shop.model.item_spec, shop.model.context_spec))
     assert counted.embedder + counted.contextualizer == pytest.approx(plan.parameters, rel=0.1)
-
-
-def test_a_size_that_no_shape_has_is_refused() -> None:
-    with pytest.raises(ValueError, match="Give another budget"):
-        shape_for(1000, share=0.02)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.recipes.budget import ffn_width, fit_embedder
+from training.recipes.budget import fit_embedder
 from training.recipes.config import StageConfig, TrainConfig
 from training.run.mup import Scale, mup_groups, mup_scales, start_mup
 from twotower.data.features import FeatureSpec, FieldSpec
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.kinds import build_embedder
+from twotower.planning.sizes import ffn_width
 
 BASE = 32
 NUM_ITEMS, NUM_HISTORIES, LENGTH = 150, 4, 10
