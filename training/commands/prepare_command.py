@@ -4,19 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-DIALS: dict[str, tuple[type, str]] = {
-    "num_users": (int, "users (default: 20,000)"),
-    "events_per_user": (int, "events of each (default: 100)"),
-    "num_items": (int, "items (default: 5,000)"),
-    "num_kinds": (int, "kinds of items (default: 100)"),
-    "zipf": (float, "exponent of the items' popularity (default: 1)"),
-    "repeat_rate": (float, "share of events that repeat one of the last sixteen (default: .2)"),
-    "stay_rate": (float, "share of the others that stay with the last kind (default: .4)"),
-    "drift": (float, "share of its kind's ranking that an item moves in 30 days (default: 0)"),
-    "days": (int, "days that the events spread over (default: 120)"),
-    "seed": (int, "seed of all random numbers (default: 0)"),
-}
-
 
 def main(argv: list[str]) -> int:
     """Write events and items as the Parquet files that training reads: your own files, or a public corpus with its schema."""
@@ -46,8 +33,8 @@ def main(argv: list[str]) -> int:
         elif args.corpus == "synthetic":
             from training.corpora import behaviour
 
-            dials = behaviour.Dials(**{name: value for name in DIALS if (value := getattr(args, name)) is not None})
-            num_events, num_items = behaviour.prepare(dials, args.out)
+            given = {name: value for name, value in vars(args).items() if name not in ("corpus", "out")}
+            num_events, num_items = behaviour.prepare(behaviour.Dials(**given), args.out)
         else:
             from training.corpora import leave_one_out
 
@@ -57,9 +44,20 @@ def main(argv: list[str]) -> int:
 
 
 def add_dials(parser: argparse.ArgumentParser) -> None:
-    """The options of `prepare synthetic`."""
-    for name, (read, told) in DIALS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=read, metavar="NUM", help=told)
+    """The options of `prepare synthetic`. What is not given has the default of `Dials`."""
+    parser.argument_default = argparse.SUPPRESS
+    parser.add_argument("--num-users", type=int, metavar="NUM", help="users (default: 20,000)")
+    parser.add_argument("--events-per-user", type=int, metavar="NUM", help="events of each (default: 100)")
+    parser.add_argument("--num-items", type=int, metavar="NUM", help="items (default: 5,000)")
+    parser.add_argument("--num-kinds", type=int, metavar="NUM", help="kinds of items (default: 100)")
+    parser.add_argument("--zipf", type=float, metavar="EXPONENT", help="of the items' popularity (default: 1)")
+    parser.add_argument("--repeat-rate", type=float, metavar="SHARE", help="of events that repeat a recent one (default: .2)")
+    parser.add_argument(
+        "--stay-rate", type=float, metavar="SHARE", help="of the others that stay with the last kind (default: .4)"
+    )
+    parser.add_argument("--drift", type=float, metavar="SHARE", help="of its ranking that an item moves in 30 days (default: 0)")
+    parser.add_argument("--days", type=int, metavar="NUM", help="days that the events spread over (default: 120)")
+    parser.add_argument("--seed", type=int, metavar="NUM", help="of all random numbers (default: 0)")
 
 
 def add_file_arguments(parser: argparse.ArgumentParser) -> None:
