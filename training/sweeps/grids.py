@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from training.recipes.budget import Shape, count_contextualizer
 from training.sweeps.ledger import Settings
 from twotower.data.window import WINDOW
+from twotower.planning.sizes import Shape, count_contextualizer
 
 LADDER = ("16x1", "24x1", "32x1", "48x1", "64x1", "64x2", "96x2", "128x2", "128x4", "192x4")  # width x layers
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5)

@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from training.recipes.budget import count_contextualizer
 from training.sweeps.grids import AGES, BATCHES, GRIDS, LADDER, LEAST_EVENTS, MOST_EVENTS, NEGATIVES, SHARES, base, shape_of
 from training.sweeps.ledger import Settings
+from twotower.planning.sizes import count_contextualizer
 
 SHAPES = [shape_of(name) for name in LADDER]
 START = base("shop-1", SHAPES[0])
