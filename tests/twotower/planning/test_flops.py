@@ -102,6 +102,14 @@ def with_rows(model: Any, shop: Shop) -> Any:
     return msgspec.structs.replace(model, table_rows=max(model.table_rows, shop.model.table_rows))
 
 
+def test_without_these_entries_the_counter_sees_no_attention_on_a_cpu_and_no_sum_into_a_matrix() -> None:
+    q = torch.randn(1, 2, 16, 8)
+    with FlopCounterMode(display=False) as blind:
+        torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
+        torch.zeros(4, 4).addmm_(torch.randn(4, 8), torch.randn(8, 4))
+    assert blind.get_total_flops() == 0, "once it sees them, UNKNOWN_TO_THE_COUNTER is no longer needed"
+
+
 SIZES = Sizes(width=8, num_layers=2, num_heads=2, num_kv_heads=1, ffn_width=16)
 BATCH = Composition(positions=10, attention_pairs=55, queries=3, candidates=100, distinct_items=100)
 
