@@ -11,7 +11,7 @@ from twotower.data.window import WINDOW
 from twotower.planning.sizes import Shape, count_contextualizer
 
 LADDER = ("16x1", "24x1", "32x1", "48x1", "64x1", "64x2", "96x2", "128x2", "128x4", "192x4")  # width x layers
-SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85)
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 0.85)
 BATCHES = (1, 2, 4, 8, 16, 32)  # windows a step
 NEGATIVES = (64, 256, 1024, 4096, 16384)  # a step of stage 2
 LEAST_EVENTS, MOST_EVENTS = (

@@ -1,15 +1,17 @@
 """One run of a sweep: train to a budget of FLOPs, then rank the validation part.
 
-The budget counts every multiplication of both stages, forward and backward: embedder, contextualizer, attention, and the
-scores of the candidates. They are counted on steps of the real model, so the budget holds for whatever the model is.
+The budget counts every product of both stages, forward and backward: embedder, contextualizer, attention, and the scores of
+the candidates. They are counted on batches of the run itself, term by term (`twotower.planning.flops`).
 """
 
 import time
-from itertools import pairwise
+from contextlib import closing
+from dataclasses import replace
+from itertools import islice, pairwise
 
 import msgspec
 import numpy as np
-from torch.utils.flop_counter import FlopCounterMode
+import torch
 
 from training.data.batches import BatchSampler, stream_batches
 from training.data.read import Data
@@ -17,17 +19,27 @@ from training.evaluation.metrics import point_metrics
 from training.evaluation.rankers import PROTOCOLS, Model, Query, rank
 from training.evaluation.splits import sample
 from training.losses.candidates import propose
-from training.recipes.budget import count_parameters, size_model
+from training.losses.composition import composition
+from training.recipes.budget import count_parameters, size_model, sizes_of
 from training.recipes.config import StageConfig, TrainConfig
 from training.run.diverged import TrainingDiverged
-from training.run.loop import Frozen, TrainInputs, embed_catalogue_once, prepare_training, train, train_step
+from training.run.loop import (
+    Frozen,
+    TrainInputs,
+    TrainState,
+    draw_frozen_items,
+    draw_trained_items,
+    prepare_training,
+    train,
+)
 from training.sweeps.corpus import Corpus
 from training.sweeps.ledger import Outcome, Run, Settings
 from twotower.errors import TwoTowerError
 from twotower.model.catalogue import embed_rows
+from twotower.planning.flops import step_flops
 
 NUM_ANSWERS = 10_000  # of the validation part, the same ones for all runs of a corpus
-COUNTED_STEPS = 3  # of each stage, whose FLOPs are counted
+COUNTED_STEPS = 16  # of each stage, whose FLOPs are counted
 LEAST_STEPS = 40  # a run of fewer says nothing of its sizes
 KEPT = (
     "set_loss",
@@ -97,8 +109,7 @@ def _measured(settings: Settings, corpus: Corpus, begun: float) -> Run:
     model = size_model(config, corpus.item_spec, data.log.context_spec, 0, corpus.schema.events.clock)
     encoded = corpus.encoded(model.table_rows)
     sampler = BatchSampler(data.log, data.train_until_ms, model, config)
-    inputs, _ = prepare_training(config, model, encoded, sampler, data.snapshots)
-    first, second, num_queries = step_flops(inputs, data)
+    (first, second), num_queries = mean_flops(*prepare_training(config, model, encoded, sampler, data.snapshots))
     num_steps = settings.flops / ((1 - settings.frozen_share) * first + settings.frozen_share * second)
     if num_steps < LEAST_STEPS:
         raise ValueError(
@@ -126,27 +137,22 @@ def _measured(settings: Settings, corpus: Corpus, begun: float) -> Run:
     )
 
 
-def step_flops(inputs: TrainInputs, data: Data) -> tuple[float, float, float]:
-    """Mean FLOPs of a step of stage 1 and of stage 2, and mean queries of a step. Trains a model of its own for some steps."""
-    config, counted, queries = inputs.config, [0.0, 0.0], [0]
-    fresh, state = prepare_training(config, inputs.model, inputs.items, inputs.sampler, data.snapshots)
-    batches = stream_batches(inputs.sampler, config.seed)
-    for place, stage in enumerate(config.stages):
-        state.stage = place
-        state.objective.train()
-        state.objective.embedder.train(stage.train_embedder).requires_grad_(stage.train_embedder)
-        frozen = None
-        if not stage.train_embedder:
-            frozen = Frozen(embed_catalogue_once(fresh, state), propose(stage, inputs.owner_share_N))
-        for _ in range(COUNTED_STEPS):
-            batch = next(batches)
-            queries.append(len(batch.window_Q))
-            with FlopCounterMode(display=False) as counter:
-                train_step(fresh, state, state.objective, batch, frozen, rate=0.0)
-            counted[place] += counter.get_total_flops() / COUNTED_STEPS
-            state.step += 1
-    batches.close()
-    return counted[0], counted[1], float(np.mean(queries[1:]))
+def mean_flops(inputs: TrainInputs, state: TrainState) -> tuple[list[float], float]:
+    """Mean FLOPs of a step of each stage, and mean queries of a step, over some steps that are drawn and not taken."""
+    sizes, flops, queries = sizes_of(inputs.model), list[float](), list[int]()
+    with closing(stream_batches(inputs.sampler, inputs.config.seed)) as batches:
+        for place, stage in enumerate(inputs.config.stages):
+            at = replace(state, stage=place)
+            proposal = propose(stage, inputs.owner_share_N)
+            frozen = Frozen(torch.empty(len(inputs.items), inputs.model.width), None if stage.train_embedder else proposal)
+            counted = []
+            for batch in islice(batches, COUNTED_STEPS):
+                trains = stage.train_embedder
+                scored = draw_trained_items(inputs, at, batch) if trains else draw_frozen_items(inputs, at, frozen)
+                counted.append(step_flops(sizes, composition(batch, scored), trains_embedder=trains).total)
+                queries.append(len(batch.window_Q))
+            flops.append(float(np.mean(counted)))
+    return flops, float(np.mean(queries))
 
 
 def _metrics(settings: Settings, data: Data, model: Model) -> dict[str, float]:
