@@ -1,6 +1,7 @@
 """Puts the parts of a server together to one application, around one release and one history store."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -41,10 +42,12 @@ from service.routes.users import UserRoutes
 from service.settings import Settings
 from service.telemetry.deadlines import Deadlines
 from service.telemetry.logs import RequestLog
+from service.telemetry.loop_lag import measure_lag
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_record import RECORD, RequestRecord
 from service.telemetry.tracing import open_traces
 from twotower.artefacts.item_changes import DeltaStore
+from twotower.memory import available_bytes
 
 VERSION = "1"
 # FastAPI serves these routes itself, so they have no handler.
@@ -106,6 +109,7 @@ def build_app(
             running = [
                 asyncio.create_task(context.comparisons.run_forever()),
                 asyncio.create_task(keep_marked(source.store, plan)),
+                asyncio.create_task(measure_lag(metrics.loop_lag)),
             ]
             yield
             for task in running:
@@ -173,11 +177,18 @@ def charge(keys: KeyRing | None, num_requests: int) -> None:
         keys.charge(record.key_id, num_requests)
 
 
+def memory_available() -> float:
+    """Bytes that this process may still take; infinite where the system does not tell."""
+    left = available_bytes()
+    return math.inf if left is None else left
+
+
 def observe(context: Context, cache: UserCache) -> None:
     """Connect gauges to the values that they show, which are read at each scrape."""
     metrics, engine, served = context.metrics, context.engine, context.served
     metrics.heartbeat_age.set_function(lambda: engine.heartbeat_age_s)
     metrics.queue_depth.set_function(lambda: engine.num_queued)
+    metrics.memory_available.set_function(memory_available)
     metrics.queue_tokens.set_function(lambda: engine.queued_cost)
     engine.on_batch = metrics.count_batch
     counted = {

@@ -3,7 +3,7 @@
 from time import perf_counter
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from service.telemetry.request_record import RECORD
 
@@ -15,6 +15,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        ProcessCollector(registry=registry)
         self.requests = Histogram(
             "http_server_request_duration_seconds",
             "Time from the arrival of a request's head to the end of its answer",
@@ -52,6 +53,17 @@ class Metrics:
         )
         self.heartbeat_age = Gauge(
             "twotower_engine_heartbeat_age_seconds", "Seconds since the engine last moved", registry=registry
+        )
+        self.loop_lag = Histogram(
+            "twotower_event_loop_lag_seconds",
+            "By how much the event loop woke too late, measured ten times a second",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.memory_available = Gauge(
+            "twotower_memory_available_bytes",
+            "Memory that this process may still take: of the machine and of its control groups, the least",
+            registry=registry,
         )
         self.log_dropped = Counter(
             "twotower_log_lines_dropped", "Log lines lost because they could not be written in time", registry=registry

@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
@@ -65,3 +67,15 @@ def test_metrics_of_two_servers_do_not_meet() -> None:
     first, second = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
     first.empty.inc()
     assert second.registry.get_sample_value("twotower_empty_results_total") == 0
+
+
+def test_the_process_and_the_memory_that_it_may_still_take_are_shown(client: Client) -> None:
+    found = samples(client)
+    assert found["process_resident_memory_bytes", ()] > 2**20
+    assert found["process_start_time_seconds", ()] > 10**9
+    assert found["twotower_memory_available_bytes", ()] > 2**20
+
+
+def test_the_lag_of_the_event_loop_is_measured_while_the_server_lives(client: Client) -> None:
+    client.run(asyncio.sleep(0.25))
+    assert samples(client)["twotower_event_loop_lag_seconds_count", ()] >= 1
