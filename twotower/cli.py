@@ -39,6 +39,7 @@ COMMANDS = {
     "validate": Command(
         "training.commands.validate_command:main", "report what is wrong with events and items, and what it costs"
     ),
+    "plan": Command("training.commands.plan_command:main", "sizes, data, batch, negatives and time for a budget of compute"),
     "train": Command("training.commands.train_command:main", "events and items -> bundle"),
     "evaluate": Command("training.commands.evaluate_command:main", "measure a bundle, or the counters it must beat"),
     "report": Command("training.commands.report_command:main", "one HTML page about a run: is it worth shipping, and its curves"),

@@ -99,7 +99,7 @@ def report_cold_start(result: Results, as_json: bool) -> None:
 
 def headline_table(title: str, result: Results) -> "TextTable":
     """Headline metrics of every ranker, and the 95 % interval of the model minus each baseline."""
-    from training.evaluation.metrics import HEADLINE
+    from twotower.metrics.names import HEADLINE
 
     table = new_table(title, "ranker", list(HEADLINE.values()))
     for ranker, metrics in result.items():
@@ -136,7 +136,7 @@ def slice_table(result: Results) -> "TextTable":
 
 def other_table(result: Results) -> "TextTable":
     """Further metrics of every ranker: coverage, entropy, batch-local metrics and others."""
-    from training.evaluation.metrics import BESIDE
+    from twotower.metrics.names import BESIDE
 
     table = new_table("further metrics", "", [name.replace("_", " ") for name in result])
     for name, label in BESIDE.items():

@@ -12,30 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.data.features import Floats, Ints
+from twotower.metrics.names import HEADLINE, LOSSES
 from twotower.metrics.ranking import ndcg_at, recall_at, resamples, tied_ranks, user_bootstrap
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 CUTOFFS = (1, 5, 10, 20, 100)
-HEADLINE = {
-    "recall@10": "R@10",
-    "ndcg@10": "NDCG@10",
-    "mrr@10": "MRR@10",
-    "hit_rate@10": "HR@10",
-    "unseen_recall@10": "unseen R@10",
-    "set_loss": "set loss",
-}  # metrics with confidence intervals, and their names in tables
-BESIDE = {
-    "coverage@10": "coverage@10",
-    "gini@10": "Gini@10",
-    "debiased_recall@10": "debiased R@10",
-    "user_recall@10": "R@10 by user",
-    "entropy": "entropy",
-    "batch_local_loss": "batch-local loss",
-    "batch_local_recall@10": "batch-local R@10",
-}  # further metrics in tables; losses and entropy are in nats
-LOSSES = frozenset({"set_loss", "batch_local_loss"})  # lower is better
 FREQUENCY_BUCKETS = {"0-0": (0, 0), "1-4": (1, 4), "5-9": (5, 9), "10-29": (10, 29), "30+": (30, 10**9)}
 UNSEEN = "unseen_{}"
 SLICES = {

@@ -4,11 +4,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from training.evaluation.metrics import BESIDE, HEADLINE
 from training.report.charts import Curve, Level, chart
 from training.report.run_record import RunRecord
 from training.report.verdict import LABELS, known
 from training.run.stopping import describe
+from twotower.metrics.names import BESIDE, HEADLINE
 from twotower.metrics.rank_correlation import spearman
 from twotower.report.page import Markup, duration, element, figure, section, table, words
 

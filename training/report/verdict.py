@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from training.evaluation.metrics import BATCH_LOCAL_WARNING, BESIDE, HEADLINE, LOSSES, SLICES, gain
+from training.evaluation.metrics import BATCH_LOCAL_WARNING, SLICES, gain
+from twotower.metrics.names import BESIDE, HEADLINE, LOSSES
 from twotower.report.page import Markup, element, joined, section, table, words
 
 Metrics = dict[str, float]

@@ -13,8 +13,8 @@ import math
 import msgspec
 from msgspec.structs import replace
 
-from training.evaluation.metrics import HEADLINE, LOSSES
 from training.recipes.config import TrainConfig
+from twotower.metrics.names import HEADLINE, LOSSES
 
 SAMPLE_ANSWERS = 10_000  # of the validation sample to stop by
 MIN_ANSWERS = 1_000  # with fewer the best evaluation is the best by chance

@@ -72,6 +72,12 @@ def flops_for_events(events: float) -> float:
     return _log_log(events, [p.events for p in points], [p.flops for p in points], 1 / EVENT_EXPONENT)
 
 
+def flops_for_parameters(parameters: float) -> float:
+    """The budget whose compute-optimal model has so many parameters."""
+    points = published()
+    return _log_log(parameters, [p.parameters for p in points], [p.flops for p in points], 1 / PARAMETER_EXPONENT)
+
+
 def num_negatives(flops: float) -> int:
     """Candidates per query after freezing: 200,000 at 1e15 FLOPs, growing as a power of the budget to a million at 1e18."""
     decades = min(max(math.log10(flops / 1e15), 0.0), 3.0)

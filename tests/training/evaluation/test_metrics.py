@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from training.evaluation.metrics import (
-    HEADLINE,
     SLICES,
     Rankings,
     batch_local,
@@ -21,6 +20,7 @@ from training.evaluation.metrics import (
     slices,
     summarise,
 )
+from twotower.metrics.names import HEADLINE
 
 
 def rankings() -> Rankings:

@@ -1,0 +1,124 @@
+"""A plan as it is printed and sent: every figure with its unit, and in words what is not known."""
+
+import msgspec
+
+from twotower.planning.hardware import HardwareTime
+from twotower.planning.memory_needs import MemoryNeeds
+
+
+class SizeChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """The compute-optimal size and data at a budget, by one source."""
+
+    source: str  # published points, published law, or your law
+    parameters: float  # N, of both towers
+    events: float  # D, read in training, repeats counted
+    events_per_parameter: float  # D/N; models of text take about 20
+
+
+class PublishedBudget(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the five published budgets, and how far the law through them is off."""
+
+    flops: float
+    parameters: float
+    events: float
+    events_per_parameter: float  # as published
+    events_per_parameter_by_law: float
+    law_error: float  # of the law's events per parameter, as a share: 0.29 is 29 % too many
+
+
+class Exponents(msgspec.Struct, frozen=True, kw_only=True):
+    """N ~ C^parameters and D ~ C^events, by least squares through the five published points."""
+
+    parameters: float
+    events: float
+    standard_error: float
+    half_width_95: float  # of the 95 % interval, with three degrees of freedom
+
+
+class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
+    """The two towers that can be built and are nearest to the optimum."""
+
+    parameters: int
+    embedder_parameters: int
+    embedder_share: float
+    width: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    ffn_width: int
+    embedder: str  # the kind of embedder
+    embedder_layers: int
+    embedder_hidden: int  # width of the embedder's hidden layer
+    embedder_table_rows: int
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True):
+    """Batch, steps and learning rate."""
+
+    batch: int  # queries of a step
+    batch_windows: int  # histories of 256 events that they stand in
+    knee_low: int | None  # queries above which the metric gains little from a larger batch; null where none is known
+    knee_high: int | None
+    knee: str  # the same in words
+    throughput_batch: int  # the batch that the paper ships for throughput
+    steps: int
+    warmup_steps: int
+    learning_rate: float  # at its peak: 2e-3 sqrt(batch / 512), then a cosine to zero
+
+
+class NegativesChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """Candidates of stage 2, which freezes the embedder."""
+
+    candidates: int
+    whole_catalogue: bool  # whether they are all items, which makes the loss exact
+    published: int  # what the paper's optimum is at this budget
+    as_dear_as_the_model: int  # with so many, scoring costs as much as everything else in a step
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """FLOPs of the run, by the convention and with every term."""
+
+    model_flops: float  # 6 N D
+    exact_flops: float  # every term of every step, and one encoding of the catalogue
+    stage_1: dict[str, float]  # share of each term in a step
+    stage_2: dict[str, float]
+    events_if_all_count: float | None  # D that the budget pays for when every term counts; null if not one step
+
+
+class DataNeeds(msgspec.Struct, frozen=True, kw_only=True):
+    """The events that there are, beside those that the optimum reads."""
+
+    events: float  # distinct ones
+    passes: float  # how often the optimum reads each
+    worth: float  # fresh events that are worth as much, by a law of texts (Muennighoff et al. 2023)
+    budgets: dict[str, float]  # FLOPs whose optimum reads the data 1, 4 and 16 times
+
+
+class ExpectedMetric(msgspec.Struct, frozen=True, kw_only=True):
+    """The metric that a fitted law expects, with the 95 % interval of one further run."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    source: str  # the law's corpus and range, or why there is no estimate
+
+
+class TrainingPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a budget of compute is best spent on, by what is published and by your own law if there is one."""
+
+    flops: float
+    metric: str
+    choices: list[SizeChoice]  # by the published points, by the published law, and by your law; the plan follows the first
+    published: list[PublishedBudget]
+    exponents: Exponents
+    model: ModelSizes
+    events: float  # D of 6 N D with the parameters of this model
+    schedule: Schedule
+    negatives: NegativesChoice
+    cost: Cost
+    memory: MemoryNeeds
+    times: list[HardwareTime]
+    expected: ExpectedMetric
+    data: DataNeeds | None  # null where the number of events is not given
+    assumptions: list[str]
+    warnings: list[str]
