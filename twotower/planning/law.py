@@ -31,7 +31,8 @@ class PowerLaw(msgspec.Struct, frozen=True, kw_only=True):
 
     anchor: float  # FLOPs, the geometric mean of the budgets
     at_anchor: Interval
-    exponent: Interval
+    exponent: Interval  # Student's t over the budgets, so that it also holds what a power law misses
+    bootstrap: Interval | None = None  # of the exponent, from drawing runs again: the noise of runs alone
 
     def at(self, flops: float) -> float:
         """The value at a budget."""
@@ -57,6 +58,20 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     high: float
 
 
+class Surface(msgspec.Struct, frozen=True, kw_only=True):
+    """L = E + A N^-alpha + B D^-beta through all runs, where L is the metric, or 1 - metric if higher is better."""
+
+    E: Interval
+    A: Interval
+    alpha: Interval
+    B: Interval
+    beta: Interval
+    size_exponent: Interval  # beta / (alpha + beta), of N* in C
+    relative_noise: float  # standard deviation of a run around the surface, as a share of L
+    leave_one_out: dict[str, float]  # budget -> size_exponent without its runs
+    held_out_error: float | None  # root mean square relative error at the largest budget of a surface fitted to the others
+
+
 class MetricLaw(msgspec.Struct, frozen=True, kw_only=True):
     """What the runs say about one metric."""
 
@@ -64,6 +79,7 @@ class MetricLaw(msgspec.Struct, frozen=True, kw_only=True):
     parameters: PowerLaw | None  # N*(C), None with fewer than three valleys that have a bottom
     events: PowerLaw | None  # D*(C)
     optima: list[Optimum]
+    surface: Surface | None
     curve: list[Expected]  # at increasing budgets, from a decade below the runs to a decade above
     missing: list[str] = []  # sentences: what could not be fitted, and what to run next
 

@@ -11,7 +11,9 @@ from twotower.planning.law import Expected, Interval, Law, MetricLaw, PowerLaw, 
 
 def a_law(curve: list[Expected], missing: list[str] | None = None) -> Law:
     parameters = PowerLaw(anchor=1e12, at_anchor=Interval(1e5, 9e4, 1.1e5), exponent=Interval(0.5, 0.4, None))
-    metric = MetricLaw(higher_is_better=True, parameters=parameters, events=None, optima=[], curve=curve, missing=missing or [])
+    metric = MetricLaw(
+        higher_is_better=True, parameters=parameters, events=None, optima=[], surface=None, curve=curve, missing=missing or []
+    )
     return Law(
         format_version=1,
         corpus="grocery",

@@ -1,0 +1,1 @@
+"""Scaling laws fitted to runs: valleys, exponents, intervals, and their page."""
