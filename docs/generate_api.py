@@ -58,16 +58,16 @@ def routes() -> list[Route]:
 
 def reference(table: list[Route]) -> Iterator[str]:
     """The lines of the reference."""
-    yield from ["## Routes", "", "| route | body | answer | scope | port |", "|---|---|---|---|---|"]
+    yield from ["## Routes", "", "| route | body or query | answer | scope | port |", "|---|---|---|---|---|"]
     for route in table:
         paths = ", ".join(f"`{path.replace(':path', '')}`" for path in route.paths)
         port = "admin" if route.private else "public"
         answer = f"{route.status} {_linked(route.gives)}".strip()
-        yield f"| {route.method} {paths} | {_linked(route.takes)} | {answer} | {route.scope} | {port} |"
+        yield f"| {route.method} {paths} | {_linked(route.takes or route.asks)} | {answer} | {route.scope} | {port} |"
     yield from ["", "Several paths in one row are the same route. A route with the scope `open` needs no key.", ""]
     yield from ["`/livez` and `/readyz` are on both ports. A server without an admin port has all routes on the public port.", ""]
-    yield from ["## Bodies", "", "A field with an empty default may be left out.", ""]
-    yield from _types([r.takes for r in table if r.takes], answers=False)
+    yield from ["## Bodies and queries", "", "A field with an empty default may be left out.", ""]
+    yield from _types([asked for r in table if (asked := r.takes or r.asks)], answers=False)
     yield from ["## Answers", "", *_types([r.gives for r in table if r.gives], answers=True)]
     yield from ["## Errors", "", "Every answer that is not a success has this body:", ""]
     body = msgspec.json.format(msgspec.json.encode(errors.ErrorBody(error=EXAMPLE))).decode()

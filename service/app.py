@@ -36,6 +36,7 @@ from service.routes.context import Context
 from service.routes.events import EventRoutes
 from service.routes.health import HealthRoutes
 from service.routes.items import ItemRoutes
+from service.routes.plans import PlanRoutes
 from service.routes.recommend import RecommendRoutes
 from service.routes.scores import ScoreRoutes
 from service.routes.users import UserRoutes
@@ -135,6 +136,7 @@ def build_app(
         UserRoutes(context),
         HealthRoutes(context),
         ItemRoutes(context),
+        PlanRoutes(),
         Admin(context, source, follower),
     )
     table = describe_routes(fastapi, [route for part in parts for route in part.routes()])

@@ -39,14 +39,26 @@ def operation(route: Route) -> dict[str, Any]:
     }
     result: dict[str, Any] = {
         "operationId": f"{route.method.lower()}_{route.paths[0].strip('/').replace('/', '_').partition('{')[0] or 'root'}",
-        "summary": (route.takes or route.gives or Route).__doc__ if route.gives else "",
+        "summary": (route.takes or route.asks or route.gives or Route).__doc__ if route.gives else "",
         "responses": {str(route.status): success, **refusals},
     }
     if route.takes:
         result["requestBody"] = {"required": True, "content": _json(route.takes)}
+    if route.asks:
+        result["parameters"] = query_parameters(route.asks)
     if named := re.search(r"{(\w+)", route.paths[0]):
         result["parameters"] = [{"name": named[1], "in": "path", "required": True, "schema": {"type": "string"}}]
     return result
+
+
+def query_parameters(kind: type[msgspec.Struct]) -> list[dict[str, Any]]:
+    """The query parameters of a route, one for each field."""
+    _, components = msgspec.json.schema_components([kind], ref_template=_REFERENCE)
+    described = components[kind.__name__]
+    return [
+        {"name": name, "in": "query", "required": name in described.get("required", ()), "schema": schema}
+        for name, schema in described["properties"].items()
+    ]
 
 
 def _json(kind: type[msgspec.Struct]) -> dict[str, Any]:

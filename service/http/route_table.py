@@ -23,6 +23,7 @@ class Route:
     paths: tuple[str, ...]  # the first is the route's name, the others are aliases
     handler: Handler | None = None  # None: `hot` serves the route, or FastAPI does
     takes: type[msgspec.Struct] | None = None
+    asks: type[msgspec.Struct] | None = None  # its query parameters
     gives: type[msgspec.Struct] | None = None
     status: int = 200
     scope: Scope | Literal["open"] | None = None  # None: no key gives access

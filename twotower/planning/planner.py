@@ -57,7 +57,7 @@ from twotower.planning.training_plan import (
     TrainingPlan,
 )
 
-MOST_FLOPS = 1e24
+MOST_FLOPS, MOST_COUNTED = 1e24, 1e15  # of a plan; items or events
 TOLERANCE = 0.2  # how far the nearest model that can be built may be from N*
 UNIFORM = 4096  # negatives drawn in stage 1
 STAGE_1, STAGE_2 = 0.6, 0.4  # shares of the steps, as in the recipe `from_budget`
@@ -77,7 +77,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         check_metric(self.metric)
         for name, value in (("items", self.items), ("events", self.events)):
-            if value is not None and not 1 <= value < math.inf:
+            if value is not None and not 1 <= value <= MOST_COUNTED:
                 raise ValueError(f"{name} is {value}: give how many there are, such as 1e6")
 
 

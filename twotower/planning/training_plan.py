@@ -18,20 +18,20 @@ class SizeChoice(msgspec.Struct, frozen=True, kw_only=True):
 class PublishedBudget(msgspec.Struct, frozen=True, kw_only=True):
     """One of the five published budgets, and how far the law through them is off."""
 
-    flops: float
-    parameters: float
-    events: float
+    flops: float  # C
+    parameters: float  # N* = sqrt(C / (6 D/N))
+    events: float  # D*
     events_per_parameter: float  # as published
-    events_per_parameter_by_law: float
+    events_per_parameter_by_law: float  # by the line through all five
     law_error: float  # of the law's events per parameter, as a share: 0.29 is 29 % too many
 
 
 class Exponents(msgspec.Struct, frozen=True, kw_only=True):
     """N ~ C^parameters and D ~ C^events, by least squares through the five published points."""
 
-    parameters: float
-    events: float
-    standard_error: float
+    parameters: float  # published as 0.617
+    events: float  # published as 0.383
+    standard_error: float  # of both
     half_width_95: float  # of the 95 % interval, with three degrees of freedom
 
 
@@ -61,15 +61,15 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     knee_high: int | None
     knee: str  # the same in words
     throughput_batch: int  # the batch that the paper ships for throughput
-    steps: int
-    warmup_steps: int
+    steps: int  # of both stages
+    warmup_steps: int  # the first 5 %
     learning_rate: float  # at its peak: 2e-3 sqrt(batch / 512), then a cosine to zero
 
 
 class NegativesChoice(msgspec.Struct, frozen=True, kw_only=True):
     """Candidates of stage 2, which freezes the embedder."""
 
-    candidates: int
+    candidates: int  # of each query
     whole_catalogue: bool  # whether they are all items, which makes the loss exact
     published: int  # what the paper's optimum is at this budget
     as_dear_as_the_model: int  # with so many, scoring costs as much as everything else in a step
@@ -106,19 +106,19 @@ class ExpectedMetric(msgspec.Struct, frozen=True, kw_only=True):
 class TrainingPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a budget of compute is best spent on, by what is published and by your own law if there is one."""
 
-    flops: float
-    metric: str
+    flops: float  # the budget, as C of 6 N D
+    metric: str  # the metric that is served
     choices: list[SizeChoice]  # by the published points, by the published law, and by your law; the plan follows the first
-    published: list[PublishedBudget]
-    exponents: Exponents
-    model: ModelSizes
+    published: list[PublishedBudget]  # what the plan stands on
+    exponents: Exponents  # of the published law
+    model: ModelSizes  # the towers to train
     events: float  # D of 6 N D with the parameters of this model
-    schedule: Schedule
-    negatives: NegativesChoice
-    cost: Cost
-    memory: MemoryNeeds
-    times: list[HardwareTime]
-    expected: ExpectedMetric
+    schedule: Schedule  # how to train them
+    negatives: NegativesChoice  # what stage 2 scores
+    cost: Cost  # in FLOPs
+    memory: MemoryNeeds  # in bytes, of stage 2
+    times: list[HardwareTime]  # on hardware that was measured, and on yours
+    expected: ExpectedMetric  # what the metric will be
     data: DataNeeds | None  # null where the number of events is not given
-    assumptions: list[str]
-    warnings: list[str]
+    assumptions: list[str]  # what is taken for granted, because it was not asked
+    warnings: list[str]  # what to think about before spending the budget
