@@ -38,7 +38,7 @@ from embedder_cache.checks.gates import (
     unchanged_gate,
 )
 from embedder_cache.checks.holdout import ask_both, holdout_gates
-from embedder_cache.checks.index_choice import RequestedKind, make_index
+from embedder_cache.checks.index_choice import RequestedKind, make_index, refuse_without_gpu
 from embedder_cache.embedding.interrupted_run import Note, Work, work_directory
 from embedder_cache.embedding.local_engine import Embedded, Engine, embed_here, item_vectors, still_to_embed
 from embedder_cache.embedding.unchanged_items import Kept, kept_embeddings
@@ -109,6 +109,7 @@ def build_release(
     or deleted through a server. Embedded items stay on disk until a release is published, so that the run after a stopped one
     continues with them. An index of a kind for GPUs is built on `device`, and `auto` chooses one for it.
     """
+    refuse_without_gpu(index, device)  # now, and not after hours of embedding
     columns = bundle.towers.schema.items
     with publishing(store, signer) as publication:
         directory, served = publication.directory, publication.served

@@ -15,9 +15,9 @@ from twotower.data.features import Floats, Ints
 from twotower.device import ON_CPU, Device
 from twotower.errors import EnvironmentProblem
 from twotower.index.files import open_index, write_index
-from twotower.index.gpu import free_bytes, size_of
+from twotower.index.gpu import free_bytes, gpu_of, size_of
 from twotower.index.gpu_memory import fitting_kind
-from twotower.index.kinds import FILES, IndexInfo, Kind
+from twotower.index.kinds import FILES, GPU_KINDS, IndexInfo, Kind
 from twotower.index.scan import Float32Rows, Scan
 from twotower.index.search import Index
 from twotower.progress import say
@@ -60,6 +60,13 @@ class Made:
 
     info: IndexInfo
     report: IndexReport
+
+
+def refuse_without_gpu(requested: RequestedKind, device: Device) -> None:
+    """EnvironmentProblem when the requested kind is for GPUs, and `device` or the FAISS of this machine cannot have it."""
+    for kind in GPU_KINDS:
+        if kind == requested:
+            gpu_of(kind, device)
 
 
 def make_index(

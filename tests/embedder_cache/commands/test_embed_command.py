@@ -18,6 +18,7 @@ from twotower.artefacts.release import read_pointer, read_release_manifest, veri
 from twotower.artefacts.signature import load_verifier, make_keys
 from twotower.artefacts.store import LocalStore, Store
 from twotower.errors import EnvironmentProblem
+from twotower.index.kinds import GPU_KINDS
 
 
 def test_it_publishes_once_and_says_when_nothing_changed(
@@ -30,6 +31,16 @@ def test_it_publishes_once_and_says_when_nothing_changed(
     said = capsys.readouterr()
     assert "nothing changed" in said.err
     assert json.loads(said.out)["items"] == 400
+
+
+@pytest.mark.parametrize("kind", GPU_KINDS)
+def test_an_index_for_gpus_is_refused_before_anything_is_embedded(
+    kind: str, tiny_shop: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--bundle", tiny_bundle, "--items", tiny_shop / "items.parquet", "--store", tmp_path / "store", "--index", kind]
+    with pytest.raises(EnvironmentProblem, match=f"the index kind {kind} needs a GPU: use --device cuda, or "):
+        main([str(a) for a in arguments])
+    assert "embed items" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kept", [400, 399])
