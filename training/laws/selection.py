@@ -10,9 +10,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from training.evaluation.metrics import LOSSES
 from training.sweeps.ledger import Run
 from twotower.errors import DataError
+from twotower.metrics.names import LOSSES
 
 Array = npt.NDArray[np.float64]
 Values = TypeVar("Values", float, Array)

@@ -57,6 +57,8 @@ def _rows(plan: TrainingPlan) -> Iterator[tuple[str, str]]:
             f"±{law.half_width_95:.3f}"
         ),
     )
+    if plan.fitted is not None:
+        yield "your law", f"N ~ C^{plan.fitted.parameters}, D ~ C^{plan.fitted.events}; 95 % intervals, {plan.fitted.corpus}"
     yield "model", f"{short(model.parameters)} parameters, {short(plan.events)} events"
     heads = f"{model.num_heads} heads ({model.num_kv_heads} of keys)"
     yield "contextualizer", f"{model.width} wide, {model.num_layers} layers, {heads}, feed-forward {model.ffn_width}"

@@ -49,6 +49,7 @@ from twotower.planning.training_plan import (
     DataNeeds,
     ExpectedMetric,
     Exponents,
+    FittedExponents,
     ModelSizes,
     NegativesChoice,
     PublishedBudget,
@@ -106,6 +107,7 @@ def plan(ask: Ask, law: Law | None = None) -> TrainingPlan:
         choices=choices(ask.flops, metric, law),
         published=published_table(),
         exponents=exponents(),
+        fitted=fitted_exponents(metric, law),
         model=model,
         events=events,
         schedule=schedule,
@@ -274,6 +276,14 @@ def exponents() -> Exponents:
         standard_error=slope.standard_error,
         half_width_95=slope.half_width,
     )
+
+
+def fitted_exponents(metric: str, law: Law | None) -> FittedExponents | None:
+    """Those of the fitted law for the metric, if it has any."""
+    own = law.metrics.get(metric) if law else None
+    if law is None or own is None or own.parameters is None or own.events is None:
+        return None
+    return FittedExponents(corpus=law.corpus, parameters=own.parameters.exponent, events=own.events.exponent)
 
 
 def expected_metric(metric: str, flops: float, law: Law | None) -> ExpectedMetric:

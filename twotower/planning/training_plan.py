@@ -3,6 +3,7 @@
 import msgspec
 
 from twotower.planning.hardware import HardwareTime
+from twotower.planning.law import Interval
 from twotower.planning.memory_needs import MemoryNeeds
 
 
@@ -33,6 +34,14 @@ class Exponents(msgspec.Struct, frozen=True, kw_only=True):
     events: float  # published as 0.383
     standard_error: float  # of both
     half_width_95: float  # of the 95 % interval, with three degrees of freedom
+
+
+class FittedExponents(msgspec.Struct, frozen=True, kw_only=True):
+    """The exponents of your law, each with its 95 % interval."""
+
+    corpus: str  # that its runs were on
+    parameters: Interval  # of N* in C
+    events: Interval  # of D* in C
 
 
 class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +120,7 @@ class TrainingPlan(msgspec.Struct, frozen=True, kw_only=True):
     choices: list[SizeChoice]  # by the published points, by the published law, and by your law; the plan follows the first
     published: list[PublishedBudget]  # what the plan stands on
     exponents: Exponents  # of the published law
+    fitted: FittedExponents | None  # of your law; null without one, or where it has none for the metric
     model: ModelSizes  # the towers to train
     events: float  # D of 6 N D with the parameters of this model
     schedule: Schedule  # how to train them

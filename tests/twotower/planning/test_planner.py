@@ -137,6 +137,7 @@ LAW = Law(
             parameters=PowerLaw(anchor=1e18, at_anchor=Interval(2e7, 1e7, 4e7), exponent=Interval(0.5, 0.4, 0.6)),
             events=PowerLaw(anchor=1e18, at_anchor=Interval(8e9, 4e9, 1.6e10), exponent=Interval(0.5, 0.4, 0.6)),
             optima=[],
+            surface=None,
             curve=[Expected(flops=1e16, value=0.1, low=0.08, high=0.12), Expected(flops=1e19, value=0.4, low=0.3, high=0.5)],
         )
     },
@@ -154,6 +155,9 @@ def test_a_fitted_law_gives_the_metric_with_its_interval_and_its_own_sizes() -> 
     assert (made.expected.value, made.expected.low, made.expected.high) == pytest.approx((0.3, 0.22666667, 0.37333333))
     assert made.choices[2].source == "your law"
     assert (made.choices[2].parameters, made.choices[2].events) == (2e7, 8e9)
+    assert made.fitted is not None
+    assert (made.fitted.corpus, str(made.fitted.parameters)) == ("shop-1a2b", "0.5 [0.4, 0.6]")
+    assert plan(Ask(flops=1e18, metric="mrr@10"), LAW).fitted is None
 
 
 def test_far_from_its_runs_a_law_gives_no_estimate() -> None:
