@@ -10,7 +10,7 @@ from typing import Literal
 from training.sweeps.corpus import Files
 from training.sweeps.ledger import Run, Settings
 from training.sweeps.measure import ended
-from training.sweeps.worker import computed, one_thread
+from training.sweeps.worker import begin, computed
 from twotower.errors import EnvironmentProblem
 
 EngineName = Literal["local", "ray"]
@@ -36,7 +36,7 @@ def here(queue: Sequence[Settings], files: Files, num_workers: int) -> Iterator[
     attempts, left = dict.fromkeys((one.key for one in queue), 0), list(queue)
     while left:
         waiting, begun = list(left), dict[Future[Run], Settings]()
-        pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=one_thread)
+        pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=begin)
         try:
             while waiting or begun:
                 while waiting and len(begun) < num_workers:

@@ -1,5 +1,8 @@
 """What a process computes that several runs of a sweep share."""
 
+import multiprocessing
+import os
+import threading
 from functools import cache
 
 import torch
@@ -18,6 +21,19 @@ def computed(settings: Settings, files: Files) -> Run:
 def one_thread() -> None:
     """Several runs at once share the cores better than the threads of one."""
     torch.set_num_threads(1)
+
+
+def begin() -> None:
+    """The start of a process of this machine. It ends when the sweep is killed; else it would wait for work for ever."""
+    one_thread()
+    sweep = multiprocessing.parent_process()
+    assert sweep is not None, "it was started by a sweep"
+
+    def end() -> None:
+        sweep.join()
+        os._exit(1)
+
+    threading.Thread(target=end, name="end with the sweep", daemon=True).start()
 
 
 @cache

@@ -14,7 +14,7 @@ from training.sweeps.ledger import read_runs
 
 def test_a_cluster_measures_what_this_machine_measures(tiny_shop: Path, tmp_path: Path) -> None:
     for engine in ("local", "ray"):
-        command = arguments(tiny_shop, tmp_path / engine, "--engine", engine)
+        command = arguments(tiny_shop, tmp_path / engine, "--engine", engine, "--seeds", "0,1")
         subprocess.run(command, check=True, timeout=300, capture_output=True)
     here, there = (
         sorted((replace(run, seconds=0.0) for run in read_runs(tmp_path / engine)), key=lambda run: run.key)
