@@ -44,6 +44,8 @@ COMMANDS = {
     "evaluate": Command("training.commands.evaluate_command:main", "measure a bundle, or the counters it must beat"),
     "report": Command("training.commands.report_command:main", "one HTML page about a run: is it worth shipping, and its curves"),
     "sweep": Command("training.commands.sweep_command:main", "a grid of small training runs, to fit a scaling law to"),
+    "fit": Command("training.commands.fit_command:main", "a scaling law from the runs of a sweep, with intervals"),
+    "laws": Command("training.commands.laws_command:main", "every figure of a ledger of runs, drawn again"),
     "embed": Command("embedder_cache.commands.embed_command:main", "bundle and items -> release, published in a store"),
     "releases": Command(
         "embedder_cache.commands.releases_command:main", "list, verify, activate or roll back the releases of a store"

@@ -1,1 +1,1 @@
-"""The commands `prepare`, `schema`, `validate`, `train`, `evaluate` and `report`."""
+"""The commands `prepare`, `schema`, `validate`, `train`, `evaluate`, `report`, `plan`, `sweep`, `fit` and `laws`."""

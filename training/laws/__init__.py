@@ -1,1 +1,1 @@
-"""Scaling laws fitted to runs: valleys, exponents, intervals, and their page."""
+"""Scaling laws fitted to runs: valleys, exponents, surfaces, and their intervals."""

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from training.laws.allocation import exponents, power_law
 from training.laws.resampling import draw_weights, percentiles
-from training.laws.selection import short
 from training.laws.valley import Curve, Group, bottoms, fit_curves
+from twotower.planning.compute_optimal import short
 from twotower.planning.law import Interval, Optimum, PowerLaw
 
 Array = npt.NDArray[np.float64]

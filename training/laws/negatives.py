@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from training.laws.selection import Array, by_budget, column, losses, short
+from training.laws.selection import Array, by_budget, column, losses
 from training.laws.valley import Curve, Group, fit_curves
 from training.sweeps.ledger import Run
+from twotower.planning.compute_optimal import short
 
 WAYS = ("drawn uniformly", "half by popularity, corrected by logQ", "half by popularity, uncorrected")
 

@@ -122,14 +122,6 @@ def by_budget(runs: Iterable[Run]) -> Mapping[float, list[Run]]:
     return groups
 
 
-def short(count: float) -> str:
-    """Three digits and a unit: 0.84M, 290k, 1.92B."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= 0.1 * size:
-            return f"{count / size:.3g}{unit}"
-    return f"{count:.3g}"
-
-
 def _why_left_out(run: Run) -> str:
     if run.outcome != "done":
         return run.outcome

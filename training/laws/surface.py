@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from training.laws import parametric
 from training.laws.parametric import Parametric
-from training.laws.resampling import DRAWS, draw_weights, expanded_percentiles
+from training.laws.resampling import CONFIDENCE, DRAWS, draw_weights, expanded_percentiles
 from twotower.planning.law import Expected, Surface
 
 Array = npt.NDArray[np.float64]
@@ -48,9 +49,10 @@ def fit_surface(points: Points, num_draws: int = DRAWS) -> Fitted:
     refuse_if_too_few(points)
     _, parameters_R, events_R, loss_R = points
     law = parametric.fit(parameters_R, events_R, loss_R)
-    draws = parametric.refit(law, parameters_R, events_R, loss_R, draw_weights(points.flops_R, num_draws))
     num_runs = len(loss_R)
     residual_R = np.log(loss_R) - np.log(law.at(parameters_R, events_R))
+    refuse_if_flat(residual_R, loss_R)
+    draws = parametric.refit(law, parameters_R, events_R, loss_R, draw_weights(points.flops_R, num_draws))
     noise = float(np.sqrt((residual_R**2).sum() / (num_runs - NUM_PARAMETERS)))
     within = [
         expanded_percentiles(float(value), draws_S, num_runs, NUM_PARAMETERS)
@@ -77,6 +79,15 @@ def refuse_if_too_few(points: Points) -> None:
         raise ValueError(f"{len(points.loss_R)} runs for {NUM_PARAMETERS} parameters of the surface: run more seeds or sizes")
     if points.loss_R.min() <= 0:
         raise ValueError("a loss of 0 or less has no logarithm: fit another metric")
+
+
+def refuse_if_flat(residual_R: Array, loss_R: Array) -> None:
+    """ValueError if the runs lie no nearer to the surface than to their mean, by an F test."""
+    free, log_R = len(loss_R) - NUM_PARAMETERS, np.log(loss_R)
+    around, total = (residual_R**2).sum(), ((log_R - log_R.mean()) ** 2).sum()
+    chance = stats.f.sf(max(total - around, 0.0) / (NUM_PARAMETERS - 1) / max(around / free, 1e-300), NUM_PARAMETERS - 1, free)
+    if chance > 1 - CONFIDENCE:
+        raise ValueError("sizes and budgets change it no more than the noise of runs: run more seeds, or budgets further apart")
 
 
 def leave_one_budget_out(points: Points) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""The HTML page about a run: its charts, its curves, its verdict."""
+"""The HTML pages about a run (charts, curves, verdict) and about the laws of a ledger."""

@@ -10,7 +10,7 @@ from training.report.verdict import LABELS, known
 from training.run.stopping import describe
 from twotower.metrics.names import BESIDE, HEADLINE
 from twotower.metrics.rank_correlation import spearman
-from twotower.report.page import Markup, duration, element, figure, section, table, words
+from twotower.report.page import Markup, correlation_cell, duration, element, figure, section, table, words
 
 WATCHED = {
     "set_loss": "set loss, nats (lower is better)",
@@ -114,12 +114,3 @@ def agreement(run: RunRecord) -> Markup:
         "independent, so the values show no significance."
     )
     return section(title, element("div", table(caption, ["", *range(1, len(names) + 1)], rows), kind="matrix"))
-
-
-def correlation_cell(value: float) -> Markup:
-    """A correlation on a background of its colour; a dash for a metric that never changed."""
-    if np.isnan(value):
-        return element("span", "-", kind="faint")
-    hue = "--popularity" if value > 0 else "--model"
-    colour = f"color-mix(in srgb, var({hue}) {abs(value) * 70:.0f}%, var(--paper))"
-    return Markup(f'<span style="background:{colour}">{value:+.2f}</span>')

@@ -79,8 +79,8 @@ class MetricLaw(msgspec.Struct, frozen=True, kw_only=True):
     parameters: PowerLaw | None  # N*(C), None with fewer than three valleys that have a bottom
     events: PowerLaw | None  # D*(C)
     optima: list[Optimum]
-    surface: Surface | None
     curve: list[Expected]  # at increasing budgets, from a decade below the runs to a decade above
+    surface: Surface | None = None
     missing: list[str] = []  # sentences: what could not be fitted, and what to run next
 
 

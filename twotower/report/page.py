@@ -1,5 +1,6 @@
 """HTML pages in one file. All text is escaped unless it is Markup."""
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -67,6 +68,15 @@ def page(title: str, *content: object) -> str:
         f"<title>{escape(title)}</title><style>{STYLE.read_text()}</style></head>"
         f"<body><main>{joined(content)}</main></body></html>\n"
     )
+
+
+def correlation_cell(value: float) -> Markup:
+    """A correlation on a background of its colour; a dash for a metric that never changed."""
+    if math.isnan(value):
+        return element("span", "-", kind="faint")
+    hue = "--popularity" if value > 0 else "--model"
+    colour = f"color-mix(in srgb, var({hue}) {abs(value) * 70:.0f}%, var(--paper))"
+    return Markup(f'<span style="background:{colour}">{value:+.2f}</span>')
 
 
 def plain(values: dict[str, Any]) -> dict[str, str]:

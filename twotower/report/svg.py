@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
 
+from twotower.report.page import STYLE as STYLE_SHEET
 from twotower.report.page import Markup
 
 SIZE_INCHES = (5.0, 2.7)  # for a column of about 480 px, so that text keeps its size on a narrow screen
@@ -69,3 +70,14 @@ def embedded(svg: str, name: str) -> Markup:
     for stand_in, variable in VARIABLES.items():
         svg = svg.replace(stand_in, f"var({variable})")
     return Markup(svg)
+
+
+def standalone(svg: str) -> str:
+    """A drawing as a file of its own: on white, in the colours of a light page."""
+    light = STYLE_SHEET.read_text().partition("}")[0]
+    for variable in VARIABLES.values():
+        found = re.search(rf"{variable}: (#[0-9a-f]+)", light)
+        assert found, f"{variable} is a colour of the page"
+        svg = svg.replace(f"var({variable})", found[1])
+    style = "<style>text { font-family: system-ui, sans-serif !important; }</style>"
+    return re.sub(r"(<svg [^>]*>)", rf'\1{style}<rect width="100%" height="100%" fill="#ffffff"/>', svg, count=1) + "\n"

@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from training.laws.selection import short
 from training.laws.valley import Group, bottoms, fit_curve, fit_curves, fit_valley
+from twotower.planning.compute_optimal import short
 
 SIZES: npt.NDArray[np.float64] = np.array([1e3, 1e4, 1e5, 1e6, 1e7])
 NOISE = np.array([1, -2, 0, 2, -1]) * 0.01  # orthogonal to a constant and a line
