@@ -6,6 +6,7 @@ import msgspec
 import pyarrow as pa
 
 from embedder_cache.catalogue.opened_release import OpenedRelease, open_release
+from embedder_cache.commands.prometheus_file import write_drift
 from embedder_cache.drift.drift import compare, summary
 from embedder_cache.drift.retrain import load_rules, sentence, urgent_first
 from twotower.artefacts.bundle import Bundle, load_bundle
@@ -30,6 +31,8 @@ def report(args: argparse.Namespace) -> int:
             args.page.write_text(render(drift), encoding="utf-8")
         except OSError as error:
             raise EnvironmentProblem(f"cannot write {args.page}: {error.strerror or error}. Choose another --page.") from error
+    if args.metrics is not None:
+        write_drift(args.metrics, drift.advice)
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(drift)).decode())
     else:

@@ -1,4 +1,4 @@
-"""Metrics of a run of the nightly job, as a file for the textfile collector of Prometheus' node exporter."""
+"""Metrics of the nightly job and of drift, as files for the textfile collector of Prometheus' node exporter."""
 
 import time
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from embedder_cache.build import Published
+from embedder_cache.drift.retrain import Advice
 from twotower.errors import EnvironmentProblem
 
 
@@ -27,6 +28,22 @@ def write_metrics(path: Path, published: Published, seconds: float) -> None:
     for gate in published.gates:
         numbers.labels(gate.name).set(gate.value)
         passed.labels(gate.name).set(gate.passed)
+    _write(path, registry)
+
+
+def write_drift(path: Path, advice: Advice) -> None:
+    """Write the number of each rule about training again, and its advice; a number that is unknown is left out."""
+    registry = CollectorRegistry()
+    numbers = Gauge("twotower_drift_value", "What happened since the bundle was trained.", ["rule"], registry=registry)
+    urgent = Gauge("twotower_drift_retrain", "Train again: 0 no, 1 soon, 2 now.", ["rule"], registry=registry)
+    for finding in advice.findings:
+        if finding.value is not None:
+            numbers.labels(finding.name).set(finding.value)
+            urgent.labels(finding.name).set({"soon": 1, "now": 2}.get(finding.retrain, 0))
+    _write(path, registry)
+
+
+def _write(path: Path, registry: CollectorRegistry) -> None:
     try:
         write_to_textfile(str(path), registry)
     except OSError as error:

@@ -46,6 +46,7 @@ def main(argv: list[str]) -> int:
             sub.add_argument("--bundle", type=Path, help="the bundle that made the newer one: what happened since it was trained")
             sub.add_argument("--rules", type=Path, metavar="TOML", help="when to train again; see docs/nightly.md")
             sub.add_argument("--page", type=Path, metavar="FILE.html", help="write the report as a page that needs no network")
+            sub.add_argument("--metrics", type=Path, metavar="FILE.prom", help="leave the numbers for Prometheus' node exporter")
             sub.add_argument("--json", action="store_true", help="the report as JSON on stdout")
     args = parser.parse_args(argv)
     known = {

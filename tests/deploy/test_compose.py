@@ -69,7 +69,7 @@ def test_named_volumes_are_declared_and_mounted_files_exist(name: str) -> None:
     for mount in SERVICES[name].get("volumes", []):
         source = mount.split(":")[0]
         if source.startswith("./"):
-            assert (DEPLOY / source).is_file()
+            assert (DEPLOY / source).exists()
         elif not source.startswith("${"):
             assert source in COMPOSE["volumes"]
 
@@ -82,9 +82,19 @@ def test_only_the_nightly_job_writes_releases() -> None:
 
 def test_prometheus_reads_the_service_where_it_listens() -> None:
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
-    targets = [t for job in config["scrape_configs"] for group in job["static_configs"] for t in group["targets"]]
+    targets = {
+        job["job_name"]: [t for group in job["static_configs"] for t in group["targets"]] for job in config["scrape_configs"]
+    }
     command = SERVICES["service"]["command"]
-    assert targets == [f"service:{command[command.index('--port') + 1]}"]
+    assert targets == {"twotower": [f"service:{command[command.index('--port') + 1]}"], "nightly": ["node-exporter:9100"]}
+
+
+def test_the_nightly_job_leaves_its_metrics_where_the_node_exporter_looks() -> None:
+    written = words(OURS["embed"]["command"])
+    folder = str(Path(written[written.index("--metrics") + 1]).parent)
+    assert f"--collector.textfile.directory={folder}" in SERVICES["node-exporter"]["command"]
+    assert f"nightly:{folder}" in SERVICES["embed"]["volumes"]
+    assert f"nightly:{folder}:ro" in SERVICES["node-exporter"]["volumes"]
 
 
 @pytest.mark.skipif(not has_compose_plugin(), reason="the compose plugin is not installed")

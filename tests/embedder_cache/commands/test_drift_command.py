@@ -48,6 +48,18 @@ def test_the_page_is_written_where_it_is_wanted(store: Path, tmp_path: Path) -> 
         main(["drift", "--store", str(store), "--page", str(tmp_path / "nowhere" / "drift.html")])
 
 
+def test_prometheus_can_read_what_the_rules_found(store: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_text("[popularity_divergence]\nsoon = 0.0\nnow = 0.0\n")
+    arguments = ["drift", "--store", str(store), "--bundle", str(tiny_bundle), "--rules", str(tmp_path / "rules.toml")]
+    assert main([*arguments, "--metrics", str(tmp_path / "drift.prom")]) == 0
+    written = (tmp_path / "drift.prom").read_text()
+    assert 'twotower_drift_retrain{rule="popularity_divergence"} 2.0' in written
+    assert 'twotower_drift_value{rule="unseen_demand"}' in written
+    assert "bundle_age_days" not in written  # the bundle's provenance does not say it
+    with pytest.raises(EnvironmentProblem, match="--metrics"):
+        main([*arguments, "--metrics", str(tmp_path / "nowhere" / "drift.prom")])
+
+
 def test_a_damaged_release_is_not_compared(store: Path) -> None:
     (release_path(store, list_releases(store)[0]) / VECTORS).write_bytes(b"nothing")
     with pytest.raises(IntegrityError, match=VECTORS):
