@@ -148,7 +148,7 @@ def _described(plan: Allocation) -> str:
 
 def short(count: float) -> str:
     """Three digits and a unit: 0.84M, 1.2M, 290M, 1.92B."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if count >= 0.1 * size:
             return f"{count / size:.3g}{unit}"
     return f"{count:.0f}"

@@ -86,7 +86,7 @@ def _cost_rows(plan: TrainingPlan) -> Iterator[tuple[str, str]]:
     paid = "not one step" if cost.events_if_all_count is None else f"{short(cost.events_if_all_count)} events"
     yield (
         "FLOPs",
-        f"{cost.model_flops:.2g} by 6ND, {cost.exact_flops:.2g} with every term, so counted the budget pays for {paid}",
+        f"{cost.model_flops:.2g} by 6ND, {cost.exact_flops:.2g} with every term; counting all, the budget pays for {paid}",
     )
     for label, shares in (("  stage 1", cost.stage_1), ("  stage 2", cost.stage_2)):
         largest = sorted(shares.items(), key=lambda term: -term[1])
@@ -119,9 +119,11 @@ def _known_rows(plan: TrainingPlan) -> Iterator[tuple[str, str]]:
     else:
         yield plan.metric, f"{expected.value:.4g} [{expected.low:.4g}, {expected.high:.4g}]: {expected.source}"
     if plan.data is not None:
-        data, once = plan.data, " each" if plan.data.passes > 1 else ""
-        fresh = f"worth {short(data.worth)} fresh ones by a law of texts"
-        yield "data", f"{short(data.events)} events, read {data.passes:,.3g} times{once}: {fresh}"
+        data = plan.data
+        read = f"read {data.passes:,.3g} times each: worth {short(data.worth)} fresh ones by a law of texts"
+        if data.passes <= 1:
+            read = f"of which the optimum reads {short(plan.events)}"
+        yield "data", f"{short(data.events)} events, {read}"
         bear = ", ".join(f"{flops:.2g} FLOPs read {passes} times" for passes, flops in data.budgets.items())
         yield "", f"they bear {bear}".replace("1 times", "once", 1)
 

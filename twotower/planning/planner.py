@@ -59,7 +59,7 @@ from twotower.planning.training_plan import (
 )
 
 MOST_FLOPS, MOST_COUNTED = 1e24, 1e15  # of a plan; items or events
-TOLERANCE = 0.2  # how far the nearest model that can be built may be from N*
+TOLERANCE = 0.2  # how far a model may be from N* where none is nearer: small ones differ by a whole layer
 UNIFORM = 4096  # negatives drawn in stage 1
 STAGE_1, STAGE_2 = 0.6, 0.4  # shares of the steps, as in the recipe `from_budget`
 PEAK_RATE, RATE_BATCH, WARMUP = 2e-3, 512, 0.05
@@ -141,7 +141,11 @@ def sizes_for(best: Allocation) -> Sizes:
             f"the optimum for {best.flops:.3g} FLOPs has {short(best.parameters)} parameters, and the smallest model has "
             f"{short(smallest)}: give at least {least:.2g} FLOPs"
         )
-    shape = shape_for(max(best.parameters, smallest), SHARE, TOLERANCE)
+    wanted = max(best.parameters, smallest)
+    try:
+        shape = shape_for(wanted, SHARE)  # as the recipe `from_budget` takes
+    except ValueError:
+        shape = shape_for(wanted, SHARE, TOLERANCE)
     return with_embedder(of_shape(shape), SHARE)
 
 

@@ -18,7 +18,7 @@ def test_the_answer_is_what_the_command_prints(client: Client, capsys: pytest.Ca
 
 def test_budget_and_metric_are_enough(client: Client) -> None:
     found = client.get("/v1/plan?flops=1e15&metric=recall@10").json()
-    assert (found["model"]["width"], found["data"], found["memory"]["shards"]) == (120, None, None)
+    assert (found["model"]["width"], found["data"], found["memory"]["shards"]) == (104, None, None)
 
 
 @pytest.mark.parametrize(

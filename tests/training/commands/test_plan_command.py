@@ -31,7 +31,7 @@ def test_the_plan_is_a_page_that_fits_a_terminal(capsys: pytest.CaptureFixture[s
 def test_the_json_is_the_same_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--flops", "1e15", "--metric", "recall@10", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
-    assert (made["metric"], made["model"]["width"], made["schedule"]["batch"]) == ("recall@10", 120, 2048)
+    assert (made["metric"], made["model"]["width"], made["schedule"]["batch"]) == ("recall@10", 104, 2048)
     assert made["expected"]["value"] is None
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from training.recipes.recipes import RECIPES, from_budget, mup, popular_negatives, uncorrected_negatives
 from twotower.data.window import WINDOW
+from twotower.planning.planner import Ask, plan
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -33,6 +34,17 @@ def test_a_larger_budget_buys_a_larger_model_and_more_negatives() -> None:
     small, large = from_budget(1e15), from_budget(1e18)
     assert large.width * large.num_layers > small.width * small.num_layers
     assert large.stages[-1].num_negatives == 1_000_000
+
+
+@pytest.mark.parametrize("flops", [1e15, 1e16, 1e17, 1e18, 1e19])
+def test_the_recipe_trains_what_is_planned_for_its_budget(flops: float) -> None:
+    config, planned = from_budget(flops), plan(Ask(flops=flops, metric="recall@10"))
+    names = ("width", "num_layers", "num_heads", "num_kv_heads")
+    assert [getattr(config, name) for name in names] == [getattr(planned.model, name) for name in names]
+    assert (config.max_queries, config.batch_windows) == (planned.schedule.batch, planned.schedule.batch_windows)
+    assert config.stages[-1].num_negatives == planned.negatives.candidates
+    steps = sum(stage.max_steps or 0 for stage in config.stages)
+    assert steps == pytest.approx(planned.schedule.steps, rel=0.1), "the plan's D follows from the model that can be built"
 
 
 def test_mup_is_the_same_run_parametrised_otherwise() -> None:
