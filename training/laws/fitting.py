@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from training.laws.isoflop import IsoFlop, fit_isoflop
 from training.laws.selection import Chosen, as_loss, choose, column, higher_is_better, losses, metrics_of
-from training.laws.surface import Fitted, Points, fit_surface
+from training.laws.surface import Fitted, Points, fit_surface, limits_reached
 from training.sweeps.ledger import Run
 from twotower.errors import DataError
 from twotower.planning.law import FORMAT_VERSION, Expected, Law, MetricLaw
@@ -52,7 +52,7 @@ def fit_metric(runs: Sequence[Run], metric: str) -> MetricFit:
         fitted = fit_surface(points)
     except ValueError as error:
         return MetricFit(metric, points, valleys, None, [*valleys.problems, str(error)])
-    return MetricFit(metric, points, valleys, fitted, valleys.problems)
+    return MetricFit(metric, points, valleys, fitted, [*valleys.problems, *limits_reached(fitted.law)])
 
 
 def fit_ledger(runs: Sequence[Run], corpus: str | None, metrics: Sequence[str] | None) -> tuple[Law, list[MetricFit], Chosen]:

@@ -19,6 +19,7 @@ Array = npt.NDArray[np.float64]
 DELTA = 1e-3  # of Huber's loss, in nats of log loss (Hoffmann et al. 2022, appendix D.3)
 EXPONENTS = np.linspace(0.05, 1.5, 15)  # the grid of starts, for alpha and for beta
 NUM_STARTS, STEPS_OF_STARTS, STEPS_OF_DRAWS = 6, 60, 40
+LOWEST, HIGHEST = 1e-3, 5.0  # exponents of the search
 _TINY = 1e-12
 
 
@@ -101,7 +102,7 @@ def _refine(x_R2: Array, loss_R: Array, start_SK: Array, weights_SR: Array, num_
         ridge_SK = damping_S[:, None] * diagonal_SK + _TINY * diagonal_SK.max(1, keepdims=True)
         step_SK = np.linalg.solve(normal_SKK + ridge_SK[:, :, None] * np.eye(5), gradient_SK[:, :, None])[:, :, 0]
         tried_SK = theta_SK - np.clip(step_SK, -1.0, 1.0)
-        tried_SK[:, [2, 4]] = np.clip(tried_SK[:, [2, 4]], 1e-3, 5.0)
+        tried_SK[:, [2, 4]] = np.clip(tried_SK[:, [2, 4]], LOWEST, HIGHEST)
         tried_residual_SR, tried_slope_SRK = _linearised(tried_SK, x_R2, loss_R)
         tried_cost_S = _cost(tried_residual_SR, weights_SR)
         better = tried_cost_S < cost_S

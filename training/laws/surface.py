@@ -90,6 +90,16 @@ def refuse_if_flat(residual_R: Array, loss_R: Array) -> None:
         raise ValueError("sizes and budgets change it no more than the noise of runs: run more seeds, or budgets further apart")
 
 
+def limits_reached(law: Parametric) -> list[str]:
+    """Sentences about exponents that the runs do not bound, because the search ended at its limit."""
+    ends = {"alpha": (float(law.alpha), "sizes"), "beta": (float(law.beta), "budgets")}
+    return [
+        f"the runs do not bound {name} of the surface, which ends at {value:.3g}: run a wider range of {what}"
+        for name, (value, what) in ends.items()
+        if not 2 * parametric.LOWEST < value < 0.98 * parametric.HIGHEST
+    ]
+
+
 def leave_one_budget_out(points: Points) -> dict[str, float]:
     """The exponent of N* without the runs of each budget; empty if three budgets are all there are."""
     budgets = np.unique(points.flops_R)

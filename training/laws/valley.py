@@ -105,8 +105,8 @@ def fit_curve(group: Group, sizes: str, written: Callable[[float], str], noise: 
     bounded = valley.optimum.low is not None and valley.optimum.high is not None
     problem = {
         "inside": "" if bounded else "is within the noise of its runs, so its bottom has no bound: run more seeds",
-        "below": f"{tried}: it still falls at the lower end, so run smaller {sizes}",
-        "above": f"{tried}: it still falls at the upper end, so run larger {sizes}",
+        "below": f"{tried}: it still improves at the lower end, so run smaller {sizes}",
+        "above": f"{tried}: it still improves at the upper end, so run larger {sizes}",
         "none": f"{tried}: the runs do not differ, so run {sizes} further apart",
     }[valley.bottom]
     return Curve(flops, size_R, loss_R, valley, problem and f"{where} {problem}")

@@ -30,7 +30,7 @@ SMOOTH = 200  # points of a curve
 def valleys(axes: Axes, metric: str, curves: Sequence[Curve], noun: str) -> None:
     """Runs, curves and optima of every budget. A star is a bottom inside the sizes; its whisker is the 95 % interval."""
     for curve, colour in zip(curves, colours(len(curves)), strict=True):
-        label = f"{curve.flops:.0e}".replace("e+", "e")
+        label = budget(curve.flops)
         axes.scatter(curve.size_R, as_loss(metric, curve.loss_R), s=16, color=colour, label=label, zorder=3, linewidths=0)
         if curve.valley is None:
             continue
@@ -145,6 +145,11 @@ def aging(axes: Axes, found: Aging) -> None:
         axes.plot(line, as_loss(found.metric, found.at(float(size), line)), color=colour, linewidth=1.4)
     axes.set_xlabel(f"{found.unit}s since the end of the training data")
     key(axes, "parameters")
+
+
+def budget(flops: float) -> str:
+    """A budget as short as it can be: 2.5e11."""
+    return f"{flops:.3g}".replace("e+", "e")
 
 
 def colours(count: int) -> list[str]:

@@ -138,7 +138,7 @@ def share_section(sheet: Sheet, corpora: Sequence[Chosen]) -> Markup:
             charts.append(sheet.figure(f"share-{chosen.corpus}-{metric}", title, _banded(metric, curves, "embedder's share")))
             problems += [f"{title}: {curve.problem}" for curve in curves]
             if metric == _shown(chosen)[0]:
-                rows += [(f"{chosen.corpus}, {c.flops:.0e}", _in_percent(c.found.optimum)) for c in curves if c.found]
+                rows += [(f"{chosen.corpus}, {figures.budget(c.flops)}", _in_percent(c.found.optimum)) for c in curves if c.found]
     if not charts:
         return Markup("")
     if rows:
@@ -181,8 +181,8 @@ def batch_section(sheet: Sheet, chosen: Chosen) -> Markup:
             continue
         for one in found:
             how = one.how
-            title = f"{metric}, {one.flops:.0e} FLOPs" + ("" if one.problem else f": knee at {counted(one.batch)}")
-            name = f"batch-{chosen.corpus}-{metric}-{one.flops:.0e}"
+            title = f"{metric}, {figures.budget(one.flops)} FLOPs" + ("" if one.problem else f": knee at {counted(one.batch)}")
+            name = f"batch-{chosen.corpus}-{metric}-{figures.budget(one.flops)}"
             charts.append(sheet.figure(name, title, lambda axes, one=one: figures.knee(axes, one)))  # type: ignore[misc]
             problems.append(one.problem)
     meaning = (

@@ -99,7 +99,7 @@ def by_budget_and_way(runs: Sequence[Run], metrics: Sequence[str]) -> list[Agree
         ending = f", {way.rpartition(', ')[2]}" if len(ways) > 1 else ""
         for flops, here in by_budget(drawn).items():
             if len(here) >= MIN_RUNS:
-                found.append(agreement(f"{flops:.0e}{ending}", here, metrics))
+                found.append(agreement(f"{figures.budget(flops)}{ending}", here, metrics))
     return found
 
 
@@ -116,7 +116,7 @@ def by_number(runs: Sequence[Run], loss: str) -> dict[str, list[tuple[int, float
                 if len(part) >= MIN_RUNS
             ]
             if len(points) > 1:
-                series[f"{flops:.0e}, {way.rpartition(', ')[2]}"] = points
+                series[f"{figures.budget(flops)}, {way.rpartition(', ')[2]}"] = points
     return series
 
 

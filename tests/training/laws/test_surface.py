@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.training.laws.synthetic_runs import BEHAVIOUR, BUDGETS, isoflop_grid
-from training.laws.surface import Points, fit_surface, optimum
+from training.laws.surface import Points, fit_surface, limits_reached, optimum
 from twotower.planning.law import Interval
 
 
@@ -62,6 +62,19 @@ def test_the_optimum_uses_what_an_event_costs_in_the_runs() -> None:
     points = isoflop_grid(BEHAVIOUR)
     dear = points._replace(flops_R=points.flops_R * 2)
     assert optimum(dear, BEHAVIOUR, 2e17) == pytest.approx(optimum(points, BEHAVIOUR, 1e17), rel=0.05)
+
+
+def test_an_exponent_at_the_limit_of_the_search_is_said_to_be_unknown() -> None:
+    assert limits_reached(BEHAVIOUR) == []
+    (sentence,) = limits_reached(BEHAVIOUR._replace(alpha=np.array(5.0)))
+    assert sentence == "the runs do not bound alpha of the surface, which ends at 5: run a wider range of sizes"
+
+
+def test_metrics_that_only_scatter_have_no_surface() -> None:
+    points = isoflop_grid(BEHAVIOUR)
+    scattered = 0.95 + 0.01 * np.random.default_rng(0).standard_normal(35)
+    with pytest.raises(ValueError, match="no more than the noise of runs: run more seeds, or budgets further apart"):
+        fit_surface(points._replace(loss_R=scattered))
 
 
 def few(points: Points, budgets: int, sizes: int) -> Points:

@@ -67,7 +67,7 @@ def test_a_bottom_outside_the_sizes_is_said_and_not_extrapolated(place: float, b
 
 def test_a_hill_has_no_bottom_and_the_better_end_says_where_to_go_on() -> None:
     curve = fit_curve(Group(1e12, SIZES, -valley_at(4.5)), "sizes", short)
-    assert curve.problem.endswith("it still falls at the upper end, so run larger sizes")
+    assert curve.problem.endswith("it still improves at the upper end, so run larger sizes")
 
 
 def test_a_valley_within_the_noise_asks_for_more_seeds() -> None:

@@ -63,3 +63,7 @@ def test_ticks_are_shares_in_per_cent_or_counts_with_units(value: float, written
 def test_few_series_have_colours_far_apart() -> None:
     assert figures.colours(2) == [figures.COLOURS[0], figures.COLOURS[-1]]
     assert len(figures.colours(9)) == 9
+
+
+def test_budgets_are_written_as_they_are() -> None:
+    assert [figures.budget(flops) for flops in (1e11, 2.5e11, 1.5e12)] == ["1e11", "2.5e11", "1.5e12"]
