@@ -76,6 +76,11 @@ def fit_ledger(runs: Sequence[Run], corpus: str | None, metrics: Sequence[str] |
 
 
 def measured(metric: str, expected: Expected) -> Expected:
-    """A point of the curve of losses as the metric is measured; the ends change places where higher is better."""
-    value, *ends = (float(as_loss(metric, end)) for end in (expected.value, expected.low, expected.high))
+    """A point of the curve of losses as the metric is measured; the ends change places where higher is better.
+
+    Such metrics are shares, so that they are cut off at 0 and 1.
+    """
+    value, *ends = (as_loss(metric, end) for end in (expected.value, expected.low, expected.high))
+    if higher_is_better(metric):
+        value, *ends = (min(max(end, 0.0), 1.0) for end in (value, *ends))
     return Expected(flops=expected.flops, value=value, low=min(ends), high=max(ends))

@@ -17,9 +17,9 @@ from twotower.planning.law import Expected, Surface
 Array = npt.NDArray[np.float64]
 
 NUM_PARAMETERS, MIN_BUDGETS, MIN_SIZES = 5, 3, 4
-REACH = 10.0  # how far beyond the budgets of the runs a curve goes
+REACH = 10.0  # how far beyond the budgets and sizes of the runs a curve goes
 POINTS_PER_DECADE = 4
-SIZES = 400  # tried at a budget for its optimum
+SIZES = 600  # tried at a budget for its optimum
 
 
 class Points(NamedTuple):
@@ -140,10 +140,12 @@ def expected_curve(points: Points, law: Parametric, draws: Parametric, residual_
 
 
 def optimum(points: Points, law: Parametric, flops: float) -> tuple[float, float]:
-    """N* and D* of the surface at a budget. How many events a budget pays for at a size is taken from the runs."""
+    """N* and D* of the surface at a budget, no further than a decade from the sizes of the runs.
+
+    How many events a budget pays for at a size is taken from the runs.
+    """
     cost = cost_of_runs(points)
-    centre = np.log10(points.parameters_R).mean() + np.log10(flops / points.flops_R).mean() / 2
-    sizes = np.logspace(centre - 4, centre + 4, SIZES)
+    sizes = np.geomspace(points.parameters_R.min() / REACH, points.parameters_R.max() * REACH, SIZES)
     events = flops / (sizes * cost_at(cost, sizes, flops))
     best = int(np.argmin(law.at(sizes, events)))
     return float(sizes[best]), float(events[best])

@@ -135,11 +135,12 @@ def share_section(sheet: Sheet, corpora: Sequence[Chosen]) -> Markup:
         for metric in _shown(chosen):
             curves = share_curves(chosen.runs, metric)
             title = f"{metric}, {chosen.corpus}"
-            charts.append(sheet.figure(f"share-{chosen.corpus}-{metric}", title, _banded(metric, curves, "embedder's share")))
+            if any(curve.valley for curve in curves):
+                charts.append(sheet.figure(f"share-{chosen.corpus}-{metric}", title, _banded(metric, curves, "embedder's share")))
             problems += [f"{title}: {curve.problem}" for curve in curves]
             if metric == _shown(chosen)[0]:
                 rows += [(f"{chosen.corpus}, {figures.budget(c.flops)}", _in_percent(c.found.optimum)) for c in curves if c.found]
-    if not charts:
+    if not corpora:
         return Markup("")
     if rows:
         title = f"best share by {_shown(corpora[0])[0]}, with 95 % intervals"
@@ -159,7 +160,8 @@ def negatives_section(sheet: Sheet, chosen: Chosen) -> Markup:
     for metric in _shown(chosen):
         for number, (way, curves) in enumerate(negatives_curves(chosen.runs, metric).items()):
             name = f"negatives-{chosen.corpus}-{metric}-{number}"
-            charts.append(sheet.figure(name, f"{metric}, {way}", _banded(metric, curves, "negatives K, a step")))
+            if any(curve.valley for curve in curves):
+                charts.append(sheet.figure(name, f"{metric}, {way}", _banded(metric, curves, "negatives K, a step")))
             problems += [f"{metric}, {way}: {curve.problem}" for curve in curves]
     return section(
         f"Negatives after freezing: {chosen.corpus}",

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.training.laws.synthetic_runs import BEHAVIOUR, BUDGETS, a_run, isoflop_grid, isoflop_runs
-from training.laws.fitting import fit_ledger
+from training.laws.fitting import fit_ledger, measured
 from twotower.errors import DataError
-from twotower.planning.law import read_law, write_law
+from twotower.planning.law import Expected, read_law, write_law
 
 
 def test_every_metric_of_the_runs_gets_its_law_by_the_same_code() -> None:
@@ -51,3 +51,9 @@ def test_runs_that_are_left_out_are_counted_in_the_law() -> None:
     law, *_ = fit_ledger([*runs, a_run(outcome="diverged")], None, ["set_loss"])
     assert law.left_out == {"diverged": 1}
     assert len(law.run_keys) == len(runs)
+
+
+def test_an_expected_share_lies_between_0_and_1() -> None:
+    wide = Expected(flops=1e12, value=0.75, low=-0.5, high=40.0)
+    assert measured("recall@10", wide) == Expected(flops=1e12, value=0.25, low=0.0, high=1.0)
+    assert measured("set_loss", wide) == wide
