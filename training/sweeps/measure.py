@@ -157,17 +157,29 @@ def mean_flops(inputs: TrainInputs, state: TrainState) -> tuple[list[float], flo
 
 def _metrics(settings: Settings, data: Data, model: Model) -> dict[str, float]:
     """Metrics of the validation part. Of a model that ages: of each period between the end of its training and the test part."""
-    queries_of, rng = PROTOCOLS["next-basket"], np.random.default_rng(0)
+    queries_of = PROTOCOLS["next-basket"]
     if not settings.periods:
-        queries = sample(rng, queries_of(data.log, data.train_until_ms, data.test_from_ms), NUM_ANSWERS)
+        queries = sample(np.random.default_rng(0), queries_of(data.log, data.train_until_ms, data.test_from_ms), NUM_ANSWERS)
         return {name: value for name, value in _ranked(data, model, queries).items() if name in KEPT}
     bounds = np.linspace(data.train_until_ms, data.test_from_ms, settings.periods + 1).round().astype(np.int64)
     result: dict[str, float] = {}
     for begin, end in pairwise(bounds.tolist()):
-        queries = sample(rng, queries_of(data.log, begin, end), NUM_ANSWERS)
+        queries = same_users(queries_of(data.log, begin, end), data.log.num_users)
         week = (begin - data.train_until_ms) / WEEK_MS
         result |= {f"week {week:.1f}: {name}": value for name, value in _ranked(data, model, queries).items() if name in AGEING}
     return result
+
+
+def same_users(queries: list[Query], num_users: int) -> list[Query]:
+    """All queries of so many users that they have about NUM_ANSWERS answers: in every period the same users as far as they occur.
+
+    Models of different ages are then asked about the same people, who differ more from each other than the models do.
+    """
+    place_U = np.random.default_rng(0).permutation(num_users)
+    ordered = sorted(queries, key=lambda query: (place_U[query.user], query.num_known))
+    enough = int(np.searchsorted(np.cumsum([len(query.answers) for query in ordered]), NUM_ANSWERS))
+    last = place_U[ordered[min(enough, len(ordered) - 1)].user]
+    return [query for query in queries if place_U[query.user] <= last]
 
 
 def _ranked(data: Data, model: Model, queries: list[Query]) -> dict[str, float]:

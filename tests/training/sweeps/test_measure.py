@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from training.evaluation.rankers import Query
 from training.sweeps.corpus import Corpus, Files, corpus_name, read_corpus
 from training.sweeps.exclusions import excluded
 from training.sweeps.grids import base, shape_of
-from training.sweeps.measure import KEPT, measure
+from training.sweeps.measure import KEPT, measure, same_users
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,16 @@ def test_a_frozen_model_is_measured_in_every_period_after_its_training(corpus: C
     weeks = [name.removesuffix(": set_loss") for name in run.metrics if name.endswith(": set_loss")]
     assert weeks == ["week 0.0", "week 2.9", "week 5.7"], "48 days of training and 12 of validation follow: three times 20 days"
     assert run.distinct_events < corpus.data.train_count_N.sum()
+
+
+def test_models_of_all_ages_are_asked_about_the_same_people() -> None:
+    def asked(users: range) -> set[int]:
+        queries = [Query(user, 0, 0, np.arange(10)) for user in users for _ in range(5)]
+        return {query.user for query in same_users(queries, num_users=1_000)}
+
+    assert len(asked(range(1_000))) == 200, "users of 50 answers each"
+    missing = set(range(500))
+    assert asked(range(500, 1_000)) >= asked(range(1_000)) - missing, "where some did not come, others are asked beside the same"
 
 
 def test_a_budget_that_is_too_small_fails_with_what_to_change(corpus: Corpus) -> None:
