@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
+from compose_spec import PyOptions
 
 from twotower.cli import COMMANDS
 
@@ -95,6 +96,28 @@ def test_the_nightly_job_leaves_its_metrics_where_the_node_exporter_looks() -> N
     assert f"--collector.textfile.directory={folder}" in SERVICES["node-exporter"]["command"]
     assert f"nightly:{folder}" in SERVICES["embed"]["volumes"]
     assert f"nightly:{folder}:ro" in SERVICES["node-exporter"]["volumes"]
+
+
+def allowed(text: str) -> None:
+    """ValueError for what the compose specification does not allow; each variable is at its default."""
+    PyOptions(apply_merge=True).from_yaml(re.sub(r"\$\{\w+:?-(.*?)\}", r"\1", text)).validate()
+
+
+def test_the_file_is_what_the_compose_specification_allows() -> None:
+    allowed((DEPLOY / "compose.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("healthcheck:", "healthchek:"),
+        ("cap_drop: [ALL]", "cap_drop: ALL"),
+        ("stop_grace_period: 30s", "stop_grace_period: long"),
+    ],
+)
+def test_what_the_compose_specification_does_not_allow_is_found(right: str, wrong: str) -> None:
+    with pytest.raises(ValueError, match=r"healthchek|expected a set|long"):
+        allowed((DEPLOY / "compose.yaml").read_text().replace(right, wrong))
 
 
 @pytest.mark.skipif(not has_compose_plugin(), reason="the compose plugin is not installed")
