@@ -53,6 +53,12 @@ FOREIGN = {
     "--fix": "ruff",
     "--strict": "mypy",
     "--import-mode": "pytest",
+    "--build-arg": "docker",
+    "--rm": "docker",
+    "--sbom": "docker",
+    "--target": "docker",
+    "--from-file": "kubectl",
+    "--from-literal": "kubectl",
 }
 
 

@@ -213,7 +213,7 @@ def test_nothing_may_speak_but_what_is_allowed_by_name() -> None:
 
 
 def test_every_service_leads_to_pods_with_a_port_of_that_name() -> None:
-    ports = defaultdict(set)
+    ports: defaultdict[str, set[str]] = defaultdict(set)
     for one in base():
         if one["kind"] in ("Deployment", "StatefulSet"):
             label = one["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/name"]
