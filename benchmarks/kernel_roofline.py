@@ -15,8 +15,10 @@ from matplotlib.axes import Axes
 
 from benchmarks.kernel_resources import GOLDEN
 from benchmarks.kernel_static.launches import SEARCH, default_model, launches
-from benchmarks.kernel_static.roofline_model import H100, looped_s, search_s, streamed_s, turn
+from benchmarks.kernel_static.roofline_model import H100, kernel_s, looped_s, search_s, streamed_s, turn
 from benchmarks.report import Row, write_report
+from service.kernels.catalogue import group_rows
+from twotower.model.config import ModelConfig
 from twotower.report.page import definitions, element, figure, page, plain, section, table
 from twotower.report.svg import FAINT, INK, MODEL, drawing
 
@@ -25,7 +27,12 @@ NUM_ROWS, WIDTH = 1_000_000, 128
 NUM_QUERIES, NUM_CANDIDATES = 32_768, 1_000_000
 SEARCHES = {"fp16": ("top-k 128, 1 query", 2 * WIDTH, 1.5), "int8": ("top-k int8 128, 1 query", WIDTH, 1.8)}
 SCAN, LOSS, LOSS_MUST = "group_bounds", "frozen softmax bf16 128/scan_kernel", 2.2
-NUM_REQUESTS, APPEND_GOAL = 32, 2.0
+NUM_REQUESTS, APPEND_MUST, COLD_GOAL = 32, 2.0, 1.6
+APPEND_SIZES = {"1e6": 1_000_000, "1e7": 10_000_000}  # items
+# Cases of `kernel_static/cases.py` with the shapes of a cold batch.
+ATTENTION = "paged 32, 4 heads share 2/paged_attention_kernel"
+PROJECTION = "projection 32, 4096 events/paged_projection_kernel"
+LINEAR_NORM, LINEAR_SWIGLU = (f"feed-forward 128, 4096 events/{name}_kernel" for name in ("linear_norm", "linear_swiglu"))
 NOTE = "A model, not a measurement: no kernel has been timed on a GPU yet."
 
 Kernels = Mapping[str, Mapping[str, Any]]
@@ -62,6 +69,7 @@ def rows_of(kernels: Kernels) -> list[Row]:
     return [
         *rows,
         *append_rows(kernels),
+        *cold_rows(kernels),
         Row(metric="loss_model_ms", value=1e3 * model_s, unit="ms, model", better="lower"),
         Row(metric="loss_floor_ratio", value=model_s / floor_s, unit="x tensor floor", better="lower", must=LOSS_MUST),
     ]
@@ -70,21 +78,72 @@ def rows_of(kernels: Kernels) -> list[Row]:
 def append_rows(kernels: Kernels) -> list[Row]:
     """The modelled time of a batch of 32 requests with one new event each, of 256, and its ratio to the time of its bytes alone.
 
-    The bytes are weights and pages once, and the codes of a million items. Every kernel takes its launch beside them.
+    The bytes are weights and pages once, and the codes of all items. Every kernel takes its launch in a graph beside them; for
+    `stream_ratio`, its launch in a stream.
     """
     model, kernel = default_model(), kernels[SEARCH]
     counted, num_layers = launches(model)[0], model.config.num_layers
     once = model.num_bytes + NUM_REQUESTS * model.pool.most_pages * model.pool.page_bytes
-    row_bytes = kernel["loop"]["load_bytes"] / kernel["constants"]["BLOCK_N"]
-    floor_s = (once + NUM_ROWS * row_bytes) / H100.memory_bytes_s
+    rows_per_turn = kernel["constants"]["BLOCK_N"]
     num_kernels = num_layers * counted.most_of_a_layer + counted.beside + counted.search
-    bounds_bytes = 4 * NUM_REQUESTS * NUM_ROWS / kernel["constants"]["GROUP"]
-    model_s = streamed_s(once) + search_s(kernel, NUM_ROWS, kernel["constants"]["BLOCK_N"], bounds_bytes, num_kernels)
-    return [
-        Row(metric="append_kernels", value=num_kernels, unit="kernels, model", better="lower"),
-        Row(metric="append_model_us", value=1e6 * model_s, unit="us, model", better="lower"),
-        Row(metric="append_floor_ratio", value=model_s / floor_s, unit="x memory floor", better="lower", goal=APPEND_GOAL),
+    rows = [Row(metric="append_kernels", value=num_kernels, unit="kernels, model", better="lower")]
+    for size, num_items in APPEND_SIZES.items():
+        floor_s = (once + num_items * kernel["loop"]["load_bytes"] / rows_per_turn) / H100.memory_bytes_s
+        bounds_bytes = 4 * NUM_REQUESTS * num_items / group_rows(num_items, kernel["constants"]["HEAD"])
+        model_s = streamed_s(once) + search_s(kernel, num_items, rows_per_turn, bounds_bytes, num_kernels, H100.graph_launch_s)
+        slower_s, unit = model_s + num_kernels * (H100.launch_s - H100.graph_launch_s), "x memory floor"
+        rows += [
+            Row(metric=f"append_{size}_model_us", value=1e6 * model_s, unit="us, model", better="lower"),
+            Row(metric=f"append_{size}_floor_ratio", value=model_s / floor_s, unit=unit, better="lower", must=APPEND_MUST),
+            Row(metric=f"append_{size}_stream_ratio", value=slower_s / floor_s, unit=unit, better="lower"),
+        ]
+    return rows
+
+
+def cold_rows(kernels: Kernels) -> list[Row]:
+    """The modelled time of 32 histories of 256 events read at once, without the search, and its ratio to its products' time.
+
+    The products are those of the layers and of attention to earlier events, at the peak of the tensor cores. Each kernel takes
+    as long as its loop or, if that is shorter, its launch: in a stream, because such a batch is not a graph.
+    """
+    model = default_model()
+    config, counted = model.config, launches(model)[1]
+    window, width, num_layers = config.window, config.width, config.num_layers
+    num_heads, head_width = config.num_heads + 2 * config.num_kv_heads, config.width // config.num_heads
+    num_events = NUM_REQUESTS * window
+    num_units = num_heads * head_width + width + 3 * config.ffn_width
+    flop = num_layers * num_events * 2.0 * width * (num_units + window + 1)  # a query and a mean over (window + 1) / 2 events
+    projection, attention, norm, unit = (kernels[name] for name in (PROJECTION, ATTENTION, LINEAR_NORM, LINEAR_SWIGLU))
+    events_s = [
+        kernel_s(projection, turns(projection, num_events, width) * -(-num_heads // projection["constants"]["BLOCK_H"])),
+        kernel_s(attention, NUM_REQUESTS * config.num_kv_heads * attention_turns(attention, config)),
+        kernel_s(norm, turns(norm, num_events, width)),
+        kernel_s(unit, turns(unit, num_events, width) * -(-config.ffn_width // unit["constants"]["BLOCK_U"])),
+        kernel_s(norm, turns(norm, num_events, config.ffn_width)),
     ]
+    assert len(events_s) == counted.most_of_a_layer
+    floor_s, model_s = flop / H100.tensor_flop_s, num_layers * sum(events_s) + counted.beside * H100.launch_s
+    num_kernels = num_layers * len(events_s) + counted.beside
+    return [
+        Row(metric="cold_kernels", value=num_kernels, unit="kernels, model", better="lower"),
+        Row(metric="cold_model_us", value=1e6 * model_s, unit="us, model", better="lower"),
+        Row(metric="cold_launches_us", value=1e6 * num_kernels * H100.launch_s, unit="us, model", better="lower"),
+        Row(metric="cold_floor_ratio", value=model_s / floor_s, unit="x tensor floor", better="lower", goal=COLD_GOAL),
+    ]
+
+
+def turns(kernel: Mapping[str, Any], num_rows: int, num_read: int) -> int:
+    """Iterations of a linear layer's kernel over rows and over what it reads, for one block of its units."""
+    constants = kernel["constants"]
+    blocks: int = -(-num_rows // constants["BLOCK_T"]) * -(-num_read // constants["BLOCK_F"])
+    return blocks
+
+
+def attention_turns(kernel: Mapping[str, Any], config: ModelConfig) -> int:
+    """Iterations of attention over one whole history and one group of heads: each block of rows reads up to its last event."""
+    constants, shared = kernel["constants"], config.num_heads // config.num_kv_heads
+    stops = range(constants["BLOCK_ROWS"], config.window * shared + 1, constants["BLOCK_ROWS"])
+    return sum(-(-stop // shared // constants["BLOCK_KEYS"]) for stop in stops)
 
 
 def written(kernels: Kernels, rows: Sequence[Row]) -> str:

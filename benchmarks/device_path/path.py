@@ -61,7 +61,7 @@ class EngineBatch:
         inputs.offsets_F[:] = np.minimum(np.arange(num + 2) * most_new, num_real if most_new > 1 else num + 1)
         inputs.last_Q[:num] = inputs.offsets_F[1 : num + 1] - 1
         inputs.past_rows_M[:] = rng.integers(0, len(model.vectors_NV), len(inputs.past_rows_M))
-        inputs.past_request_M[:] = np.arange(num).repeat(sizes.num_past)
+        inputs.past_offsets_F[:] = np.minimum(np.arange(num + 2), num) * sizes.num_past
         inputs.past_features_M6[:] = rng.random(inputs.past_features_M6.shape)
         inputs.excluded_QX[:] = -1
 

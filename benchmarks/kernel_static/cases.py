@@ -13,18 +13,29 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from benchmarks.kernel_static.sizes import default_config
 from service.kernels.catalogue import Catalogue
+from service.kernels.event_input import event_input_triton
+from service.kernels.item_rows import ItemRows
+from service.kernels.past_scores import past_scores_triton
+from service.kernels.queries import queries_triton
+from service.kernels.query_input import query_input_triton
+from service.kernels.selection import highest_triton
 from service.kernels.topk import top_k_triton
 from training.kernels.candidates import Certain, ItemVectors, Pool, WholeCatalogue, aligned
 from training.kernels.frozen_softmax import frozen_softmax_triton
 from training.kernels.trained_softmax import PastPairs, TrainedCandidates, TrainedLogPartitionTriton
+from twotower.data.item_statistics import NUM_ACTIVITY_FEATURES, NUM_PAST_FEATURES
 from twotower.kernels.gather_pool import gather_pool_triton
+from twotower.kernels.linear_norm import linear_add_norm_triton
+from twotower.kernels.linear_swiglu import linear_swiglu_triton
 from twotower.kernels.packed_attention import Packing, packed_attention_triton
 from twotower.kernels.paged_attention import paged_attention_triton
-from twotower.kernels.paged_store import paged_store_triton
+from twotower.kernels.paged_projection import paged_projection_triton
 from twotower.kernels.rms_norm import add_rms_norm_triton, rms_norm_triton
 from twotower.kernels.rotary import rotate_triton
 from twotower.kernels.swiglu import swiglu_triton
+from twotower.model.contextualizer import Contextualizer
 
 CPU = torch.device("cpu")
 NUM_ITEMS = 1_000_448  # a million, padded to whole tiles
@@ -41,6 +52,11 @@ def top_k(num_queries: int, tail: int, *, coded: bool = False, filtered: bool = 
     allowed_W = torch.zeros(NUM_ITEMS // 32, dtype=torch.int32) if filtered else None
     excluded_QX = torch.zeros(num_queries, 256, dtype=torch.int32) if filtered else None
     return top_k_triton(torch.zeros(num_queries, 128 + tail), catalogue, 100, allowed_W, excluded_QX)
+
+
+def selection(num_spans: int) -> object:
+    """The highest bounds of a million rows in groups of 16, in so many spans of groups."""
+    return highest_triton(torch.zeros(32, NUM_ITEMS // 16), 256, torch.zeros(32, num_spans, dtype=torch.int32))
 
 
 def frozen_softmax(dtype: torch.dtype, num_popularity: int = 2, *, pooled: bool = False) -> object:
@@ -91,13 +107,41 @@ def paged(width: int, num_heads: int, num_kv_heads: int, num_new: int) -> object
     return paged_attention_triton(q_THE, k_NGCE, v_NGCE, pages_BM, numbers_F[:8], numbers_F, *tables(width), num_new)
 
 
-def store(width: int, num_kv_heads: int) -> object:
-    """Storing keys and values of 64 new events in pages of 64 events."""
-    k_NGCE, v_NGCE = (torch.zeros(64, num_kv_heads, 64, width, dtype=BRAIN) for _ in range(2))
-    heads_THE, numbers_T = torch.zeros(64, 4 * num_kv_heads, width, dtype=BRAIN), torch.zeros(64, dtype=torch.int32)
-    k_TGE, v_TGE = heads_THE[:, :num_kv_heads], heads_THE[:, num_kv_heads : 2 * num_kv_heads]
-    paged_store_triton(k_TGE, v_TGE, k_NGCE, v_NGCE, numbers_T, numbers_T, *tables(width))
-    return k_NGCE
+def projection(width: int, num_events: int) -> object:
+    """Queries, keys and values of some new events of the default model, in pages of 64 events."""
+    k_NGCE, v_NGCE = (torch.zeros(64, 2, 64, width, dtype=BRAIN) for _ in range(2))
+    x_TD, weight_UD = torch.zeros(num_events, 4 * width, dtype=BRAIN), torch.zeros(8 * width, 4 * width, dtype=BRAIN)
+    numbers_T = torch.zeros(num_events, dtype=torch.int32)
+    return paged_projection_triton(x_TD, weight_UD, k_NGCE, v_NGCE, numbers_T, numbers_T, *tables(width))
+
+
+def feed_forward(width: int, ffn_width: int, num_events: int) -> object:
+    """Both halves of a feed-forward layer, the second with the residual stream and its norm."""
+    x_TD, gate_up_ID = torch.zeros(num_events, width), torch.zeros(2 * ffn_width, width, dtype=BRAIN)
+    fed_TF = linear_swiglu_triton(x_TD.to(BRAIN), gate_up_ID)
+    return linear_add_norm_triton(x_TD, fed_TF, torch.zeros(width, ffn_width, dtype=BRAIN), torch.zeros(width), BRAIN)
+
+
+def before_and_after_the_layers(num_added: int) -> object:
+    """What serving computes of 32 requests beside the layers of the default model, with items added since the release or none."""
+    config, num, num_past = default_config(), 33, 2048
+    model = Contextualizer(config).requires_grad_(False)
+    added_AV = torch.zeros(num_added, 129) if num_added else None
+    items, numbers = ItemRows(torch.zeros(1024, 144)[:, :129], added_AV), torch.zeros(num_past, dtype=torch.int32)
+    slots_TS = torch.zeros(num, 4, dtype=torch.int32)
+    event_input_triton(
+        model, items, numbers[:num], slots_TS, torch.zeros(num, 4), torch.zeros(num, config.context_input), normed_as=BRAIN
+    )
+    past = (numbers, numbers[: num + 1], torch.zeros(num_past, NUM_PAST_FEATURES))
+    activity_QA, wanted_QS = torch.zeros(num, NUM_ACTIVITY_FEATURES), torch.zeros(num, 2, dtype=torch.int32)
+    query_input_QX = query_input_triton(
+        model, items, torch.zeros(num, config.width), numbers[:num], torch.zeros(num, config.request_time_width), activity_QA,
+        wanted_QS, torch.zeros(num, 2), *past,
+    )  # fmt: skip
+    queries_QZ = torch.zeros(num, 144)
+    queries_triton(model, query_input_QX, queries_QZ)
+    past_scores_triton(model, items, queries_QZ, query_input_QX, activity_QA, *past, torch.zeros(num_past))
+    return queries_QZ
 
 
 def norm(width: int, *, added: bool) -> object:
@@ -125,6 +169,7 @@ CASES: dict[str, Callable[[], object]] = {
     "top-k int8 128, 1 query": partial(top_k, 1, 0, coded=True),
     "top-k int8 128+2, 1 query, filtered": partial(top_k, 1, 16, coded=True, filtered=True),
     "top-k int8 128+2, 64 queries, filtered": partial(top_k, 64, 16, coded=True, filtered=True),
+    "selection of 16384": partial(selection, 1024),
     "frozen softmax bf16 128": partial(frozen_softmax, BRAIN, 0),
     "frozen softmax bf16 128+2": partial(frozen_softmax, BRAIN),
     "frozen softmax bf16 128+2, pool": partial(frozen_softmax, BRAIN, pooled=True),
@@ -139,7 +184,14 @@ CASES: dict[str, Callable[[], object]] = {
     "paged 32, 4 heads share 2, one new": partial(paged, 32, 4, 2, 1),
     "paged 32, 4 heads share 2": partial(paged, 32, 4, 2, 64),
     "paged 64, 8 heads share 2": partial(paged, 64, 8, 2, 64),
-    "paged store 64": partial(store, 64, 2),
+    "projection 32, 33 events": partial(projection, 32, 33),
+    "projection 32, 4096 events": partial(projection, 32, 4096),
+    "projection 64, 4096 events": partial(projection, 64, 4096),
+    "feed-forward 128, 33 events": partial(feed_forward, 128, 344, 33),
+    "feed-forward 128, 4096 events": partial(feed_forward, 128, 344, 4096),
+    "feed-forward 512, 4096 events": partial(feed_forward, 512, 1376, 4096),
+    "requests 128": partial(before_and_after_the_layers, 0),
+    "requests 128, added items": partial(before_and_after_the_layers, 64),
     "norm 256": partial(norm, 256, added=False),
     "added norm 512": partial(norm, 512, added=True),
     "added norm 128, float32 stream": partial(mixed_norm, 128),

@@ -16,18 +16,20 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.kernel_static.sizes import default_config
 from service.model.device_model import DeviceModel
 from service.model.packing import Shape
 from service.model.pages import PagePool
-from twotower.data.features import FeatureSpec, FieldSpec
-from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 
-MOST_PER_LAYER, MOST_COPIES = 12, 3
+MOST_PER_LAYER, MOST_BESIDE, MOST_COPIES = 12, 12, 3
 COPIES = 2  # one to the device, one from it
 _RECORD = Path(__file__).parents[1] / "golden/kernel_resources.json"
 SEARCH = "top-k int8 128+2, 64 queries, filtered/group_bounds"
-_OPS = ("gather_pool", "paged_attention", "paged_store", "rms_norm", "swiglu")
+_OPS = (
+    *(f"service.kernels.{op}" for op in ("event_input", "past_scores", "queries", "query_input")),
+    *(f"twotower.kernels.{op}" for op in ("linear_norm", "linear_swiglu", "paged_attention", "paged_projection")),
+)
 _BATCHES = {
     "32 requests, one new event each": Shape(32, 33, 1, 2048, 64, 32),
     "32 requests, cold": Shape(32, 64, 2, 2048, 64, 32),  # the number of events does not change the number of launches
@@ -67,7 +69,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         before = self.count
         result = reference(*tensors)
         self.count = before + 1
-        if getattr(kernel, "__name__", "") == "paged_store_triton":
+        if getattr(kernel, "__name__", "") == "paged_projection_triton":
             self.layers.append(self.count)
         return result
 
@@ -77,17 +79,14 @@ def _counting() -> Iterator[_Counter]:
     counter = _Counter()
     with ExitStack() as stack:
         for op in _OPS:
-            stack.enter_context(patch(f"twotower.kernels.{op}.run", counter.as_one))
+            stack.enter_context(patch(f"{op}.run", counter.as_one))
         stack.enter_context(counter)
         yield counter
 
 
 def default_model() -> DeviceModel:
     """A model of the default sizes, as it lies on a GPU."""
-    spec = FeatureSpec(
-        fields=(FieldSpec(name="event_type", kind="categorical"), FieldSpec(name="price", kind="numeric", edges=(0.0, 1.0)))
-    )
-    config = ModelConfig(item_spec=spec, context_spec=spec)
+    config = default_config()
     pool = PagePool(config, torch.device("cpu"), torch.bfloat16, 64 << 20)
     vectors_NV = torch.zeros(64, config.width + config.num_popularity)
     return DeviceModel(Contextualizer(config), config, vectors_NV, pool, None)

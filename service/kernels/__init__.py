@@ -1,1 +1,1 @@
-"""Search on a GPU: the catalogue on the device, and the kernels with their torch references."""
+"""Kernels of serving on a GPU: the search, and what the model computes beside its layers. Each has its torch reference."""

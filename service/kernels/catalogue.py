@@ -49,7 +49,7 @@ def catalogue_of(rows_ND: Tensor) -> Catalogue:
     head = max(1 << width.bit_length() - 1, ALIGNED)
     tail = max(_power_of_two_from(width - head), ALIGNED) if width > head else 0
     head, tail = (2 * head, 0) if tail == head else (head, tail)
-    group = min(max(_power_of_two_from(int(num_rows**0.5) // 28), _MIN_GROUP), tile_rows(head))
+    group = group_rows(num_rows, head)
     rows_PV = rows_ND.new_full((num_rows + -num_rows % (ALIGNED * group), head + tail), torch.nan)
     rows_PV[:num_rows, :width], rows_PV[:num_rows, width:] = rows_ND, 0
     norm_N = torch.linalg.vector_norm(rows_ND, dim=1, dtype=torch.float32)
@@ -64,6 +64,11 @@ def bitmap(allowed_N: Tensor, catalogue: Catalogue) -> Tensor:
     allowed_P = pad(allowed_N, (0, len(catalogue.rows_PV) - len(allowed_N)))
     bit = torch.arange(32, device=allowed_N.device)
     return (allowed_P.view(-1, 32).long() << bit).sum(1).to(torch.int32)
+
+
+def group_rows(num_rows: int, head: int) -> int:
+    """Rows of a group: about a 28th of the square root of all, so that groups and rows of the best groups are about as many."""
+    return min(max(_power_of_two_from(int(num_rows**0.5) // 28), _MIN_GROUP), tile_rows(head))
 
 
 def tile_rows(head: int) -> int:

@@ -11,6 +11,7 @@ K: results, B: groups that are scored, C: rows that are scored = B G, S: spans o
 W: words of 32 rows = P / 32
 """
 
+from collections.abc import Sequence
 from itertools import compress
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from service.kernels.catalogue import ALIGNED, Catalogue, tile_rows
+from service.kernels.selection import LONGEST, SPAN, highest, lowest_taken, taken
 from twotower.kernels.configurations import configuration, current_target
 from twotower.kernels.dispatch import jit, tl, triton, use_triton
 
@@ -27,7 +29,7 @@ _SPARE_GROUPS, _SPARE_SHARE, _SPARE_SHARE_CODED = 8, 1 / 8, 1.0
 _MORE = 4  # if an answer is not proven, this many times as many groups are scored
 _PROGRAMS, _MAX_TILES = 512, 16  # tiles are divided among programs so that every multiprocessor has a few of them
 _CANDIDATE_VALUES, _BLOCK_X = 8192, 64
-_SPAN, _FEWER = ALIGNED, 4  # groups of a span; spans are used if they are this many times as many as the groups wanted
+_FEWER = 4  # spans of groups are used if they are this many times as many as the groups wanted
 _NOTHING_KEY = tl.constexpr(-(0x7F800001 << 32))  # the key of row -1 with score -inf
 
 
@@ -52,15 +54,19 @@ def top_k(
 
 
 def top_k_at_once(
-    queries_QD: Tensor, catalogue: Catalogue, k: int, allowed_W: Tensor | None = None, excluded_QX: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `top_k`, without waiting for the device. The third result [Q] is not 0 where the answer is not proven."""
-    tensors = [t for t in (queries_QD, catalogue.rows_PV, allowed_W, excluded_QX) if t is not None]
-    if use_triton(*tensors) and len(queries_QD) and len(catalogue):
-        queries_QV, bounds_QM, num_scored, excluded_QX = _first_pass(queries_QD, catalogue, k, allowed_W, excluded_QX)
-        return _second_pass(queries_QV, catalogue, bounds_QM, num_scored, k, allowed_W, excluded_QX)
-    rows_QK, scores_QK = top_k_reference(queries_QD, catalogue, k, allowed_W, excluded_QX)
-    return rows_QK, scores_QK, torch.zeros(len(queries_QD), dtype=torch.int32, device=queries_QD.device)
+    queries_QV: Tensor, catalogue: Catalogue, k: int, out: Sequence[Tensor], excluded_QX: Tensor | None = None
+) -> None:
+    """As `top_k`, without waiting for the device, of queries as wide as the padded rows.
+
+    Writes rows [Q, K], scores [Q, K], and a number [Q] that is not 0 where the answer is not proven; rows and number are int32.
+    """
+    tensors = [t for t in (queries_QV, catalogue.rows_PV, excluded_QX) if t is not None]
+    if use_triton(*tensors) and len(queries_QV) and len(catalogue):
+        queries_QV, bounds_QM, num_scored, excluded_QX = _first_pass(queries_QV, catalogue, k, None, excluded_QX)
+        _second_pass(queries_QV, catalogue, bounds_QM, num_scored, k, None, excluded_QX, out)
+        return
+    out[0][:], out[1][:] = top_k_reference(queries_QV, catalogue, k, None, excluded_QX)
+    out[2].zero_()
 
 
 def top_k_reference(
@@ -160,17 +166,14 @@ def _rounded(values, scale, TYPE: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @jit
 def rescore(  # type: ignore[no-untyped-def]
-    queries_ptr, rows_ptr, places_ptr, spans_ptr, allowed_ptr, excluded_ptr, keys_ptr,
-    places_stride, num_spans, num_scored, num_excluded,
-    HEAD: tl.constexpr, TAIL: tl.constexpr, GROUP: tl.constexpr, SPAN: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_X: tl.constexpr,
+    queries_ptr, rows_ptr, groups_ptr, allowed_ptr, excluded_ptr, keys_ptr, num_scored, num_excluded,
+    HEAD: tl.constexpr, TAIL: tl.constexpr, GROUP: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_X: tl.constexpr,
 ) -> None:  # fmt: skip
     """Pass 2 for BLOCK_C candidates of one query: keys that sort by score and, at equal scores, put the lower row first."""
     part, query = tl.program_id(0), tl.program_id(1).to(tl.int64)
     candidate = part * BLOCK_C + tl.arange(0, BLOCK_C)
     wanted = candidate < num_scored * GROUP
-    group = tl.load(places_ptr + query * places_stride + candidate // GROUP, mask=wanted, other=0).to(tl.int32)
-    if spans_ptr is not None:  # then a place counts groups within the chosen spans of SPAN groups
-        group = tl.load(spans_ptr + query * num_spans + group // SPAN).to(tl.int32) * SPAN + group % SPAN
+    group = tl.load(groups_ptr + query * num_scored + candidate // GROUP, mask=wanted, other=0)
     row = group * GROUP + candidate % GROUP
     scores = _products(queries_ptr + query * (HEAD + TAIL), rows_ptr, row, 0, HEAD, HEAD + TAIL)
     if TAIL:
@@ -203,22 +206,40 @@ def _products(  # type: ignore[no-untyped-def]
 
 
 @jit
-def unpack_keys(  # type: ignore[no-untyped-def]
-    keys_ptr, rest_ptr, rows_ptr, scores_ptr, unproven_ptr, rest_stride, num_found, num_results, BLOCK_K: tl.constexpr
+def best_keys(  # type: ignore[no-untyped-def]
+    keys_ptr, best_ptr, num_keys, num_found, BLOCK_C: tl.constexpr, PART: tl.constexpr
 ) -> None:
-    """Rows and scores of the keys of one query, and whether a group that was not scored could hold a better row."""
-    query = tl.program_id(0).to(tl.int64)
-    place = tl.arange(0, BLOCK_K)
+    """The highest keys of one query, in any order."""
+    query, place = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK_C)
+    keys_ptr += query * num_keys
+    keys = tl.load(keys_ptr + place, mask=place < num_keys, other=-0x8000000000000000)
+    lowest, num_equal = lowest_taken(keys, num_found, 64)
+    counts = tl.zeros([], tl.int32)
+    for start in tl.range(0, num_keys, PART):
+        candidate = start + tl.arange(0, PART)
+        key = tl.load(keys_ptr + candidate, mask=candidate < num_keys, other=-0x8000000000000000)
+        is_taken, rank, counts = taken(key, lowest, num_equal, counts)
+        tl.store(best_ptr + query * num_found + rank, key, mask=is_taken)
+
+
+@jit
+def unpack_keys(  # type: ignore[no-untyped-def]
+    best_ptr, rest_ptr, rows_ptr, scores_ptr, unproven_ptr, num_found, num_results, BLOCK_K: tl.constexpr
+) -> None:
+    """Rows and scores of the best keys of one query, in order, and whether a group that was left out could hold a better row."""
+    query, place = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK_K)
     inside = place < num_results
-    key = tl.load(keys_ptr + query * num_found + place, mask=inside & (place < num_found), other=_NOTHING_KEY)
+    key = tl.load(best_ptr + query * num_found + place, mask=place < num_found, other=_NOTHING_KEY)
+    is_before = (key[:, None] > key[None]) | ((key[:, None] == key[None]) & (place[:, None] < place[None]))
+    rank = tl.sum((is_before & inside[:, None]).to(tl.int32), 0)
     ordered = (key >> 32).to(tl.int32)
     score = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
-    tl.store(rows_ptr + query * num_results + place, -1 - key.to(tl.int32).to(tl.int64), mask=inside)
-    tl.store(scores_ptr + query * num_results + place, score, mask=inside)
-    if rest_ptr is not None:
-        rest = tl.load(rest_ptr + query * rest_stride)
-        last = tl.min(tl.where(inside, score, float("inf")), axis=0)
-        tl.store(unproven_ptr + query, ((rest > float("-inf")) & (last <= rest)).to(tl.int32))
+    row = -1 - key.to(tl.int32)
+    tl.store(rows_ptr + query * num_results + rank, row.to(rows_ptr.dtype.element_ty), mask=inside)
+    tl.store(scores_ptr + query * num_results + rank, score, mask=inside)
+    rest = tl.load(rest_ptr + query)
+    last = tl.min(tl.where(inside, score, float("inf")), axis=0)
+    tl.store(unproven_ptr + query, ((rest > float("-inf")) & (last <= rest)).to(tl.int32))
 
 
 def top_k_triton(
@@ -237,7 +258,8 @@ def _first_pass(
 ) -> tuple[Tensor, Tensor, int, Tensor | None]:
     """Padded queries, their bounds, how many groups pass 2 scores, and the rows left out."""
     num_excluded = 0 if excluded_QX is None else excluded_QX.shape[1]
-    queries_QV = pad(queries_QD.float(), (0, catalogue.rows_PV.shape[1] - queries_QD.shape[1])).contiguous()
+    missing = catalogue.rows_PV.shape[1] - queries_QD.shape[1]
+    queries_QV = (pad(queries_QD.float(), (0, missing)) if missing else queries_QD.float()).contiguous()
     bounds_QM = upper_bounds(queries_QV, catalogue, allowed_W)
     share = _SPARE_SHARE if catalogue.residual_P is None else _SPARE_SHARE_CODED
     num_scored = k + num_excluded + _SPARE_GROUPS + int(share * k)
@@ -262,19 +284,17 @@ def upper_bounds(queries_QV: Tensor, catalogue: Catalogue, allowed_W: Tensor | N
     return bounds_QM
 
 
-def highest_groups(bounds_QM: Tensor, num: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The highest bounds of each query, highest first, and their places. If spans are used, places count groups within the spans.
+def highest_groups(bounds_QM: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """The groups [Q, B] with the highest bounds of each query, and the highest bound of the others, [Q].
 
     The `num` highest bounds are in the spans with the `num` highest maxima. So one selection from a long row becomes two from
     shorter ones.
     """
-    num_spans = bounds_QM.shape[1] // _SPAN
+    num_spans = bounds_QM.shape[1] // SPAN
     if num_spans < _FEWER * num:
-        return *bounds_QM.topk(num), None
-    bounds_QSG = bounds_QM.view(-1, num_spans, _SPAN)
-    span_QS = bounds_QSG.amax(2).topk(num).indices
-    left_QSG = bounds_QSG.gather(1, span_QS[:, :, None].expand(-1, -1, _SPAN))
-    return *left_QSG.flatten(1).topk(num), span_QS
+        return highest(bounds_QM, num)
+    spans_QS, _ = highest(bounds_QM.view(-1, num_spans, SPAN).amax(2), num + 1)
+    return highest(bounds_QM, num, spans_QS)
 
 
 def _best(
@@ -287,7 +307,10 @@ def _best(
     excluded_QX: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Pass 2: rows and scores [Q, K] of the best. It runs again with more groups for queries whose answer is not proven."""
-    rows_QK, scores_QK, unproven_Q = _second_pass(queries_QV, catalogue, bounds_QM, num_scored, k, allowed_W, excluded_QX)
+    rows_QK, scores_QK = bounds_QM.new_empty(len(queries_QV), k, dtype=torch.int64), bounds_QM.new_empty(len(queries_QV), k)
+    unproven_Q = bounds_QM.new_empty(len(queries_QV), dtype=torch.int32)
+    out = (rows_QK, scores_QK, unproven_Q)
+    _second_pass(queries_QV, catalogue, bounds_QM, num_scored, k, allowed_W, excluded_QX, out)
     for query in compress(range(len(queries_QV)), unproven_Q.tolist()):
         one = slice(query, query + 1)
         excluded_1X = None if excluded_QX is None else excluded_QX[one]
@@ -304,27 +327,28 @@ def _second_pass(
     k: int,
     allowed_W: Tensor | None,
     excluded_QX: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows and scores [Q, K] of the best in the groups with the largest bounds, and whether each answer is not proven, [Q]."""
+    out: Sequence[Tensor],
+) -> None:
+    """Write rows and scores [Q, K] of the best in the groups with the largest bounds, and whether each is not proven, [Q]."""
     (num_queries, num_groups), group = bounds_QM.shape, catalogue.group
     num_scored = min(num_scored, num_groups)
-    highest_QB, place_QB, span_QS = highest_groups(bounds_QM, min(num_scored + 1, num_groups))
+    groups_QB, rest_Q = highest_groups(bounds_QM, num_scored)
     keys_QC = queries_QV.new_empty(num_queries, num_scored * group, dtype=torch.int64)
     block_c = min(64, _CANDIDATE_VALUES // catalogue.head)
     rescore[(triton.cdiv(keys_QC.shape[1], block_c), num_queries)](
-        queries_QV, catalogue.rows_PV, place_QB, span_QS, allowed_W, excluded_QX, keys_QC,
-        place_QB.shape[1], 0 if span_QS is None else span_QS.shape[1], num_scored,
-        0 if excluded_QX is None else excluded_QX.shape[1], HEAD=catalogue.head, TAIL=catalogue.tail, GROUP=group, SPAN=_SPAN,
+        queries_QV, catalogue.rows_PV, groups_QB, allowed_W, excluded_QX, keys_QC, num_scored,
+        0 if excluded_QX is None else excluded_QX.shape[1], HEAD=catalogue.head, TAIL=catalogue.tail, GROUP=group,
         BLOCK_C=block_c, BLOCK_X=_BLOCK_X, **configuration("rescore", current_target()),
     )  # fmt: skip
-    keys_QF = keys_QC.topk(min(k, keys_QC.shape[1])).values
-    rest_Q = highest_QB[:, -1] if num_scored < num_groups else None
-    rows_QK = keys_QF.new_empty(num_queries, k)
-    scores_QK = queries_QV.new_empty(num_queries, k)
-    make_Q = place_QB.new_zeros if rest_Q is None else place_QB.new_empty  # the kernel writes it only if a group is left
-    unproven_Q = make_Q(num_queries, dtype=torch.int32)
+    num_found = min(k, keys_QC.shape[1])
+    if keys_QC.shape[1] > LONGEST:
+        best_QF = keys_QC.topk(num_found).values
+    else:
+        best_QF, block = keys_QC.new_empty(num_queries, num_found), triton.next_power_of_2(keys_QC.shape[1])
+        options = configuration("best_keys", current_target())
+        best_keys[(num_queries,)](
+            keys_QC, best_QF, keys_QC.shape[1], num_found, BLOCK_C=block, **options | {"PART": min(block, options["PART"])}
+        )  # fmt: skip
     unpack_keys[(num_queries,)](
-        keys_QF, rest_Q, rows_QK, scores_QK, unproven_Q, highest_QB.shape[1], keys_QF.shape[1], k,
-        BLOCK_K=triton.next_power_of_2(k), **configuration("unpack_keys", current_target()),
-    )  # fmt: skip
-    return rows_QK, scores_QK, unproven_Q
+        best_QF, rest_Q, *out, num_found, k, BLOCK_K=triton.next_power_of_2(k), **configuration("unpack_keys", current_target())
+    )

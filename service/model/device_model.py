@@ -14,14 +14,18 @@ import torch
 from torch import Tensor
 
 from service.kernels.catalogue import Catalogue
+from service.kernels.event_input import event_input
+from service.kernels.item_rows import ItemRows
+from service.kernels.past_scores import past_scores
+from service.kernels.queries import queries
+from service.kernels.query_input import query_input
 from service.kernels.topk import top_k_at_once
-from service.model.packing import Inputs, Layout, Shape, joined, split
+from service.model.packing import Inputs, Layout, Shape, num_joined, split
 from service.model.pages import PagePool
-from twotower.data.past_items import PastItems, PastVectors
+from twotower.kernels.linear_norm import linear_add_norm
+from twotower.kernels.linear_swiglu import linear_swiglu
 from twotower.kernels.paged_attention import paged_attention
-from twotower.kernels.paged_store import paged_store
-from twotower.kernels.rms_norm import add_rms_norm, rms_norm
-from twotower.kernels.swiglu import swiglu
+from twotower.kernels.paged_projection import paged_projection
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Block, Contextualizer
 
@@ -65,52 +69,50 @@ class DeviceModel:
     @torch.inference_mode()
     def results(self, buffer: Tensor, shape: Shape, added_AV: Tensor | None = None) -> Tensor:
         """The results of a batch in one buffer: see `parts_of`. Stores keys and values of the new events in their pages."""
-        inputs, model, width = self.layout.views(buffer, shape), self._model, self.config.width
-        items_TV = self._vectors(inputs.rows_T, added_AV)
-        context_TD = model.context_in(inputs.dense_TW) + model.pool_slots(inputs.slots_TS, inputs.weights_TS)
-        hidden_QD = self._hidden(items_TV[:, :width] + context_TD, inputs, shape)
-        vectors_MV = self._vectors(inputs.past_rows_M, added_AV)
-        request_M = inputs.past_request_M.long()
-        past = PastItems(inputs.past_rows_M, request_M, inputs.past_features_M6, inputs.activity_Q6)
-        item_M = torch.arange(shape.num_past, device=self.device)
-        vectors = PastVectors(vectors_MV[:, :width], item_M, vectors_MV[:, width:])
-        query_input = model.query_input(
+        inputs, model, items = self.layout.views(buffer, shape), self._model, ItemRows(self.vectors_NV, added_AV)
+        results = torch.empty(num_joined(self._sizes(shape)), dtype=torch.int32, device=self.device)
+        queries_QZ, past_M, *found = self.parts_of(results, shape)
+        x_TD, normed_TD = event_input(
+            model, items, inputs.rows_T, inputs.slots_TS, inputs.weights_TS, inputs.dense_TW, self.dtype
+        )
+        hidden_QD = self._hidden(x_TD, normed_TD, inputs, shape)
+        past = (inputs.past_rows_M, inputs.past_offsets_F, inputs.past_features_M6)
+        query_input_QX = query_input(
+            model,
+            items,
             hidden_QD,
-            inputs.is_empty_Q != 0,
+            inputs.is_empty_Q,
             inputs.times_QR,
+            inputs.activity_Q6,
             inputs.wanted_QS,
             inputs.wanted_weights_QS,
-            past,
-            vectors,
+            *past,
         )
-        queries_QV = model.queries(query_input)
-        past_M = (queries_QV[request_M] * vectors_MV).sum(-1) + model.repeat_scores(query_input, past, vectors)
-        parts = [queries_QV, past_M]
-        if shape.num_found and self.catalogue is not None:
+        queries(model, query_input_QX, queries_QZ)
+        past_scores(model, items, queries_QZ, query_input_QX, inputs.activity_Q6, *past, past_M)
+        if found and self.catalogue is not None:
             somebody = slice(shape.num_requests)
             excluded_QX = inputs.excluded_QX[somebody]
-            parts += top_k_at_once(queries_QV[somebody], self.catalogue, shape.num_found, excluded_QX=excluded_QX)
-        return joined(parts)
+            top_k_at_once(queries_QZ[somebody], self.catalogue, shape.num_found, excluded_QX=excluded_QX, out=found)
+        return results
 
     def parts_of(self, results: Tensor, shape: Shape) -> list[Tensor]:
-        """Queries [Q, V], scores of past items [M]; after a search also rows and scores [Q, K], and which are unproven, [Q]."""
+        """Queries [Q, Z], scores of past items [M]; after a search also rows and scores [Q, K], and which are unproven, [Q].
+
+        Z is the width of the rows that are searched, if any are: queries are filled up with zeros.
+        """
+        return split(results, self._sizes(shape))
+
+    def _sizes(self, shape: Shape) -> list[tuple[tuple[int, ...], torch.dtype]]:
         num, found = shape.num_requests, (shape.num_requests, shape.num_found)
+        width = (self.vectors_NV if self.catalogue is None else self.catalogue.rows_PV).shape[1]
         sizes: list[tuple[tuple[int, ...], torch.dtype]] = [
-            ((num + 1, self.vectors_NV.shape[1]), torch.float32),
+            ((num + 1, width), torch.float32),
             ((shape.num_past,), torch.float32),
         ]
         if shape.num_found and self.catalogue is not None:
             sizes += [(found, torch.int32), (found, torch.float32), ((num,), torch.int32)]
-        return split(results, sizes)
-
-    def _vectors(self, rows_M: Tensor, added_AV: Tensor | None) -> Tensor:
-        """Vectors [M, V] of some rows, added ones included."""
-        if added_AV is None:
-            return self.vectors_NV.index_select(0, rows_M)
-        num_built = len(self.vectors_NV)
-        built_MV = self.vectors_NV.index_select(0, rows_M.clamp(max=num_built - 1))
-        added_MV = added_AV.index_select(0, (rows_M - num_built).clamp(min=0))
-        return torch.where((rows_M >= num_built)[:, None], added_MV, built_MV)
+        return sizes
 
     def _one_each_of(self, num: int) -> Tensor:
         """Offsets of so many histories of one event."""
@@ -118,28 +120,23 @@ class DeviceModel:
             self._one_each = torch.arange(2 * num, dtype=torch.int32, device=self.device)
         return self._one_each[: num + 1]
 
-    def _hidden(self, x_TD: Tensor, inputs: Inputs[Tensor], shape: Shape) -> Tensor:
+    def _hidden(self, x_TD: Tensor, normed_TD: Tensor, inputs: Inputs[Tensor], shape: Shape) -> Tensor:
         """The hidden state [Q, D] after the last event of each history; of one without events it means nothing."""
-        num_heads, num_kv_heads = self.config.num_heads, self.config.num_kv_heads
-        tables, (first, *_) = (self._model.cos_LE, self._model.sin_LE), self._blocks
-        histories = (inputs.pages_QP, inputs.lengths_Q)
+        tables, histories = (self._model.cos_LE, self._model.sin_LE), (inputs.pages_QP, inputs.lengths_Q)
         offsets_F, most_new = inputs.offsets_F, shape.most_new
         next_weights = [block.attention_norm.weight for block in self._blocks[1:]]
-        normed_TD = rms_norm(x_TD, first.attention_norm.weight).to(self.dtype)
         for layer, block in enumerate(self._blocks):
             is_last = layer == len(self._blocks) - 1
-            heads = block.qkv(normed_TD).unflatten(1, (-1, block.head_width))
-            k_TGE, v_TGE = heads[:, num_heads : num_heads + num_kv_heads], heads[:, num_heads + num_kv_heads :]
             k_NGCE, v_NGCE = self.pool.cache_L2NGCE[layer]
-            paged_store(k_TGE, v_TGE, k_NGCE, v_NGCE, inputs.places_T, inputs.positions_T, *tables)
+            q_THE = paged_projection(normed_TD, block.qkv.weight, k_NGCE, v_NGCE, inputs.places_T, inputs.positions_T, *tables)
             if is_last and most_new > 1:  # of the last layer only the last event of each history is wanted
-                heads, x_TD = heads.index_select(0, inputs.last_Q), x_TD.index_select(0, inputs.last_Q)
+                q_THE, x_TD = q_THE.index_select(0, inputs.last_Q), x_TD.index_select(0, inputs.last_Q)
                 offsets_F, most_new = self._one_each_of(len(x_TD)), 1
-            mixed_THE = paged_attention(heads[:, :num_heads], k_NGCE, v_NGCE, *histories, offsets_F, *tables, most_new)
-            x_TD, normed_TD = add_rms_norm(x_TD, block.attention_out(mixed_THE.flatten(1)), block.ffn_norm.weight, self.dtype)
-            fed_TD = block.down(swiglu(block.gate_up(normed_TD)))
+            mixed_TD = paged_attention(q_THE, k_NGCE, v_NGCE, *histories, offsets_F, *tables, most_new).flatten(1)
+            x_TD, normed_TD = linear_add_norm(x_TD, mixed_TD, block.attention_out.weight, block.ffn_norm.weight, self.dtype)
+            fed_TF = linear_swiglu(normed_TD, block.gate_up.weight)
             weight_D, dtype = (self._model.norm.weight, torch.float32) if is_last else (next_weights[layer], self.dtype)
-            x_TD, normed_TD = add_rms_norm(x_TD, fed_TD, weight_D, dtype)
+            x_TD, normed_TD = linear_add_norm(x_TD, fed_TF, block.down.weight, weight_D, dtype)
         return normed_TD
 
 

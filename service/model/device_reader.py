@@ -148,7 +148,6 @@ class DeviceReader:
         here.places_T[:] = -1
         here.is_empty_Q[:] = 1
         here.excluded_QX[:] = -1
-        here.past_request_M[:] = shape.num_requests  # padding is of the request of nobody
         if is_single:
             here.offsets_F[:] = np.arange(shape.num_requests + 2)
         else:
@@ -165,7 +164,7 @@ class DeviceReader:
         start = 0
         for place, question in enumerate(questions):
             rows, stop = question.past.statistics.item_rows_M, start + len(question.past.statistics)
-            here.past_rows_M[start:stop], here.past_request_M[start:stop] = rows, place
+            here.past_rows_M[start:stop], here.past_offsets_F[place + 1 :] = rows, stop
             here.past_features_M6[start:stop] = question.features_M6
             if shape.num_found and question.num_others:
                 here.excluded_QX[place, : len(rows)] = rows
@@ -198,8 +197,9 @@ class DeviceReader:
 
     def _queries(self, questions: Sequence[Question], parts: Sequence[Floats]) -> list[UserQuery]:
         """The queries of a batch from the results that were copied back."""
-        queries_QV, past_M, *found = parts
-        queries, start = [], 0
+        queries_QZ, past_M, *found = parts
+        queries, start = list[UserQuery](), 0
+        queries_QV = queries_QZ[:, : self._model.vectors_NV.shape[1]]
         for place, question in enumerate(questions):
             rows, stop = question.past.statistics.item_rows_M, start + len(question.past.statistics)
             others = self._others(queries_QV[place], place, question, found) if found and question.num_others else None

@@ -53,7 +53,7 @@ class Inputs(NamedTuple, Generic[A]):
     wanted_QS: A
     wanted_weights_QS: A
     past_rows_M: A
-    past_request_M: A
+    past_offsets_F: A  # first past item of each request, and the end of the last's; items after it are nobody's
     past_features_M6: A
     excluded_QX: A
 
@@ -108,7 +108,7 @@ class Layout:
             "wanted_QS": (num_requests, num_wanted),
             "wanted_weights_QS": (num_requests, num_wanted),
             "past_rows_M": (shape.num_past,),
-            "past_request_M": (shape.num_past,),
+            "past_offsets_F": (num_requests + 1,),
             "past_features_M6": (shape.num_past, NUM_PAST_FEATURES),
             "excluded_QX": (num_requests, shape.num_excluded),
         }
@@ -119,13 +119,13 @@ def _room(size: tuple[int, ...]) -> int:
     return -(-prod(size) // _ALIGNED) * _ALIGNED
 
 
-def joined(parts: list[Tensor]) -> Tensor:
-    """Results in one buffer of int32."""
-    return torch.cat([(part.view(torch.int32) if part.is_floating_point() else part.int()).flatten() for part in parts])
+def num_joined(sizes: list[tuple[tuple[int, ...], torch.dtype]]) -> int:
+    """How many numbers results of these sizes take in one buffer."""
+    return sum(prod(size) for size, _ in sizes)
 
 
 def split(buffer: Tensor, sizes: list[tuple[tuple[int, ...], torch.dtype]]) -> list[Tensor]:
-    """The results that were joined, of these sizes and types, each of 32 bits."""
+    """The results in a buffer of int32, of these sizes and types, each of 32 bits, without a copy."""
     parts, start = [], 0
     for size, dtype in sizes:
         parts.append(buffer[start : start + prod(size)].view(dtype).view(size))

@@ -29,6 +29,8 @@ TABLE: dict[str, dict[Target, dict[str, int]]] = {
     "group_bounds_few": _staged({"BLOCK_Q": 16, "num_warps": 4}, nvidia=3, amd=2),
     "group_bounds_masked": _staged({"BLOCK_Q": 64, "num_warps": 4}, nvidia=5, amd=3),
     "group_bounds_masked_few": _staged({"BLOCK_Q": 16, "num_warps": 4}, nvidia=5, amd=3),
+    "highest": {target: {"PART": 4096, "num_warps": 8} for target in TARGETS},
+    "best_keys": {target: {"PART": 4096, "num_warps": 16} for target in TARGETS},
     "unpack_keys": {target: {"num_warps": 4} for target in TARGETS},
     "rescore": {target: {"num_warps": 8} for target in TARGETS},
     "candidate_gradient": {
@@ -57,6 +59,10 @@ TABLE: dict[str, dict[Target, dict[str, int]]] = {
         "sm_100": {"BLOCK_Q": 64, "BLOCK_C": 32, "num_warps": 8, "num_stages": 2},
         "gfx942": {"BLOCK_Q": 32, "BLOCK_C": 16, "num_warps": 4, "num_stages": 2},
     },
+    "event_input": {target: {"BLOCK_SIZE": 512, "num_warps": 4, "num_stages": 1} for target in TARGETS},
+    "past_scores": {target: {"BLOCK_M": 16, "num_warps": 4, "num_stages": 1} for target in TARGETS},
+    "queries": {target: {"BLOCK_SIZE": 8192, "num_warps": 8, "num_stages": 1} for target in TARGETS},
+    "query_input": {target: {"BLOCK_SIZE": 4096, "num_warps": 8, "num_stages": 1} for target in TARGETS},
     "gather_pool": {target: {"BLOCK_SIZE": 2048, "num_warps": 4, "num_stages": 2} for target in TARGETS},
     "packed_attention": {
         "sm_80": {"BLOCK_ROWS": 64, "BLOCK_KEYS": 64, "num_warps": 4, "num_stages": 2},
@@ -67,7 +73,13 @@ TABLE: dict[str, dict[Target, dict[str, int]]] = {
     "paged_attention": {target: {"BLOCK_ROWS": 64, "BLOCK_KEYS": 64, "num_warps": 4, "num_stages": 2} for target in TARGETS},
     # One new event of each history: so few rows that a block of them holds one event's heads.
     "paged_attention_one": {target: {"BLOCK_ROWS": 16, "BLOCK_KEYS": 64, "num_warps": 4, "num_stages": 2} for target in TARGETS},
-    "paged_store": {target: {"BLOCK_ROWS": 64, "num_warps": 4, "num_stages": 1} for target in TARGETS},
+    # _few: up to 64 rows. TILE_BYTES: of the tile of weights that is loaded at once.
+    "paged_projection": _staged({"BLOCK_T": 64, "BLOCK_U": 256, "TILE_BYTES": 16384, "num_warps": 8}, nvidia=3, amd=2),
+    "paged_projection_few": _staged({"BLOCK_T": 16, "BLOCK_U": 32, "TILE_BYTES": 4096, "num_warps": 4}, nvidia=3, amd=2),
+    "linear_norm": _staged({"BLOCK_SIZE": 8192, "TILE_BYTES": 16384, "num_warps": 4}, nvidia=3, amd=2),
+    "linear_norm_few": _staged({"BLOCK_SIZE": 2048, "TILE_BYTES": 32768, "num_warps": 4}, nvidia=3, amd=2),
+    "linear_swiglu": _staged({"BLOCK_T": 128, "BLOCK_U": 64, "TILE_BYTES": 8192, "num_warps": 8}, nvidia=3, amd=2),
+    "linear_swiglu_few": _staged({"BLOCK_T": 16, "BLOCK_U": 32, "TILE_BYTES": 8192, "num_warps": 4}, nvidia=3, amd=2),
     "rms_norm": {target: {"BLOCK_SIZE": 2048, "num_warps": 4, "num_stages": 1} for target in TARGETS},
     "rotate": {target: {"BLOCK_ROWS": 64, "num_warps": 4, "num_stages": 1} for target in TARGETS},
     "swiglu": {target: {"BLOCK_T": 8, "BLOCK_F": 256, "num_warps": 4, "num_stages": 1} for target in TARGETS},

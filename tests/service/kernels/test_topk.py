@@ -16,6 +16,7 @@ from service.kernels import catalogue as catalogue_module
 from service.kernels import topk
 from service.kernels.catalogue import Catalogue, bitmap, catalogue_of
 from service.kernels.certified import coded_catalogue_of
+from service.kernels.selection import SPAN
 from service.kernels.topk import top_k, top_k_reference, top_k_triton
 from tests.interpreter import checked
 from twotower.index.files import open_index
@@ -233,7 +234,8 @@ def test_among_many_groups_spans_of_them_are_ranked_first(kind: Kind, monkeypatc
     rows[3], rows[15_000] = rows[900], rows[900]
     allowed, excluded = torch.arange(16_000) % 5 != 0, torch.tensor([[900, 1_001, -1], [7, -1, -1]], dtype=torch.int32)
     catalogue = kind(rows)
-    assert topk.highest_groups(torch.zeros(2, len(catalogue.rows_PV) // catalogue.group), 14)[2] is not None
+    num_spans = len(catalogue.rows_PV) // catalogue.group // SPAN
+    assert num_spans >= topk._FEWER * 14
     best, times = topk._best, list[int]()
 
     def noting(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -254,12 +256,25 @@ def test_more_may_be_asked_for_than_there_are_with_padding() -> None:
 def test_the_highest_bounds_are_those_of_a_sort(num: int) -> None:
     bounds = drawn(3, 1_600).round(decimals=1)  # many are equal
     bounds[2, 30:] = -torch.inf
-    highest, place, span = topk.highest_groups(bounds, num)
-    assert (span is None) == (num > 25)
-    assert highest.tolist() == bounds.sort(dim=1, descending=True).values[:, :num].tolist()
-    group = place if span is None else span.gather(1, place // 16) * 16 + place % 16
-    assert bounds.gather(1, group).tolist() == highest.tolist()
-    assert all(len(set(row)) == num for row in group.tolist())
+    groups, rest = topk.highest_groups(bounds, num)
+    highest = torch.nn.functional.pad(bounds.sort(dim=1, descending=True).values, (0, 1), value=-torch.inf)
+    assert bounds.gather(1, groups.long()).sort(descending=True).values.tolist() == highest[:, :num].tolist()
+    assert rest.tolist() == highest[:, num].tolist()
+    assert all(len(set(row)) == num for row in groups.tolist())
+
+
+def test_the_best_keys_are_those_of_a_sort_though_they_are_written_in_parts() -> None:
+    keys = torch.randint(-(2**62), 2**62, (2, 600), generator=torch.Generator().manual_seed(0))
+    keys[:, ::3] = keys[:, :1]  # many are equal
+    keys[1, 20:] = -(2**62)
+    best = torch.empty(2, 230, dtype=torch.int64)
+    topk.best_keys[(2,)](keys, best, 600, 230, BLOCK_C=1024, PART=64)
+    assert best.sort(dim=1, descending=True).values.tolist() == keys.sort(dim=1, descending=True).values[:, :230].tolist()
+
+
+def test_of_more_keys_than_one_program_holds_torch_finds_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topk, "LONGEST", 40)
+    assert_equals_a_full_sort(catalogue_of, torch.float16, 600, 16, 2, 9, None, 0, ties=True, seed=5)
 
 
 def test_on_a_cpu_the_answer_is_that_of_the_index(tmp_path: Path) -> None:
