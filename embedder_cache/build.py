@@ -99,8 +99,9 @@ def build_release(
     engine: Engine = embed_here,
     delta: Changes = Changes(),  # noqa: B008  # frozen
     device: Device = ON_CPU,
+    aside: bool = False,
 ) -> Published:
-    """Embed `items` with `bundle`, build the index, check and publish the release. The pointer moves last.
+    """Embed `items` with `bundle`, build the index, check and publish the release. The pointer moves last, and not if `aside`.
 
     DataError when a gate fails, unless `forced` gives the operator's reason to publish anyway.
 
@@ -179,7 +180,7 @@ def build_release(
         (directory / GATES).write_bytes(report(gates, forced, len(item_ids), made.report))
         with step("publish"):
             manifest = seal(directory, KIND, parent=bundle.manifest.id)
-            release, changed = publication.publish(manifest)
+            release, changed = publication.publish(manifest, aside)
         shutil.rmtree(work_directory(publication.store.local), ignore_errors=True)
     return Published(
         release,

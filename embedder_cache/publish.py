@@ -67,8 +67,10 @@ class Publication:
     signer: Signer | None
     served: OpenedRelease | None  # the release that is served now, opened and hashed once for the whole run
 
-    def publish(self, manifest: Manifest) -> tuple[str, bool]:
+    def publish(self, manifest: Manifest, aside: bool = False) -> tuple[str, bool]:
         """Put the sealed directory into the store, read it back and make it current. Returns its id, and whether that changed.
+
+        `aside`, the pointer stays where it is, and the second result is whether the release is another than the current one.
 
         The store may have this release already: nothing changed, a run was killed, or the catalogue went back. Then only the
         pointer moves. A release that is there but damaged, or signed otherwise, is replaced. gates.json does not count when
@@ -88,7 +90,9 @@ class Publication:
             verify(self.store, release, signed_by)
         pointer = self.at_start.pointer
         changed = pointer is None or (pointer.sequence, pointer.release) != (self.at_start.sequence, release)
-        if changed:
+        if aside:
+            changed = pointer is None or pointer.release != release
+        elif changed:
             write_pointer(self.store, release, "published by twotower embed", self.at_start)
         if known and known != release:
             self.store.retire(known, lambda: False)  # it is damaged

@@ -33,6 +33,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--gates", type=Path, metavar="TOML", help="limits that a release must keep; see docs/nightly.md")
     parser.add_argument("--force", action="store_true", help="publish although a limit is broken; needs --reason")
     parser.add_argument("--reason", help="why, for the release's gates.json")
+    parser.add_argument("--aside", action="store_true", help="put the release into the store, but leave the current one current")
     parser.add_argument("--sign", metavar="PEM", help="sign the release with this key (TWOTOWER_SIGNING_KEY)")
     parser.add_argument("--keep", type=int, metavar="N", help="then remove all but the newest N, as `releases gc` does")
     parser.add_argument("--metrics", type=Path, metavar="FILE", help="write FILE for Prometheus' textfile collector: NAME.prom")
@@ -80,12 +81,13 @@ def main(argv: list[str]) -> int:
         engine=engine,
         delta=delta,
         device=device,
+        aside=args.aside,
     )
     seconds = time.monotonic() - started
     if args.metrics:
         write_metrics(args.metrics, published, seconds)
     if published.changed:
-        say(f"published {published.release} in {store}: {published}")
+        say(f"{'wrote' if args.aside else 'published'} {published.release} in {store}: {published}")
         if published.served:
             say(f"  {drift_command.line(published.served, store, published.release, bundle)}")
     else:
@@ -102,6 +104,7 @@ def main(argv: list[str]) -> int:
             json.dumps(
                 {
                     "release": published.release,
+                    "changed": published.changed,
                     "items": published.num_items,
                     "embedded": published.num_embedded,
                     "gone": published.num_gone,

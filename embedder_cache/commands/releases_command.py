@@ -19,6 +19,8 @@ def main(argv: list[str]) -> int:
         ("verify", "hash every file of a release (default: the current one)"),
         ("activate", "point at a release after verifying it"),
         ("rollback", "point at the release that was current before; each further time one step further back"),
+        ("propose", "let the servers try a release beside the current one, on a share of the users"),
+        ("withdraw", "end that trial: the current release answers everyone again"),
         ("drift", "what changed between two releases, and whether to train again"),
         ("gc", "remove old releases and damaged ones; the current one, the one to roll back to and those that servers name stay"),
         ("keygen", "make a pair of ed25519 keys: one for `embed --sign`, one for `--verify-key`"),
@@ -28,10 +30,13 @@ def main(argv: list[str]) -> int:
             sub.add_argument("--out", type=Path, required=True, help="directory for signing.pem and verify.pem")
             continue
         sub.add_argument("--store", required=True, help="directory, or s3://BUCKET/PREFIX")
-        if action in ("verify", "activate"):
+        if action in ("verify", "activate", "propose"):
             sub.add_argument("release", nargs="?" if action == "verify" else None)
-        if action in ("verify", "activate", "rollback"):
+        if action in ("verify", "activate", "rollback", "propose"):
             sub.add_argument("--verify-key", metavar="PEM", help="refuse what is not signed by it (TWOTOWER_VERIFY_KEY)")
+        if action == "propose":
+            sub.add_argument("--percent", type=float, default=5.0, help="share of the users (default: %(default)g)")
+            sub.add_argument("--seconds", type=float, default=1800.0, help="length of the trial (default: %(default)g)")
         if action == "gc":
             sub.add_argument("--keep", type=int, default=7, help="how many of the newest releases stay (default: %(default)s)")
             what = (
@@ -54,6 +59,8 @@ def main(argv: list[str]) -> int:
         "verify": _verify,
         "activate": _activate,
         "rollback": _rollback,
+        "propose": _propose,
+        "withdraw": _withdraw,
         "gc": _gc,
         "drift": _drift,
         "keygen": _keygen,
@@ -106,6 +113,26 @@ def _rollback(args: argparse.Namespace) -> int:
 
     pointer = roll_back(open_store(args.store), _verifier(args))
     print(f"{pointer.release} is current again (pointer {pointer.sequence})")
+    return 0
+
+
+def _propose(args: argparse.Namespace) -> int:
+    from twotower.artefacts.release import Candidate, open_store, propose
+    from twotower.errors import StoreError
+
+    if not (0 < args.percent <= 100 and args.seconds > 0):
+        raise StoreError("--percent must be above 0 and at most 100, and --seconds above 0")
+    candidate = Candidate(release=args.release, percent=args.percent, seconds=args.seconds)
+    pointer = propose(open_store(args.store), candidate, _verifier(args))
+    print(f"{args.release} is tried beside {pointer.release} (pointer {pointer.sequence})")
+    return 0
+
+
+def _withdraw(args: argparse.Namespace) -> int:
+    from twotower.artefacts.release import open_store, withdraw
+
+    pointer = withdraw(open_store(args.store))
+    print(f"{pointer.release} answers everyone (pointer {pointer.sequence})")
     return 0
 
 

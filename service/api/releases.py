@@ -18,12 +18,34 @@ class ReleaseEntry(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None = None  # why the release could not be read; null if it could
 
 
+class TrialOutcomes(msgspec.Struct, frozen=True, kw_only=True):
+    """The requests that one release answered during a trial."""
+
+    requests: int  # how many
+    failed: int  # of them, those in which the release failed
+    degraded: int  # of them, those whose answer lacked something, or had no item
+    p99_ms: float | None  # 99th percentile of the time of its model work; null before the first request
+
+
+class TrialReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The trial of a release so far, on this server."""
+
+    release: str  # the release on trial
+    passed: bool  # whether its time is over and no limit is broken; it waits for the pointer to name it
+    percent: float  # share of the users that it answers
+    seconds: float  # length of the trial
+    new: TrialOutcomes  # requests that the release on trial answered
+    current: TrialOutcomes  # requests that the current release answered meanwhile
+    overlap: float | None  # mean share of the first ten items that both answer; null before the first comparison
+
+
 class ReleasesResponse(msgspec.Struct, frozen=True, kw_only=True):
     """The releases of the store, and how this server uses them."""
 
     serving: str  # the release that answers requests
     previous: str | None  # the release served before, if it is still in memory for an instant rollback
     canary: str | None  # the release on trial, which answers a share of the requests
+    trial: TrialReport | None  # how the trial goes, if there is one
     quarantined: dict[str, str]  # releases that are not served until the pointer moves, with the reason
     releases: list[ReleaseEntry]  # the releases of the store, oldest first
 

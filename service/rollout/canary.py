@@ -24,6 +24,12 @@ class CanaryJudge:
         verdict = trial.verdict(now_s) if trial else "wait"
         if trial is None or verdict == "wait":
             return None
+        if verdict == "promote" and trial.is_candidate:
+            if not trial.passed:
+                trial.passed = True
+                self._metrics.swaps.labels("passed").inc()
+                _log.info("%s passed its trial, and answers its share until the pointer names it", trial.release)
+            return None
         if verdict == "promote":
             try:
                 await self._swapper.swap(now.others[trial.release])

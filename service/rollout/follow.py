@@ -117,9 +117,9 @@ class Follower:
         if pointer.sequence < self.sequence:
             raise StoreError(f"{self._loader.source.store} is at pointer {pointer.sequence}, but was at {self.sequence}")
         if pointer.release == now.current.id:
-            self._served.end_trial()
-            return "unchanged"
+            return await self._try_candidate(pointer)
         if now.trial and pointer.release == now.trial.release:
+            now.trial.is_candidate = False  # it takes over as soon as it has passed, which may be at the next tick
             return "unchanged"
         release = self._swapper.in_memory(pointer.release) or await self._loader.load(pointer)
         self._served.end_trial()  # also when the swap fails: a release that was overtaken must not be promoted
@@ -127,21 +127,43 @@ class Follower:
         if canary is None or release.id in self._swapper.has_served:
             await self._swapper.swap(release)
             self.quarantined.pop(release.id, None)
+            await self._try_candidate(pointer)
             return "swapped"
         await self._served.start_trial(release, canary, monotonic())
         _log.info("%s is on trial with %g %% of the requests", release.id, canary.percent)
         return "trial"
 
+    async def _try_candidate(self, pointer: Pointer) -> Outcome:
+        """Try the release that the pointer proposes beside the current one; without one, a trial ends."""
+        candidate, now = pointer.candidate, self._served.now
+        if candidate is None or candidate.release == now.current.id:
+            self._served.end_trial()
+            return "unchanged"
+        if now.trial and now.trial.release == candidate.release:
+            return "unchanged"
+        self._served.end_trial()
+        in_memory = self._swapper.in_memory(candidate.release)
+        release = in_memory or await self._loader.load(pointer, candidate.release)
+        await self._served.start_trial(release, self._served.plan.trial_of(candidate), monotonic(), is_candidate=True)
+        self.quarantined.pop(release.id, None)
+        _log.info("%s is proposed, and on trial with %g %% of the requests", release.id, candidate.percent)
+        return "trial"
+
     def _refuse(self, pointer: Pointer | None, error: Exception) -> Outcome:
         reason, final = reason_of(error)
         self._metrics.load_failures.labels(reason).inc()
-        named = pointer.release if pointer else "the store's pointer"
+        named = self._wanted(pointer) if pointer else "the store's pointer"
         text = " ".join(str(error).split()) or type(error).__name__
         _log.warning("%s is not served (%s): %s; %s keeps answering", named, reason, text, self._served.current.id)
         if pointer and final:
-            self.quarantined[pointer.release] = reason
+            self.quarantined[named] = reason
             return "refused"
         return "unavailable"
+
+    def _wanted(self, pointer: Pointer) -> str:
+        """The release that a pointer asks this server to load: the one that it names, or else the one that it proposes."""
+        is_served = pointer.release == self._served.current.id
+        return pointer.candidate.release if is_served and pointer.candidate else pointer.release
 
 
 def reason_of(error: Exception) -> tuple[str, bool]:

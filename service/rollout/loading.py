@@ -23,7 +23,7 @@ from service.release.loaded import LoadedRelease
 from service.release.loading import read_release
 from service.release.memory import give_back, needed_bytes
 from service.release.source import ReleaseSource
-from twotower.artefacts.cache import keep
+from twotower.artefacts.cache import fetch, keep
 from twotower.artefacts.manifest import Manifest
 from twotower.artefacts.release import Pointer, ReleaseInfo, read_pointer, verify_release
 from twotower.errors import IntegrityError
@@ -61,9 +61,12 @@ class ReleaseLoader:
         """When each release of the store was written, as Unix time."""
         return await self._call(self._verifying, self.source.store.releases)
 
-    async def load(self, pointer: Pointer) -> LoadedRelease:
-        """The release that a pointer names, ready to answer. `follow.reason_of` lists the errors that this can raise."""
-        found = await self._call(self._verifying, partial(self._bring_near, pointer))
+    async def load(self, pointer: Pointer, candidate: str | None = None) -> LoadedRelease:
+        """The release that a pointer names, or the `candidate` that it proposes, ready to answer.
+
+        `follow.reason_of` lists the errors that this can raise.
+        """
+        found = await self._call(self._verifying, partial(self._bring_near, pointer, candidate))
         release = await self._call(self._loading, partial(read_release, *found, self.source.device, self.source.pools))
         await self._engine.load(release)
         await warm(self._calls, release)
@@ -78,15 +81,16 @@ class ReleaseLoader:
         for pool in (self._verifying, self._loading):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _bring_near(self, pointer: Pointer) -> tuple[Path, Manifest, ReleaseInfo]:
+    def _bring_near(self, pointer: Pointer, candidate: str | None) -> tuple[Path, Manifest, ReleaseInfo]:
         """The local directory of a release, after it was verified and there is enough memory for it."""
-        path = keep(self.source.store, pointer, self.source.signed_by)
-        manifest, info = verify_release(path, self.source.signed_by)
-        if manifest.id != pointer.release:
+        store, signed_by, release = self.source.store, self.source.signed_by, candidate or pointer.release
+        path = fetch(store, candidate, signed_by) if candidate else keep(store, pointer, signed_by)
+        manifest, info = verify_release(path, signed_by)
+        if manifest.id != release:
             raise IntegrityError(f"{path} holds {manifest.id}: its files are not those that were published under this name")
         needed, available = self._num_copies * needed_bytes(manifest, info), self._available()
         if available is not None and needed > available:
-            raise MemoryError(f"{pointer.release} needs about {needed:,} bytes beside the release served, {available:,} are free")
+            raise MemoryError(f"{release} needs about {needed:,} bytes beside the release served, {available:,} are free")
         return path, manifest, info
 
     @staticmethod

@@ -10,7 +10,9 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
+from twotower.artefacts.release import Candidate
 from twotower.errors import EnvironmentProblem
 
 CURRENT, CANARY, SHADOW = "current", "canary", "shadow"
@@ -48,6 +50,7 @@ class CanaryPlan(_Table, frozen=True, kw_only=True):
     seconds: Seconds
     min_requests: Annotated[int, Meta(ge=1)] = 100  # with fewer, errors are judged only at the end, and latency not at all
     max_error_rate: Share = 0.01  # by so much the error rate may exceed that of the current release
+    max_degraded_rate: Share = 0.01  # the same for answers that lack something, or have no item
     max_p99_ratio: Annotated[float, Meta(ge=1)] = 1.5  # of its p99 latency to that of the current release
     min_overlap: Share = 0.1  # mean share of the first ten items in common with the current release; same as the nightly gate
 
@@ -72,6 +75,11 @@ class Plan(_Table, frozen=True, kw_only=True):
         """Ids of the releases that the plan needs, whichever release the pointer names."""
         named = {arm.release for arm in self.arms} | ({self.shadow.release} if self.shadow else set())
         return named - {CURRENT}
+
+    def trial_of(self, candidate: Candidate) -> CanaryPlan:
+        """The trial of a candidate: its share and length come with the store's pointer, the limits from this plan."""
+        limits = self.canary or CanaryPlan(percent=candidate.percent, seconds=candidate.seconds)
+        return replace(limits, percent=candidate.percent, seconds=candidate.seconds)
 
     def arm_of(self, key: str) -> Arm:
         """The arm of a user or session."""

@@ -126,12 +126,12 @@ class ServedReleases:
             self._now = Snapshot(current, MappingProxyType(others))
         return before
 
-    async def start_trial(self, release: LoadedRelease, canary: CanaryPlan, now_s: float) -> None:
+    async def start_trial(self, release: LoadedRelease, canary: CanaryPlan, now_s: float, is_candidate: bool = False) -> None:
         """Let a release answer the share of requests that the plan gives a canary. A trial of another release ends."""
         async with self.unchanging():
             with_changes = self._now.others.get(release.id) or await self._with_changes(release)
             others = self._pinned() | {release.id: with_changes}
-            self._now = Snapshot(self.current, MappingProxyType(others), Trial(release.id, canary, now_s))
+            self._now = Snapshot(self.current, MappingProxyType(others), Trial(release.id, canary, now_s, is_candidate))
 
     def end_trial(self) -> None:
         """Stop the release on trial from answering. Without a trial nothing happens."""

@@ -16,14 +16,15 @@ from service.telemetry.metrics import Metrics
 FEW_OVERLAPS = 20  # a mean over fewer comparisons says little
 KEPT_LATENCIES = 10_000
 
-Verdict = Literal["wait", "promote", "errors", "latency", "overlap"]
+Verdict = Literal["wait", "promote", "errors", "degraded", "latency", "overlap"]
 
 
 @dataclass(slots=True)
 class Outcomes:
-    """Outcomes of the requests that one release answered: failures and latencies."""
+    """Outcomes of the requests that one release answered: failures, latencies, and answers that lacked something."""
 
     num_failed: int = 0
+    num_degraded: int = 0
     num_requests: int = 0
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT_LATENCIES))
 
@@ -39,6 +40,11 @@ class Outcomes:
         return self.num_failed / max(self.num_requests, 1)
 
     @property
+    def degraded_rate(self) -> float:
+        """Share of the requests whose answer lacked something, or had no item; 0 before the first request."""
+        return self.num_degraded / max(self.num_requests, 1)
+
+    @property
     def p99_s(self) -> float:
         """99th percentile of the latency of the last requests. There must be at least one."""
         return float(np.percentile(self.latencies_s, 99))
@@ -51,6 +57,8 @@ class Trial:
     release: str
     plan: CanaryPlan
     started_s: float
+    is_candidate: bool = False  # whether the pointer only proposes it: once it has passed, it waits for the pointer to name it
+    passed: bool = False
     new: Outcomes = field(default_factory=Outcomes)
     old: Outcomes = field(default_factory=Outcomes)
     overlaps: list[float] = field(default_factory=list)
@@ -58,13 +66,15 @@ class Trial:
     def verdict(self, now_s: float) -> Verdict:
         """What to do now: wait, promote the release, or reject it because of the limit that the verdict names.
 
-        At the end, few requests are enough to judge errors and overlap, but not the 99th percentile of the latency. A release
-        without any requests is promoted at the end.
+        At the end, few requests are enough to judge errors, degraded answers and overlap, but not the 99th percentile of the
+        latency. A release without any requests is promoted at the end.
         """
         over = now_s - self.started_s >= self.plan.seconds
         enough = self.new.num_requests >= self.plan.min_requests
         if (enough or over) and self.new.error_rate > self.old.error_rate + self.plan.max_error_rate:
             return "errors"
+        if (enough or over) and self.new.degraded_rate > self.old.degraded_rate + self.plan.max_degraded_rate:
+            return "degraded"
         timed = enough and self.old.num_requests >= self.plan.min_requests
         if timed and self.new.p99_s > self.plan.max_p99_ratio * self.old.p99_s:
             return "latency"
@@ -72,6 +82,10 @@ class Trial:
         if compared and np.mean(self.overlaps) < self.plan.min_overlap:
             return "overlap"
         return "promote" if over else "wait"
+
+    def note_degraded(self, variant: str) -> None:
+        """Count an answer of a variant that lacked something, or had no item."""
+        (self.new if variant == CANARY else self.old).num_degraded += 1
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from service.http.route_table import Route
 from service.release.source import ReleaseSource
 from service.rollout.follow import Follower
 from service.routes.context import Context
-from service.routes.listings import release_entries
+from service.routes.listings import release_entries, trial_report
 from twotower.artefacts.release import Pointer, activate, roll_back
 from twotower.errors import ArtefactError, StoreError
 
@@ -48,6 +48,7 @@ class Admin:
             serving=now.current.id,
             previous=previous.id if previous else None,
             canary=now.trial.release if now.trial else None,
+            trial=trial_report(now.trial) if now.trial else None,
             quarantined=dict(self._follower.quarantined),
             releases=await asyncio.to_thread(release_entries, self._source.store.local),
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 from service.api import releases as release_schemas
 from service.api import schemas
 from service.histories.history import UserHistory
+from service.rollout.trial import Outcomes, Trial
 from twotower.artefacts.release import list_releases, read_info, read_pointer, read_release_manifest, release_path
 from twotower.errors import ArtefactError, StoreError
 
@@ -33,6 +34,28 @@ def describe(user_id: str, history: UserHistory) -> schemas.UserResponse:
     ]
     return schemas.UserResponse(
         user_id=user_id, num_events=history.num_events, history_seq=history.seq, events=events, items=items
+    )
+
+
+def trial_report(trial: Trial) -> release_schemas.TrialReport:
+    """A trial so far, as a response."""
+    return release_schemas.TrialReport(
+        release=trial.release,
+        passed=trial.passed,
+        percent=trial.plan.percent,
+        seconds=trial.plan.seconds,
+        new=_outcomes(trial.new),
+        current=_outcomes(trial.old),
+        overlap=sum(trial.overlaps) / len(trial.overlaps) if trial.overlaps else None,
+    )
+
+
+def _outcomes(outcomes: Outcomes) -> release_schemas.TrialOutcomes:
+    return release_schemas.TrialOutcomes(
+        requests=outcomes.num_requests,
+        failed=outcomes.num_failed,
+        degraded=outcomes.num_degraded,
+        p99_ms=round(outcomes.p99_s * 1000, 3) if outcomes.num_requests else None,
     )
 
 

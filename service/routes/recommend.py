@@ -92,6 +92,8 @@ class RecommendRoutes:
         degraded = answer.degraded + ranking.degraded
         has_items = bool(ranking.items) or request.validate_only
         self._context.count_answer(degraded, len(ranking.missing_item_ids), has_items)
+        if chosen.trial and (ranking.degraded or not has_items):
+            chosen.trial.note_degraded(chosen.variant)
         return schemas.RecommendResponse(
             recommendation_id=fresh_id(),
             items=ranking.items,

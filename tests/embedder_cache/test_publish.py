@@ -240,3 +240,13 @@ def test_a_signature_is_no_part_of_what_is_signed(tiny_bundle: Path, tiny_shop: 
     (tmp_path / "releases" / signed.release / SIGNATURE).unlink()
     assert verify(store, signed.release, None) == manifest
     assert newest(tmp_path).sequence == 1
+
+
+def test_a_release_put_aside_is_whole_and_moves_no_pointer(any_store: Store, tiny_bundle: Path, tiny_shop: Path) -> None:
+    bundle, items = load_bundle(tiny_bundle), tiny_shop / "items.parquet"
+    aside = build_release(bundle, items, any_store, None, aside=True)
+    assert (aside.changed, newest(any_store).pointer) == (True, None)
+    verify(any_store, aside.release, None)
+    activate(any_store, aside.release, None)
+    again = build_release(bundle, items, any_store, None, aside=True)
+    assert (again.release, again.changed) == (aside.release, False), "it is current already"

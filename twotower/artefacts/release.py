@@ -42,6 +42,14 @@ class ReleaseInfo(msgspec.Struct, frozen=True, kw_only=True):
     delta_sequence: int = 0  # sequence number of the last item change that it contains
 
 
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that servers try beside the current one: it answers a share of the users, and is judged."""
+
+    release: str
+    percent: float  # of the users
+    seconds: float  # until it has passed, unless it broke a limit before
+
+
 class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     """The release to serve. A rollback is a new pointer with a higher sequence number."""
 
@@ -51,6 +59,7 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     earlier: tuple[str, ...] = ()  # the releases that further rollbacks go to, the latest first
     reason: str
     written_at: datetime
+    candidate: Candidate | None = None
 
 
 class PointerAtStart(NamedTuple):
@@ -115,7 +124,12 @@ def current_release(store: Address) -> str | None:
 
 
 def write_pointer(
-    store: Address, release: str, reason: str, at_start: PointerAtStart | None = None, back: tuple[str, ...] | None = None
+    store: Address,
+    release: str,
+    reason: str,
+    at_start: PointerAtStart | None = None,
+    back: tuple[str, ...] | None = None,
+    candidate: Candidate | None = None,
 ) -> Pointer:
     """Make `release` current: write a pointer whose number follows that of the pointer `at_start`, by default the newest one.
 
@@ -132,6 +146,7 @@ def write_pointer(
         earlier=back[1:MAX_ROLLBACKS],
         reason=reason,
         written_at=datetime.now(UTC),
+        candidate=candidate,
     )
     with store.exclusive():
         require(store, release)
@@ -251,6 +266,23 @@ def roll_back(store: Store, signed_by: Verifier | None) -> Pointer:
         raise StoreError(f"nothing that was current before {current.release} is in {store}: there is nothing to roll back to")
     verify(store, back[0], signed_by)
     return write_pointer(store, back[0], f"rolled back from {current.release}", at_start, tuple(back[1:]))
+
+
+def propose(store: Store, candidate: Candidate, signed_by: Verifier | None) -> Pointer:
+    """Let servers try a release beside the current one, after verifying it. A restarted server serves the current one."""
+    at_start, current = newest(store), read_pointer(store)
+    if candidate.release == current.release:
+        raise StoreError(f"{candidate.release} is current already: there is nothing to try")
+    verify(store, candidate.release, signed_by)
+    return write_pointer(store, current.release, f"{candidate.release} is tried", at_start, rollbacks(current), candidate)
+
+
+def withdraw(store: Store) -> Pointer:
+    """End the trial of a candidate on all servers: the current release answers everyone again."""
+    at_start, current = newest(store), read_pointer(store)
+    if current.candidate is None:
+        raise StoreError(f"no release of {store} is being tried: there is nothing to withdraw")
+    return write_pointer(store, current.release, f"{current.candidate.release} was withdrawn", at_start, rollbacks(current))
 
 
 def _back(pointer: Pointer | None, release: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from twotower.artefacts.release import POINTERS, current_release, newest, pointers, rollbacks
+from twotower.artefacts.release import POINTERS, newest, pointers, rollbacks
 from twotower.artefacts.store import Store
 
 KEPT_POINTERS = 100
@@ -38,9 +38,9 @@ def named(store: Store) -> set[str]:
 def collect(store: Store, keep: int, grace_minutes: float, also: Iterable[str] = ()) -> tuple[int, int]:
     """Remove all releases but the newest `keep`. Returns how many were removed, and how many are left.
 
-    The current release and the one a rollback goes to stay. So does every release written or current within the last
-    `grace_minutes`, because a server may be loading it, or another run may be about to make it current. The releases in `also`
-    and those that servers name stay too.
+    The current release, the one on trial and the one a rollback goes to stay. So does every release written or current within
+    the last `grace_minutes`, because a server may be loading it, or another run may be about to make it current. The releases in
+    `also` and those that servers name stay too.
     """
     since = datetime.now(UTC) - timedelta(minutes=grace_minutes)
     written = store.releases()
@@ -48,18 +48,26 @@ def collect(store: Store, keep: int, grace_minutes: float, also: Iterable[str] =
     kept |= {*also, *named(store)}
     current = newest(store).pointer
     if current is not None:
-        kept |= {current.release, *[release for release in rollbacks(current) if release in written][:1]}
+        kept |= {*_in_use(store), *[release for release in rollbacks(current) if release in written][:1]}
     for pointer in pointers(store):
         kept.add(pointer.release)
         if pointer.written_at <= since:
             break
     old = [release for release in written if release not in kept]
-    removed = [release for release in old if store.retire(release, partial(_is_current, store, release))]
+    removed = [release for release in old if store.retire(release, partial(_is_in_use, store, release))]
     store.sweep()
     for name in store.names(POINTERS)[:-KEPT_POINTERS]:
         store.delete(f"{POINTERS}/{name}")
     return len(removed), len(written) - len(removed)
 
 
-def _is_current(store: Store, release: str) -> bool:
-    return current_release(store) == release
+def _is_in_use(store: Store, release: str) -> bool:
+    return release in _in_use(store)
+
+
+def _in_use(store: Store) -> set[str]:
+    """The current release, and the one that is tried beside it."""
+    pointer = newest(store).pointer
+    if pointer is None:
+        return set()
+    return {pointer.release, pointer.candidate.release} if pointer.candidate else {pointer.release}

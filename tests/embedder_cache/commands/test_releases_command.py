@@ -9,7 +9,7 @@ import pytest
 from embedder_cache.build import build_release
 from embedder_cache.commands.releases_command import main
 from twotower.artefacts.bundle import load_bundle
-from twotower.artefacts.release import VECTORS, list_releases, read_pointer, release_path
+from twotower.artefacts.release import VECTORS, Candidate, list_releases, read_pointer, release_path
 from twotower.errors import IntegrityError, StoreError
 
 
@@ -116,3 +116,35 @@ def test_a_bucket_is_looked_after_as_a_directory_is(
     ):
         assert main([*action, "--store", s3_store]) == 0
         assert says in capsys.readouterr().out
+
+
+def test_a_proposed_release_is_tried_beside_the_current_one_until_it_is_withdrawn(store: Path) -> None:
+    before = read_pointer(store)
+    assert before.previous is not None
+    assert main(["propose", before.previous, "--store", str(store), "--percent", "10", "--seconds", "60"]) == 0
+    tried = read_pointer(store)
+    assert tried.candidate == Candidate(release=before.previous, percent=10, seconds=60)
+    assert (tried.release, tried.previous) == (before.release, before.previous), "what is served stays, and the way back"
+    assert main(["withdraw", "--store", str(store)]) == 0
+    after = read_pointer(store)
+    assert (after.sequence, after.release, after.previous, after.candidate) == (
+        before.sequence + 2,
+        before.release,
+        before.previous,
+        None,
+    )
+
+
+def test_what_cannot_be_tried_is_said(store: Path) -> None:
+    current, other = read_pointer(store).release, str(read_pointer(store).previous)
+    for arguments, why in (
+        (["propose", current], "current already"),
+        (["propose", "release-000000000000"], "has no release"),
+        (["propose", other, "--percent", "0"], "--percent"),
+        (["withdraw"], "nothing to withdraw"),
+    ):
+        with pytest.raises(StoreError, match=why):
+            main([*arguments, "--store", str(store)])
+    (release_path(store, other) / VECTORS).write_bytes(b"nothing")
+    with pytest.raises(IntegrityError, match=VECTORS):
+        main(["propose", other, "--store", str(store)])

@@ -16,7 +16,18 @@ from service.release.loaded import LoadedRelease
 from service.rollout.follow import reason_of
 from service.rollout.plan import CANARY, CanaryPlan, Plan
 from tests.service.conftest import Following, TwoReleases
-from twotower.artefacts.release import VECTORS, activate, open_store, read_pointer, release_path, roll_back, write_pointer
+from twotower.artefacts.release import (
+    VECTORS,
+    Candidate,
+    activate,
+    open_store,
+    propose,
+    read_pointer,
+    release_path,
+    roll_back,
+    withdraw,
+    write_pointer,
+)
 from twotower.errors import EnvironmentProblem, FormatError, IntegrityError, ReleaseMismatch, StoreError
 
 Follow = Callable[..., Following]
@@ -249,3 +260,76 @@ def test_polls_spread_and_grow_rarer_while_the_store_fails(two: TwoReleases, fol
     assert 7.5 <= min(calm) < 9 < 11 < max(calm) <= 12.5
     assert 60 <= min(failing) < max(failing) <= 100
     assert server.follower._pause(1000) <= 400
+
+
+def offer(two: TwoReleases, release: str) -> None:
+    propose(open_store(two.store), Candidate(release=release, percent=50, seconds=60), None)
+
+
+def test_a_proposed_release_answers_its_share_and_waits_for_the_pointer(two: TwoReleases, follow: Follow) -> None:
+    """No plan of variants is needed: the share and the length come with the pointer."""
+    server = follow(two.store, two.second)
+    offer(two, two.first)
+    assert [server.look(), server.look()] == ["trial", "unchanged"]
+    assert {server.answer(user_id=user)[:2] for user in map(str, range(40))} == {
+        (two.second, "default"),
+        (two.first, CANARY),
+    }
+    trial = server.served.now.trial
+    assert trial is not None
+    server.run(server.follower.decide_trial(time.monotonic() + 59))
+    assert not trial.passed
+    for _ in range(2):
+        server.run(server.follower.decide_trial(time.monotonic() + 61))
+    assert (trial.passed, server.served.current.id) == (True, two.second), "only the pointer promotes it"
+    assert server.count("twotower_release_swaps_total", result="passed") == 1
+    activate(open_store(two.store), two.first, None)
+    server.look()
+    server.run(server.follower.decide_trial(time.monotonic() + 61))
+    assert (server.served.current.id, server.served.now.trial) == (two.first, None)
+
+
+def test_a_proposed_release_that_breaks_a_limit_answers_nobody(two: TwoReleases, follow: Follow) -> None:
+    server = follow(two.store, two.second)
+    offer(two, two.first)
+    server.look()
+    trial = server.served.now.trial
+    assert trial is not None
+    for number in range(100):
+        trial.new.add(failed=False, latency_s=0.01)
+        if number < 2:
+            trial.note_degraded(CANARY)
+    server.run(server.follower.decide_trial(time.monotonic()))
+    assert (server.served.current.id, server.served.now.others) == (two.second, {})
+    assert server.follower.quarantined == {two.first: "degraded"}
+    assert server.look() == "unchanged"
+    offer(two, two.first)
+    assert server.look() == "trial", "someone thought it over"
+    assert server.follower.quarantined == {}
+
+
+def test_a_withdrawn_release_answers_nobody(two: TwoReleases, follow: Follow) -> None:
+    server = follow(two.store, two.second)
+    offer(two, two.first)
+    server.look()
+    withdraw(open_store(two.store))
+    assert server.look() == "unchanged"
+    assert (server.served.now.trial, server.served.now.others) == (None, {})
+
+
+def test_a_proposed_release_that_is_damaged_is_refused(two: TwoReleases, follow: Follow) -> None:
+    server = follow(two.store, two.second)
+    offer(two, two.first)
+    damage(two, two.first)
+    assert [server.look(), server.look()] == ["refused", "unchanged"]
+    assert server.follower.quarantined == {two.first: "integrity"}
+    assert server.answer()[0] == two.second
+
+
+def test_a_server_that_lags_behind_follows_and_tries_in_one_look(two: TwoReleases, follow: Follow) -> None:
+    server = follow(two.store, two.first)
+    offer(two, two.first)
+    assert server.look() == "swapped"
+    assert server.served.current.id == two.second
+    assert server.served.now.trial is not None
+    assert server.served.now.trial.release == two.first

@@ -42,6 +42,14 @@ def test_a_trial_ends_when_a_limit_is_broken_or_its_time_is_over(on_trial: Trial
     assert on_trial.verdict(1600) == at_the_end
 
 
+def test_answers_that_lack_something_count_above_those_of_the_release_before() -> None:
+    poor = trial([0.01] * 20, [0.01] * 20)
+    poor.new.num_degraded, poor.old.num_degraded = 2, 1
+    assert poor.verdict(1001) == "degraded"
+    poor.old.num_degraded = 2
+    assert poor.verdict(1001) == "wait"
+
+
 def test_errors_count_above_those_of_the_release_before() -> None:
     struggling = trial([0.01] * 20, [], failed=6)
     for number in range(20):

@@ -7,7 +7,7 @@ import pytest
 from service.release.loaded import LoadedRelease
 from tests.service.conftest import Client, TwoReleases
 from tests.service.routes.conftest import Shop
-from twotower.artefacts.release import VECTORS, read_pointer, release_path
+from twotower.artefacts.release import VECTORS, Candidate, open_store, propose, read_pointer, release_path
 
 
 def test_a_refresh_follows_the_pointer(shop: Shop, two: TwoReleases) -> None:
@@ -106,3 +106,18 @@ def test_releases_are_listed_with_the_current_one_marked(client: Client, release
             "problem": None,
         }
     ]
+
+
+def test_the_trial_of_a_proposed_release_is_told_in_numbers(shop: Shop, two: TwoReleases) -> None:
+    client = shop(two.second)
+    propose(open_store(two.store), Candidate(release=two.first, percent=50, seconds=3600), None)
+    assert client.post("/v1/admin/refresh", {}).json() == {"outcome": "trial", "serving": two.second}
+    answers = [client.recommend(user_id=str(number)) for number in range(40)]
+    on_trial = sum(answer["variant"] == "canary" for answer in answers)
+    client.recommend(user_id="1", filter="price < 0")
+    trial = client.get("/v1/releases").json()["trial"]
+    assert (trial["release"], trial["passed"], trial["percent"], trial["seconds"]) == (two.first, False, 50, 3600)
+    assert trial["new"]["requests"] + trial["current"]["requests"] == 41
+    assert trial["new"]["requests"] - on_trial in (0, 1)
+    assert trial["new"]["degraded"] + trial["current"]["degraded"] == 1
+    assert (trial["new"]["failed"], trial["new"]["p99_ms"] > 0) == (0, True)

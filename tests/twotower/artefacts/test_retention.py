@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from twotower.artefacts.manifest import MANIFEST
-from twotower.artefacts.release import list_releases, newest, read_pointer, write_pointer
+from twotower.artefacts.release import Candidate, list_releases, newest, read_pointer, rollbacks, write_pointer
 from twotower.artefacts.retention import KEPT_POINTERS, collect
 from twotower.artefacts.store import LocalStore, Store
 from twotower.errors import StoreError
@@ -122,3 +122,11 @@ def test_old_pointers_are_forgotten_and_their_numbers_are_not(tmp_path: Path) ->
     collect(store, keep=1, grace_minutes=0)
     assert len(store.names("pointers")) == KEPT_POINTERS
     assert write_pointer(store, NAMES[0], reason="test").sequence == KEPT_POINTERS + 6
+
+
+def test_what_is_tried_beside_the_current_release_stays(store: Store) -> None:
+    pointer = read_pointer(store)
+    candidate = Candidate(release=NAMES[0], percent=5, seconds=60)
+    write_pointer(store, pointer.release, "test", None, rollbacks(pointer), candidate)
+    collect(store, keep=1, grace_minutes=0)
+    assert list_releases(store) == [NAMES[0], *NAMES[3:]]
