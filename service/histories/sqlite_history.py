@@ -210,10 +210,39 @@ def read(connection: sqlite3.Connection, user_id: str, known: UserHistory | None
 
 
 def delete(connection: sqlite3.Connection, user_id: str) -> int:
-    """Delete a user from all tables; returns how many events were ever stored."""
+    """Delete a user from all tables and from the disk; returns how many events were ever stored."""
+    count = _delete(connection, user_id)
+    empty_log(connection)
+    return count
+
+
+def expire(connection: sqlite3.Connection, before_ms: int) -> int:
+    """Delete all users whose last event is older; returns how many there were."""
+    heads = connection.execute("SELECT user_id, latest_ms FROM users").fetchall()
+    old = [user for user, latest_ms in heads if (latest_ms or _latest_ms(connection, user)) < before_ms]
+    for user in old:
+        _delete(connection, user)
+    empty_log(connection)
+    return len(old)
+
+
+def empty_log(connection: sqlite3.Connection) -> None:
+    """Move the write-ahead log into the file and cut it to nothing, because it still holds what was deleted.
+
+    A reader at work may prevent that for the moment; then the log is overwritten later.
+    """
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _delete(connection: sqlite3.Connection, user_id: str) -> int:
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         count = _head(connection, user_id).num_events
         for table in ("users", "events", "event_ids", "items"):
             connection.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))  # noqa: S608 - the names are constants
     return count
+
+
+def _latest_ms(connection: sqlite3.Connection, user_id: str) -> int:
+    rows = connection.execute("SELECT payload FROM events WHERE user_id = ?", (user_id,))
+    return max((_timed.decode(payload).time_ms for (payload,) in rows), default=0)

@@ -15,12 +15,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--items", type=Path, required=True)
     parser.add_argument("--schema", type=Path, required=True)
     parser.add_argument("--signals", type=Path, help="needed when the schema names signals")
+    parser.add_argument("--hide-users", action="store_true", help="name no user, for logs that are kept")
     args = parser.parse_args(argv)
 
     from training.data.inspect import inspect
     from twotower.data.schema import load_schema
 
-    findings = inspect(args.events, args.items, load_schema(args.schema), args.signals)
+    findings = inspect(args.events, args.items, load_schema(args.schema), args.signals, args.hide_users)
     print_findings(findings)
     errors = sum(f.level == "error" for f in findings)
     if errors:

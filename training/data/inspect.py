@@ -25,15 +25,15 @@ STAND_IN_FACTOR = 5  # the same for an id that may stand for a missing one
 PLACEHOLDERS = ("(not set)", "null", "none", "nan", "undefined", "unknown", "n/a", "na", "anonymous", "guest", "0", "-1", "-")
 
 
-def inspect(events: Path, items: Path, schema: Schema, signals: Path | None = None) -> list[Finding]:
-    """All findings about the data, errors first."""
+def inspect(events: Path, items: Path, schema: Schema, signals: Path | None = None, hide_users: bool = False) -> list[Finding]:
+    """All findings about the data, errors first. With `hide_users`, none names a user."""
     try:
         findings, item_ids = _look_at_items(items, schema)
     except DataError as error:
         note = "not looked at, because the items cannot be read"
         return [Finding("error", "items", str(error)), Finding("note", "events", note)]
     looks: dict[str, Callable[[], list[Finding]]] = {
-        "events": lambda: _look_at_events(events, item_ids, schema),
+        "events": lambda: _look_at_events(events, item_ids, schema, hide_users),
         "signals": lambda: _look_at_signals(signals, item_ids, schema),
     }
     for where, look in looks.items():
@@ -75,7 +75,7 @@ def _not_read(table: Table, what: str, used: Sequence[str]) -> Iterator[Finding]
         yield Finding("note", what, f"columns that the schema does not name: {', '.join(others[:12])}{more}")
 
 
-def _look_at_events(events: Path, item_ids: pa.Array, schema: Schema) -> list[Finding]:
+def _look_at_events(events: Path, item_ids: pa.Array, schema: Schema, hide_users: bool) -> list[Finding]:
     table = open_table(events, "events")
     with step("look at events", READS * table.num_rows, "events") as work:
         log = read_event_log(events, schema, item_ids, context_rows=64, on_events=work.advance)
@@ -87,7 +87,7 @@ def _look_at_events(events: Path, item_ids: pa.Array, schema: Schema) -> list[Fi
         *(Finding("note", "events", note) for note in report.notes),
         *_not_read(table, "events", (*schema.events.roles, *schema.events.features)),
         *_left_out(report),
-        *_strange_users(log),
+        *_strange_users(log, hide_users),
     ]
     if schema.split is None:
         return [*findings, Finding("error", "schema", "no [split]: add validation_from and test_from")]
@@ -102,13 +102,13 @@ def _look_at_events(events: Path, item_ids: pa.Array, schema: Schema) -> list[Fi
     return findings
 
 
-def _strange_users(log: EventLog) -> Iterator[Finding]:
+def _strange_users(log: EventLog, hide_users: bool) -> Iterator[Finding]:
     """Users who cannot be one person: they have too many events, or an id that stands for a missing one."""
     sizes_U = np.diff(log.offsets_U1)
     total, usual = int(sizes_U.sum()), float(np.median(sizes_U))
     for user in np.argsort(-sizes_U)[:MOST_SHOWN].tolist():
         name, size = log.user_ids[user], int(sizes_U[user])
-        has = f"user {name!r} has {size:,} of {total:,} events ({size / total:.1%})"
+        has = f"{'a user' if hide_users else f'user {name!r}'} has {size:,} of {total:,} events ({size / total:.1%})"
         if name.strip().lower() in PLACEHOLDERS and size > STAND_IN_FACTOR * usual:
             why = "that looks like a missing id, and the events of many people become one history"
         elif log.num_users >= MANY_USERS and size >= ROBOT_SHARE * total and size > ROBOT_FACTOR * usual:

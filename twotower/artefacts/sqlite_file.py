@@ -20,6 +20,7 @@ def connect(path: Path, what: str, option: str) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         # NORMAL could lose what was acknowledged in a power cut: it does not sync the WAL at commit.
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten in the file too
     except sqlite3.Error as error:
         raise EnvironmentProblem(
             f"cannot keep {what} in {path}: {error}. Choose a writable file with {option} sqlite:///PATH."

@@ -97,3 +97,23 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(FormatError, match="version 99"):
         SqliteHistory(tmp_path / "h.db")
+
+
+def test_what_was_deleted_is_overwritten_in_the_file_and_its_log(tmp_path: Path) -> None:
+    """Also what the bounds had removed before: a file of a database keeps the bytes of deleted rows otherwise."""
+
+    def bytes_of_both() -> bytes:
+        return (tmp_path / "h.db").read_bytes() + (tmp_path / "h.db-wal").read_bytes()
+
+    async def check() -> None:
+        store = SqliteHistory(tmp_path / "h.db")
+        for number in range(300):
+            await store.append([event("forget-me", key=str(number)), event("ann")])
+        await store.read("forget-me")
+        assert b"forget-me" in bytes_of_both()
+        await store.delete("forget-me")
+        assert b"forget-me" not in bytes_of_both()
+        assert (await store.read("ann")).num_events == 300
+        await store.close()
+
+    asyncio.run(check())

@@ -142,6 +142,9 @@ def test_a_user_who_cannot_be_one_person_is_named(tmp_path: Path, tiny_shop: Pat
     (warning,) = (what for level, _, what in inspected(shop) if level == "warning")
     assert re.search(said, warning)
     assert "(33.3%)" in warning
+    hidden = inspect(shop / "events.parquet", shop / "items.parquet", load_schema(shop / "schema.toml"), hide_users=True)
+    (warning,) = (found.what for found in hidden if found.level == "warning")
+    assert warning.startswith("a user has ")
 
 
 def test_columns_and_files_that_are_not_read_are_named(tmp_path: Path, tiny_shop: Path) -> None:

@@ -1,0 +1,135 @@
+"""`twotower users`: deletes a user everywhere, and forgets what is old. It never prints an id."""
+
+import argparse
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twotower.artefacts.sqlite_file import connect, sqlite_path
+from twotower.data.features import DAY_MS
+from twotower.errors import DataError, EnvironmentProblem
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from twotower.data.schema import EventColumns
+
+REDIS_TIMEOUT_S = 5.0
+
+
+def main(argv: list[str]) -> int:
+    """Delete what is stored of a user, or of all users whose last event is old."""
+    args = parser().parse_args(argv)
+    return _delete(args) if args.action == "delete" else _expire(args)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `twotower users`."""
+    result = argparse.ArgumentParser("twotower users", description=main.__doc__)
+    actions = result.add_subparsers(dest="action", required=True)
+    delete = actions.add_parser("delete", help="delete one user from servers, histories and files of events")
+    delete.add_argument("--user", required=True, metavar="ID")
+    what = "ask this server process to forget the user: once for each process, by its admin port if it has one"
+    delete.add_argument("--server", metavar="URL", action="append", default=[], help=what)
+    delete.add_argument("--key-file", type=Path, metavar="FILE", help="API key with the scope users:delete, for the servers")
+    expire = actions.add_parser("expire", help="forget users without an event for so many days, and events older than that")
+    expire.add_argument("--days", type=float, required=True)
+    for action in (delete, expire):
+        what = "a history store: sqlite:///FILE, redis://... or rediss://..."
+        action.add_argument("--history", metavar="URL", action="append", default=[], help=what)
+        what = "Parquet file of events, or a directory of them, which is rewritten without the rows"
+        action.add_argument("--events", type=Path, metavar="FILE", action="append", default=[], help=what)
+        action.add_argument("--schema", type=Path, help="schema.toml, which names the columns of --events")
+    return result
+
+
+def _delete(args: argparse.Namespace) -> int:
+    from service.histories.event_files import remove_user
+    from service.histories.sqlite_history import delete
+    from twotower.nightly.servers import Silent, servers_of
+
+    if not (args.server or args.history or args.events):
+        raise DataError("name where to delete the user: --server, --history, --events")
+    for url in args.history:
+        path = sqlite_path(url)
+        if path is None and not url.startswith(("redis://", "rediss://")):
+            raise EnvironmentProblem(
+                "--history must be sqlite:///FILE (sqlite:////FILE for an absolute path), redis://... or rediss://..."
+            )
+        count = _in_file(path, lambda connection: delete(connection, args.user)) if path else in_redis(url, args.user)
+        print(f"{count} events ever stored are deleted from {_without_password(url)}")
+    for file in args.events:
+        print(f"{remove_user(file, _columns(args.schema), args.user)} events are removed from {file}")
+    for server in servers_of(tuple(args.server), args.key_file):  # last, so that nothing brings the history back to its memory
+        try:
+            count = server.forget(args.user)
+        except Silent as silent:
+            raise EnvironmentProblem(f"{silent}, so it may still hold the user in memory: run this again") from silent
+        print(f"{server.url} has forgotten the user ({count} events ever stored)")
+    return 0
+
+
+def _expire(args: argparse.Namespace) -> int:
+    from service.histories.event_files import remove_old
+    from service.histories.sqlite_history import expire
+
+    if not (args.history or args.events):
+        raise DataError("name what is to be looked through: --history, --events")
+    if not args.days > 0:
+        raise DataError(f"--days {args.days:g} would forget everything: give a number above 0")
+    before_ms = round(time.time() * 1000 - args.days * DAY_MS)
+    for url in args.history:
+        if (path := sqlite_path(url)) and not path.is_file():
+            print(f"no user is forgotten in {url}: no server has made that file yet")
+        elif path:
+            print(f"{_in_file(path, lambda connection: expire(connection, before_ms))} users are forgotten in {url}")
+        else:
+            print(f"{_without_password(url)} forgets by itself, after TWOTOWER_REDIS_TTL_DAYS")
+    for file in args.events:
+        print(f"{remove_old(file, _columns(args.schema), before_ms)} events are removed from {file}")
+    return 0
+
+
+def _columns(schema: Path | None) -> "EventColumns":
+    from twotower.data.schema import EventColumns, load_schema
+
+    return load_schema(schema).events if schema else EventColumns()
+
+
+def _in_file(path: Path, work: "Callable[[sqlite3.Connection], int]") -> int:
+    """The result of `work` on a file of histories, which a server may have open too."""
+    import sqlite3
+    from contextlib import closing
+
+    if not path.is_file():
+        raise EnvironmentProblem(f"{path} is not there: is --history right?")
+    try:
+        with closing(connect(path, "histories", "--history")) as connection:
+            return work(connection)
+    except sqlite3.Error as error:
+        raise EnvironmentProblem(f"cannot change the histories in {path}: {error}") from error
+
+
+def in_redis(url: str, user_id: str) -> int:
+    """Delete a user from Redis; returns how many events were ever stored."""
+    from service.histories.history import HistoryUnavailable
+    from service.histories.redis_history import RedisHistory
+
+    async def delete() -> int:
+        store = RedisHistory(url, REDIS_TIMEOUT_S, ttl_days=1.0)
+        try:
+            return await store.delete(user_id)
+        finally:
+            await store.close()
+
+    try:
+        return asyncio.run(delete())
+    except HistoryUnavailable as error:
+        raise EnvironmentProblem(f"{_without_password(url)} did not delete the user: {error}") from error
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
