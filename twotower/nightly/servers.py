@@ -1,0 +1,63 @@
+"""What servers say of a release: asked over HTTP, with the API key of an operator."""
+
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from twotower.errors import EnvironmentProblem
+
+TIMEOUT_S = 10.0
+Json = dict[str, Any]
+
+
+class Silent(Exception):
+    """A server did not answer, or not as it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One server process, by the address of its admin port."""
+
+    url: str
+    key: str | None = None
+
+    def releases(self) -> Json:
+        """The answer to GET /v1/releases."""
+        return self._ask("GET", "/v1/releases")
+
+    def look(self) -> None:
+        """Let the server look at the store now, rather than at its next poll."""
+        self._ask("POST", "/v1/admin/refresh", b"{}")
+
+    def forget(self, user_id: str) -> int:
+        """Let the server delete a user from its store and its memory; returns how many events the store ever had."""
+        answer = self._ask("DELETE", f"/v1/users/{quote(user_id, safe='')}")
+        return int(answer["deleted_events"])
+
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> Json:
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+        request = urllib.request.Request(self.url.rstrip("/") + path, body, headers, method=method)  # noqa: S310 - http(s) only
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
+                result: Json = json.loads(answer.read())
+                return result
+        except urllib.error.HTTPError as error:
+            if error.code in (401, 403):
+                raise EnvironmentProblem(f"{self.url} refuses the API key, or wants one: name its file ({error.code})") from error
+            raise Silent(f"{self.url} answered with status {error.code}") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise Silent(f"{self.url} does not answer: {getattr(reason, 'strerror', None) or reason}") from error
+
+
+def servers_of(urls: tuple[str, ...], key_file: Path | None) -> list[Server]:
+    """The servers of the configuration; EnvironmentProblem when the key cannot be read."""
+    try:
+        key = key_file.read_text().strip() if key_file else None
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot read the API key in {key_file}: {error.strerror or error}") from error
+    return [Server(url, key) for url in urls]
