@@ -1,11 +1,17 @@
 """nightly.toml: a wrong name is named, with the one that was meant."""
 
+import re
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+from msgspec import Struct
 
+from tests.documents import ROOT, blocks, tables
 from twotower.errors import DataError
-from twotower.nightly.config import load_config
+from twotower.nightly.config import Config, load_config
+
+PAGE = ROOT / "docs/operations.md"
 
 MINIMAL = """
 [data]
@@ -49,3 +55,20 @@ def test_what_is_wrong_with_the_file_is_said(tmp_path: Path, text: str, told: st
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read .*nightly\.toml: No such file or directory.*--config"):
         load_config(tmp_path / "nightly.toml")
+
+
+def test_the_file_that_the_page_shows_is_one(tmp_path: Path) -> None:
+    (shown,) = (block.text for block in blocks(PAGE.read_text()) if block.kind == "toml")
+    config = load_config(written(tmp_path, shown))
+    assert (config.canary.servers, config.retention.days) == (("http://127.0.0.1:9000",), 400)
+
+
+def test_the_page_has_every_setting_and_no_other() -> None:
+    (table,) = (table for table in tables(PAGE.read_text()) if table[0][:2] == ["table", "name"])
+    told: dict[str, set[str]] = {}
+    section = ""
+    for cells in table[1:]:
+        section = cells[0].strip("`[]") or section
+        told.setdefault(section, set()).update(re.findall(r"`([^`]+)`", cells[1]))
+    inner = {name: kind for name, kind in get_type_hints(Config).items() if isinstance(kind, type) and issubclass(kind, Struct)}
+    assert told == {"": {"nights"}} | {name: set(kind.__struct_fields__) for name, kind in inner.items()}
