@@ -108,6 +108,7 @@ def show(axes: Axes, panel: Panel, found: list[Series], minutes: float) -> None:
             axes.plot(at, values, color=colour, linewidth=1, label=named)
     axes.set_xlim(-minutes, 0)
     axes.set_ylim(bottom=0)
+    axes.set_ylim(top=1.3 * axes.get_ylim()[1])  # room for the names
     axes.grid(color=FAINT, linewidth=0.4)
     axes.tick_params(colors=INK, labelsize=5.5, length=0, pad=2)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: spoken(value, unit)))
