@@ -71,7 +71,7 @@ days = 400
 histories = ["sqlite:///history.db"]
 """
 GATES = "overlap20_same_bundle = 0.05\nsearch_p99_ms = 1000\n"  # a small shop on a machine that does other things too
-TRAIN = 'recipe = "demo"\nminutes = 0.05\nevery_days = 4\non_drift = "never"'
+TRAIN = 'recipe = "demo"\nminutes = 0.25\nevery_days = 4\non_drift = "never"'
 
 
 @dataclass(slots=True)
@@ -120,6 +120,8 @@ def nights_of(
     shop.configure(train, "", seconds)
     shop.export(first)
     told = [one_night(shop, first, command, traffic)]
+    if sentence := told[0].night.sentence():
+        raise RuntimeError(f"there is nothing to serve: {sentence}")
     server, url = start_server(shop.home)
     visitors = Visitors(url, traffic)
     try:
