@@ -22,7 +22,7 @@ help:
 	@echo "make test-kernels        every kernel: long tests, mutants, and the resources of each configuration on each target"
 	@echo "make test-wheels         the packages of a machine with a GPU: they install together, and FAISS takes what it is given"
 	@echo "make bench NAME=...      run benchmarks/NAME.py: a table, and build/bench/NAME.json"
-	@echo "make loadtest [ARGS=...] replay real histories against a server for 60 s; needs what make demo leaves behind"
+	@echo "make loadtest [ARGS=...] load a server for three minutes and judge it: ARGS=smoke, steady, spike or soak; needs what make demo leaves"
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/twotower demo $(ARGS)

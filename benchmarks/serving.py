@@ -22,13 +22,13 @@ import msgspec
 
 from benchmarks.demo import OUT as DEMO
 from benchmarks.report import Row, merged, read_rows, write_report
-from benchmarks.serving_load.capacity import LIMIT_MS, SPARE, Load, Probe, capacity, loading, quantile
-from benchmarks.serving_load.generator import Measured, Open
-from benchmarks.serving_load.server_process import CORES, SERVER_CORES, pinned, running, threads
 from benchmarks.serving_load.swaps import NUM_SWAPS, SERVER_SETTINGS, Swapped, measure_swaps, two_releases
 from benchmarks.serving_rivals.in_process import Appended, Visited
 from benchmarks.training_rivals.corpus import Corpus, run_twotower
 from benchmarks.training_rivals.environment import peer_python
+from loadtests.capacity import LIMIT_MS, SPARE, Load, Probe, capacity, loading, quantile
+from loadtests.generator import Measured, Open
+from loadtests.server_process import CORES, SERVER_CORES, pinned, running, threads
 from loadtests.traffic import write_histories
 
 NUM_HISTORIES = 200  # real histories, each replayed under many user ids

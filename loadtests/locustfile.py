@@ -1,59 +1,75 @@
-"""Locust users that replay real histories: send the first events, ask for recommendations, send an event, ask again.
+"""Locust users who behave like people: a closed loop, in which each user waits for an answer before it goes on.
 
-`make loadtest` runs this. By hand, against any server:
+`loadtests.run` starts this. By hand, with Locust's page, against any server:
 TWOTOWER_HISTORIES=histories.jsonl locust -f loadtests/locustfile.py --host http://127.0.0.1:8000
 """
 
-import itertools
+import math
 import os
 import random
+import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from locust import FastHttpUser, between, task
+import msgspec
+from locust import FastHttpUser, LoadTestShape, events, task
 
-from loadtests.traffic import NUM_RESULTS, Json, Replay, read_histories
+from loadtests.outcomes import Outcomes, fate_of
+from loadtests.people import People, Step
+from loadtests.profiles import PROFILES, Plan
+from loadtests.traffic import read_histories
 
-HISTORIES = read_histories(Path(os.environ["TWOTOWER_HISTORIES"]))
-RUN = uuid.uuid4().hex[:8]
-NUMBERS = itertools.count()
+BY_HAND = msgspec.json.encode(Plan(profile=PROFILES["steady"], capacity_per_s=20.0)).decode()
+PLAN = msgspec.json.decode(os.environ.get("TWOTOWER_LOAD", BY_HAND), type=Plan)
+PEOPLE = People(
+    read_histories(Path(os.environ["TWOTOWER_HISTORIES"])), PLAN.profile.habits, uuid.uuid4().hex[:8], random.Random(0)
+)
+HEADERS = {"X-API-Key": PLAN.key} if PLAN.key else {}
+OUTCOMES = Outcomes(
+    generator="locust", profile=PLAN.profile.name, capacity_per_s=PLAN.capacity_per_s, seconds=PLAN.profile.seconds
+)
+STARTED = time.perf_counter()
 
 
-class Household(FastHttpUser):  # type: ignore[misc]  # locust is not type-checked here, so its classes are Any
-    """A user who returns with the next event of a real history, and takes another history when that one is over."""
+class Person(FastHttpUser):  # type: ignore[misc]  # locust is not type-checked here, so its classes are Any
+    """Takes the steps of one session after the other."""
 
-    wait_time = between(0.05, 0.15)
-    replay: Replay
-
-    def on_start(self) -> None:
-        """Choose a history and send its first events."""
-        self.replay = Replay.start(random.choice(HISTORIES), f"{RUN}-{next(NUMBERS)}")
-        self.tell(self.replay.first_events(), "/v1/events (first events)")
+    session: Iterator[Step] = iter(())
 
     @task  # type: ignore[untyped-decorator]
-    def ask_tell_ask(self) -> None:
-        """POST /v1/recommend, then one real event, then /v1/recommend again."""
-        self.ask()
-        self.tell(self.replay.next_event(), "/v1/events")
-        self.ask()
-        if self.replay.finished:
-            self.on_start()
-
-    def ask(self) -> None:
-        """POST /v1/recommend. An answer with too few items is a failure."""
-        with self.client.post("/v1/recommend", json=self.replay.question(), catch_response=True) as response:
-            check(response, lambda answer: len(answer["items"]), NUM_RESULTS)
-
-    def tell(self, body: Json, name: str) -> None:
-        """POST /v1/events. An event that is not accepted is a failure."""
-        with self.client.post("/v1/events", json=body, name=name, catch_response=True) as response:
-            check(response, lambda answer: answer["accepted"], len(body["events"]))
+    def take_a_step(self) -> None:
+        """Pause, send the next request, and note its fate."""
+        step = next(self.session, None)
+        if step is None:
+            self.session = PEOPLE.session()
+            return
+        time.sleep(step.pause_s)
+        sent = time.perf_counter()
+        with self.client.post(step.path, json=step.body, headers=HEADERS, catch_response=True) as response:
+            fate = fate_of(step.path, step.body, response.status_code, response.content or b"")
+            OUTCOMES.add(sent - STARTED, 1000 * (time.perf_counter() - sent), step.path, fate)
+            if fate:
+                response.failure(f"{fate.name.lower()}: status {response.status_code}: {(response.text or '')[:200]}")
 
 
-def check(response: Any, count: Any, expected: int) -> None:
-    """Mark a response as failed unless its status is 2xx and `count` of its body is as expected."""
-    if not 200 <= response.status_code < 300:
-        response.failure(f"status {response.status_code}: {(response.text or '')[:200]}")
-    elif (counted := count(response.json())) != expected:
-        response.failure(f"{counted} instead of {expected}")
+class Phases(LoadTestShape):  # type: ignore[misc]
+    """As many users as make the load of each phase, when answers take no time. The first phase goes on when run by hand."""
+
+    def tick(self) -> tuple[int, float] | None:
+        """The number of users now, and how many may come in a second. None when all phases are over."""
+        now, pause_s = self.get_run_time(), PLAN.profile.habits.mean_pause_s
+        for phase in PLAN.profile.phases:
+            if now < phase.seconds or not PLAN.out:
+                users = math.ceil(phase.load * PLAN.capacity_per_s * pause_s)
+                return users, max(1.0, users / 2)
+            now -= phase.seconds
+        return None
+
+
+@events.quitting.add_listener  # type: ignore[untyped-decorator]
+def write(**_: Any) -> None:
+    """Write the outcomes."""
+    if PLAN.out:
+        OUTCOMES.write(Path(PLAN.out))

@@ -1,192 +1,194 @@
-"""`make loadtest`: start a server, replay real histories against it with Locust, and check the figures against limits."""
+"""`make loadtest`: start a server on this machine, load it with three generators one after the other, and judge what they saw.
+
+With --url the load goes to a server that runs already.
+"""
 
 import argparse
-import itertools
-import json
-import math
+import importlib.util
 import os
 import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Self
 
-from benchmarks.report import Row, write_report
-from loadtests.traffic import Json, write_histories
+import msgspec
+
+from loadtests.crowd import WARM_S, Crowd, Target, run
+from loadtests.gate import LIMITS, OUT, gate, read_limits
+from loadtests.held import watching, write_looks
+from loadtests.loadgen import Job
+from loadtests.outcomes import SUFFIX
+from loadtests.profiles import PROFILES, Plan, Profile, profile_named
+from loadtests.server_process import CORES, GENERATOR_CORES, SERVER_CORES, Server, pinned, running
+from loadtests.traffic import read_histories, write_histories
 from twotower.artefacts.bundle import SCHEMA
 from twotower.artefacts.release import current_release, release_path
 from twotower.data.schema import EventColumns, load_schema
-from twotower.terminal import TextTable, console
 
-READY_TIMEOUT_S = 120
-STOP_TIMEOUT_S = 30
-HISTORIES_PER_USER = 8
-LOCUSTFILE = Path(__file__).resolve().with_name("locustfile.py")
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """What Locust measured on one endpoint, or on all of them together."""
-
-    name: str
-    num_requests: int
-    num_failures: int
-    requests_per_s: float
-    p50_ms: float
-    p99_ms: float
-
-    @classmethod
-    def of(cls, name: str, entries: Sequence[Json]) -> Self:
-        """Combine entries of Locust's statistics. Locust rounds times to 1 ms below 100 ms, and to two digits above."""
-        counts = [(float(ms), count) for e in entries for ms, count in e["response_times"].items()]
-        times_ms = sorted(itertools.chain.from_iterable([ms] * count for ms, count in counts))
-        num_requests = sum(e["num_requests"] for e in entries)
-        seconds = max(e["last_request_timestamp"] for e in entries) - min(e["start_time"] for e in entries)
-        return cls(
-            name=name,
-            num_requests=num_requests,
-            num_failures=sum(e["num_failures"] for e in entries),
-            requests_per_s=num_requests / seconds,
-            p50_ms=percentile(times_ms, 0.50),
-            p99_ms=percentile(times_ms, 0.99),
-        )
-
-
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of all values do not exceed."""
-    return ordered[math.ceil(share * len(ordered)) - 1]
+NUM_HISTORIES = 200
+SERVE = ("twotower.cli", "serve")  # module and arguments
+ROOT = Path(__file__).resolve().parents[1]
+CONNECT_TIMEOUT_S = 5.0
+GRACE_S = 60.0  # a generator is ended when it takes so much longer than its profile
+# In a soak small caches, so that they are full before growth is measured.
+SOAK_SETTINGS = {"TWOTOWER_USER_CACHE_MB": "16", "TWOTOWER_HISTORY_CACHE_MB": "8"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the load test and print its figures. Exit status 1 when a limit is missed, 2 when store or events are missing."""
+    """Load a server as a profile says, and judge it. Exit status 1 when a limit is missed, 2 when there is nothing to load."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.run", description=main.__doc__)
+    parser.add_argument("profile", nargs="?", default="steady", help=f"one of {', '.join(PROFILES)} (steady)")
     parser.add_argument("--store", type=Path, default=Path("build/demo/store"), help="release store to serve")
     parser.add_argument("--events", type=Path, default=Path("build/demo/data/events.parquet"), help="histories to replay")
-    parser.add_argument("--duration", type=int, default=60, help="seconds under load (60)")
-    parser.add_argument("--users", type=int, default=2, help="users at once (2: what two cores can serve beside Locust)")
-    parser.add_argument("--p99-ms", type=float, default=100.0, help="limit on the p99 latency of recommendations, in ms (100)")
-    parser.add_argument("--max-failure-ratio", type=float, default=0.0, help="limit on the share of failed requests (0)")
+    parser.add_argument("--url", help="a server that runs already, such as http://127.0.0.1:8000; --store names its release")
+    parser.add_argument("--key", default="", help="its API key, with the scopes recommend and events:write")
+    parser.add_argument("--rate", type=float, help="capacity in requests per second, whose shares the profile sends (measured)")
+    parser.add_argument("--seconds", type=float, help="length of the profile, for each generator")
+    parser.add_argument("--limits", type=Path, default=LIMITS, help="file of limits (loadtests/limits.toml)")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"folder for outcomes and page ({OUT})")
     args = parser.parse_args(argv)
-    if missing := [path for path in (args.store, args.events) if not path.exists()]:
-        print(f"{missing[0]} does not exist: run `make demo ARGS=--once` first, or give --store and --events", file=sys.stderr)
+    try:
+        profile = profile_named(args.profile)
+        read_limits(args.limits, profile.name)
+        for number in (args.rate, args.seconds):
+            if number is not None and not 0 < number < float("inf"):
+                raise ValueError(f"{number:g} is no rate and no length: give a number above 0")
+        if args.seconds:
+            profile = profile.lasting(args.seconds)
+        load(profile, args.store, args.events, args.out, args.url, args.key, args.rate)
+        return 0 if gate(profile.name, args.out, args.limits) else 1
+    except ValueError as error:
+        print(f"loadtests.run: error: {error}", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(prefix="loadtest-") as name:
-        directory = Path(name)
-        try:
-            num_users, columns = HISTORIES_PER_USER * args.users, served_columns(args.store)
-            num_histories = write_histories(args.events, directory / "histories.jsonl", num_users, columns)
-        except ValueError as error:
-            parser.error(str(error))
-        with serving(args.store, directory) as url:
-            print(f"{args.users} users replay {num_histories} real histories against {url} for {args.duration} s")
-            endpoints = run_locust(url, directory, args.users, args.duration)
-    console().print(endpoint_table(endpoints))
-    rows = report_rows(endpoints, args.p99_ms, args.max_failure_ratio)
-    write_report("loadtest", rows)
-    return 0 if all(row.meets_must for row in rows) else 1
+
+
+def load(
+    profile: Profile,
+    store: Path,
+    events: Path,
+    out: Path,
+    url: str | None = None,
+    key: str = "",
+    capacity_per_s: float | None = None,
+    module: Sequence[str] = SERVE,
+) -> float:
+    """Load a server, ours unless `url` is given, and leave the outcomes in `out`. Returns the capacity, measured if not given.
+
+    ValueError when something that is needed is missing.
+    """
+    for path in (events,) if url else (store, events):
+        if not path.exists():
+            raise ValueError(f"{path} does not exist: run `make demo ARGS=--once` first, or give --store and --events")
+    out.mkdir(parents=True, exist_ok=True)
+    for old in (*out.glob(f"{profile.name}-*{SUFFIX}"), *out.glob(f"{profile.name}-held.json")):
+        old.unlink()
+    with tempfile.TemporaryDirectory(prefix="loadtest-") as name, ExitStack() as stack:
+        histories = Path(name) / "histories.jsonl"
+        write_histories(events, histories, NUM_HISTORIES, served_columns(store))
+        server, looks = None, None
+        if url is None:
+            settings = SOAK_SETTINGS if profile.name == "soak" else {}
+            server = stack.enter_context(serving(store, Path(name), settings, module))
+        target = Target("127.0.0.1", server.port) if server else Target.at(url or "", key)
+        stack.enter_context(pinned(GENERATOR_CORES if server else CORES))
+        crowd = Crowd.of(target, read_histories(histories), profile.habits)
+        warm_up(crowd)
+        if capacity_per_s is None:
+            capacity_per_s = crowd.capacity().requests_per_s
+            print(f"capacity: {capacity_per_s:.1f} requests/s, at which 99 % of recommendations come within 50 ms")
+        if server and profile.name == "soak":
+            looks = stack.enter_context(watching(server.process.pid, min(1.0, profile.seconds / 60)))
+        for generator in profile.generators:
+            print(f"{generator}: {profile.name}, {profile.seconds:g} s against {target.url}", flush=True)
+            run_generator(generator, crowd, profile, capacity_per_s, histories, out)
+        if looks is not None:
+            write_looks(looks, out, profile.name)
+        return capacity_per_s
 
 
 def served_columns(store: Path) -> EventColumns:
     """The columns of the event log, by the schema of the release that is served."""
-    release = current_release(store)
+    release = current_release(store) if store.exists() else None
     return load_schema(release_path(store, release) / SCHEMA).events if release else EventColumns()
 
 
 @contextmanager
-def serving(store: Path, directory: Path) -> Iterator[str]:
-    """A server process on a free port, with its histories in `directory`. Yields its URL once it is ready."""
-    port, log = free_port(), directory / "service.log"
-    command = ["serve", "--store", str(store), "--port", str(port), "--history", f"sqlite:///{directory / 'history.db'}"]
-    with log.open("wb") as output:
-        server = subprocess.Popen([sys.executable, "-m", "twotower.cli", *command], stdout=output, stderr=output)
+def serving(
+    store: Path, directory: Path, settings: dict[str, str], module: Sequence[str] = SERVE, log: str = "service.log"
+) -> Iterator[Server]:
+    """A server process on one core, with its histories in `directory`."""
+
+    def command(port: int) -> list[str | Path]:
+        history = f"sqlite:///{directory / 'history.db'}"
+        return [sys.executable, "-m", *module, "--store", store, "--port", str(port), "--history", history]
+
+    with running(command, directory / log, SERVER_CORES, settings) as server:
+        yield server
+
+
+def warm_up(crowd: Crowd) -> None:
+    """Ask for some recommendations, which are not judged. ValueError when there is no server, or it answers none."""
+    target = crowd.target
     try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until_ready(server, url, log)
-        yield url
-    finally:
-        server.terminate()
-        try:
-            server.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def free_port() -> int:
-    """A port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Return when /readyz answers 200. SystemExit with the server's log when it does not start."""
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while server.poll() is None and time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.2)
-    raise SystemExit(f"the server did not become ready:\n{log.read_text()}")
-
-
-def run_locust(url: str, directory: Path, num_users: int, duration_s: int) -> list[Endpoint]:
-    """Run Locust without its web page. Returns the figures of each endpoint and, last, of all together."""
-    command = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless", "--only-summary"]
-    command += ["--users", str(num_users), "--spawn-rate", str(num_users), "--run-time", f"{duration_s}s"]
-    command += ["--host", url, "--json-file", str(directory / "locust"), "--exit-code-on-error", "0"]
-    environment = os.environ | {"TWOTOWER_HISTORIES": str(directory / "histories.jsonl")}
-    # Locust imports modules relative to its working directory.
-    finished = subprocess.run(command, env=environment, cwd=LOCUSTFILE.parents[1], capture_output=True, text=True, check=False)
-    said = finished.stdout + finished.stderr
-    if finished.returncode:
-        raise SystemExit(f"Locust failed:\n{said}")
-    entries: list[Json] = json.loads((directory / "locust.json").read_text())
-    if not entries:
-        raise SystemExit(f"Locust made no request:\n{said}")
-    if any(e["num_failures"] for e in entries):
-        print(said, file=sys.stderr)
-    return [*(Endpoint.of(e["name"], [e]) for e in entries), Endpoint.of("all", entries)]
-
-
-def endpoint_table(endpoints: Sequence[Endpoint]) -> TextTable:
-    """The figures of each endpoint as a table."""
-    table = TextTable("endpoint", title="load test")
-    for heading in ("requests", "failures", "requests/s", "p50 ms", "p99 ms"):
-        table.add_column(heading, justify="right")
-    for e in endpoints:
-        table.add_row(
-            e.name, f"{e.num_requests:,}", f"{e.num_failures:,}", f"{e.requests_per_s:.1f}", f"{e.p50_ms:g}", f"{e.p99_ms:g}"
+        socket.create_connection((target.host, target.port), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ValueError(f"no server answers at {target.url}: {error.strerror or error}") from None
+    outcomes = run(lambda: crowd.closed(1, WARM_S), WARM_S)
+    if not len(outcomes.answered_ms()):
+        raise ValueError(
+            f"{target.url} answers none of {len(outcomes.fates)} requests: has it a release, and is the --key right?"
         )
-    return table
 
 
-def report_rows(endpoints: Sequence[Endpoint], p99_ms: float, max_failure_ratio: float) -> list[Row]:
-    """The figures for the report, two of them with limits."""
-    by_name = {e.name: e for e in endpoints}
-    total, recommend, events = by_name["all"], by_name["/v1/recommend"], by_name["/v1/events"]
-    return [
-        Row(metric="requests_per_s", value=total.requests_per_s, unit="1/s", better="higher"),
-        Row(metric="recommend_p50", value=recommend.p50_ms, unit="ms", better="lower"),
-        Row(metric="recommend_p99", value=recommend.p99_ms, unit="ms", better="lower", must=p99_ms),
-        Row(metric="events_p50", value=events.p50_ms, unit="ms", better="lower"),
-        Row(metric="events_p99", value=events.p99_ms, unit="ms", better="lower"),
-        Row(
-            metric="failure_ratio",
-            value=total.num_failures / total.num_requests,
-            unit="",
-            better="lower",
-            must=max_failure_ratio,
-        ),
-    ]
+def run_generator(name: str, crowd: Crowd, profile: Profile, capacity_per_s: float, histories: Path, out: Path) -> None:
+    """Let one generator send the load of the profile; its outcomes are in `out` then. ValueError when it fails."""
+    if name == "poisson":
+        run(lambda: crowd.open(profile, capacity_per_s), profile.seconds).write(out)
+    elif name == "locust":
+        run_locust(crowd.target, profile, capacity_per_s, histories, out)
+    elif importlib.util.find_spec("mlperf_loadgen") is None:
+        print("loadgen: left out, because mlcommons-loadgen is not installed (there is no wheel for this machine or Python)")
+    else:
+        run_loadgen(crowd.target, profile, capacity_per_s, histories, out)
+
+
+def run_loadgen(target: Target, profile: Profile, capacity_per_s: float, histories: Path, out: Path) -> None:
+    """Run MLPerf LoadGen in a process of its own. ValueError when it fails."""
+    job = Job(
+        host=target.host,
+        port=target.port,
+        key=target.key,
+        histories=str(histories.resolve()),
+        profile=profile,
+        capacity_per_s=capacity_per_s,
+        out=str(out.resolve()),
+    )
+    finish("LoadGen", [sys.executable, "-m", "loadtests.loadgen"], profile, msgspec.json.encode(job), {})
+
+
+def run_locust(target: Target, profile: Profile, capacity_per_s: float, histories: Path, out: Path) -> None:
+    """Run Locust without its page. ValueError when it fails."""
+    plan = Plan(profile=profile, capacity_per_s=capacity_per_s, key=target.key, out=str(out.resolve()))
+    command = [sys.executable, "-m", "locust", "--locustfile", str(ROOT / "loadtests" / "locustfile.py"), "--headless"]
+    command += ["--only-summary", "--host", target.url, "--exit-code-on-error", "0"]
+    environment = {"TWOTOWER_HISTORIES": str(histories), "TWOTOWER_LOAD": msgspec.json.encode(plan).decode()}
+    finish("Locust", command, profile, b"", environment)
+
+
+def finish(name: str, command: Sequence[str], profile: Profile, told: bytes, environment: dict[str, str]) -> None:
+    """Run a generator to its end. ValueError with the end of what it said when it fails or takes too long."""
+    settings = os.environ | environment  # Locust imports modules relative to its working directory
+    try:
+        done = subprocess.run(
+            command, input=told, env=settings, cwd=ROOT, capture_output=True, check=False, timeout=profile.seconds + GRACE_S
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"{name} did not end within {profile.seconds + GRACE_S:g} s") from None
+    if done.returncode:
+        raise ValueError(f"{name} failed: {(done.stdout + done.stderr).decode(errors='replace').strip()[-2000:]}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from twotower.tables.table import open_table
 
 Json = dict[str, Any]
 
+RECOMMEND, EVENTS = "/v1/recommend", "/v1/events"
 ROLES = ("user_id", "item_id", "timestamp", "event_type")
 SHORTEST_HISTORY = 40  # events; shorter histories end before the load is steady
 LONGEST_HISTORY = 400  # at most so many events of a user are replayed
@@ -120,12 +121,9 @@ class Replay:
         return self._tell(1)
 
     def question(self) -> Json:
-        """Body of POST /v1/recommend at a moment just after the last event sent."""
-        return {
-            "user_id": self.user_id,
-            "num_results": NUM_RESULTS,
-            "timestamp": self.history.events[self.told - 1]["timestamp"] + MOMENT_MS,
-        }
+        """Body of POST /v1/recommend at a moment just after the last event sent, or after the first one if none was sent."""
+        last = self.history.events[max(self.told - 1, 0)]
+        return {"user_id": self.user_id, "num_results": NUM_RESULTS, "timestamp": last["timestamp"] + MOMENT_MS}
 
     def _tell(self, num_events: int) -> Json:
         first, self.told = self.told, self.told + num_events

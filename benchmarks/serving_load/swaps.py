@@ -9,10 +9,10 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.serving_load.capacity import Load, quantile
-from benchmarks.serving_load.generator import Measured, Open
-from benchmarks.serving_load.server_process import Server
 from benchmarks.training_rivals.corpus import run_twotower
+from loadtests.capacity import Load, quantile
+from loadtests.generator import Measured, Open
+from loadtests.server_process import Server
 from twotower.artefacts.release import current_release, release_path, write_pointer
 from twotower.artefacts.store import RELEASES
 

@@ -20,8 +20,8 @@ import msgspec
 import numpy as np
 import torch
 
-from benchmarks.serving_load.generator import NUM_QUESTIONS, WARM_S
 from benchmarks.serving_rivals.offline import offline_queries, offline_request
+from loadtests.generator import NUM_QUESTIONS, WARM_S
 from loadtests.traffic import MOMENT_MS, Json, Replay, read_histories
 from service.api.schemas import Event, RecommendRequest
 from service.engine.thread import Batched, Engine, Limits

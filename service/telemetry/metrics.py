@@ -112,6 +112,8 @@ class Metrics:
         self.swaps = Counter(
             "twotower_release_swaps", "Attempts to follow the pointer to a new release", ["result"], registry=registry
         )
+        for result in ("swapped", "trial", "refused", "unavailable", "promoted", "passed", "rolled_back"):
+            self.swaps.labels(result)  # from 0 on: Prometheus sees a rise only of what it has seen before
         self.load_failures = Counter(
             "twotower_release_load_failures", "Failed attempts to load a release, by reason", ["reason"], registry=registry
         )

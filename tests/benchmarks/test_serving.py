@@ -3,9 +3,9 @@
 from benchmarks import serving
 from benchmarks.report import Row
 from benchmarks.serving import Capacities, compared, overloaded, swapped
-from benchmarks.serving_load.capacity import Probe
-from benchmarks.serving_load.generator import Measured
 from benchmarks.serving_load.swaps import Swapped
+from loadtests.capacity import Probe
+from loadtests.generator import Measured
 
 
 def probe(requests_per_s: float, p99_ms: float = 40.0) -> Probe:

@@ -10,15 +10,20 @@ from typing import Any
 
 import pytest
 
-from loadtests.run import Endpoint, run_locust
+from loadtests.crowd import Target
+from loadtests.outcomes import Fate, Outcomes, read_outcomes
+from loadtests.profiles import Habits, Phase, Profile
+from loadtests.run import run_locust
 
-Call = tuple[str, dict[str, Any]]
+Call = tuple[str, dict[str, Any], str]
 pytestmark = pytest.mark.alone
+HABITS = Habits(pause_s=0.05, cold_share=0.0, return_share=0.0, repeat_share=0.0)
+PROFILE = Profile(name="smoke", phases=(Phase(seconds=2, load=0.5), Phase(seconds=2, load=1.0)), habits=HABITS)
 
 
 @contextmanager
-def stub_api(num_items: int) -> Iterator[tuple[str, list[Call]]]:
-    """A server that accepts every event and recommends `num_items` items; yields its URL and the calls it gets."""
+def stub_api(num_items: int) -> Iterator[tuple[int, list[Call]]]:
+    """A server that accepts every event and recommends `num_items` items; yields its port and the calls it gets."""
     calls: list[Call] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -27,7 +32,7 @@ def stub_api(num_items: int) -> Iterator[tuple[str, list[Call]]]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            calls.append((self.path, body))
+            calls.append((self.path, body, self.headers.get("X-API-Key", "")))
             told = self.path == "/v1/events"
             answer = json.dumps({"accepted": len(body["events"])} if told else {"items": [{}] * num_items}).encode()
             self.send_response(202 if told else 200)
@@ -42,49 +47,40 @@ def stub_api(num_items: int) -> Iterator[tuple[str, list[Call]]]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", calls
+        yield server.server_port, calls
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
 
 
-def run_users(directory: Path, num_items: int) -> tuple[list[Endpoint], list[Call]]:
-    """One Locust user for two seconds, replaying a history of six events."""
+def run_users(directory: Path, num_items: int) -> tuple[Outcomes, list[Call]]:
+    """Locust users who replay a history of six events against the stub."""
     events = [{"item_id": f"i{n}", "event_type": "view", "timestamp": 1000 * n, "properties": {}} for n in range(6)]
     (directory / "histories.jsonl").write_text(json.dumps({"user_id": "ann", "events": events}) + "\n")
-    with stub_api(num_items) as (url, calls):
-        return run_locust(url, directory, num_users=1, duration_s=8), calls
+    with stub_api(num_items) as (port, calls):
+        target = Target("127.0.0.1", port, "web.secret")
+        run_locust(target, PROFILE, 60.0, directory / "histories.jsonl", directory)
+    (outcomes,) = read_outcomes(directory, "smoke")
+    return outcomes, calls
 
 
-@pytest.fixture(scope="module")
-def usual_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Endpoint], list[Call]]:
-    """What was measured, and what was asked, when every answer is full."""
-    return run_users(tmp_path_factory.mktemp("usual"), num_items=10)
-
-
-def test_a_user_tells_its_past_asks_tells_one_event_and_asks_again(usual_run: tuple[list[Endpoint], list[Call]]) -> None:
-    endpoints, calls = usual_run
-
-    steps = [(path, len(body.get("events", []))) for path, body in calls[:5]]
-    told_first, asked, told_next = (body for _, body in calls[:3])
-    assert steps == [("/v1/events", 3), ("/v1/recommend", 0), ("/v1/events", 1), ("/v1/recommend", 0), ("/v1/recommend", 0)]
-    assert {e["user_id"] for e in told_first["events"]} == {asked["user_id"]} == {told_next["events"][0]["user_id"]}
-    assert told_next["events"][0]["item_id"] == "i3"
-    assert {e.name for e in endpoints} == {"/v1/events (first events)", "/v1/events", "/v1/recommend", "all"}
-    assert sum(e.num_failures for e in endpoints) == 0
-
-
-def test_a_user_whose_history_is_over_begins_again_under_a_new_name(usual_run: tuple[list[Endpoint], list[Call]]) -> None:
-    _, calls = usual_run
-
-    users = {body["user_id"] for path, body in calls if path == "/v1/recommend"}
+def test_users_take_the_steps_of_people_and_every_request_is_noted(tmp_path: Path) -> None:
+    outcomes, calls = run_users(tmp_path, num_items=10)
+    users = {body["user_id"] for path, body, _ in calls if path == "/v1/recommend"}
+    one = next(iter(users))
+    steps = [path for path, body, _ in calls if (body.get("user_id") or body["events"][0]["user_id"]) == one]
+    assert steps[:2] == ["/v1/events", "/v1/recommend"]
     assert len(users) > 1
+    assert {key for *_, key in calls} == {"web.secret"}
+    assert outcomes.generator == "locust"
+    assert set(outcomes.fates) == {Fate.GOOD}
+    assert abs(len(outcomes.fates) - len(calls)) <= 2  # those under way at the end
+    late = sum(at > outcomes.at_s[0] + 2 for at in outcomes.at_s)
+    assert late > len(outcomes.at_s) / 2  # the second phase has twice as many users
 
 
 def test_a_short_answer_counts_as_a_failure(tmp_path: Path) -> None:
-    endpoints, _ = run_users(tmp_path, num_items=9)
-
-    by_name = {e.name: e for e in endpoints}
-    assert by_name["/v1/recommend"].num_failures == by_name["/v1/recommend"].num_requests
-    assert by_name["/v1/events"].num_failures == 0
+    outcomes, _ = run_users(tmp_path, num_items=9)
+    fates = {(recommend, fate) for recommend, fate in zip(outcomes.is_recommend, outcomes.fates, strict=True)}
+    assert fates == {(True, Fate.FAILED), (False, Fate.GOOD)}

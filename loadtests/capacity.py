@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from benchmarks.serving_load.generator import NUM_QUESTIONS, Closed, Job, Measured, Tell, Work
-from benchmarks.serving_load.server_process import GENERATOR_CORES, Server, pinned
+from loadtests.generator import NUM_QUESTIONS, Closed, Job, Measured, Tell, Work
+from loadtests.server_process import GENERATOR_CORES, Server, pinned
 
 LIMIT_MS = 50.0  # capacity is the throughput at which the p99 latency is within this limit
 MOST_CONNECTIONS = 128
@@ -72,7 +72,7 @@ class Load:
 @contextmanager
 def loading(server: Server, histories: Path) -> Iterator[Load]:
     """Start a load generator for a server, on its own core."""
-    command = [sys.executable, "-m", "benchmarks.serving_load.generator", str(server.port), str(histories)]
+    command = [sys.executable, "-m", "loadtests.generator", str(server.port), str(histories)]
     with pinned(GENERATOR_CORES):
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with process:

@@ -1,6 +1,6 @@
 """The load generator: reads jobs as JSON lines from stdin, and writes measurements as JSON lines to stdout.
 
-`python -m benchmarks.serving_load.generator PORT HISTORIES`, started by `benchmarks.serving_load.capacity`. Histories are real
+`python -m loadtests.generator PORT HISTORIES`, started by `loadtests.capacity` for benchmarks. Histories are real
 (see loadtests.traffic). Each is replayed under several made-up user ids, as many as the job needs. A user is fresh until it gets
 its first answer: the server has its events, but no cached state of it.
 """
@@ -20,16 +20,15 @@ from typing import Literal
 import msgspec
 import uvloop
 
-from benchmarks.serving_load.connection import Connection, Reply
-from loadtests.traffic import MOMENT_MS, NUM_RESULTS, History, Json, Replay, read_histories
+from loadtests.connection import Connection, Reply
+from loadtests.open_loop import Send, open_loop, poisson
+from loadtests.traffic import EVENTS, MOMENT_MS, NUM_RESULTS, RECOMMEND, History, Json, Replay, read_histories
 
-RECOMMEND, EVENTS = "/v1/recommend", "/v1/events"
 NUM_QUESTIONS = 5
 INLINE_EVENTS = 50
 WARM_S = 1.0  # warm-up of a closed loop, which is not measured
 GRACE_S = 60.0  # a job fails when it takes so much longer than planned
 TELLERS = 8  # connections that send first events
-MOST_CONNECTIONS = 1024  # of an open loop; a request that finds none free counts as failed
 SCORE_TOLERANCE = 1e-3  # between two answers of one release, because rounding depends on the batch
 REFUSED, REFUSALS = 503, (429, 503, 504)
 
@@ -185,31 +184,29 @@ class Generator:
 
     async def open(self, job: Open, measured: Measured) -> None:
         """Send each request when it is due, over any free connection, until the time is over or no fresh user is left."""
-        now, rng, idle, num_waiting = time.perf_counter, random.Random(0), list[Connection](), 0
+        now = time.perf_counter
         more = {} if job.timeout_ms is None else {"timeout_ms": job.timeout_ms}
 
-        async def ask(question: Question, due: float) -> None:
-            nonlocal num_waiting
-            num_waiting += 1
-            connection, sent = idle.pop() if idle else Connection(self.port), now()
-            measured.late_ms.append(1000 * (sent - due))
-            reply = await connection.post(RECOMMEND, question.body)
-            self._count(measured, question, reply, 1000 * (now() - due), 1000 * (now() - sent))
-            idle.append(connection)
-            num_waiting -= 1
+        def next_send() -> Send | None:
+            if not self._has_more(job.work):
+                return None
+            measured.num_asked += 1
+            question = self._next(job.work, more)
 
-        due = started = now()
-        async with asyncio.TaskGroup() as tasks:
-            while (due := due + rng.expovariate(job.rate)) < started + job.seconds and self._has_more(job.work):
-                await asyncio.sleep(max(due - now(), 0))
-                measured.num_asked += 1
-                if num_waiting < MOST_CONNECTIONS:
-                    tasks.create_task(ask(self._next(job.work, more), due))
-                else:
-                    measured.num_failed += 1
-            measured.seconds = now() - started
-        for connection in idle:
-            connection.close()
+            async def ask(connection: Connection, due: float) -> None:
+                sent = now()
+                measured.late_ms.append(1000 * (sent - due))
+                reply = await connection.post(RECOMMEND, question.body)
+                self._count(measured, question, reply, 1000 * (now() - due), 1000 * (now() - sent))
+
+            return ask
+
+        def not_sent() -> None:
+            measured.num_asked += 1
+            measured.num_failed += 1
+
+        dues_s = poisson([(job.seconds, job.rate)], random.Random(0))
+        measured.seconds = await open_loop(lambda: Connection(self.port), dues_s, next_send, not_sent)
 
     def _has_more(self, work: Work) -> bool:
         return work == "inline" or bool(self.fresh)

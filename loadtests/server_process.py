@@ -14,8 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.serving_load.connection import HOST
-from benchmarks.serving_load.generator import RECOMMEND, Answer
+from loadtests.connection import HOST
+from loadtests.generator import Answer
+from loadtests.traffic import RECOMMEND
 
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORES, GENERATOR_CORES = CORES[:1], CORES[-1:]  # every server gets one core, the load generator another

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.serving_load.server_process import CORES, pinned, running
+from loadtests.server_process import CORES, pinned, running
 
 SERVER = """
 import http.server, subprocess, sys

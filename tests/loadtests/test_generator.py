@@ -3,10 +3,10 @@ import itertools
 
 import pytest
 
-from benchmarks.serving_load import generator
-from benchmarks.serving_load.generator import NUM_QUESTIONS, Answer, Closed, Generator, Item, Job, Measured, Open, Tell, agree
+from loadtests import generator
+from loadtests.generator import NUM_QUESTIONS, Answer, Closed, Generator, Item, Job, Measured, Open, Tell, agree
 from loadtests.traffic import History
-from tests.benchmarks.serving_load.conftest import ITEMS, Answering, Json, ScriptedServer, well
+from tests.loadtests.conftest import ITEMS, Answering, Json, ScriptedServer, well
 
 
 @pytest.fixture(autouse=True)

@@ -17,10 +17,12 @@ class Reply(NamedTuple):
 
 
 class Connection(asyncio.Protocol):
-    """Sends one request at a time to a local port. Connects at the first request, and again after the connection is lost."""
+    """Sends one request at a time to a port. Connects at the first request, and again after the connection is lost."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, port: int, host: str = HOST, key: str = "") -> None:
+        """`key` is an API key, or empty for none."""
+        self._port, self._host = port, host
+        self._headers = f"Host: {host}\r\nContent-Type: application/json\r\n" + (f"X-API-Key: {key}\r\n" if key else "")
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[Reply] | None = None
         self._body = b""
@@ -29,10 +31,10 @@ class Connection(asyncio.Protocol):
         """POST a JSON body. Status LOST when the connection ends without an answer; OSError when nothing listens."""
         loop = asyncio.get_running_loop()
         if self._transport is None or self._transport.is_closing():
-            await loop.create_connection(lambda: self, HOST, self._port)
+            await loop.create_connection(lambda: self, self._host, self._port)
         assert self._transport is not None
         self._waiter = loop.create_future()
-        head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\n{self._headers}Content-Length: {len(body)}\r\n\r\n"
         self._transport.write(head.encode() + body)
         return await self._waiter
 

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from benchmarks.serving_load.capacity import Probe, capacity, probe_of, quantile
-from benchmarks.serving_load.generator import Measured
+from loadtests.capacity import Probe, capacity, probe_of, quantile
+from loadtests.generator import Measured
 
 
 class Bears:

@@ -1,7 +1,7 @@
 import asyncio
 
-from benchmarks.serving_load.connection import LOST, Connection
-from tests.benchmarks.serving_load.conftest import Json, ScriptedServer
+from loadtests.connection import LOST, Connection
+from tests.loadtests.conftest import Json, ScriptedServer
 
 
 def test_one_connection_carries_one_request_after_the_other() -> None:
