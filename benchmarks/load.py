@@ -1,4 +1,4 @@
-"""Operation under load: the verdict at 60 % of the capacity, whether a slowed server is seen, a rolling restart, and a soak.
+"""Operation under load: the verdict at 60 % of the capacity, whether a slowed server is seen, a rolling restart, a week, a soak.
 
 Uses the demo's model and real histories. The server has one core, and the generators another. Sections can be run alone; their
 rows then replace those of the last report.
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import week
 from benchmarks.demo import OUT as DEMO
 from benchmarks.report import Row, merged, read_rows, write_report
 from benchmarks.training_rivals.corpus import Corpus, run_twotower
@@ -133,7 +134,19 @@ def known_capacity(bench: Bench) -> float:
     return bench.capacity_per_s
 
 
-SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {"steady": steady, "slowed": slowed, "rolling": rolling, "soak": soak}
+def simulated_week(bench: Bench) -> list[Row]:
+    """Seven nights of `twotower nightly` under load, by the benchmark `week`."""
+    week.main(["--out", str(bench.directory / "week")])
+    return [row for row in read_rows("week") if row.metric == "week_ok"]
+
+
+SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
+    "steady": steady,
+    "slowed": slowed,
+    "rolling": rolling,
+    "week": simulated_week,
+    "soak": soak,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

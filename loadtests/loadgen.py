@@ -103,11 +103,11 @@ class SystemUnderTest:
 
 
 def settings_for(loadgen: Any, profile: Profile, capacity_per_s: float) -> Any:
-    """LoadGen's settings for a profile of constant load."""
+    """LoadGen's settings for a profile of constant load. It asks for as many recommendations as people do; it tells no events."""
     settings = loadgen.TestSettings()
     settings.scenario = loadgen.TestScenario.Server
     settings.mode = loadgen.TestMode.PerformanceOnly
-    settings.server_target_qps = profile.phases[0].load * capacity_per_s
+    settings.server_target_qps = profile.phases[0].load * capacity_per_s * profile.habits.recommend_share
     settings.server_target_latency_ns = DLRM_V3_BOUND_MS * 1_000_000
     settings.server_target_latency_percentile = 0.99
     settings.min_duration_ms = round(1000 * profile.seconds)

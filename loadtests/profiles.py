@@ -22,6 +22,13 @@ class Habits(msgspec.Struct, frozen=True, kw_only=True):
         """Mean pause before a step, bursts included."""
         return self.pause_s * (1 - self.burst_share)
 
+    @property
+    def recommend_share(self) -> float:
+        """Share of requests that ask for recommendations. The others tell of events, one after each question and some before."""
+        asked = self.mean_questions * (1 + self.repeat_share)
+        told = self.mean_questions + (1 - self.return_share) * (1 - self.cold_share)
+        return asked / (asked + told)
+
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True):
     """A time of constant load."""

@@ -150,7 +150,8 @@ def test_a_week_of_which_two_nights_are_bad(tmp_path: Path) -> None:
     week = simulate(tmp_path / "shop", tuple(range(1, 8)), TRAIN, 8, in_process)
     assert is_as_it_should_be(week), [told.night.sentence() for told in week]
     assert "item count change" in week[LOST - 1].night.step("embed").message
-    assert "broke the limit of degraded" in week[5].night.step("canary").message
+    # Answers without an item count as degraded, and have no item in common with the old ones: either may be noticed first.
+    assert re.search("broke the limit of (degraded|overlap)", week[5].night.step("canary").message)
     assert [told.status for told in week] == [0, 0, 0, 1, 3, 1, 3]
     assert sum(map(failed, week)) == 0
     trained = [told.number for told in week if told.night.step("train").state == "done"]

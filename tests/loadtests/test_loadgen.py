@@ -50,7 +50,8 @@ def test_the_bound_is_that_of_dlrm_v3() -> None:
     settings = settings_for(loadgen, Profile(name="smoke", phases=(Phase(seconds=3, load=0.5),)), 40.0)
     assert settings.server_target_latency_ns == 80_000_000
     assert settings.server_target_latency_percentile == 0.99
-    assert (settings.server_target_qps, settings.min_duration_ms) == (20.0, 3000)
+    assert settings.min_duration_ms == 3000
+    assert settings.server_target_qps == pytest.approx(20 * 5.5 / 10.9)  # of 20 requests per second, those that ask
 
 
 @pytest.mark.alone
@@ -66,5 +67,5 @@ def test_loadgen_finds_nothing_wrong_with_a_stub_that_answers_at_once(tmp_path: 
     assert outcomes.own["unsure"] == 1.0
     assert set(outcomes.fates) == {Fate.GOOD}
     assert len(outcomes.fates) == len(calls) - NUM_SAMPLES
-    assert 30 < len(outcomes.fates) < 95  # 20 a second for three seconds, at random
+    assert 8 < len(outcomes.fates) < 60  # ten a second for three seconds, at random
     assert (tmp_path / "smoke-loadgen.txt").read_text().count("Early stopping satisfied: NO") == 1

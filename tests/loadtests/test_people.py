@@ -32,6 +32,12 @@ def test_the_number_of_questions_is_geometric(households: list[History]) -> None
     assert sum(number == 1 for number in asked) / len(asked) == pytest.approx(1 / 5, abs=0.04)
 
 
+def test_the_share_of_questions_among_requests_is_what_the_habits_say(households: list[History]) -> None:
+    habits = Habits(mean_questions=3.0)
+    paths = [step.path for steps in sessions(people(households, habits), 3000) for step in steps]
+    assert paths.count(RECOMMEND) / len(paths) == pytest.approx(habits.recommend_share, abs=0.02)
+
+
 def test_a_repeated_question_is_the_same_question(households: list[History]) -> None:
     habits = Habits(repeat_share=1.0, return_share=0.0, cold_share=0.0)
     asked = [step.body for step in sessions(people(households, habits), 1)[0] if step.path == RECOMMEND]
