@@ -15,7 +15,7 @@ from twotower.data.features import Floats, Ints
 from twotower.device import ON_CPU, Device
 from twotower.errors import EnvironmentProblem
 from twotower.index.files import open_index, write_index
-from twotower.index.gpu import free_bytes, gpu_of, size_of
+from twotower.index.gpu import free_bytes, require_gpu, size_of
 from twotower.index.gpu_memory import fitting_kind
 from twotower.index.kinds import FILES, GPU_KINDS, IndexInfo, Kind
 from twotower.index.scan import Float32Rows, Scan
@@ -66,7 +66,7 @@ def refuse_without_gpu(requested: RequestedKind, device: Device) -> None:
     """EnvironmentProblem when the requested kind is for GPUs, and `device` or the FAISS of this machine cannot have it."""
     for kind in GPU_KINDS:
         if kind == requested:
-            gpu_of(kind, device)
+            require_gpu(kind, device)
 
 
 def make_index(

@@ -62,6 +62,11 @@ class Gpu:
     free_bytes: int
 
 
+def require_gpu(kind: GpuKind, device: Device) -> None:
+    """EnvironmentProblem in one sentence when an index of this kind cannot be built and searched on the device."""
+    gpu_of(kind, device)
+
+
 def gpu_of(kind: GpuKind, device: Device) -> Gpu:
     """The GPU that an index of this kind can be built and searched on; EnvironmentProblem in one sentence when it cannot."""
     if not device.is_gpu:
