@@ -42,8 +42,8 @@ test-kernels: $(VENV)/.test-installed
 	$(BIN)/pytest -m "kernels or not kernels" tests/test_interpreter.py tests/twotower/kernels tests/training/kernels tests/service/kernels \
 	  tests/benchmarks/test_kernel_mutants.py tests/service/model/test_device_reader.py tests/end_to_end/test_differential.py
 	$(BIN)/python -m benchmarks.kernel_resources
-	$(BIN)/python -m benchmarks.kernel_roofline
 	$(BIN)/python -m benchmarks.kernel_mutants
+	$(BIN)/python -m benchmarks.kernel_roofline
 
 # Downloads 800 MB once, into build/faiss-gpu. No GPU is needed.
 test-wheels: $(VENV)/.test-installed

@@ -27,7 +27,7 @@ NUM_ROWS, WIDTH = 1_000_000, 128
 NUM_QUERIES, NUM_CANDIDATES = 32_768, 1_000_000
 SEARCHES = {"fp16": ("top-k 128, 1 query", 2 * WIDTH, 1.5), "int8": ("top-k int8 128, 1 query", WIDTH, 1.8)}
 SCAN, LOSS, LOSS_MUST = "group_bounds", "frozen softmax bf16 128/scan_kernel", 2.2
-NUM_REQUESTS, APPEND_MUST, COLD_GOAL = 32, 2.0, 1.6
+NUM_REQUESTS, APPEND_MUST, COLD_MUST = 32, 2.0, 1.6
 APPEND_SIZES = {"1e6": 1_000_000, "1e7": 10_000_000}  # items
 # Cases of `kernel_static/cases.py` with the shapes of a cold batch.
 ATTENTION = "paged 32, 4 heads share 2/paged_attention_kernel"
@@ -128,7 +128,7 @@ def cold_rows(kernels: Kernels) -> list[Row]:
         Row(metric="cold_kernels", value=num_kernels, unit="kernels, model", better="lower"),
         Row(metric="cold_model_us", value=1e6 * model_s, unit="us, model", better="lower"),
         Row(metric="cold_launches_us", value=1e6 * num_kernels * H100.launch_s, unit="us, model", better="lower"),
-        Row(metric="cold_floor_ratio", value=model_s / floor_s, unit="x tensor floor", better="lower", goal=COLD_GOAL),
+        Row(metric="cold_floor_ratio", value=model_s / floor_s, unit="x tensor floor", better="lower", must=COLD_MUST),
     ]
 
 
