@@ -14,7 +14,6 @@ from training.sweeps.worker import begin, computed
 from twotower.errors import EnvironmentProblem
 
 EngineName = Literal["local", "ray"]
-ATTEMPTS = 2  # of a run in whose process another one may have died
 
 
 def compute(engine: EngineName, queue: Sequence[Settings], files: Files, num_workers: int) -> Iterator[Run]:
@@ -32,27 +31,39 @@ def compute(engine: EngineName, queue: Sequence[Settings], files: Files, num_wor
 
 
 def here(queue: Sequence[Settings], files: Files, num_workers: int) -> Iterator[Run]:
-    """Compute in processes of this machine. A process that dies takes only its runs with it, and they are tried once more."""
-    attempts, left = dict.fromkeys((one.key for one in queue), 0), list(queue)
-    while left:
-        waiting, begun = list(left), dict[Future[Run], Settings]()
-        pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=begin)
-        try:
-            while waiting or begun:
-                while waiting and len(begun) < num_workers:
-                    settings = waiting.pop(0)
-                    attempts[settings.key] += 1
-                    begun[pool.submit(computed, settings, files)] = settings
-                for future in wait(begun, return_when=FIRST_COMPLETED).done:
-                    run = future.result()
-                    left.remove(begun.pop(future))
-                    yield run
-        except BrokenProcessPool:
-            for settings in list(begun.values()):
-                if attempts[settings.key] >= ATTEMPTS:
-                    left.remove(settings)
-                    yield ended(settings, "failed", f"its process died {ATTEMPTS} times, perhaps for want of memory")
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
+    """Compute in processes of this machine. A process that dies breaks off the runs beside it, and does not say whose it was:
+    those runs are computed again, one at a time, and the one whose process dies then has failed.
+    """
+    together, alone = list(queue), list[Settings]()
+    while together or alone:
+        if together:
+            yield from until_a_death(together, files, num_workers, broken_off=alone)
+            continue
+        settings = alone.pop(0)
+        deaths = list[Settings]()
+        yield from until_a_death([settings], files, 1, broken_off=deaths)
+        if deaths:
+            yield ended(settings, "failed", "its process died twice, perhaps for want of memory")
+
+
+def until_a_death(left: list[Settings], files: Files, num_workers: int, broken_off: list[Settings]) -> Iterator[Run]:
+    """Compute what is `left`, the first of it first, until a process dies. The runs that were being computed then are moved
+    to `broken_off`.
+    """
+    begun = dict[Future[Run], Settings]()
+    pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=begin)
+    try:
+        while left or begun:
+            while left and len(begun) < num_workers:
+                begun[pool.submit(computed, left[0], files)] = left[0]
+                left.pop(0)
+            for future in wait(begun, return_when=FIRST_COMPLETED).done:
+                run = future.result()
+                begun.pop(future)
+                yield run
+    except BrokenProcessPool:
+        broken_off.extend(begun.values())
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()

@@ -14,21 +14,21 @@ from training.sweeps.measure import ended
 from twotower.errors import EnvironmentProblem
 
 NOWHERE = Files(Path("events"), Path("items"), Path("schema"))
-QUEUE = [replace(base("shop-1", shape_of("16x1")), flops=1e9, seed=seed) for seed in range(3)]
+QUEUE = [replace(base("shop-1", shape_of("16x1")), flops=1e9, seed=seed) for seed in (1, 0)]
 
 
 def dies(settings: Settings, files: Files) -> Run:
-    """A run whose second seed ends its process, as the system does for want of memory."""
+    """A run that with seed 1 ends its process, as the system does for want of memory."""
     if settings.seed == 1:
         os._exit(1)
     return ended(settings, "done", "")
 
 
-def test_a_run_whose_process_dies_fails_and_the_others_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_death_is_not_held_against_the_run_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.sweeps.engines.computed", dies)
     runs = {run.seed: run for run in compute("local", QUEUE, NOWHERE, num_workers=2)}
-    assert {seed: run.outcome for seed, run in runs.items()} == {0: "done", 1: "failed", 2: "done"}
-    assert runs[1].reason == "its process died 2 times, perhaps for want of memory"
+    assert {seed: run.outcome for seed, run in runs.items()} == {0: "done", 1: "failed"}
+    assert runs[1].reason == "its process died twice, perhaps for want of memory"
 
 
 def test_without_ray_the_option_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
