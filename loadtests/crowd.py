@@ -18,7 +18,7 @@ from loadtests.connection import LOST, Connection, Reply
 from loadtests.open_loop import Send, open_loop, poisson
 from loadtests.outcomes import Fate, Outcomes, fate_of
 from loadtests.people import People, Step
-from loadtests.profiles import Habits, Profile
+from loadtests.profiles import RAMP_S, Habits, Profile
 from loadtests.traffic import History
 
 PROBE_S, WARM_S = 3.0, 1.0
@@ -77,8 +77,9 @@ class Crowd:
         A session waits for its own answers only.
         """
         phases = [(phase.seconds, phase.load * capacity_per_s) for phase in profile.phases]
+        phases = [(RAMP_S, phases[0][1]), *phases]
         outcomes = Outcomes(generator="poisson", profile=profile.name, capacity_per_s=capacity_per_s, seconds=profile.seconds)
-        started = time.perf_counter()
+        started = time.perf_counter() + RAMP_S
 
         def next_send() -> Send | None:
             if stop and stop.is_set():
@@ -87,13 +88,15 @@ class Crowd:
 
             async def send(connection: Connection, due: float) -> None:
                 fate = await ask(connection, step)
-                outcomes.add(due - started, 1000 * (time.perf_counter() - due), step.path, fate)
+                if due >= started:
+                    outcomes.add(due - started, 1000 * (time.perf_counter() - due), step.path, fate)
                 self.waiting.append(session)
 
             return send
 
         def not_sent() -> None:
-            outcomes.add(time.perf_counter() - started, 0.0, "", Fate.FAILED)
+            if (at_s := time.perf_counter() - started) >= 0:
+                outcomes.add(at_s, 0.0, "", Fate.FAILED)
 
         await open_loop(self.target.connect, poisson(phases, self.people.rng), next_send, not_sent)
         return outcomes

@@ -13,6 +13,11 @@ from tests.loadtests.conftest import ITEMS, Answering, Json, ScriptedServer, wel
 HABITS = Habits(cold_share=0.0)
 
 
+@pytest.fixture(autouse=True)
+def _no_ramp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RAMP_S", 0.0)
+
+
 def against(answering: Answering, households: list[History], work: str) -> tuple[ScriptedServer, Outcomes]:
     server = ScriptedServer(answering)
 
@@ -32,6 +37,13 @@ def test_an_open_loop_sends_at_the_share_of_the_capacity(households: list[Histor
     assert len(server.asked) == len(outcomes.fates)
     assert set(outcomes.fates) == {Fate.GOOD}
     assert (outcomes.seconds, outcomes.capacity_per_s) == (1.0, 400.0)
+
+
+def test_the_first_seconds_are_sent_but_do_not_count(households: list[History], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RAMP_S", 0.5)
+    server, outcomes = against(well, households, "open")
+    assert 0.5 < len(outcomes.fates) / len(server.asked) < 0.8  # one second of one and a half
+    assert min(outcomes.at_s) >= 0
 
 
 def test_a_user_tells_its_events_before_it_asks_and_never_twice(households: list[History]) -> None:
