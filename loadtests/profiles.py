@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 import msgspec
 
-RAMP_S = 5.0  # of the first phase's load before a profile, in which caches fill; it is not judged
+RAMP_S = 3.0  # of the first phase's load before a profile, in which caches fill; it is not judged
 
 
 class Habits(msgspec.Struct, frozen=True, kw_only=True):
