@@ -27,7 +27,7 @@ from loadtests.traffic import read_histories, write_histories
 OUT = Path("build/bench/load")
 SLOWED_MS = 40  # sleep before each batch of the slowed server
 SLOWED_S = 15.0  # the slowed server is loaded for so long by each generator
-ROLLING_SHARE = 0.3  # of the capacity, which two servers on one core share with the two that replace them
+ROLLING_SHARE = 0.1  # of the capacity of a core, on which two servers work while others start
 SOAK_S = 600.0
 
 

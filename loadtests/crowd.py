@@ -13,20 +13,20 @@ from typing import Self, TypeVar
 import msgspec
 import uvloop
 
-from loadtests.capacity import Probe, capacity
 from loadtests.connection import LOST, Connection, Reply
 from loadtests.open_loop import Send, open_loop, poisson
 from loadtests.outcomes import Fate, Outcomes, fate_of
 from loadtests.people import People, Step
-from loadtests.profiles import Habits, Profile
+from loadtests.profiles import RAMP_S, Habits, Phase, Profile
 from loadtests.traffic import History
 
 PROBE_S, WARM_S = 3.0, 1.0
 MOST_WAITING = 50  # sessions under way in an open loop, beside those that wait for an answer
 STEPS_PER_SESSION = 10  # about; how quickly the number of sessions grows at the start
 GRACE_S = 60.0  # a load test fails when it takes so much longer than planned
-LIMIT_MS = 50.0  # the capacity is the throughput at which the p99 of recommendations is within this limit
-MOST_CONNECTIONS = 32
+LIMIT_MS = 50.0  # the capacity is the highest rate at which the p99 of recommendations is within this limit
+FIRST_RATE, LEAST_RATE, MOST_RATE = 32.0, 1.0, 8192.0  # requests per second that the search for the capacity begins and ends at
+CLOSE_ENOUGH = 1.2  # the search ends when the lowest rate that is too high is at most so many times the highest that is not
 SEED = 0
 
 Result = TypeVar("Result")
@@ -71,14 +71,17 @@ class Crowd:
         """People whom the server has never met."""
         return cls(target, People(histories, habits, uuid.uuid4().hex[:8], random.Random(SEED)))
 
-    async def open(self, profile: Profile, capacity_per_s: float, stop: asyncio.Event | None = None) -> Outcomes:
+    async def open(
+        self, profile: Profile, capacity_per_s: float, stop: asyncio.Event | None = None, ramp_s: float = RAMP_S
+    ) -> Outcomes:
         """Send the steps of people as a Poisson process at the rates of the profile, to its end or until `stop` is set.
 
-        A session waits for its own answers only.
+        A session waits for its own answers only. The first `ramp_s` seconds come before the profile and do not count.
         """
         phases = [(phase.seconds, phase.load * capacity_per_s) for phase in profile.phases]
+        phases = [(ramp_s, phases[0][1]), *phases]
         outcomes = Outcomes(generator="poisson", profile=profile.name, capacity_per_s=capacity_per_s, seconds=profile.seconds)
-        started = time.perf_counter()
+        started = time.perf_counter() + ramp_s
 
         def next_send() -> Send | None:
             if stop and stop.is_set():
@@ -87,13 +90,15 @@ class Crowd:
 
             async def send(connection: Connection, due: float) -> None:
                 fate = await ask(connection, step)
-                outcomes.add(due - started, 1000 * (time.perf_counter() - due), step.path, fate)
+                if due >= started:
+                    outcomes.add(due - started, 1000 * (time.perf_counter() - due), step.path, fate)
                 self.waiting.append(session)
 
             return send
 
         def not_sent() -> None:
-            outcomes.add(time.perf_counter() - started, 0.0, "", Fate.FAILED)
+            if (at_s := time.perf_counter() - started) >= 0:
+                outcomes.add(at_s, 0.0, "", Fate.FAILED)
 
         await open_loop(self.target.connect, poisson(phases, self.people.rng), next_send, not_sent)
         return outcomes
@@ -120,23 +125,11 @@ class Crowd:
         await asyncio.gather(*(go_on() for _ in range(connections)))
         return outcomes
 
-    def probe(self, connections: int, _: float) -> Probe:
-        """The figures of a closed loop, for `capacity`."""
-        outcomes = run(lambda: self.closed(connections, PROBE_S), WARM_S + PROBE_S)
-        figures = outcomes.figures()
-        broken = figures["error_share"] > 0
-        return Probe(
-            connections=connections,
-            requests_per_s=len(outcomes.fates) / outcomes.seconds,
-            p50_ms=figures["p50_ms"],
-            p99_ms=float("inf") if broken else figures["p99_ms"],
-            cpu_ms=0.0,
-            generator_cpu_ms=0.0,
-        )
-
-    def capacity(self) -> Probe:
-        """The throughput of the fastest closed loop whose p99 is within LIMIT_MS, all requests counted."""
-        return capacity(self.probe, LIMIT_MS, MOST_CONNECTIONS)
+    def keeps_up(self, rate: float) -> bool:
+        """Whether the server answers every request of a short open loop, and 99 % of the recommendations within LIMIT_MS."""
+        profile = Profile(name="capacity", phases=(Phase(seconds=PROBE_S, load=1.0),))
+        figures = run(lambda: self.open(profile, rate, ramp_s=WARM_S), WARM_S + PROBE_S).figures()
+        return figures["error_share"] == 0 and figures["p99_ms"] <= LIMIT_MS
 
     def _next(self) -> tuple[Iterator[Step], Step]:
         """The next step of a session under way, or the first of a new one."""
@@ -151,6 +144,25 @@ class Crowd:
                 self.waiting.pop()
             if (step := next(session, None)) is not None:
                 return session, step
+
+
+def capacity(keeps_up: Callable[[float], bool]) -> float:
+    """The highest rate at which the server keeps up, in requests per second: found by doubling, then by bisection.
+
+    Rates are those of an open loop. A closed loop goes faster, because its users never come all at once. ValueError when the
+    server does not even keep up with one request per second.
+    """
+    keeps, breaks = 0.0, FIRST_RATE
+    while keeps_up(breaks) and breaks < MOST_RATE:
+        keeps, breaks = breaks, 2 * breaks
+    while not keeps and breaks > LEAST_RATE:
+        keeps, breaks = (breaks / 2, breaks) if keeps_up(breaks / 2) else (0.0, breaks / 2)
+    if not keeps:
+        raise ValueError(f"the server does not keep up with {LEAST_RATE:g} request per second: no capacity can be measured")
+    while breaks > CLOSE_ENOUGH * keeps:
+        rate = (keeps * breaks) ** 0.5
+        keeps, breaks = (rate, breaks) if keeps_up(rate) else (keeps, rate)
+    return keeps
 
 
 async def ask(connection: Connection, step: Step) -> Fate:

@@ -18,7 +18,7 @@ from locust import FastHttpUser, LoadTestShape, events, task
 
 from loadtests.outcomes import Outcomes, fate_of
 from loadtests.people import People, Step
-from loadtests.profiles import PROFILES, Plan
+from loadtests.profiles import PROFILES, RAMP_S, Plan
 from loadtests.traffic import read_histories
 
 BY_HAND = msgspec.json.encode(Plan(profile=PROFILES["steady"], capacity_per_s=20.0)).decode()
@@ -30,7 +30,7 @@ HEADERS = {"X-API-Key": PLAN.key} if PLAN.key else {}
 OUTCOMES = Outcomes(
     generator="locust", profile=PLAN.profile.name, capacity_per_s=PLAN.capacity_per_s, seconds=PLAN.profile.seconds
 )
-STARTED = time.perf_counter()
+STARTED = time.perf_counter() + RAMP_S
 
 
 class Person(FastHttpUser):  # type: ignore[misc]  # locust is not type-checked here, so its classes are Any
@@ -49,7 +49,8 @@ class Person(FastHttpUser):  # type: ignore[misc]  # locust is not type-checked 
         sent = time.perf_counter()
         with self.client.post(step.path, json=step.body, headers=HEADERS, catch_response=True) as response:
             fate = fate_of(step.path, step.body, response.status_code, response.content or b"")
-            OUTCOMES.add(sent - STARTED, 1000 * (time.perf_counter() - sent), step.path, fate)
+            if sent >= STARTED:
+                OUTCOMES.add(sent - STARTED, 1000 * (time.perf_counter() - sent), step.path, fate)
             if fate:
                 response.failure(f"{fate.name.lower()}: status {response.status_code}: {(response.text or '')[:200]}")
 
@@ -59,7 +60,7 @@ class Phases(LoadTestShape):  # type: ignore[misc]
 
     def tick(self) -> tuple[int, float] | None:
         """The number of users now, and how many may come in a second. None when all phases are over."""
-        now, pause_s = self.get_run_time(), PLAN.profile.habits.mean_pause_s
+        now, pause_s = self.get_run_time() - RAMP_S, PLAN.profile.habits.mean_pause_s
         for phase in PLAN.profile.phases:
             if now < phase.seconds or not PLAN.out:
                 users = math.ceil(phase.load * PLAN.capacity_per_s * pause_s)

@@ -14,6 +14,7 @@ from loadtests.traffic import EVENTS, RECOMMEND, History, Json, Replay
 
 COLD_EVENTS = 40  # events that a cold user has in store
 SECOND_MS = 1000
+MOST_LEFT = 200  # the users who left last may come back; those before have lost interest
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class People:
             if rng.random() < 1 / habits.mean_questions:
                 break
         self.left.append(replay)
+        del self.left[:-MOST_LEFT]
 
     def _pause(self) -> float:
         return 0.0 if self.rng.random() < self.habits.burst_share else self.rng.expovariate(1 / self.habits.pause_s)

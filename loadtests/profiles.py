@@ -5,6 +5,8 @@ from collections.abc import Collection
 
 import msgspec
 
+RAMP_S = 3.0  # of the first phase's load before a profile, in which caches fill; it is not judged
+
 
 class Habits(msgspec.Struct, frozen=True, kw_only=True):
     """How users behave. Shares are probabilities from 0 to 1."""

@@ -26,13 +26,19 @@ class Rolled(NamedTuple):
     """What became of the requests during a rolling restart."""
 
     num_asked: int
-    num_failures: int  # refused ones too
+    num_refused: int  # 503 and the like
+    num_failed: int
+
+    @property
+    def num_failures(self) -> int:
+        """Requests without a good answer."""
+        return self.num_refused + self.num_failed
 
 
 def roll(store: Path, histories: Sequence[History], directory: Path, rate: float) -> Rolled:
     """Replace two servers by two others, one after the other, at `rate` requests per second. They share their histories."""
     outcomes = run(lambda: _roll(store, histories, directory, rate), MOST_S)
-    return Rolled(len(outcomes.fates), outcomes.count(Fate.REFUSED) + outcomes.count(Fate.FAILED))
+    return Rolled(len(outcomes.fates), outcomes.count(Fate.REFUSED), outcomes.count(Fate.FAILED))
 
 
 async def _roll(store: Path, histories: Sequence[History], directory: Path, rate: float) -> Outcomes:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from loadtests.crowd import WARM_S, Crowd, Target, run
+from loadtests.crowd import WARM_S, Crowd, Target, capacity, run
 from loadtests.gate import LIMITS, OUT, gate, read_limits
 from loadtests.held import watching, write_looks
 from loadtests.loadgen import Job
@@ -97,7 +97,7 @@ def load(
         crowd = Crowd.of(target, read_histories(histories), profile.habits)
         warm_up(crowd)
         if capacity_per_s is None:
-            capacity_per_s = crowd.capacity().requests_per_s
+            capacity_per_s = capacity(crowd.keeps_up)
             print(f"capacity: {capacity_per_s:.1f} requests/s, at which 99 % of recommendations come within 50 ms")
         if server and profile.name == "soak":
             looks = stack.enter_context(watching(server.process.pid, min(1.0, profile.seconds / 60)))

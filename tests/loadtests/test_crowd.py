@@ -4,13 +4,18 @@ import itertools
 import pytest
 
 from loadtests import crowd as module
-from loadtests.crowd import Crowd, Target
+from loadtests.crowd import Crowd, Target, capacity
 from loadtests.outcomes import Fate, Outcomes
 from loadtests.profiles import Habits, Phase, Profile
 from loadtests.traffic import History
 from tests.loadtests.conftest import ITEMS, Answering, Json, ScriptedServer, well
 
 HABITS = Habits(cold_share=0.0)
+
+
+@pytest.fixture(autouse=True)
+def _no_ramp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Crowd.open, "__defaults__", (None, 0.0))
 
 
 def against(answering: Answering, households: list[History], work: str) -> tuple[ScriptedServer, Outcomes]:
@@ -32,6 +37,13 @@ def test_an_open_loop_sends_at_the_share_of_the_capacity(households: list[Histor
     assert len(server.asked) == len(outcomes.fates)
     assert set(outcomes.fates) == {Fate.GOOD}
     assert (outcomes.seconds, outcomes.capacity_per_s) == (1.0, 400.0)
+
+
+def test_the_first_seconds_are_sent_but_do_not_count(households: list[History], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Crowd.open, "__defaults__", (None, 0.5))
+    server, outcomes = against(well, households, "open")
+    assert 0.5 < len(outcomes.fates) / len(server.asked) < 0.8  # one second of one and a half
+    assert min(outcomes.at_s) >= 0
 
 
 def test_a_user_tells_its_events_before_it_asks_and_never_twice(households: list[History]) -> None:
@@ -81,3 +93,30 @@ def test_an_address_is_read_or_refused() -> None:
     for bad in ("shop.example:8000", "https://shop.example", "http://shop.example/v1"):
         with pytest.raises(ValueError, match="is not an address such as"):
             Target.at(bad)
+
+
+@pytest.mark.parametrize(("bears", "found"), [(100.0, 90.5), (40.0, 38.1), (10.0, 9.5), (1e9, 6889.0)])
+def test_the_capacity_is_found_by_doubling_and_bisection(bears: float, found: float) -> None:
+    assert capacity(lambda rate: rate <= bears) == pytest.approx(found, rel=0.01)
+
+
+def test_a_server_that_never_keeps_up_has_no_capacity() -> None:
+    with pytest.raises(ValueError, match="does not keep up with 1 request per second"):
+        capacity(lambda rate: False)
+
+
+def test_refusing_is_no_way_to_keep_up(households: list[History]) -> None:
+    assert keeps_up(well, households)
+    assert not keeps_up(
+        lambda path, body: (503, {}) if len(path) % 2 and body.get("timestamp", 0) % 2 else well(path, body), households
+    )
+
+
+def keeps_up(answering: Answering, households: list[History]) -> bool:
+    server = ScriptedServer(answering)
+
+    async def run() -> bool:
+        async with server.listening() as port:
+            return await asyncio.to_thread(Crowd.of(Target("127.0.0.1", port), households, HABITS).keeps_up, 50.0)
+
+    return asyncio.run(run())

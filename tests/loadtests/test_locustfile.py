@@ -75,7 +75,7 @@ def test_users_take_the_steps_of_people_and_every_request_is_noted(tmp_path: Pat
     assert {key for *_, key in calls} == {"web.secret"}
     assert outcomes.generator == "locust"
     assert set(outcomes.fates) == {Fate.GOOD}
-    assert abs(len(outcomes.fates) - len(calls)) <= 2  # those under way at the end
+    assert 0 < len(outcomes.fates) < len(calls)  # those of the first seconds do not count
     late = sum(at > outcomes.at_s[0] + 2 for at in outcomes.at_s)
     assert late > len(outcomes.at_s) / 2  # the second phase has twice as many users
 

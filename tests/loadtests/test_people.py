@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from loadtests.people import COLD_EVENTS, People, Step
+from loadtests.people import COLD_EVENTS, MOST_LEFT, People, Step
 from loadtests.profiles import Habits
 from loadtests.traffic import EVENTS, RECOMMEND, History
 
@@ -79,6 +79,12 @@ def test_cold_users_ask_before_they_have_told_anything_and_like_what_many_like()
     items = Counter(event["item_id"] for steps in seen for step in steps if step.path == EVENTS for event in step.body["events"])
     assert items["often"] / items.total() == pytest.approx(2 / 3, abs=0.05)
     assert max(sum(step.path == EVENTS for step in steps) for steps in seen) <= COLD_EVENTS
+
+
+def test_only_the_users_who_left_last_come_back(households: list[History]) -> None:
+    crowd = people(households)
+    sessions(crowd, 2 * MOST_LEFT)
+    assert len(crowd.left) == MOST_LEFT
 
 
 def test_no_two_users_share_a_name(households: list[History]) -> None:

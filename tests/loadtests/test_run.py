@@ -5,12 +5,13 @@ import msgspec
 import pytest
 
 from loadtests.gate import gate
+from loadtests.outcomes import read_outcomes
 from loadtests.profiles import PROFILES
 from loadtests.run import load, main, served_columns
 from twotower.data.schema import EventColumns
 
 RATE = 20.0  # requests per second: far below what a small model bears
-SHORT = PROFILES["steady"].lasting(4)
+SHORT = msgspec.structs.replace(PROFILES["steady"].lasting(3), generators=("poisson", "locust"))
 
 
 def said(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -45,16 +46,26 @@ def test_the_columns_of_the_log_are_those_of_the_served_release(tiny_store: Path
     assert served_columns(tmp_path) == EventColumns()
 
 
+@pytest.fixture
+def limits(tmp_path: Path) -> Path:
+    """Limits that hold on a machine that does other things too, and not when each batch takes so much longer."""
+    path = tmp_path / "limits.toml"
+    path.write_text("[steady]\np50_ms = 150\nerror_share = 0\n")
+    return path
+
+
 @pytest.mark.alone
-def test_a_modest_load_passes_with_all_three_generators(tiny_shop: Path, tiny_store: Path, tmp_path: Path) -> None:
+def test_a_modest_load_passes(tiny_shop: Path, tiny_store: Path, limits: Path, tmp_path: Path) -> None:
     load(SHORT, tiny_store, tiny_shop / "events.parquet", tmp_path, capacity_per_s=RATE)
-    assert gate("steady", tmp_path)
-    assert (tmp_path / "steady.html").exists()
+    assert gate("steady", tmp_path, limits)
+    assert [outcomes.generator for outcomes in read_outcomes(tmp_path, "steady")] == list(SHORT.generators)
 
 
 @pytest.mark.alone
-def test_the_same_load_fails_when_the_server_is_slowed_by_a_failpoint(tiny_shop: Path, tiny_store: Path, tmp_path: Path) -> None:
+def test_the_same_load_fails_when_the_server_is_slowed_by_a_failpoint(
+    tiny_shop: Path, tiny_store: Path, limits: Path, tmp_path: Path
+) -> None:
+    module = ("loadtests.slowed_server", "300")
     profile = msgspec.structs.replace(SHORT, generators=("poisson",))
-    module = ("loadtests.slowed_server", "150")
     load(profile, tiny_store, tiny_shop / "events.parquet", tmp_path, capacity_per_s=RATE, module=module)
-    assert not gate("steady", tmp_path)
+    assert not gate("steady", tmp_path, limits)
