@@ -80,7 +80,7 @@ def build_app(
     calls = ModelCalls(engine, admission, deadlines, cache)
     plan = load_plan(settings.variants) if settings.variants else Plan()
     changes = ItemChanges(delta, settings.max_delta_items) if delta else None
-    served = ServedReleases(release, plan, changes, pinned_releases(source, plan, release))
+    served = ServedReleases(release, plan, changes, pinned_releases(source, plan, release), calls.hand_over)
     context = Context(
         settings=settings,
         metrics=metrics,
@@ -196,6 +196,8 @@ def observe(context: Context, cache: UserCache) -> None:
     counted = {
         "hits": lambda: cache.counters.hits,
         "misses": lambda: cache.counters.misses,
+        "carried": lambda: cache.counters.carried,
+        "carried_in_part": lambda: cache.counters.carried_in_part,
         "evictions": lambda: cache.counters.evictions,
         "verified": lambda: cache.counters.verified,
         "failures": lambda: cache.counters.failures,

@@ -14,7 +14,7 @@ from service.ranking.rules import Ranking
 from service.ranking.score import Scores, score_many
 from service.ranking.similar import SimilarItems, similar_many
 from service.ranking.user_request import UserRequest
-from service.release.loaded import LoadedRelease
+from service.release.loaded import LoadedRelease, hand_over_users
 from service.telemetry.deadlines import Deadlines
 
 T = TypeVar("T")
@@ -30,6 +30,7 @@ class ModelCalls:
         self._recommend: Work = partial(recommend_many, cache=cache)
         self._score: Work = partial(score_many, cache=cache)
         self._similar: Work = partial(similar_many, cache=cache)
+        self._hand_over = partial(hand_over_users, cache)
 
     async def recommend(self, release: LoadedRelease, user: UserRequest[RecommendRequest], place: Place) -> Ranking:
         """The ranking for a request; ApiError when the request cannot be answered."""
@@ -57,6 +58,10 @@ class ModelCalls:
         with self._admission.take_alone(deadline_s) as place:
             call = self._engine.submit_to(Batched(forget_users, release.users), key, place)
             await self._deadlines.within("engine", call, deadline_s)
+
+    def hand_over(self, heir: LoadedRelease, before: LoadedRelease) -> None:
+        """Let a release take over the user states of another one, which answers no more, if both have the same towers."""
+        self._engine.hand_over(heir, before, self._hand_over)
 
     async def alone(self, work: Callable[[], T], deadline_s: float) -> T:
         """The result of `work`, run on the engine's thread on its own. Meant for rare work."""

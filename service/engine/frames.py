@@ -81,6 +81,13 @@ class DropRelease(Message, frozen=True, array_like=True, tag=True):
     release: int
 
 
+class HandOver(Message, frozen=True, array_like=True, tag=True):
+    """Let a release take over the user states of another one, which answers no more."""
+
+    release: int
+    before: int
+
+
 class Ask(Message, frozen=True, array_like=True):
     """A call for one request; the fields are those of `service.ranking.user_request.UserRequest`."""
 
@@ -168,7 +175,7 @@ class State(Message, frozen=True, array_like=True, tag=True):
 
 
 UserCall = Recommend | Score | Similar
-Call = Load | DropRelease | UserCall | Forget | Cancel
+Call = Load | DropRelease | HandOver | UserCall | Forget | Cancel
 Reply = Answer | Failure | State
 
 

@@ -28,6 +28,7 @@ from service.engine.frames import (
     DropRelease,
     Failure,
     Forget,
+    HandOver,
     Load,
     Message,
     Recommend,
@@ -44,7 +45,7 @@ from service.ranking.recommend import recommend_many
 from service.ranking.score import score_many
 from service.ranking.similar import similar_many
 from service.ranking.user_request import UserRequest, is_patient
-from service.release.loaded import LoadedRelease
+from service.release.loaded import LoadedRelease, hand_over_users
 from service.release.loading import device_of, open_release
 from service.release.memory import give_back
 from twotower.artefacts.release import release_path
@@ -88,6 +89,10 @@ class EngineProcess:
             case DropRelease():
                 self._releases.pop(call.release, None)
                 self._loading.submit(give_back)
+            case HandOver():
+                heir, before = self._releases.get(call.release), self._releases.get(call.before)
+                if heir and before:
+                    self.engine.hand_over(heir, before, partial(hand_over_users, self._cache))
             case _:
                 self._tasks[call.number] = asyncio.create_task(self._answer(call))
                 self._tasks[call.number].add_done_callback(lambda _: self._tasks.pop(call.number))

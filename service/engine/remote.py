@@ -31,6 +31,7 @@ from service.engine.frames import (
     DropRelease,
     Failure,
     Forget,
+    HandOver,
     Load,
     Message,
     Recommend,
@@ -46,7 +47,7 @@ from service.ranking.rules import Ranking
 from service.ranking.score import Scores
 from service.ranking.similar import SimilarItems
 from service.ranking.user_request import UserRequest
-from service.release.loaded import LoadedRelease
+from service.release.loaded import LoadedRelease, hand_over_users
 from service.release.loading import device_of
 from service.settings import Settings
 
@@ -175,6 +176,12 @@ class RemoteEngine(Engine):
         await self._call(Load(number, number, release.id), number)
         self._releases[release.users] = number
         weakref.finalize(release.users, self._release, asyncio.get_running_loop(), number).atexit = False
+
+    def hand_over(self, heir: Any, before: Any, hand_over: Callable[[Any, Any], None]) -> None:  # noqa: ARG002 - that of a thread
+        """As Engine.hand_over: in the process, and in the book about its cache."""
+        hand_over_users(self._book, heir, before)
+        if heir.users in self._releases and before.users in self._releases:
+            self._connection.send(HandOver(self._releases[heir.users], self._releases[before.users]))
 
     async def submit_to(self, batched: Batched, argument: Any, place: Place) -> Any:
         """As Engine.submit_to. The type of the argument chooses the call: a `UserRequest`, or the key of a user to forget."""

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from statistics import median_low
 from time import monotonic
@@ -237,6 +238,17 @@ class Engine:
 
     async def load(self, release: Any) -> None:
         """Prepare for calls of a release. A thread can use it at once; an engine in another process must load it."""
+
+    def hand_over(self, heir: Any, before: Any, hand_over: Callable[[Any, Any], None]) -> None:
+        """Let a release take over the user states of another one, which answers no more. It is done in the queue's order."""
+        self.run_soon(partial(hand_over, heir, before))
+
+    def run_soon(self, run: Callable[[], object]) -> None:
+        """Run something quick after the work that is queued now, and before all later work. Nobody waits for it."""
+        loop = asyncio.get_running_loop()
+        with self._changed:
+            self._queue.append(_Work(loop.create_future(), loop, None, run, 0, inf, monotonic(), False))
+            self._changed.notify()
 
     async def submit(self, run: Callable[[], T], place: Place) -> T:
         """The result of `run()`, which is not batched; see `submit_to`.

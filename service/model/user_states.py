@@ -1,7 +1,8 @@
 """The cache of user states: what the model has computed for recent users, so that the next request reads only new events.
 
 A state is never trusted. Its events are compared with those of the request one by one, and events after the first difference
-are read again. A state belongs to one release and is freed with it.
+are read again. A state outlives its release: the next release of the same bundle takes it over, and reads again what follows the
+first event whose item has another vector now. What depends on popularity is computed anew.
 
 L: events, M: past items, V: vector width
 """
@@ -14,6 +15,7 @@ from typing import Protocol
 from weakref import WeakSet
 
 import numpy as np
+import numpy.typing as npt
 
 from service.histories.history import PastItem, StoredEvent
 from service.model.incremental import PastParts
@@ -124,14 +126,20 @@ class PastState:
 
 
 class UserState:
-    """The state of one user: the events read, the model's memory of them, and past items."""
+    """The state of one user: the events read, the model's memory of them, and past items.
 
-    __slots__ = ("events", "memory", "past")
+    `release` is the number of the release that the past items are of. `prints_L` are the fingerprints of the item vectors that
+    the events were read with.
+    """
 
-    def __init__(self, memory: Memory, no_items: PastParts) -> None:
+    __slots__ = ("events", "memory", "past", "prints_L", "release")
+
+    def __init__(self, memory: Memory, no_items: PastParts, release: int) -> None:
         self.events: tuple[StoredEvent, ...] = ()
+        self.prints_L = np.zeros(0, np.uint64)
         self.memory = memory
         self.past = PastState(no_items)
+        self.release = release
 
     @property
     def num_bytes(self) -> int:
@@ -145,18 +153,35 @@ class UserState:
         after the very last event was kept.
         """
         known = len(self.events) if events[: len(self.events)] == self.events else common(self.events, events)
-        self.memory.cut(known)
+        self._cut(known)
         if known == len(events) and known and not self.memory.knows_last:
-            self.memory.cut(known - 1)
+            self._cut(known - 1)
         self.events = events[: self.memory.length]
         return self.memory.length
+
+    def move_on(self, release: int, prints_L: npt.NDArray[np.uint64], no_items: PastParts) -> bool:
+        """Become a state of another release of the same bundle, in which the items of `events` have these fingerprints.
+
+        Returns whether events must be read again: those from the first on whose item has another vector there.
+        """
+        different = np.flatnonzero(self.prints_L != prints_L)
+        self.past, self.release = PastState(no_items), release
+        if len(different):
+            self._cut(int(different[0]))
+            self.events = self.events[: self.memory.length]
+        return len(different) > 0
+
+    def _cut(self, length: int) -> None:
+        self.memory.cut(length)
+        self.prints_L = self.prints_L[: self.memory.length]
 
     def without(self, item_id: str, row: int) -> "UserState":
         """A copy of the state as if the user never had this item. It keeps the events before the first one with the item."""
         copy = UserState.__new__(UserState)
-        copy.memory, copy.past = self.memory.copy(), self.past.without(item_id, row)
+        copy.memory, copy.past, copy.release = self.memory.copy(), self.past.without(item_id, row), self.release
         copy.events = tuple(takewhile(lambda event: event.item_id != item_id, self.events))
-        copy.memory.cut(len(copy.events))
+        copy.prints_L = self.prints_L
+        copy._cut(len(copy.events))
         return copy
 
 
@@ -171,6 +196,8 @@ class CacheCounters:
 
     hits: int = 0  # requests whose user had a state
     misses: int = 0  # requests whose user had none
+    carried: int = 0  # hits whose state was of an earlier release
+    carried_in_part: int = 0  # those of which some events had to be read again, because items have other vectors now
     evictions: int = 0  # states that were removed because the budget was used up
     verified: int = 0  # states that were compared with a recomputation
     failures: int = 0  # verified states that were wrong
@@ -255,6 +282,17 @@ class UserStates:
         self.num_bytes -= freed
         self.again_bytes -= freed if segment is self._again else 0
 
+    def inherit(self, before: "UserStates") -> None:
+        """Take over the states of a release that answers no more. Of users whom both know, this release's states stay."""
+        mine = [*self._once.items(), *self._again.items()]
+        used = self._used
+        self._once, self._again, self._bytes, self._used = before._once, before._again, before._bytes, before._used
+        self.num_bytes, self.again_bytes = before.num_bytes, before.again_bytes
+        UserStates.__init__(before)
+        for key, state in mine:
+            self.take(key)
+            self.add(key, state, used[key])
+
     def drop(self, key: UserKey) -> None:
         """Forget a user's state, if there is one."""
         if self.take(key) is not None:
@@ -286,6 +324,11 @@ class UserCache:
             min(filled, key=UserStates.next_to_go).forget_one()
             self.counters.evictions += 1
         self.counters.num_bytes = self.num_bytes
+
+    def hand_over(self, heir: UserStates, before: UserStates) -> None:
+        """Give the states of a release that answers no more to the one that follows it."""
+        heir.inherit(before)
+        self._releases.add(heir)
 
     def _demote(self) -> None:
         """Bound the states of users with several requests. Otherwise several releases could fill the budget with them alone.

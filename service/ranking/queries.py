@@ -10,9 +10,12 @@ from collections.abc import Iterator, Sequence
 from random import random
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from service.api.errors import ApiError
+from service.histories.history import StoredEvent
+from service.model.item_vectors import fingerprints
 from service.model.reader import Question, UserQuery
 from service.model.user_states import PastState, UserCache, UserKey, UserState
 from service.ranking.user_request import ModelInput
@@ -66,6 +69,10 @@ def _queries_of_distinct_users(
     cache.counters.hits += sum(state is not None for state in kept)
     cache.counters.misses += sum(state is None for state in kept)
     states = [state or new_state(release) for state in kept]
+    for state, model_input in zip(states, inputs, strict=True):
+        if state.release != release.number:
+            state.keep(model_input.known_events)
+            move_on(release, state, cache)
     try:
         queries = queries_from(release, states, inputs, num_others)
     except torch.OutOfMemoryError as error:  # the engine tries each request of the batch once more on its own
@@ -81,7 +88,7 @@ def _queries_of_distinct_users(
 
 def new_state(release: LoadedRelease) -> UserState:
     """An empty state, for a user of whom nothing was read yet."""
-    return UserState(release.reader.new_memory(), release.reader.past_parts(_NONE))
+    return UserState(release.reader.new_memory(), release.reader.past_parts(_NONE), release.number)
 
 
 def verified(
@@ -110,8 +117,24 @@ def queries_from(
     questions = [_question(release, *parts) for parts in zip(states, inputs, nums, strict=True)]
     queries = release.reader.answer(questions)
     for state, question in zip(states, questions, strict=True):
+        if unread := question.events[len(state.prints_L) :]:
+            state.prints_L = np.concatenate([state.prints_L, prints_of(release, unread)])
         state.events = question.events
     return queries
+
+
+def prints_of(release: LoadedRelease, events: Sequence[StoredEvent]) -> npt.NDArray[np.uint64]:
+    """Fingerprints [L] of the item vectors of events, as the model reads them: without popularity."""
+    rows_L = np.array([release.rows[event.item_id] for event in events if event.item_id is not None], np.int64)
+    return fingerprints(release.vectors(rows_L).numpy()[:, : release.towers.config.model.width])
+
+
+def move_on(release: LoadedRelease, state: UserState, cache: UserCache) -> None:
+    """Make the state of another release of the same bundle one of this release, as far as its items have the same vectors."""
+    cache.counters.carried += len(state.events) > 0
+    cache.counters.carried_in_part += state.move_on(
+        release.number, prints_of(release, state.events), release.reader.past_parts(_NONE)
+    )
 
 
 def _question(release: LoadedRelease, state: UserState, model_input: ModelInput, num_others: int) -> Question:

@@ -6,6 +6,7 @@ P: popularity and signal dimensions
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from service.model.device_model import DeviceModel
 from service.model.device_reader import DeviceReader
 from service.model.item_vectors import ItemVectors
 from service.model.reader import Reader
-from service.model.user_states import UserStates
+from service.model.user_states import UserCache, UserStates
 from service.release.filters import Filters, JoinedFilters, Mask
 from twotower.artefacts.bundle import Towers
 from twotower.artefacts.item_changes import Changed
@@ -26,6 +27,8 @@ from twotower.artefacts.release import (
 from twotower.data.features import Floats, Ints
 from twotower.data.new_items import BoughtItems
 from twotower.index.search import Index
+
+_NUMBERS = count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,8 @@ class LoadedRelease:
     added: Added | None = None
     device_model: DeviceModel | None = None  # None: the model runs on the CPU
     reader: Reader = field(init=False)
-    users: UserStates = field(init=False)  # cached user states; an item change makes a new object, which begins without any
+    users: UserStates = field(init=False)  # cached user states; the next release of the same bundle takes them over
+    number: int = field(init=False)  # a new one for every object
     item_vectors: ItemVectors = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,6 +77,7 @@ class LoadedRelease:
         object.__setattr__(self, "item_vectors", vectors)
         object.__setattr__(self, "reader", reader)
         object.__setattr__(self, "users", UserStates())
+        object.__setattr__(self, "number", next(_NUMBERS))
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -81,6 +86,11 @@ class LoadedRelease:
     def base(self) -> "LoadedRelease":
         """The release without item changes."""
         return self if self.added is None else self.added.base
+
+    def can_take_over(self, before: "LoadedRelease") -> bool:
+        """Whether user states of the other release can be used here: both have the same towers, and memories of one kind."""
+        pools = [release.device_model and release.device_model.pool for release in (self, before)]
+        return self.info.bundle_id == before.info.bundle_id and pools[0] is pools[1]
 
     def vectors(self, rows: Ints) -> Tensor:
         """Vectors [M, V] of some rows, added ones included."""
@@ -121,6 +131,12 @@ class LoadedRelease:
             return rows, scores
         late_rows, late_scores = _found(*self.added.index.search(query_1V, k, allowed_N[num_built:]))
         return merged((rows, late_rows + num_built), (scores, late_scores), k)
+
+
+def hand_over_users(cache: UserCache, heir: LoadedRelease, before: LoadedRelease) -> None:
+    """Let a release take over the user states of another one, if it can. Must run on the engine's thread."""
+    if heir.can_take_over(before):
+        cache.hand_over(heir.users, before.users)
 
 
 def similar(release: LoadedRelease, vector_D: Floats, k: int, allowed_N: Mask) -> tuple[Ints, Floats]:

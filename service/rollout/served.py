@@ -23,6 +23,7 @@ from service.rollout.trial import Trial
 from twotower.artefacts.item_changes import Changed
 
 Compute = Callable[[Callable[[], LoadedRelease]], Awaitable[LoadedRelease]]  # on the engine's thread
+HandOver = Callable[[LoadedRelease, LoadedRelease], None]  # gives the user states of the second release to the first
 _NONE: Mapping[str, LoadedRelease] = MappingProxyType({})
 
 
@@ -61,9 +62,14 @@ class ServedReleases:
     """Owns the snapshot, and is the only one to replace it. Used on the event loop."""
 
     def __init__(
-        self, current: LoadedRelease, plan: Plan, changes: ItemChanges | None = None, others: Mapping[str, LoadedRelease] = _NONE
+        self,
+        current: LoadedRelease,
+        plan: Plan,
+        changes: ItemChanges | None = None,
+        others: Mapping[str, LoadedRelease] = _NONE,
+        hand_over: HandOver = lambda _heir, _before: None,
     ) -> None:
-        self.plan, self.changes = plan, changes
+        self.plan, self.changes, self._hand_over = plan, changes, hand_over
         self._now = Snapshot(current, MappingProxyType(dict(others)))
 
     @property
@@ -124,6 +130,8 @@ class ServedReleases:
             if before.id in self.plan.pinned:
                 others[before.id] = before
             self._now = Snapshot(current, MappingProxyType(others))
+            if before.id not in others and before is not current:
+                self._hand_over(current, before)
         return before
 
     async def start_trial(self, release: LoadedRelease, canary: CanaryPlan, now_s: float, is_candidate: bool = False) -> None:
@@ -162,6 +170,10 @@ class ServedReleases:
         now = self._now
         kept = {name: others.get(name, other) for name, other in now.others.items()}
         self._now = replace(now, current=current, others=MappingProxyType(kept))
+        self._hand_over(current, now.current)
+        for name, other in kept.items():
+            if other is not now.others[name]:
+                self._hand_over(other, now.others[name])
 
     async def _with_changes(self, release: LoadedRelease) -> LoadedRelease:
         """A newly loaded release with the stored item changes. The caller must prevent further changes until it is served."""

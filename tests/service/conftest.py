@@ -282,9 +282,10 @@ class Following:
         self.engine = on or Engine(1, Limits(max_queued=64))
         deadlines = Deadlines(self.metrics, settings.request_timeout_s)
         admission = Admission(self.engine, self.metrics)
-        self.calls = ModelCalls(self.engine, admission, deadlines, UserCache(1 << 29))
+        self.cache = UserCache(1 << 29)
+        self.calls = ModelCalls(self.engine, admission, deadlines, self.cache)
         self.changes = ItemChanges(delta, 100) if delta else None
-        self.served = ServedReleases(loaded, plan, self.changes, pinned_releases(self.source, plan, loaded))
+        self.served = ServedReleases(loaded, plan, self.changes, pinned_releases(self.source, plan, loaded), self.calls.hand_over)
         self.comparisons = Comparisons(self.served, self.calls, self.engine, self.metrics)
         loader = ReleaseLoader(self.source, self.engine, self.calls, 2 if settings.engine == "process" else 1, available)
         swapper = Swapper(self.served, self.engine, loader, self.metrics, settings.keep_old_s)

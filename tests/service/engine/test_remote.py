@@ -260,6 +260,26 @@ def test_what_it_keeps_of_users_is_known_here(remote: Remote, histories: dict[st
     assert remote.release.users.num_bytes <= before
 
 
+def test_what_it_keeps_of_users_goes_on_to_the_next_release(remote: Remote, histories: dict[str, UserHistory]) -> None:
+    user = max(histories, key=lambda u: len(histories[u].window))
+    one, key, before = asked(user, histories[user]), ("user", user), remote.release
+
+    async def ask() -> tuple[int, int, int]:
+        await remote.ask(one)
+        remote.release = replace(before)
+        await remote.engine.load(remote.release)
+        remote.engine.hand_over(remote.release, before, lambda _heir, _before: None)
+        assert (key in remote.release.users, key in before.users) == (True, False)
+        misses = remote.engine.cache.counters.misses
+        cost = cost_of(remote.release, one, ())
+        await remote.ask(one)
+        await turn()
+        remote.release = before
+        return cost, remote.engine.cache.counters.misses - misses, remote.engine.cache.counters.carried
+
+    assert remote.run(ask) == (32, 0, 1)
+
+
 def test_evictions_are_those_that_the_process_counts(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setup = msgspec.structs.replace(setup_of(tiny_store), user_cache_bytes=150)
     engine, users = RemoteEngine(setup, LIMITS), UserStates()

@@ -60,6 +60,24 @@ def test_a_state_is_used_as_far_as_its_events_are_those_of_the_request(
     assert state.events == asked[:kept]
 
 
+def test_a_release_keeps_its_own_states_beside_those_that_it_takes_over(release: LoadedRelease) -> None:
+    cache, before, heir = UserCache(1 << 28), UserStates(), UserStates()
+    for users, names in ((before, "abb"), (heir, "ba")):
+        for name in names:
+            visit(cache, users, release, name)
+    mine = {name: heir.take(("user", name)) for name in "ab"}
+    for name, state in mine.items():
+        assert state is not None
+        cache.put(heir, ("user", name), state)
+    visit(cache, before, release, "c")
+    num_bytes = before.num_bytes + heir.num_bytes
+    cache.hand_over(heir, before)
+    assert (len(before), before.num_bytes, len(heir)) == (0, 0, 3)
+    assert heir.take(("user", "a")) is mine["a"]
+    assert heir.take(("user", "c")) is not None
+    assert heir.num_bytes < num_bytes  # of "a" and "b" there were two
+
+
 def test_past_items_go_on_or_are_begun_anew(release: LoadedRelease) -> None:
     none = release.reader.past_parts(np.zeros(0, np.int64))
     past = PastState(none)

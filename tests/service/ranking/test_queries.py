@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +18,7 @@ from benchmarks.serving_rivals.offline import offline_request, offline_scores
 from service.api.schemas import Event, RecommendRequest
 from service.histories.history import StoredEvent, UserHistory
 from service.model.cpu_reader import TOLERANCE
+from service.model.incremental import ArrayMemory, Incremental
 from service.model.reader import UserQuery
 from service.model.user_states import UserCache, UserKey, UserState
 from service.ranking.queries import (
@@ -26,7 +29,7 @@ from service.ranking.queries import (
     without_repeated_users,
 )
 from service.ranking.user_request import ModelInput, UserRequest, read_input
-from service.release.loaded import LoadedRelease
+from service.release.loaded import LoadedRelease, hand_over_users
 from tests.service.conftest import NOW_MS
 from twotower.data.features import Floats
 
@@ -119,6 +122,67 @@ def test_whatever_happened_before_a_query_is_exact(
         assert model_input.history.num_events == history.num_events + len(inline)
         (query,) = queries_of(own_release, [ANN], [model_input], cache)
         check_same(own_release, query, from_scratch(own_release, model_input))
+
+
+def another(release: LoadedRelease, share: float, seed: int = 0) -> LoadedRelease:
+    """A later release of the same bundle: other rows, other popularity, and other vectors for a share of the items."""
+    rng, width = np.random.default_rng(seed), release.towers.config.model.width
+    order = rng.permutation(len(release))
+    vectors_NV = release.vectors_NV.numpy()[order].copy()
+    vectors_NV[:, width:] += rng.normal(size=vectors_NV[:, width:].shape).astype(np.float32)
+    vectors_NV[rng.random(len(release)) < share, :width] *= 1.5
+    item_ids = [release.item_ids[row] for row in order]
+    return replace(
+        release,
+        vectors_NV=torch.from_numpy(vectors_NV),
+        item_ids=item_ids,
+        rows={item_id: row for row, item_id in enumerate(item_ids)},
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+def test_states_taken_over_from_earlier_releases_give_exact_queries(
+    own_release: LoadedRelease, histories: Histories, cache: UserCache, share: float
+) -> None:
+    before, users = own_release, list(histories.items())[:12]
+    for seed in range(3):
+        for place, (user, history) in enumerate(users):
+            if place % 3 == seed or seed == 0:  # the others come back only after further releases
+                model_input = input_of(before, history.extended(history.events[:seed]))
+                (query,) = queries_of(before, [("user", user)], [model_input], cache)
+                check_same(before, query, from_scratch(before, model_input))
+        heir = another(before, share, seed)
+        hand_over_users(cache, heir, before)
+        assert (len(heir.users), len(before.users)) == (12, 0)
+        before = heir
+    assert cache.counters.misses == 12
+    assert cache.counters.carried == cache.counters.hits == 8
+    assert (cache.counters.carried_in_part > 0) is (share > 0)
+
+
+def test_a_release_in_which_only_popularity_changed_reads_no_event_again(
+    own_release: LoadedRelease, histories: Histories, cache: UserCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_read, read = list[int](), Incremental.read
+
+    def noted(model: Incremental, memories: Sequence[ArrayMemory], counts: Sequence[int], events_TD: Floats) -> None:
+        num_read.extend(counts)
+        read(model, memories, counts, events_TD)
+
+    monkeypatch.setattr(Incremental, "read", noted)
+    user, history = next(iter(histories.items()))
+    fewer, heir = UserHistory().extended(history.events[:-1]), another(own_release, share=0)
+    queries_of(own_release, [("user", user)], [input_of(own_release, fewer)], cache)
+    hand_over_users(cache, heir, own_release)
+    queries_of(heir, [("user", user)], [input_of(heir, history)], cache)
+    assert num_read == [len(fewer.window), 1]
+
+
+def test_states_of_another_bundle_are_not_taken_over(own_release: LoadedRelease, histories: Histories, cache: UserCache) -> None:
+    queries_of(own_release, [ANN], [input_of(own_release, next(iter(histories.values())))], cache)
+    heir = replace(own_release, info=msgspec.structs.replace(own_release.info, bundle_id="bundle-000000000000"))
+    hand_over_users(cache, heir, own_release)
+    assert (len(heir.users), len(own_release.users)) == (0, 1)
 
 
 def test_users_beyond_the_budget_are_forgotten_and_still_get_exact_queries(

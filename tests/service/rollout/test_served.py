@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.api.schemas import RecommendRequest, SimilarRequest
+from service.api.schemas import Event, RecommendRequest, SimilarRequest
 from service.release.changes import ItemChanges
 from service.release.loaded import LoadedRelease
 from service.rollout.plan import CANARY, Arm, CanaryPlan, Plan
@@ -154,6 +154,22 @@ def test_changed_items_are_served_by_the_next_release_too(two: TwoReleases, foll
     server.run(server.served.delete_items(changes, ["new"], on_this_thread))
     assert "new" not in server.answer(num_results=500)[2]
     assert server.served.num_changed == (0, 2)
+
+
+def test_what_is_known_of_users_outlives_item_changes_and_swaps(two: TwoReleases, follow: Follow, tmp_path: Path) -> None:
+    server = follow(two.store, two.first, delta=DeltaStore(tmp_path / "delta.db"))
+    changes, cache = server.changes, server.cache
+    assert changes is not None
+    events = [Event(event_type="view", timestamp=1, item_id=item_id) for item_id in server.served.current.item_ids[:3]]
+    server.answer(user_id="ann", events=events)
+    for item_id in ("new", events[2].item_id):
+        server.run(server.served.put_items(changes, [msgspec.Raw(msgspec.json.encode({"item_id": item_id}))], on_this_thread))
+        server.answer(user_id="ann", events=events)
+    counters = cache.counters
+    assert (counters.misses, counters.carried, counters.carried_in_part) == (1, 2, 1), "the item that was put again has no title"
+    server.look()
+    server.answer(user_id="ann", events=events)
+    assert counters.hits == 3, "the next release has none of the items, but takes the state over"
 
 
 def test_an_item_that_is_put_while_releases_change_is_in_the_one_that_is_served(
