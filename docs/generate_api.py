@@ -22,7 +22,6 @@ from msgspec import inspect as kinds
 
 import service.routes
 from service.api import errors, schemas
-from service.app import DOCUMENTATION
 from service.http.route_table import Route
 
 PAGE = Path(__file__).with_name("api.md")
@@ -46,7 +45,7 @@ def page() -> str:
 
 def routes() -> list[Route]:
     """Every route of the server. The handlers stand on nothing: only what the table says of them is read."""
-    found = [DOCUMENTATION]
+    found: list[Route] = []
     for module in pkgutil.iter_modules(service.routes.__path__, "service.routes."):
         for owner in vars(importlib.import_module(module.name)).values():
             if inspect.isclass(owner) and owner.__module__ == module.name and "routes" in vars(owner):

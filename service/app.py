@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from service.histories.reading import HistoryReader
 from service.http.front import Front
 from service.http.keys import KeyRing
 from service.http.openapi import document
-from service.http.route_table import Route, RouteTable
+from service.http.route_table import RouteTable
 from service.model.user_states import UserCache
 from service.process.readiness import Readiness
 from service.release.changes import ItemChanges
@@ -32,10 +32,12 @@ from service.rollout.served import ServedReleases
 from service.rollout.shadow import Comparisons
 from service.rollout.swap import Swapper, show
 from service.routes.admin import Admin
+from service.routes.catalogue import CatalogueRoutes
 from service.routes.context import Context
 from service.routes.events import EventRoutes
 from service.routes.health import HealthRoutes
 from service.routes.items import ItemRoutes
+from service.routes.pages import PageRoutes
 from service.routes.plans import PlanRoutes
 from service.routes.recommend import RecommendRoutes
 from service.routes.scores import ScoreRoutes
@@ -51,8 +53,6 @@ from twotower.artefacts.item_changes import DeltaStore
 from twotower.memory import available_bytes
 
 VERSION = "1"
-# FastAPI serves these routes itself, so they have no handler.
-DOCUMENTATION = Route("GET", ("/docs", "/openapi.json"), scope="open", private=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +127,9 @@ def build_app(
             if traces:
                 await asyncio.to_thread(traces.close)
 
-    # FastAPI runs the lifespan and serves /docs; the front serves every other route itself.
-    fastapi = FastAPI(lifespan=lifespan, redoc_url=None, redirect_slashes=False, swagger_ui_oauth2_redirect_url=None)
+    # FastAPI runs the lifespan; the front serves every route itself.
+    fastapi = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    pages = PageRoutes()
     parts = (
         RecommendRoutes(context, lambda num_requests: charge(keys, num_requests)),
         ScoreRoutes(context),
@@ -136,10 +137,13 @@ def build_app(
         UserRoutes(context),
         HealthRoutes(context),
         ItemRoutes(context),
+        CatalogueRoutes(context),
         PlanRoutes(),
         Admin(context, source, follower),
     )
-    table = describe_routes(fastapi, [route for part in parts for route in part.routes()])
+    routes = [route for part in parts for route in part.routes()]
+    pages.describe(document(routes, VERSION))
+    table = RouteTable([*routes, *pages.routes()])
     observe(context, cache)
     log = RequestLog(settings.log_hash_key.get_secret_value() if settings.log_hash_key else None)
     reporters: list[Callable[[RequestRecord], None]] = [log, *([traces] if traces else [])]
@@ -163,13 +167,6 @@ def make_follower(context: Context, source: ReleaseSource) -> Follower:
     loader = ReleaseLoader(source, engine, context.calls, num_copies)
     swapper = Swapper(served, engine, loader, metrics, settings.keep_old_s)
     return Follower(served, loader, swapper, CanaryJudge(served, swapper, loader, metrics), metrics, settings.poll_s)
-
-
-def describe_routes(fastapi: FastAPI, routes: Sequence[Route]) -> RouteTable:
-    """The table of all routes. Also gives FastAPI the OpenAPI document that describes them."""
-    described = document(routes, VERSION)
-    fastapi.openapi = lambda: described  # type: ignore[method-assign] # FastAPI's own way to replace its document
-    return RouteTable([*routes, DOCUMENTATION])
 
 
 def charge(keys: KeyRing | None, num_requests: int) -> None:

@@ -146,6 +146,12 @@ class HistoryStore(Protocol):
         everything is read again.
         """
 
+    async def list_users(self, after: str, prefix: str, limit: int) -> list[tuple[str, int]] | None:
+        """Up to `limit` users whose id comes after `after` and begins with `prefix`, by id, with the number of their events.
+
+        None when the store cannot list its users without reading all that it holds.
+        """
+
     async def delete(self, user_id: str) -> int:
         """Delete a user with event ids and statistics; returns how many events were ever stored."""
 

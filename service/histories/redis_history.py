@@ -128,6 +128,10 @@ class RedisHistory:
         except ValueError as error:  # includes msgspec's errors and UnicodeDecodeError
             raise HistoryUnavailable(f"Redis holds data that cannot be read: {error}", "damaged") from error
 
+    async def list_users(self, after: str, prefix: str, limit: int) -> list[tuple[str, int]] | None:  # noqa: ARG002 # the protocol's
+        """None: Redis keeps its keys in no order, so a list would read all of them, on every node."""
+        return None
+
     async def delete(self, user_id: str) -> int:
         """Delete all keys of the user in one round trip."""
         ((_, num_events),) = await self._run(DELETE, [_Call(user_id)], self._timeout_s * _WRITE_PATIENCE)

@@ -70,6 +70,10 @@ class RememberedHistories:
             raise HistoryUnavailable(str(outcome), outcome.reason) from outcome
         return known if known is not None and _version(known) == _version(outcome) else outcome
 
+    async def list_users(self, after: str, prefix: str, limit: int) -> list[tuple[str, int]] | None:
+        """The store's list."""
+        return await self._store.list_users(after, prefix, limit)
+
     async def delete(self, user_id: str) -> int:
         """Delete the user from the cache and then from the store; the cached history goes even when the store fails."""
         self._forget(user_id)

@@ -92,6 +92,10 @@ class SqliteHistory:
         """Read everything from one consistent snapshot."""
         return await self._call(self._reading, lambda: read(self._reader, user_id, known))
 
+    async def list_users(self, after: str, prefix: str, limit: int) -> list[tuple[str, int]] | None:
+        """The users as their table has them, in the order of the bytes of their ids."""
+        return await self._call(self._reading, lambda: list_users(self._reader, after, prefix, limit))
+
     async def delete(self, user_id: str) -> int:
         """Delete in one transaction, which is on the disk when this returns."""
         return await self._call(self._writing, lambda: delete(self._writer, user_id))
@@ -207,6 +211,13 @@ def read(connection: sqlite3.Connection, user_id: str, known: UserHistory | None
         return known
     events = in_time_order(tuple(_event.decode(payload) for _, _, payload in rows))[-KEPT_EVENTS:]
     return UserHistory(events, head.num_events, items, head.epoch, rows[-1][1] if rows else "")
+
+
+def list_users(connection: sqlite3.Connection, after: str, prefix: str, limit: int) -> list[tuple[str, int]]:
+    """Ids and numbers of events of users after an id; those that begin with `prefix` lie side by side in the table."""
+    sql = "SELECT user_id, num_events FROM users WHERE user_id > ? AND user_id >= ? ORDER BY user_id LIMIT ?"
+    found = connection.execute(sql, (after, prefix, limit)).fetchall()
+    return [(user_id, count) for user_id, count in found if user_id.startswith(prefix)]
 
 
 def delete(connection: sqlite3.Connection, user_id: str) -> int:

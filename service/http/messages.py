@@ -4,13 +4,14 @@ import asyncio
 import os
 import re
 from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from service.api.codec import INTERNAL_ERROR, T, decode, encode
+from service.api.codec import INTERNAL_ERROR, T, decode, encode, explain
 from service.api.errors import ApiError, ErrorBody, ErrorDetail
 from service.api.parts import decode_parts
 from service.api.schemas import AllRejected, check_id
@@ -19,6 +20,8 @@ from service.settings import Settings
 RawHeaders = list[tuple[bytes, bytes]]
 Headers = Mapping[bytes, bytes]  # names in lower case; a header that is sent twice has its last value
 
+S = TypeVar("S", bound=msgspec.Struct)
+
 JSON = b"application/json"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 
@@ -26,6 +29,15 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 def reply(body: msgspec.Struct) -> Response:
     """A JSON response."""
     return Response(encode(body), media_type="application/json")
+
+
+def read_query(request: Request, kind: type[S]) -> S:
+    """The query parameters of a request; ApiError that names what is wrong and in which parameter."""
+    try:
+        return msgspec.convert(dict(request.query_params), kind, strict=False)
+    except msgspec.ValidationError as error:
+        message, field = explain(str(error))
+        raise ApiError("invalid_request", message, field) from error
 
 
 async def read_json(request: Request, decoder: msgspec.json.Decoder[T], settings: Settings, parts: str | None = None) -> T:

@@ -2,7 +2,7 @@
 
 from prometheus_client import generate_latest
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from service.api import schemas
 from service.api.errors import ApiError
@@ -12,7 +12,7 @@ from service.routes.context import Context
 
 
 class HealthRoutes:
-    """Handlers of /livez, /readyz, /metrics and /."""
+    """Handlers of /livez, /readyz and /metrics."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -23,7 +23,6 @@ class HealthRoutes:
             Route("GET", ("/livez",), self.live, gives=schemas.HealthResponse, scope="open"),
             Route("GET", ("/readyz",), self.ready, gives=schemas.HealthResponse, scope="open"),
             Route("GET", ("/metrics",), self.exposition, scope="metrics", private=True),
-            Route("GET", ("/",), self.home, status=307, scope="open", private=True),
         )
 
     async def live(self, request: Request) -> Response:
@@ -47,7 +46,3 @@ class HealthRoutes:
     async def exposition(self, _: Request) -> Response:
         """GET /metrics: all metrics in the text format of Prometheus."""
         return Response(generate_latest(self._context.metrics.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    async def home(self, _: Request) -> Response:
-        """GET /: redirects to /docs."""
-        return RedirectResponse("/docs")

@@ -1,13 +1,11 @@
 """The route GET /v1/plan, which plans a training run. It reads no release and asks no model."""
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.codec import explain
 from service.api.errors import ApiError
 from service.api.plans import PlanQuery
-from service.http.messages import reply
+from service.http.messages import read_query, reply
 from service.http.route_table import Route
 from twotower.planning.batch_choice import check_metric
 from twotower.planning.memory_needs import to_bytes
@@ -24,7 +22,11 @@ class PlanRoutes:
 
     async def plan(self, request: Request) -> Response:
         """GET /v1/plan: what a budget of compute is best spent on. It takes about a millisecond."""
-        query = read_query(dict(request.query_params))
+        try:  # a missing or unknown metric is answered with those that there are
+            check_metric(request.query_params.get("metric"))
+        except ValueError as error:
+            raise ApiError("invalid_request", str(error), "metric") from error
+        query = read_query(request, PlanQuery)
         try:
             memory = None if query.gpu_memory is None else to_bytes(query.gpu_memory)
         except ValueError as error:
@@ -43,16 +45,3 @@ class PlanRoutes:
         except ValueError as error:
             raise ApiError("invalid_request", str(error)) from error
         return reply(made)
-
-
-def read_query(given: dict[str, str]) -> PlanQuery:
-    """The query parameters; ApiError that names what is wrong. A missing or unknown metric is answered with those there are."""
-    try:
-        check_metric(given.get("metric"))
-    except ValueError as error:
-        raise ApiError("invalid_request", str(error), "metric") from error
-    try:
-        return msgspec.convert(given, PlanQuery, strict=False)
-    except msgspec.ValidationError as error:
-        message, field = explain(str(error))
-        raise ApiError("invalid_request", message, field) from error

@@ -97,6 +97,10 @@ class MemoryHistory:
     async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
         return self.users.get(user_id, UserHistory())
 
+    async def list_users(self, after: str, prefix: str, limit: int) -> list[tuple[str, int]] | None:
+        ids = sorted(u for u in self.users if u > after and u.startswith(prefix))[:limit]
+        return [(user_id, self.users[user_id].num_events) for user_id in ids]
+
     async def delete(self, user_id: str) -> int:
         return self.users.pop(user_id, UserHistory()).num_events
 
@@ -111,6 +115,9 @@ class UnreachableHistory:
         raise HistoryUnavailable("down")
 
     async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
+        raise HistoryUnavailable("down")
+
+    async def list_users(self, after: str, prefix: str, limit: int) -> list[tuple[str, int]] | None:
         raise HistoryUnavailable("down")
 
     async def delete(self, user_id: str) -> int:

@@ -51,7 +51,7 @@ def test_every_route_wants_a_key_with_its_scope_and_no_other(guarded: Client) ->
             place = path.partition("{")[0] + ("item-1" if "{" in path else "")
             if route.scope == "open":
                 opened.add(path)
-                assert ask(guarded, route.method, place, None) < 400
+                assert ask(guarded, route.method, place, None) == (404 if "{file" in path else 200)
                 continue
             assert route.scope in get_args(Scope)
             assert ask(guarded, route.method, place, None) == 401
@@ -59,12 +59,8 @@ def test_every_route_wants_a_key_with_its_scope_and_no_other(guarded: Client) ->
                 expected = ask(guarded, route.method, place, scope.replace(":", "-"))
                 assert expected != 401
                 assert (expected == 403) == (scope != route.scope), (route.method, path, scope)
-    assert opened == {"/livez", "/readyz", "/docs", "/openapi.json", "/"}
-
-
-def test_every_route_of_the_application_is_in_the_table(client: Client) -> None:
-    inside = {path for route in client.app.fastapi.router.routes if (path := getattr(route, "path", None))}
-    assert inside <= {path for route in client.app.asgi.table.routes for path in route.paths}
+    pages = {"/", "/playground/{file:path}", "/docs", "/docs/{file:path}", "/openapi.json"}
+    assert opened == {"/livez", "/readyz", *pages}
 
 
 def test_who_has_no_key_learns_of_no_route(guarded: Client) -> None:

@@ -22,12 +22,6 @@ def test_a_stuck_engine_is_neither_live_nor_ready(connect: Callable[..., Client]
     client.run(blocker)
 
 
-def test_the_root_leads_to_the_documentation(client: Client) -> None:
-    response = client.get("/")
-    assert (response.status_code, response.headers["location"]) == (307, "/docs")
-    assert "swagger" in client.get("/docs").text
-
-
 def test_a_live_server_says_which_release_it_serves(client: Client, release: LoadedRelease) -> None:
     answer = client.get("/livez").json()
     assert (answer["status"], answer["release"]) == ("ok", release.id)

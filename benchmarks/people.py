@@ -1,0 +1,75 @@
+"""What people see and use: the playground in a browser.
+
+Sections can be run alone; their rows then replace those of the last report.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.browser.chromium import browser
+from benchmarks.browser.playground import first_paints_ms, percentile, refreshes_ms
+from benchmarks.demo import OUT as DEMO
+from benchmarks.report import Row, merged, read_rows, write_report
+from benchmarks.training_rivals.corpus import run_twotower
+from loadtests.server_process import CORES, running
+
+NUM_CLICKS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all sections share."""
+
+    demo: Path  # what `twotower demo` left: data, bundle, store and histories
+    directory: Path  # of this run, for logs and copies
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and report; 1 when a figure misses its must."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.people", description=main.__doc__)
+    parser.add_argument("--only", choices=SECTIONS, help="one section alone")
+    parser.add_argument("--demo", type=Path, default=DEMO, help=f"what `twotower demo` left; made when missing ({DEMO})")
+    args = parser.parse_args(argv)
+    rows = read_rows("people") if args.only else []
+    if not (args.demo / "store").exists():
+        run_twotower("demo", "--once", "--out", args.demo)
+    with tempfile.TemporaryDirectory(prefix="people-") as name:
+        bench = Bench(args.demo, Path(name))
+        try:
+            for section in [args.only] if args.only else SECTIONS:
+                rows = merged(rows, SECTIONS[section](bench))
+        finally:  # what was measured before something failed
+            if rows:
+                write_report("people", rows)
+    return 0 if all(row.meets_must for row in rows) else 1
+
+
+def page(bench: Bench) -> list[Row]:
+    """The playground on the demo's release: server and browser share the machine's cores."""
+    history = bench.directory / "history.db"
+
+    def serve(port: int) -> list[str | Path]:
+        command = [sys.executable, "-m", "twotower.cli", "serve", "--store", bench.demo / "store", "--port", str(port)]
+        return [*command, "--history", f"sqlite:///{history}"]
+
+    with running(serve, bench.directory / "service.log", CORES) as server, browser() as chromium:
+        url = f"http://127.0.0.1:{server.port}/"
+        paints, num_bytes = first_paints_ms(chromium, url)
+        with chromium.page() as tab:
+            refreshes = refreshes_ms(tab, url, NUM_CLICKS)
+    return [
+        Row(metric="first_paint_ms", value=max(paints), unit="ms", better="lower", must=1000),
+        Row(metric="page_kb", value=num_bytes / 1000, unit="kB", better="lower", must=500),
+        Row(metric="refresh_p50_ms", value=percentile(refreshes, 0.5), unit="ms", better="lower"),
+        Row(metric="refresh_p95_ms", value=percentile(refreshes, 0.95), unit="ms", better="lower", must=150),
+    ]
+
+
+SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {"page": page}
+
+if __name__ == "__main__":
+    sys.exit(main())
