@@ -121,6 +121,7 @@ def build_app(
             if watch:
                 watch.cancel()
             engine.close()
+            await asyncio.to_thread(cache.close)
             await history.close()
             if changes:
                 await changes.close()
@@ -157,7 +158,10 @@ def make_engine(settings: Settings, source: ReleaseSource) -> tuple[Engine, User
     if settings.engine == "process":
         remote = RemoteEngine(setup_of(settings, source.store.local), limits)
         return remote, remote.cache
-    return Engine(settings.torch_threads, limits), UserCache(settings.user_cache_mb << 20, settings.verify_share)
+    cache = UserCache(settings.user_cache_mb << 20, settings.verify_share)
+    if settings.user_cache_dir:
+        cache.open_file(settings.user_cache_dir, int(settings.user_cache_gb * 2**30))
+    return Engine(settings.torch_threads, limits), cache
 
 
 def make_follower(context: Context, source: ReleaseSource) -> Follower:
@@ -195,6 +199,8 @@ def observe(context: Context, cache: UserCache) -> None:
         "misses": lambda: cache.counters.misses,
         "carried": lambda: cache.counters.carried,
         "carried_in_part": lambda: cache.counters.carried_in_part,
+        "restored": lambda: cache.counters.restored,
+        "unreadable": lambda: cache.counters.unreadable,
         "evictions": lambda: cache.counters.evictions,
         "verified": lambda: cache.counters.verified,
         "failures": lambda: cache.counters.failures,

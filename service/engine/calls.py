@@ -30,6 +30,7 @@ class ModelCalls:
         self._recommend: Work = partial(recommend_many, cache=cache)
         self._score: Work = partial(score_many, cache=cache)
         self._similar: Work = partial(similar_many, cache=cache)
+        self._forget = partial(forget_users, cache=cache)
         self._hand_over = partial(hand_over_users, cache)
 
     async def recommend(self, release: LoadedRelease, user: UserRequest[RecommendRequest], place: Place) -> Ranking:
@@ -56,7 +57,7 @@ class ModelCalls:
         """Drop the cached state of a user."""
         deadline_s = self._deadlines.from_now()
         with self._admission.take_alone(deadline_s) as place:
-            call = self._engine.submit_to(Batched(forget_users, release.users), key, place)
+            call = self._engine.submit_to(Batched(self._forget, release.users), key, place)
             await self._deadlines.within("engine", call, deadline_s)
 
     def hand_over(self, heir: LoadedRelease, before: LoadedRelease) -> None:

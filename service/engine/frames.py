@@ -40,6 +40,8 @@ class Setup(msgspec.Struct, frozen=True):
     verify_share: float
     device: Wanted = "cpu"
     page_pool_bytes: int = 0  # for the histories on a GPU
+    user_cache_dir: str | None = None  # of the file of user states
+    user_file_bytes: int = 0
 
 
 class CheckedRecommend(RecommendRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):

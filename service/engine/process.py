@@ -63,8 +63,11 @@ class EngineProcess:
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by the number of the call
         self._batches: deque[tuple[int, int]] = deque()
         self._cache = UserCache(setup.user_cache_bytes, setup.verify_share)
+        if setup.user_cache_dir:
+            self._cache.open_file(Path(setup.user_cache_dir), setup.user_file_bytes)
         works: dict[type, Work] = {Recommend: recommend_many, Score: score_many, Similar: similar_many}
         self._works = {kind: partial(with_kept_bytes, work, cache=self._cache) for kind, work in works.items()}
+        self._forget = partial(forget_users, cache=self._cache)
         # There are no limits on waiting here, because the server has already decided which requests may wait.
         self.engine = Engine(setup.num_threads, Limits(setup.batch_requests, setup.batch_cost, sys.maxsize, math.inf))
         self.engine.on_batch = lambda requests, cost: self._batches.append((requests, cost))
@@ -80,6 +83,9 @@ class EngineProcess:
             self._connection.send(self._state())
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._has_ended.wait(), BEAT_S)
+        if self._cache.file and self.engine.trouble(math.inf) is None:
+            self.engine.close()
+            self._cache.close()
 
     def _receive(self, call: Call) -> None:
         match call:
@@ -114,7 +120,7 @@ class EngineProcess:
                     gc.freeze()  # the objects of the first release live long: the collector need not visit them again
                 return Answer(call.number)
             case Forget():
-                work = Batched(forget_users, self._releases[call.release].users)
+                work = Batched(self._forget, self._releases[call.release].users)
                 await self.engine.submit_to(work, call.key, Place(self.engine, 0, math.inf))
                 return Answer(call.number)
             case _:

@@ -42,7 +42,7 @@ from service.engine.frames import (
     State,
 )
 from service.engine.thread import CLOSE_S, Batched, Engine, Limits, Place
-from service.model.user_states import UserCache, UserKey, UserState, UserStates
+from service.model.user_states import SAVE_S, UserCache, UserKey, UserState, UserStates
 from service.ranking.rules import Ranking
 from service.ranking.score import Scores
 from service.ranking.similar import SimilarItems
@@ -118,8 +118,12 @@ class RemoteEngine(Engine):
             )
 
     def close(self) -> None:
-        """Finish the work queued here, then kill the process, which has nothing to save."""
+        """Finish the work queued here, then end the process. If it keeps user states in a file, it has time to write them."""
         super().close()
+        if self._setup.user_cache_dir:
+            with suppress(subprocess.TimeoutExpired, OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)  # the process sees at once that its server leaves
+                self._process.wait(2 * SAVE_S)
         self._connection.close()
         self._socket.close()
         self._process.kill()
@@ -274,4 +278,6 @@ def setup_of(settings: Settings, releases: Path) -> Setup:
         verify_share=settings.verify_share,
         device=settings.device,
         page_pool_bytes=settings.page_pool_mb << 20,
+        user_cache_dir=str(settings.user_cache_dir) if settings.user_cache_dir else None,
+        user_file_bytes=int(settings.user_cache_gb * 2**30),
     )

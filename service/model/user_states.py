@@ -7,10 +7,13 @@ first event whose item has another vector now. What depends on popularity is com
 L: events, M: past items, V: vector width
 """
 
+import sqlite3
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, takewhile
+from pathlib import Path
+from time import monotonic
 from typing import Protocol
 from weakref import WeakSet
 
@@ -18,14 +21,18 @@ import numpy as np
 import numpy.typing as npt
 
 from service.histories.history import PastItem, StoredEvent
-from service.model.incremental import PastParts
+from service.model.incremental import ArrayMemory, PastParts
+from service.model.state_file import State, StateFile
 from twotower.data.features import Ints
 from twotower.data.item_statistics import ItemStatistics
+from twotower.errors import EnvironmentProblem
 
 UserKey = tuple[str, str]  # "user" or "session", and its id
 
 _BYTES_PER_ITEM = 200  # about what the entries of dictionaries take
 _BYTES_PER_EVENT = 300  # of an event that only this state holds, such as an inline event of a session
+SAVE_S = 5.0  # at the end, states are written to the file for at most so long
+NO_RELEASE = -1  # of a state that comes from the file
 _PROTECTED = 0.8  # share of the budget that users with more than one request may fill, in all releases together
 
 
@@ -146,6 +153,13 @@ class UserState:
         """Bytes of the state, an estimate."""
         return self.memory.num_bytes + self.past.num_bytes + _BYTES_PER_EVENT * len(self.events)
 
+    @property
+    def in_file(self) -> State | None:
+        """What of the state can be kept in a file; None if nothing was read, or if a device has it."""
+        if not isinstance(self.memory, ArrayMemory) or not self.memory.length:
+            return None
+        return State(self.events, self.memory, self.prints_L)
+
     def keep(self, events: tuple[StoredEvent, ...]) -> int:
         """Keep what was read of these events and forget the rest; returns how many of them need not be read again.
 
@@ -196,6 +210,8 @@ class CacheCounters:
 
     hits: int = 0  # requests whose user had a state
     misses: int = 0  # requests whose user had none
+    restored: int = 0  # requests whose user had none in memory but one in the file of user states
+    unreadable: int = 0  # states in that file that were damaged, of another bundle or machine, or could not be written
     carried: int = 0  # hits whose state was of an earlier release
     carried_in_part: int = 0  # those of which some events had to be read again, because items have other vectors now
     evictions: int = 0  # states that were removed because the budget was used up
@@ -213,7 +229,8 @@ class UserStates:
     Not thread-safe: only the engine's thread changes it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bundle_id: str = "") -> None:
+        self.bundle_id = bundle_id  # of the release
         self._once: OrderedDict[UserKey, UserState] = OrderedDict()
         self._again: OrderedDict[UserKey, UserState] = OrderedDict()
         self._bytes: dict[UserKey, int] = {}
@@ -273,14 +290,20 @@ class UserStates:
         segment = self._once or self._again
         return segment is self._again, self._used[next(iter(segment))]
 
-    def forget_one(self) -> None:
-        """Evict the least recently used state, first among users with one request."""
+    def oldest_last(self) -> Iterator[tuple[UserKey, UserState]]:
+        """All states, in the reverse order of their eviction."""
+        for segment in (self._again, self._once):
+            yield from reversed(segment.items())
+
+    def forget_one(self) -> tuple[UserKey, UserState]:
+        """Evict the least recently used state, first among users with one request, and return it."""
         segment = self._once or self._again
-        oldest, _ = segment.popitem(last=False)
+        oldest, state = segment.popitem(last=False)
         freed = self._bytes.pop(oldest)
         del self._used[oldest]
         self.num_bytes -= freed
         self.again_bytes -= freed if segment is self._again else 0
+        return oldest, state
 
     def inherit(self, before: "UserStates") -> None:
         """Take over the states of a release that answers no more. Of users whom both know, this release's states stay."""
@@ -288,7 +311,7 @@ class UserStates:
         used = self._used
         self._once, self._again, self._bytes, self._used = before._once, before._again, before._bytes, before._used
         self.num_bytes, self.again_bytes = before.num_bytes, before.again_bytes
-        UserStates.__init__(before)
+        UserStates.__init__(before, before.bundle_id)
         for key, state in mine:
             self.take(key)
             self.add(key, state, used[key])
@@ -307,6 +330,7 @@ class UserCache:
         self.max_bytes = max_bytes
         self.verify_share = verify_share  # share of the hits that are recomputed and compared
         self.counters = CacheCounters()
+        self.file: StateFile | None = None  # for states that memory has no room for
         self._releases: WeakSet[UserStates] = WeakSet()  # weak, so that states are freed with their release
         self._ticks = count()
 
@@ -321,9 +345,35 @@ class UserCache:
         states.add(key, state, next(self._ticks))
         self._demote()
         while self.num_bytes > self.max_bytes and (filled := [each for each in self._releases if len(each)]):
-            min(filled, key=UserStates.next_to_go).forget_one()
+            going = min(filled, key=UserStates.next_to_go)
+            key, state = going.forget_one()
             self.counters.evictions += 1
+            if self.file and (kept := state.in_file):
+                self.file.keep(key, kept, going.bundle_id)
         self.counters.num_bytes = self.num_bytes
+
+    def open_file(self, directory: Path, max_bytes: int) -> None:
+        """Keep states in a file too. EnvironmentProblem when none can be made there."""
+        try:
+            self.file = StateFile(directory, max_bytes, self._count_unreadable)
+        except (OSError, sqlite3.Error) as error:
+            raise EnvironmentProblem(
+                f"cannot keep user states in {directory}: {error}. Choose a directory that can be written to."
+            ) from error
+
+    def close(self, seconds: float = SAVE_S) -> None:
+        """Write all states to the file, those used last first, as far as it can be done in so many seconds."""
+        if self.file is None:
+            return
+        until = monotonic() + seconds
+        for states in list(self._releases):
+            for key, state in states.oldest_last():
+                if (kept := state.in_file) and not self.file.keep(key, kept, states.bundle_id, max(until - monotonic(), 0)):
+                    break
+        self.file.close()
+
+    def _count_unreadable(self) -> None:
+        self.counters.unreadable += 1
 
     def hand_over(self, heir: UserStates, before: UserStates) -> None:
         """Give the states of a release that answers no more to the one that follows it."""
@@ -342,8 +392,10 @@ class UserCache:
             min(protecting, key=UserStates.next_to_demote).demote_one()
 
 
-def forget_users(states: UserStates, keys: Sequence[UserKey]) -> list[None]:
+def forget_users(states: UserStates, keys: Sequence[UserKey], cache: UserCache) -> list[None]:
     """Drop the states of these users; the results are only there to be counted. Must run on the engine's thread."""
     for key in keys:
         states.drop(key)
+        if cache.file:
+            cache.file.forget(key)
     return [None] * len(keys)

@@ -15,9 +15,10 @@ import torch
 
 from service.api.errors import ApiError
 from service.histories.history import StoredEvent
+from service.model.incremental import ArrayMemory
 from service.model.item_vectors import fingerprints
 from service.model.reader import Question, UserQuery
-from service.model.user_states import PastState, UserCache, UserKey, UserState
+from service.model.user_states import NO_RELEASE, PastState, UserCache, UserKey, UserState
 from service.ranking.user_request import ModelInput
 from service.release.loaded import LoadedRelease
 from twotower.data.features import request_time_features
@@ -67,6 +68,9 @@ def _queries_of_distinct_users(
 ) -> list[UserQuery]:
     kept = [release.users.take(key) if key else None for key in keys]
     cache.counters.hits += sum(state is not None for state in kept)
+    for place, (key, model_input) in enumerate(zip(keys, inputs, strict=True)):
+        if key and kept[place] is None:
+            kept[place] = restored(release, key, model_input, cache)
     cache.counters.misses += sum(state is None for state in kept)
     states = [state or new_state(release) for state in kept]
     for state, model_input in zip(states, inputs, strict=True):
@@ -89,6 +93,19 @@ def _queries_of_distinct_users(
 def new_state(release: LoadedRelease) -> UserState:
     """An empty state, for a user of whom nothing was read yet."""
     return UserState(release.reader.new_memory(), release.reader.past_parts(_NONE), release.number)
+
+
+def restored(release: LoadedRelease, key: UserKey, model_input: ModelInput, cache: UserCache) -> UserState | None:
+    """The state of a user from the file of user states, as one of no release yet; None if it has none."""
+    state = new_state(release)
+    if cache.file is None or not isinstance(state.memory, ArrayMemory):
+        return None
+    found = cache.file.find(key, release.info.bundle_id, model_input.known_events, state.memory)
+    if found is None:
+        return None
+    cache.counters.restored += 1
+    state.events, state.prints_L, state.release = tuple(found.events), found.prints_L, NO_RELEASE
+    return state
 
 
 def verified(
@@ -131,7 +148,7 @@ def prints_of(release: LoadedRelease, events: Sequence[StoredEvent]) -> npt.NDAr
 
 def move_on(release: LoadedRelease, state: UserState, cache: UserCache) -> None:
     """Make the state of another release of the same bundle one of this release, as far as its items have the same vectors."""
-    cache.counters.carried += len(state.events) > 0
+    cache.counters.carried += state.release != NO_RELEASE and len(state.events) > 0
     cache.counters.carried_in_part += state.move_on(
         release.number, prints_of(release, state.events), release.reader.past_parts(_NONE)
     )

@@ -76,7 +76,7 @@ class LoadedRelease:
         )
         object.__setattr__(self, "item_vectors", vectors)
         object.__setattr__(self, "reader", reader)
-        object.__setattr__(self, "users", UserStates())
+        object.__setattr__(self, "users", UserStates(self.info.bundle_id))
         object.__setattr__(self, "number", next(_NUMBERS))
 
     def __len__(self) -> int:

@@ -37,6 +37,7 @@ from twotower.artefacts.release import open_store, roll_back
 from twotower.errors import IntegrityError, StoreError
 
 T = TypeVar("T")
+FORGET = partial(forget_users, cache=UserCache(0))
 RECOMMEND = partial(recommend_many, cache=UserCache(0))  # as a server has it; the cache is not used here
 Recommendation = UserRequest[RecommendRequest]
 LIMITS = Limits(max_queued=8, max_wait_s=0.5)
@@ -75,7 +76,7 @@ class Remote:
 
     def forget(self, key: UserKey) -> Any:
         place = self.engine.take_place(0, math.inf)
-        return self.engine.submit_to(Batched(forget_users, self.release.users), key, place)
+        return self.engine.submit_to(Batched(FORGET, self.release.users), key, place)
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -289,7 +290,7 @@ def test_evictions_are_those_that_the_process_counts(tiny_store: Path, monkeypat
 
     async def ask() -> None:
         for name in ("ann", "bob"):
-            await engine.submit_to(Batched(forget_users, users), ("user", name), engine.take_place(0, math.inf))
+            await engine.submit_to(Batched(FORGET, users), ("user", name), engine.take_place(0, math.inf))
 
     monkeypatch.setattr(engine, "_call", call)
     engine._releases[users] = 0

@@ -183,7 +183,7 @@ def test_users_are_forgotten_whether_anything_is_kept_of_them_or_not(release: Lo
     users, cache = UserStates(), UserCache(1 << 20)
     for name in ("ann", "ann", "bob", "eve"):
         visit(cache, users, release, name)
-    assert forget_users(users, [("user", "ann"), ("user", "nobody"), ("user", "bob")]) == [None] * 3
+    assert forget_users(users, [("user", "ann"), ("user", "nobody"), ("user", "bob")], UserCache(0)) == [None] * 3
     assert [("user", name) in users for name in ("ann", "bob", "eve")] == [False, False, True]
     assert not visit(cache, users, release, "ann")
 
