@@ -18,7 +18,6 @@ from service.http.front import Front
 from service.http.keys import KeyRing
 from service.http.openapi import document
 from service.http.route_table import RouteTable
-from service.model.user_states import UserCache
 from service.process.readiness import Readiness
 from service.release.changes import ItemChanges
 from service.release.loaded import LoadedRelease
@@ -43,6 +42,7 @@ from service.routes.recommend import RecommendRoutes
 from service.routes.scores import ScoreRoutes
 from service.routes.users import UserRoutes
 from service.settings import Settings
+from service.states.cache import UserCache
 from service.telemetry.deadlines import Deadlines
 from service.telemetry.logs import RequestLog
 from service.telemetry.loop_lag import measure_lag

@@ -28,12 +28,12 @@ from service.engine.thread import Batched, Engine, Limits
 from service.histories.history import StoredEvent, UserHistory
 from service.histories.intake import to_stored
 from service.model.reader import UserQuery
-from service.model.user_states import UserCache
 from service.ranking.queries import queries_of
 from service.ranking.recommend import recommend_many
 from service.ranking.user_request import UserRequest, cost_of, read_input
 from service.release.loaded import LoadedRelease
 from service.release.loading import load_release
+from service.states.cache import UserCache
 from twotower.data.features import Floats
 from twotower.data.window import PAGE, WINDOW
 

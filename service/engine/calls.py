@@ -8,13 +8,13 @@ from service.api.schemas import AboutUser, RecommendRequest, SimilarRequest
 from service.api.scores import ScoreRequest
 from service.engine.admission import Admission
 from service.engine.thread import Batched, Engine, Place
-from service.model.user_states import UserCache, UserKey, forget_users
 from service.ranking.recommend import recommend_many
 from service.ranking.rules import Ranking
 from service.ranking.score import Scores, score_many
 from service.ranking.similar import SimilarItems, similar_many
 from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease, hand_over_users
+from service.states.cache import UserCache, UserKey, forget_users
 from service.telemetry.deadlines import Deadlines
 
 T = TypeVar("T")

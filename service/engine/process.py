@@ -40,7 +40,6 @@ from service.engine.frames import (
 )
 from service.engine.thread import TURN_S, Batched, Engine, Limits, Place
 from service.model.pages import PagePools
-from service.model.user_states import UserCache, forget_users
 from service.ranking.recommend import recommend_many
 from service.ranking.score import score_many
 from service.ranking.similar import similar_many
@@ -48,6 +47,7 @@ from service.ranking.user_request import UserRequest, is_patient
 from service.release.loaded import LoadedRelease, hand_over_users
 from service.release.loading import device_of, open_release
 from service.release.memory import give_back
+from service.states.cache import UserCache, forget_users
 from twotower.artefacts.release import release_path
 from twotower.artefacts.signature import load_verifier
 

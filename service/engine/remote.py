@@ -42,7 +42,6 @@ from service.engine.frames import (
     State,
 )
 from service.engine.thread import CLOSE_S, Batched, Engine, Limits, Place
-from service.model.user_states import SAVE_S, UserCache, UserKey, UserState, UserStates
 from service.ranking.rules import Ranking
 from service.ranking.score import Scores
 from service.ranking.similar import SimilarItems
@@ -50,6 +49,8 @@ from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease, hand_over_users
 from service.release.loading import device_of
 from service.settings import Settings
+from service.states.cache import SAVE_S, UserCache, UserKey, UserStates
+from service.states.user_state import UserState
 
 ENDED = "the engine's process has ended"
 

@@ -1,1 +1,1 @@
-"""The contextualizer run incrementally, user by user, and the cache of user states. Runs on the engine's thread."""
+"""The contextualizer run incrementally, user by user, on a CPU and on a GPU. Runs on the engine's thread."""

@@ -9,9 +9,10 @@ import numpy as np
 
 from service.histories.history import StoredEvent
 from service.model.event_contexts import Contexts
-from service.model.incremental import ArrayMemory, Incremental, PastParts
+from service.model.incremental import Incremental
 from service.model.item_vectors import ItemVectors
 from service.model.reader import Question, UserQuery
+from service.states.memory import ArrayMemory, PastParts
 from twotower.artefacts.bundle import Towers
 from twotower.data.features import Floats, Ints, event_time_features
 

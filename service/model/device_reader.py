@@ -16,10 +16,10 @@ from service.kernels.topk import top_k
 from service.model.cpu_reader import new_times
 from service.model.device_model import DeviceModel, graphs
 from service.model.event_contexts import Contexts
-from service.model.incremental import PastParts
 from service.model.packing import Array, Inputs, Shape
 from service.model.pages import PagedMemory
 from service.model.reader import Question, UserQuery
+from service.states.memory import PastParts
 from twotower.artefacts.bundle import Towers
 from twotower.data.features import Floats, Ints, Rows
 

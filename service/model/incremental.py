@@ -13,15 +13,15 @@ of the repeat score; X: query input
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from service.states.memory import ArrayMemory, PastParts
 from twotower.data.features import Floats
-from twotower.data.window import PAGE
 from twotower.kernels.packed_attention import causal_attention
 from twotower.kernels.rms_norm import add_rms_norm, rms_norm
 from twotower.kernels.rotary import turn
@@ -30,56 +30,6 @@ from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Block, Contextualizer
 
 _EPSILON = np.finfo(np.float32).eps  # torch's own for RMSNorm
-
-
-class ArrayMemory:
-    """Keys and values of the events read from one history, and the hidden state after the last one. It grows by whole pages."""
-
-    __slots__ = ("keys_LGCE", "last_D", "length", "values_LGCE")
-
-    def __init__(self, config: ModelConfig) -> None:
-        shape = (config.num_layers, config.num_kv_heads, 0, config.width // config.num_heads)
-        self.keys_LGCE, self.values_LGCE = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        self.length = 0
-        self.last_D: Floats | None = None  # None: nothing was read, or the memory was cut
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the arrays of keys and values, room for further events included."""
-        return self.keys_LGCE.nbytes + self.values_LGCE.nbytes
-
-    @property
-    def knows_last(self) -> bool:
-        """Whether the hidden state after the last event is kept."""
-        return self.last_D is not None
-
-    def cut(self, length: int) -> None:
-        """Forget all events after the first `length`."""
-        if length < self.length:
-            self.length, self.last_D = length, None
-
-    def copy(self) -> "ArrayMemory":
-        """A copy that can read further events without changing this memory."""
-        copy = ArrayMemory.__new__(ArrayMemory)
-        copy.keys_LGCE, copy.values_LGCE = self.keys_LGCE.copy(), self.values_LGCE.copy()
-        copy.length, copy.last_D = self.length, self.last_D
-        return copy
-
-    def make_room(self, length: int) -> None:
-        """Grow the arrays until they have room for `length` events."""
-        capacity = self.keys_LGCE.shape[2]
-        if length > capacity:
-            more = [(0, 0), (0, 0), (0, -(-length // PAGE) * PAGE - capacity), (0, 0)]
-            self.keys_LGCE, self.values_LGCE = np.pad(self.keys_LGCE, more), np.pad(self.values_LGCE, more)
-
-
-class PastParts(NamedTuple):
-    """What the model computes from past items independently of the request: vectors, keys, values, a part of the repeat score."""
-
-    vector_MV: Floats
-    key_HMA: Floats
-    value_HMD: Floats
-    repeat_MZ: Floats
 
 
 @dataclass(frozen=True, slots=True)

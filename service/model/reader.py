@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from service.histories.history import StoredEvent
-from service.model.incremental import PastParts
-from service.model.user_states import Memory, PastState
+from service.states.memory import Memory, PastParts
+from service.states.user_state import PastState
 from twotower.data.features import Floats, Ints
 
 

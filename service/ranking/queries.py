@@ -15,12 +15,13 @@ import torch
 
 from service.api.errors import ApiError
 from service.histories.history import StoredEvent
-from service.model.incremental import ArrayMemory
 from service.model.item_vectors import fingerprints
 from service.model.reader import Question, UserQuery
-from service.model.user_states import NO_RELEASE, PastState, UserCache, UserKey, UserState
 from service.ranking.user_request import ModelInput
 from service.release.loaded import LoadedRelease
+from service.states.cache import UserCache, UserKey
+from service.states.memory import ArrayMemory
+from service.states.user_state import NO_RELEASE, PastState, UserState
 from twotower.data.features import request_time_features
 from twotower.data.item_statistics import activity_features, past_features
 

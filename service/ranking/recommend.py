@@ -10,12 +10,12 @@ import numpy as np
 from service.api.errors import ApiError
 from service.api.schemas import RecommendRequest
 from service.model.reader import UserQuery
-from service.model.user_states import UserCache
 from service.ranking.arrangement import Found, Search
 from service.ranking.queries import queries_of
 from service.ranking.rules import Prepared, Ranking, build_ranking, prepare
 from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease, merged
+from service.states.cache import UserCache
 
 
 def recommend_many(

@@ -7,12 +7,12 @@ import numpy as np
 
 from service.api.scores import ScoredItem, ScoreRequest
 from service.model.reader import UserQuery
-from service.model.user_states import UserCache
 from service.ranking.allowed import known_rows
 from service.ranking.probability import log_probabilities
 from service.ranking.queries import queries_of
 from service.ranking.user_request import ModelInput, UserRequest, read_input
 from service.release.loaded import LoadedRelease
+from service.states.cache import UserCache
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import numpy as np
 
 from service.api.errors import ApiError
 from service.api.schemas import Feature, Recommended, SimilarRequest
-from service.model.user_states import UserCache
 from service.ranking.allowed import mask_of, rules
 from service.ranking.arrangement import Search, pairs
 from service.ranking.promotions import Pick
@@ -22,6 +21,7 @@ from service.ranking.rules import check_metadata, present
 from service.ranking.user_request import UserRequest, read_input
 from service.release.filters import Mask
 from service.release.loaded import LoadedRelease, similar
+from service.states.cache import UserCache
 from twotower.data.features import Floats
 from twotower.data.raw_items import item_table
 from twotower.errors import DataError

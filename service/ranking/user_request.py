@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 from service.api.schemas import AboutUser, RecommendRequest
 from service.histories.history import KEPT_EVENTS, PastItem, StoredEvent, UserHistory
 from service.histories.intake import merge_inline
-from service.model.user_states import UserKey
 from service.release.loaded import LoadedRelease
+from service.states.cache import UserKey
 
 R_co = TypeVar("R_co", bound=AboutUser, covariant=True)
 

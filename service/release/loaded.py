@@ -17,8 +17,8 @@ from service.model.device_model import DeviceModel
 from service.model.device_reader import DeviceReader
 from service.model.item_vectors import ItemVectors
 from service.model.reader import Reader
-from service.model.user_states import UserCache, UserStates
 from service.release.filters import Filters, JoinedFilters, Mask
+from service.states.cache import UserCache, UserStates
 from twotower.artefacts.bundle import Towers
 from twotower.artefacts.item_changes import Changed
 from twotower.artefacts.release import (

@@ -22,7 +22,6 @@ from service.engine.admission import Admission
 from service.engine.calls import ModelCalls
 from service.engine.thread import Engine, Limits
 from service.histories.history import HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
-from service.model.user_states import UserCache
 from service.ranking.recommend import recommend_many
 from service.ranking.rules import Ranking
 from service.ranking.user_request import UserRequest
@@ -39,6 +38,7 @@ from service.rollout.served import ServedReleases
 from service.rollout.shadow import Comparisons
 from service.rollout.swap import Swapper
 from service.settings import Settings
+from service.states.cache import UserCache
 from service.telemetry.deadlines import Deadlines
 from service.telemetry.metrics import Metrics
 from tests.service.redis_server import RedisServer

@@ -10,9 +10,9 @@ from benchmarks.serving_rivals.in_process import measure_append, measure_visits
 from loadtests.traffic import Replay, read_histories, write_histories
 from service.histories.history import StoredEvent, UserHistory
 from service.model.reader import UserQuery
-from service.model.user_states import UserCache
 from service.release.loaded import LoadedRelease
 from service.release.loading import load_release
+from service.states.cache import UserCache
 
 NOW_MS = 1_746_057_600_000
 

@@ -7,12 +7,12 @@ import pytest
 from benchmarks.serving_rivals.plain_model import Events, PlainModel, Question, Told
 from service.api.schemas import RecommendRequest
 from service.histories.history import StoredEvent, UserHistory
-from service.model.user_states import UserCache
 from service.ranking.recommend import recommend_many
 from service.ranking.rules import Ranking
 from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease
 from service.release.loading import load_release
+from service.states.cache import UserCache
 
 NOW_MS = 1_746_057_600_000
 PROPERTIES = {"price_paid": 2.5, "channel": "shop"}

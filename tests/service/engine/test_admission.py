@@ -15,10 +15,10 @@ from service.api.schemas import RecommendRequest
 from service.engine.admission import Admission
 from service.engine.thread import MAX_PATIENT, Batched, Engine, Limits
 from service.histories.history import KEPT_EVENTS, StoredEvent, UserHistory
-from service.model.user_states import UserCache
 from service.ranking.queries import new_state
 from service.ranking.user_request import ANSWER_COST, UserRequest
 from service.release.loaded import LoadedRelease
+from service.states.cache import UserCache
 from service.telemetry.metrics import Metrics
 from tests.service.conftest import NOW_MS, Client, MemoryHistory
 

@@ -18,11 +18,11 @@ from service.engine.admission import Admission
 from service.engine.calls import ModelCalls
 from service.engine.thread import MAX_PATIENT, Engine, Limits, Place
 from service.histories.history import UserHistory
-from service.model.user_states import UserCache
 from service.ranking.score import score_many
 from service.ranking.similar import similar_many
 from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease
+from service.states.cache import UserCache
 from service.telemetry.deadlines import Deadlines
 from service.telemetry.metrics import Metrics
 from tests.service.conftest import NOW_MS, recommend

@@ -34,13 +34,13 @@ from service.engine.frames import (
 )
 from service.engine.process import EngineProcess
 from service.histories.history import UserHistory
-from service.model.user_states import UserCache
 from service.ranking.recommend import recommend_many
 from service.ranking.rules import Ranking
 from service.ranking.score import Scores, score_many
 from service.ranking.similar import SimilarItems, similar_many
 from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease
+from service.states.cache import UserCache
 from tests.service.conftest import NOW_MS, TwoReleases, recommend
 from twotower.artefacts.release import VECTORS, release_path
 

@@ -23,12 +23,12 @@ from service.engine.frames import Answer, Forget, Message, Setup, State
 from service.engine.remote import ENDED, RemoteEngine
 from service.engine.thread import MAX_PATIENT, Batched, Engine, Limits, Place
 from service.histories.history import UserHistory
-from service.model.user_states import CacheCounters, UserCache, UserKey, UserStates, forget_users
 from service.ranking.recommend import recommend_many
 from service.ranking.rules import Ranking
 from service.ranking.user_request import UserRequest, cost_of, is_patient
 from service.release.loaded import LoadedRelease
 from service.release.loading import load_release
+from service.states.cache import CacheCounters, UserCache, UserKey, UserStates, forget_users
 from service.telemetry.deadlines import Deadlines
 from service.telemetry.metrics import Metrics
 from tests.service.conftest import NOW_MS, TwoReleases, recommend

@@ -8,12 +8,13 @@ import pytest
 
 from service.api.schemas import RecommendRequest
 from service.histories.history import UserHistory
-from service.model.incremental import ArrayMemory
-from service.model.user_states import UserCache, UserState
 from service.ranking.recommend import recommend_many
 from service.ranking.rules import Ranking
 from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease
+from service.states.cache import UserCache
+from service.states.memory import ArrayMemory
+from service.states.user_state import UserState
 
 NOW_MS = 1_746_057_600_000
 

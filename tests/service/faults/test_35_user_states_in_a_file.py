@@ -6,14 +6,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from service.model.state_file import FILE
 from service.release.loaded import LoadedRelease
+from service.states.state_file import FILE
 from tests.service.faults.processes import Running, serving
 
 USERS = [f"user-{number}" for number in range(20)]
@@ -59,12 +60,12 @@ def check_same(found: list[list[tuple[str, float]]], expected: list[list[tuple[s
 
 @pytest.mark.parametrize("engine", ["thread", pytest.param("process", marks=pytest.mark.faults)])
 def test_after_a_restart_no_history_is_read_anew(tiny_store: Path, tmp_path: Path, item_ids: list[str], engine: str) -> None:
-    arguments, settings = ("--engine", engine), {"user_cache_dir": tmp_path / "states", "verify_share": 1.0}
-    with serving(tiny_store, tmp_path / "history.db", *arguments, **settings) as server:
+    start = partial(serving, tiny_store, tmp_path / "history.db", "--engine", engine)
+    with start(user_cache_dir=tmp_path / "states", verify_share=1.0) as server:
         told(server, item_ids)
         expected = answers(server)
         assert server.end(signal.SIGTERM) == 0
-    with serving(tiny_store, tmp_path / "history.db", *arguments, **settings) as server:
+    with start(user_cache_dir=tmp_path / "states", verify_share=1.0) as server:
         check_same(answers(server), expected)
         assert count(server, "restored") == len(USERS)
         assert (count(server, "unreadable"), count(server, "failures")) == (0, 0)

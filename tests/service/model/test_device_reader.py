@@ -16,10 +16,10 @@ from service.histories.history import StoredEvent, UserHistory
 from service.model.device_model import BUCKETS, DeviceModel, graph_shapes
 from service.model.pages import PagePool
 from service.model.reader import UserQuery
-from service.model.user_states import UserCache
 from service.ranking.queries import new_state, queries_from, queries_of
 from service.ranking.user_request import ModelInput, UserRequest, read_input
 from service.release.loaded import LoadedRelease
+from service.states.cache import UserCache
 from tests.service.conftest import NOW_MS
 from tests.service.placed import on_tensors, through_kernels, with_wide_heads
 

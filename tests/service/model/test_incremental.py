@@ -8,8 +8,9 @@ import pytest
 from benchmarks.serving_rivals.offline import model_history, offline_queries, offline_request
 from service.histories.history import StoredEvent, UserHistory
 from service.model.event_contexts import Contexts
-from service.model.incremental import ArrayMemory, Incremental
+from service.model.incremental import Incremental
 from service.release.loaded import LoadedRelease
+from service.states.memory import ArrayMemory
 from twotower.data.features import Floats, event_time_features, request_time_features
 from twotower.data.past_items import join_statistics, past_items
 from twotower.data.window import collate

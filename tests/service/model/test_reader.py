@@ -11,11 +11,11 @@ from benchmarks.serving_rivals.offline import offline_queries, offline_request
 from service.api.schemas import RecommendRequest
 from service.histories.history import StoredEvent, UserHistory
 from service.model.reader import UserQuery
-from service.model.user_states import UserState
 from service.ranking.explain import without
 from service.ranking.queries import new_state, queries_from
 from service.ranking.user_request import ModelInput, UserRequest, read_input
 from service.release.loaded import LoadedRelease
+from service.states.user_state import UserState
 from tests.service.conftest import NOW_MS
 from tests.service.placed import on_tensors, without_past_attention_and_clock
 

@@ -9,7 +9,6 @@ import pytest
 from service.api.schemas import Recommended, RecommendRequest
 from service.api.scores import ScoreRequest
 from service.histories.history import PastItem, StoredEvent, UserHistory
-from service.model.user_states import UserCache
 from service.ranking.explain import LEAST_EFFECT, MAX_REASONS, explain, habit, last_rows, without
 from service.ranking.probability import log_probabilities
 from service.ranking.queries import new_state, queries_from
@@ -17,6 +16,7 @@ from service.ranking.score import score_many
 from service.ranking.user_request import MAX_LEFT_OUT, ModelInput, UserRequest, read_input
 from service.release.loaded import LoadedRelease
 from service.settings import Settings
+from service.states.cache import UserCache
 from tests.service.conftest import DAY_MS, NOW_MS, Client, MemoryHistory, recommend
 from twotower.artefacts.item_changes import DeltaStore
 

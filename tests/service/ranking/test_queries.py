@@ -18,9 +18,8 @@ from benchmarks.serving_rivals.offline import offline_request, offline_scores
 from service.api.schemas import Event, RecommendRequest
 from service.histories.history import StoredEvent, UserHistory
 from service.model.cpu_reader import TOLERANCE
-from service.model.incremental import ArrayMemory, Incremental
+from service.model.incremental import Incremental
 from service.model.reader import UserQuery
-from service.model.user_states import UserCache, UserKey, UserState
 from service.ranking.queries import (
     new_state,
     queries_from,
@@ -30,6 +29,9 @@ from service.ranking.queries import (
 )
 from service.ranking.user_request import ModelInput, UserRequest, read_input
 from service.release.loaded import LoadedRelease, hand_over_users
+from service.states.cache import UserCache, UserKey
+from service.states.memory import ArrayMemory
+from service.states.user_state import UserState
 from tests.service.conftest import NOW_MS
 from twotower.data.features import Floats
 

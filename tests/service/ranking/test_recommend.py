@@ -9,11 +9,11 @@ import pytest
 from service.api.errors import ApiError
 from service.api.schemas import RecommendRequest
 from service.histories.history import StoredEvent, UserHistory
-from service.model.user_states import UserCache
 from service.ranking.recommend import recommend_many
 from service.ranking.rules import Ranking
 from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease
+from service.states.cache import UserCache
 from tests.service.conftest import NOW_MS
 
 Histories = dict[str, UserHistory]

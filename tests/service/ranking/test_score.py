@@ -10,11 +10,11 @@ from benchmarks.serving_rivals.offline import offline_request, offline_scores
 from service.api.schemas import RecommendRequest
 from service.api.scores import ScoreRequest
 from service.histories.history import UserHistory
-from service.model.user_states import UserCache
 from service.ranking.recommend import recommend_many
 from service.ranking.score import Scores, score_many
 from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease
+from service.states.cache import UserCache
 from tests.service.conftest import NOW_MS, Client, UnreachableHistory, recommend
 
 Histories = dict[str, UserHistory]

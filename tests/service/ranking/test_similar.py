@@ -9,10 +9,10 @@ import pytest
 from service.api.errors import ApiError
 from service.api.schemas import Recommended, SimilarRequest
 from service.histories.history import UserHistory
-from service.model.user_states import UserCache
 from service.ranking.similar import SIMILAR_POOL, find_similar, similar_many
 from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease
+from service.states.cache import UserCache
 from tests.service.conftest import NOW_MS
 from tests.service.ranking.test_rules import all_scores, ask, ids, inline
 

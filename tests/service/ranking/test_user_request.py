@@ -8,7 +8,6 @@ import pytest
 from service.api.schemas import AboutUser, Event, RecommendRequest, SimilarRequest
 from service.api.scores import ScoreRequest
 from service.histories.history import KEPT_EVENTS, StoredEvent, UserHistory
-from service.model.user_states import UserCache, UserKey
 from service.ranking.recommend import recommend_many
 from service.ranking.user_request import (
     ANSWER_COST,
@@ -22,6 +21,7 @@ from service.ranking.user_request import (
     read_input,
 )
 from service.release.loaded import LoadedRelease
+from service.states.cache import UserCache, UserKey
 from tests.service.conftest import NOW_MS
 
 ANN: UserKey = ("user", "ann")

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from service.histories.history import StoredEvent
-from service.model.incremental import ArrayMemory
-from service.model.state_file import FILE, State, StateFile
 from service.release.loaded import LoadedRelease
+from service.states.memory import ArrayMemory
+from service.states.state_file import FILE, State, StateFile
 from twotower.model.config import ModelConfig
 
 ANN, BOB = ("user", "ann"), ("user", "bob")
@@ -165,8 +165,8 @@ WRITER = """
     import sys
     from pathlib import Path
     from service.release.loading import load_release
-    from service.model.state_file import StateFile
-    from tests.service.model.test_state_file import BUNDLE, state_of
+    from service.states.state_file import StateFile
+    from tests.service.states.test_state_file import BUNDLE, state_of
     config = load_release(Path(sys.argv[1])).towers.config.model
     file, states = StateFile(Path(sys.argv[2]), 1 << 22, lambda: None), [state_of(config, 64, seed) for seed in range(8)]
     print("begun", flush=True)

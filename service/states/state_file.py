@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 
 from service.histories.history import StoredEvent
-from service.model.incremental import ArrayMemory
+from service.states.memory import ArrayMemory
 
 VERSION = 1
 FILE = "user-states.db"
@@ -33,7 +33,7 @@ _TABLE = "CREATE TABLE states (key BLOB PRIMARY KEY, number INTEGER, sum INTEGER
 _INDEX = "CREATE INDEX states_by_age ON states (number)"
 _DELETE_OLDEST = "DELETE FROM states WHERE key IN (SELECT key FROM states ORDER BY number LIMIT 16)"
 
-Key = tuple[str, str]  # of a user or session, as in `service.model.user_states`
+Key = tuple[str, str]  # of a user or session, as in `service.states.cache`
 
 
 class _Kept(msgspec.Struct, frozen=True, array_like=True):
@@ -155,9 +155,9 @@ def _space(bundle_id: str) -> str:
 
 def _kept(state: State, space: str) -> _Kept:
     memory, length = state.memory, state.memory.length
-    arrays = [np.ascontiguousarray(part[:, :, :length]).tobytes() for part in (memory.keys_LGCE, memory.values_LGCE)]
+    keys, values = (np.ascontiguousarray(part[:, :, :length]).tobytes() for part in (memory.keys_LGCE, memory.values_LGCE))
     last = None if memory.last_D is None else memory.last_D.tobytes()
-    return _Kept(space, hashes(state.events[:length]).tobytes(), state.prints_L[:length].tobytes(), *arrays, last)
+    return _Kept(space, hashes(state.events[:length]).tobytes(), state.prints_L[:length].tobytes(), keys, values, last)
 
 
 def hashes(events: Sequence[StoredEvent]) -> npt.NDArray[np.uint64]:

@@ -8,13 +8,15 @@ import pytest
 
 from service.api.schemas import RecommendRequest
 from service.histories.history import PastItem, StoredEvent, UserHistory
-from service.model.incremental import ArrayMemory, Incremental
+from service.model.incremental import Incremental
 from service.model.reader import UserQuery
-from service.model.user_states import PastState, UserCache, UserState, UserStates, forget_users
 from service.ranking.explain import without
 from service.ranking.queries import new_state, queries_from
 from service.ranking.user_request import ModelInput, UserRequest, read_input
 from service.release.loaded import LoadedRelease
+from service.states.cache import UserCache, UserStates, forget_users
+from service.states.memory import ArrayMemory
+from service.states.user_state import PastState, UserState
 from tests.service.conftest import DAY_MS, NOW_MS
 from twotower.data.features import Floats
 
