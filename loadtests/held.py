@@ -41,11 +41,15 @@ class Slope(NamedTuple):
 
 
 def held_by(pid: int) -> Held:
-    """What the process holds now. OSError when it has ended."""
+    """What the process holds now. OSError when it has ended.
+
+    Memory is without the pages of mapped files: those of a release become resident as items are looked at, and the system takes
+    them back when it needs them.
+    """
     process = Path(f"/proc/{pid}")
-    pages = int((process / "statm").read_text().split()[1])
+    resident, shared = map(int, (process / "statm").read_text().split()[1:3])
     descriptors, threads = (len(list((process / name).iterdir())) for name in ("fd", "task"))
-    return Held(time.monotonic(), pages * resource.getpagesize() / MIB, descriptors, threads)
+    return Held(time.monotonic(), (resident - shared) * resource.getpagesize() / MIB, descriptors, threads)
 
 
 @contextmanager
