@@ -34,8 +34,9 @@ REFUSED, REFUSALS = 503, (429, 503, 504)
 
 
 # visits: a fresh user sends NUM_QUESTIONS requests, with a new event before each but the first. strangers: every request is the
-# only one of a fresh user. inline: a request has no user but brings a history of INLINE_EVENTS events.
-Work = Literal["visits", "strangers", "inline"]
+# only one of a fresh user. regulars: all users ask in turn, again and again, without new events. inline: a request has no user
+# but brings a history of INLINE_EVENTS events.
+Work = Literal["visits", "strangers", "regulars", "inline"]
 
 
 class Tell(msgspec.Struct, frozen=True, kw_only=True, tag="tell"):
@@ -215,6 +216,9 @@ class Generator:
         """The next request. `more` is added to the body of a stranger's request."""
         if work == "inline":
             return next(self.inline)
+        if work == "regulars":
+            self.fresh.rotate(-1)
+            return Question(encode(self.fresh[-1].question() | more))
         stranger = self.fresh.popleft()
         return Question(encode(stranger.question() | more), stranger=stranger)
 
