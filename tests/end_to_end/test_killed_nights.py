@@ -1,0 +1,185 @@
+"""Nights of `twotower nightly` that are killed with SIGKILL, process and commands together, at every step and inside the steps.
+
+A killed night leaves what is served as it was. The next run goes on, and in the end the store has the release of a night that
+nobody killed.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from benchmarks.week import Shop, Visitors, in_process, one_night, start_server
+from twotower.artefacts.release import read_pointer
+from twotower.demo import stop
+from twotower.nightly.status import ENDED, STEPS, Night, read_night
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+
+TRIAL_S = 4
+KEPT = 'bundle = "{}"\nevery_days = 100000\non_drift = "never"'
+LOOK_S = 0.002
+END_S = 120.0
+
+
+class Kill(NamedTuple):
+    """When to kill: so many seconds after a step has begun; None stands for its end."""
+
+    step: str
+    after_s: float | None
+
+
+class Killed(NamedTuple):
+    """A shop with a server and visitors, whose second night is to come."""
+
+    shop: Shop
+    url: str
+    traffic: Counter[str]
+
+    @property
+    def night(self) -> Night:
+        night = read_night(self.folder)
+        assert night is not None
+        return night
+
+    @property
+    def folder(self) -> Path:
+        return self.shop.home / "nights" / self.shop.date(2)
+
+    @property
+    def metrics(self) -> str:
+        return (self.shop.home / "nightly.prom").read_text()
+
+    def serving(self) -> str:
+        """The release that the server says it serves."""
+        with urllib.request.urlopen(f"{self.url}/v1/releases", timeout=10) as answer:
+            serving: str = json.loads(answer.read())["serving"]
+            return serving
+
+    def run(self, kill: Kill | None) -> int:
+        """Run the night; the exit status, negative for the signal. The whole group is killed, as a container is."""
+        line = [sys.executable, "-m", "twotower.cli", "nightly", "--config", str(self.shop.home / "nightly.toml")]
+        with (self.shop.home / "night.log").open("a") as log:
+            process = subprocess.Popen([*line, "--date", self.shop.date(2)], stderr=log, stdout=log, start_new_session=True)
+            try:
+                if kill is not None and self._reached(process, kill):
+                    os.killpg(process.pid, signal.SIGKILL)
+                return process.wait(END_S)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+
+    def _reached(self, process: "subprocess.Popen[bytes]", kill: Kill) -> bool:
+        """Wait for the moment; False when the night ended before it."""
+        place = STEPS.index(kill.step)
+        while process.poll() is None:
+            night = read_night(self.folder) if self.folder.exists() else None
+            if night is not None:
+                state = night.steps[place].state
+                if kill.after_s is None and state in ENDED:
+                    return True
+                if kill.after_s is not None and state == "running":
+                    time.sleep(kill.after_s)
+                    return process.poll() is None
+                if kill.after_s is not None and state in ENDED:
+                    return False
+            time.sleep(LOOK_S)
+        return False
+
+
+def configure(shop: Shop, train: str, servers: str) -> None:
+    """The configuration of a week, with a file of metrics."""
+    shop.configure(train, servers, TRIAL_S)
+    path = shop.home / "nightly.toml"
+    path.write_text('metrics = "nightly.prom"\n' + path.read_text())
+
+
+@pytest.fixture
+def killed(tiny_bundle: Path, tmp_path: Path) -> Iterator[Killed]:
+    """The first night is done, a server serves its release to visitors, and the second night's data is there."""
+    shop, traffic = Shop(tmp_path / "shop"), Counter[str]()
+    configure(shop, KEPT.format(tiny_bundle), "")
+    shop.export(1)
+    assert one_night(shop, 1, in_process, traffic).status == 0
+    shop.export(2)
+    server, url = start_server(shop.home)
+    visitors = Visitors(url, traffic)
+    try:
+        visitors.start()
+        yield Killed(shop, url, traffic)
+    finally:
+        visitors.leave()
+        stop(server)
+
+
+def unkilled(killed: Killed, tmp_path: Path) -> tuple[str, dict[str, float]]:
+    """The release of a night that nobody kills, in a copy of the shop, and the seconds that its steps take."""
+    shop = Shop.__new__(Shop)
+    vars(shop).update(vars(killed.shop), home=tmp_path / "copy")
+    ignored = shutil.ignore_patterns("history.db*", "server.*")
+    shutil.copytree(killed.shop.home, shop.home, ignore=ignored, symlinks=True)
+    config = shop.home / "nightly.toml"
+    config.write_text(config.read_text().replace('histories = ["sqlite:///history.db"]', ""))
+    other = Killed(shop, killed.url, killed.traffic)
+    assert other.run(None) == 0
+    assert other.night.release is not None
+    steps = {step.name: (step.started, step.ended) for step in other.night.steps}
+    return other.night.release, {name: (b - a).total_seconds() for name, (a, b) in steps.items() if a and b}
+
+
+def test_a_night_that_is_killed_at_every_step_ends_as_one_that_is_not(killed: Killed, tiny_bundle: Path, tmp_path: Path) -> None:
+    expected, seconds = unkilled(killed, tmp_path)
+    store = killed.shop.home / "store"
+    before = read_pointer(store).release
+    configure(killed.shop, KEPT.format(tiny_bundle), f'"{killed.url}"')
+    seconds["canary"] = TRIAL_S
+    kills = [Kill(name, share and share * seconds[name]) for name in STEPS for share in (0.0, 0.3, 0.7, None)]
+    happened = Counter[str]()
+    for kill in kills:
+        status = killed.run(kill)
+        if status != -signal.SIGKILL:
+            assert (status, kill.step) in ((0, "clean"), (0, "promote")), (status, kill, killed.night.sentence())
+            continue
+        happened[kill.step] += 1
+        now = read_pointer(store).release
+        assert now in (before, expected), kill
+        if now == expected:
+            assert kill.step in ("promote", "clean"), kill
+        else:
+            assert killed.serving() == before, kill
+        if killed.night.problem is not None:
+            assert "twotower_nightly_running 1.0" in killed.metrics, kill
+    assert killed.run(None) == 0
+    assert all(step.state in ENDED for step in killed.night.steps)
+    assert {step.name: step.state for step in killed.night.steps}["canary"] == "done"
+    assert (read_pointer(store).release, killed.night.release, killed.serving()) == (expected,) * 3
+    assert read_pointer(store).candidate is None
+    assert "twotower_nightly_running 0.0" in killed.metrics
+    assert happened.keys() == set(STEPS), happened
+    assert happened.total() >= 2 * len(STEPS), happened
+    assert set(killed.traffic) <= {"200", "202"}, killed.traffic
+
+
+def test_training_that_is_killed_goes_on_from_its_checkpoint(killed: Killed, tmp_path: Path) -> None:
+    configure(killed.shop, 'recipe = "demo"\nminutes = 0.3\nevery_days = 0.5', f'"{killed.url}"')
+    before = read_pointer(killed.shop.home / "store").release
+    for kill in (Kill("train", 0.0), Kill("train", 4.0), Kill("train", 9.0), Kill("evaluate", 0.5)):
+        assert killed.run(kill) == -signal.SIGKILL, kill
+        assert (read_pointer(killed.shop.home / "store").release, killed.serving()) == (before, before)
+    assert killed.run(None) == 0, killed.night.sentence()
+    said = (killed.folder / "train.log").read_text()
+    assert "resuming after step" in said, said[-2000:]
+    assert [killed.night.step(name).state for name in ("train", "evaluate", "canary", "promote")] == ["done"] * 4
+    assert killed.serving() == killed.night.release != before
+    assert set(killed.traffic) <= {"200", "202"}, killed.traffic
