@@ -8,10 +8,9 @@ quick ones are not preferred to slow ones.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import chain
 from typing import NamedTuple
 
-from service.api.schemas import AboutUser, Recommended, RecommendRequest
+from service.api.schemas import AboutUser, Event, Recommended, RecommendRequest
 from service.histories.history import StoredEvent
 from service.model.user_states import UserKey
 from service.ranking.user_request import UserRequest
@@ -79,7 +78,8 @@ class FollowUps:
 def turned_to(user_request: UserRequest[AboutUser], before: Shown) -> str | None:
     """The item of the first event after an answer, of the type that it was asked for; None without one."""
     first: tuple[int, str] | None = None
-    for event in chain(_after(user_request.stored.events, before.at_ms), user_request.request.events):
+    events: list[StoredEvent | Event] = [*_after(user_request.stored.events, before.at_ms), *user_request.request.events]
+    for event in events:
         wanted = before.target_event_type in (None, event.event_type) and event.item_id is not None
         if wanted and event.time_ms > before.at_ms and (first is None or event.time_ms < first[0]):
             assert event.item_id is not None

@@ -136,8 +136,8 @@ def servers(store: Path, keys: Path, port: int, tmp_path: Path) -> Iterator[None
         root = tmp_path / f"root-{host}"
         root.mkdir()
         line = command(root, mounts, [*words, "--history", "sqlite:////tmp/history.db"])
-        log = (tmp_path / f"{host}.log").open("w")
-        started.append(subprocess.Popen(line, env=environment(**settings), stdout=log, stderr=log))
+        with (tmp_path / f"{host}.log").open("w") as log:
+            started.append(subprocess.Popen(line, env=environment(**settings), stdout=log, stderr=log))
         threads.append(threading.Thread(target=people, args=(f"http://{host}:{http}", over), daemon=True))
         threads[-1].start()
     try:

@@ -89,7 +89,7 @@ def test_the_variant_that_answered_gets_the_count(shop: Shop) -> None:
 
 
 def test_a_session_is_followed_by_the_events_that_it_brings(shop: Shop) -> None:
-    session = {"user_id": None, "session_id": "s"}
+    session: dict[str, Any] = {"user_id": None, "session_id": "s"}
     shop.ask(0, **session)
     shop.ask(2, events=[Event(event_type="view", timestamp=NOW_MS + MINUTE_MS, item_id="item-2")], **session)
     assert shop.counted() == {"hit": 1, "miss": 0}
