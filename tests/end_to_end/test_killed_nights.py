@@ -10,12 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pytest
 
@@ -28,15 +27,41 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 TRIAL_S = 4
 KEPT = 'bundle = "{}"\nevery_days = 100000\non_drift = "never"'
-LOOK_S = 0.002
 END_S = 120.0
 
 
 class Kill(NamedTuple):
-    """When to kill: so many seconds after a step has begun; None stands for its end."""
+    """When to kill: in which step, and at which moment of it. A number is seconds after its beginning, at most its end."""
 
     step: str
-    after_s: float | None
+    moment: Literal["begun", "unnoted", "noted"] | float  # its work is done, and that is not noted yet; or it is
+
+
+KILLED = """
+import os, signal, sys, threading
+from twotower import cli
+from twotower.nightly import run
+
+step, moment, running, write = sys.argv.pop(1), sys.argv.pop(1), False, run.write_night
+
+def die():
+    os.killpg(0, signal.SIGKILL)
+
+def write_and_die(night, folder):
+    global running
+    state = night.step(step).state
+    if running and state != "running" and moment != "noted":
+        die()
+    write(night, folder)
+    if running and state != "running" or state == "running" and moment == "begun":
+        die()
+    if state == "running" and not running and moment not in ("unnoted", "noted"):
+        threading.Timer(float(moment), die).start()
+    running = state == "running"
+
+run.write_night = write_and_die
+sys.exit(cli.main(sys.argv[1:]))
+"""
 
 
 class Killed(NamedTuple):
@@ -66,36 +91,18 @@ class Killed(NamedTuple):
             serving: str = json.loads(answer.read())["serving"]
             return serving
 
-    def run(self, kill: Kill | None) -> int:
+    def run(self, kill: Kill | None = None) -> int:
         """Run the night; the exit status, negative for the signal. The whole group is killed, as a container is."""
-        line = [sys.executable, "-m", "twotower.cli", "nightly", "--config", str(self.shop.home / "nightly.toml")]
+        program = ["-c", KILLED, kill.step, str(kill.moment)] if kill else ["-m", "twotower.cli"]
+        line = [sys.executable, *program, "nightly", "--config", str(self.shop.home / "nightly.toml")]
         with (self.shop.home / "night.log").open("a") as log:
             process = subprocess.Popen([*line, "--date", self.shop.date(2)], stderr=log, stdout=log, start_new_session=True)
             try:
-                if kill is not None and self._reached(process, kill):
-                    os.killpg(process.pid, signal.SIGKILL)
                 return process.wait(END_S)
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
-
-    def _reached(self, process: "subprocess.Popen[bytes]", kill: Kill) -> bool:
-        """Wait for the moment; False when the night ended before it."""
-        place = STEPS.index(kill.step)
-        while process.poll() is None:
-            night = read_night(self.folder) if self.folder.exists() else None
-            if night is not None:
-                state = night.steps[place].state
-                if kill.after_s is None and state in ENDED:
-                    return True
-                if kill.after_s is not None and state == "running":
-                    time.sleep(kill.after_s)
-                    return process.poll() is None
-                if kill.after_s is not None and state in ENDED:
-                    return False
-            time.sleep(LOOK_S)
-        return False
 
 
 def configure(shop: Shop, train: str, servers: str) -> None:
@@ -132,7 +139,7 @@ def unkilled(killed: Killed, tmp_path: Path) -> tuple[str, dict[str, float]]:
     config = shop.home / "nightly.toml"
     config.write_text(config.read_text().replace('histories = ["sqlite:///history.db"]', ""))
     other = Killed(shop, killed.url, killed.traffic)
-    assert other.run(None) == 0
+    assert other.run() == 0
     assert other.night.release is not None
     steps = {step.name: (step.started, step.ended) for step in other.night.steps}
     return other.night.release, {name: (b - a).total_seconds() for name, (a, b) in steps.items() if a and b}
@@ -144,40 +151,42 @@ def test_a_night_that_is_killed_at_every_step_ends_as_one_that_is_not(killed: Ki
     before = read_pointer(store).release
     configure(killed.shop, KEPT.format(tiny_bundle), f'"{killed.url}"')
     seconds["canary"] = TRIAL_S
-    kills = [Kill(name, share and share * seconds[name]) for name in STEPS for share in (0.0, 0.3, 0.7, None)]
-    happened = Counter[str]()
-    for kill in kills:
-        status = killed.run(kill)
-        if status != -signal.SIGKILL:
-            assert (status, kill.step) in ((0, "clean"), (0, "promote")), (status, kill, killed.night.sentence())
-            continue
-        happened[kill.step] += 1
-        now = read_pointer(store).release
-        assert now in (before, expected), kill
-        if now == expected:
-            assert kill.step in ("promote", "clean"), kill
-        else:
-            assert killed.serving() == before, kill
-        if killed.night.problem is not None:
-            assert "twotower_nightly_running 1.0" in killed.metrics, kill
-    assert killed.run(None) == 0
+    for name in STEPS:
+        for moment in ("begun", 0.3 * seconds[name], 0.7 * seconds[name], "unnoted", "noted"):
+            kill = Kill(name, moment)
+            assert killed.run(kill) == -signal.SIGKILL, kill
+            now = read_pointer(store).release
+            may_be_new = name == "clean" or (name == "promote" and moment != "begun")
+            must_be_new = name == "clean" or (name == "promote" and moment in ("unnoted", "noted"))
+            assert now == before or may_be_new, kill
+            assert now == expected or not must_be_new, kill
+            assert now in (before, expected), kill
+            if now == before:
+                assert killed.serving() == before, kill
+            if kill != Kill("clean", "noted"):
+                assert "twotower_nightly_running 1.0" in killed.metrics, kill
+    assert killed.run() == 0
     assert all(step.state in ENDED for step in killed.night.steps)
     assert {step.name: step.state for step in killed.night.steps}["canary"] == "done"
     assert (read_pointer(store).release, killed.night.release, killed.serving()) == (expected,) * 3
     assert read_pointer(store).candidate is None
     assert "twotower_nightly_running 0.0" in killed.metrics
-    assert happened.keys() == set(STEPS), happened
-    assert happened.total() >= 2 * len(STEPS), happened
     assert set(killed.traffic) <= {"200", "202"}, killed.traffic
 
 
 def test_training_that_is_killed_goes_on_from_its_checkpoint(killed: Killed, tmp_path: Path) -> None:
     configure(killed.shop, 'recipe = "demo"\nminutes = 0.3\nevery_days = 0.5', f'"{killed.url}"')
     before = read_pointer(killed.shop.home / "store").release
-    for kill in (Kill("train", 0.0), Kill("train", 4.0), Kill("train", 9.0), Kill("evaluate", 0.5)):
+    for kill in (
+        Kill("train", "begun"),
+        Kill("train", 5.0),
+        Kill("train", 10.0),
+        Kill("evaluate", 0.5),
+        Kill("evaluate", "unnoted"),
+    ):
         assert killed.run(kill) == -signal.SIGKILL, kill
         assert (read_pointer(killed.shop.home / "store").release, killed.serving()) == (before, before)
-    assert killed.run(None) == 0, killed.night.sentence()
+    assert killed.run() == 0, killed.night.sentence()
     said = (killed.folder / "train.log").read_text()
     assert "resuming after step" in said, said[-2000:]
     assert [killed.night.step(name).state for name in ("train", "evaluate", "canary", "promote")] == ["done"] * 4
