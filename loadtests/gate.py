@@ -19,8 +19,11 @@ from twotower.terminal import TextTable, console, styled
 LIMITS = Path(__file__).with_name("limits.toml")
 OUT = Path("build/loadtest")
 PAGE = "{profile}.html"
-AT_LEAST = ("goodput_share",)  # of all other figures a limit is what they may be at most
-FIGURES = ("p50_ms", "p99_ms", "p999_ms", "error_share", "degraded_share", "goodput_share")
+AT_LEAST = ("goodput_share", "end_goodput_share")  # of all other figures a limit is what they may be at most
+FIGURES = (
+    *("p50_ms", "p99_ms", "p999_ms", "error_share", "degraded_share"),
+    *("refusal_p50_ms", "goodput_share", "end_goodput_share"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from loadtests.traffic import EVENTS, NUM_RESULTS, RECOMMEND, Json
 
 REFUSALS = (429, 503, 504)
 GOOD_WITHIN_MS = 100.0  # a recommendation that comes later is of no use to the page that asked for it
+END_FROM = 2 / 3  # the end of a test is its last third: after a spike the server must be as before
 Generator = Literal["poisson", "locust", "loadgen"]
 GENERATORS: tuple[Generator, ...] = get_args(Generator)
 SUFFIX = ".outcomes.json"
@@ -71,14 +72,19 @@ class Outcomes(msgspec.Struct, kw_only=True):
         if not len(answered_ms):
             counts = ", ".join(f"{self.count(fate)} {fate.name.lower()}" for fate in Fate)
             raise ValueError(f"{self.generator} got no recommendation ({counts}): there is nothing to judge")
-        good = sum(ms <= GOOD_WITHIN_MS for ms, fate in zip(self.latency_ms, self.fates, strict=True) if fate == Fate.GOOD)
+        refused_ms = [ms for ms, fate in zip(self.latency_ms, self.fates, strict=True) if fate == Fate.REFUSED]
+        good = np.asarray(self.fates) == Fate.GOOD
+        good &= np.asarray(self.latency_ms) <= GOOD_WITHIN_MS
+        at_the_end = np.asarray(self.at_s) >= max(self.at_s) * END_FROM
         return {
             "p50_ms": quantile(answered_ms, 0.50),
             "p99_ms": quantile(answered_ms, 0.99),
             "p999_ms": quantile(answered_ms, 0.999),
             "error_share": (self.count(Fate.REFUSED) + self.count(Fate.FAILED)) / len(self.fates),
             "degraded_share": self.count(Fate.DEGRADED) / len(answered_ms),
-            "goodput_share": good / len(self.fates),
+            "refusal_p50_ms": quantile(np.asarray(refused_ms or [0.0]), 0.50),
+            "goodput_share": float(good.mean()),
+            "end_goodput_share": float(good[at_the_end].mean()),
         } | self.own
 
     def write(self, directory: Path) -> Path:

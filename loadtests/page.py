@@ -26,6 +26,8 @@ NAMES = {
     "p50_ms": "p50 (ms)",
     "p99_ms": "p99 (ms)",
     "p999_ms": "p99.9 (ms)",
+    "refusal_p50_ms": "time to refuse, p50 (ms)",
+    "end_goodput_share": "goodput share of the last third",
     "broken": "LoadGen: its bound is broken",
     "unsure": "LoadGen: too few queries to be sure",
 }

@@ -24,6 +24,7 @@ from service.release.loaded import LoadedRelease
 from service.release.source import ReleaseSource, source_of
 from service.rollout.canary import CanaryJudge
 from service.rollout.follow import Follower
+from service.rollout.follow_ups import FollowUps
 from service.rollout.loading import ReleaseLoader, warm
 from service.rollout.pinned import keep_marked, pinned_releases
 from service.rollout.plan import Plan, load_plan
@@ -91,6 +92,7 @@ def build_app(
         histories=HistoryReader(history, metrics, deadlines),
         served=served,
         comparisons=Comparisons(served, calls, engine, metrics),
+        follow_ups=FollowUps(metrics),
         readiness=Readiness(engine, settings.heartbeat_limit_s),
     )
     follower = make_follower(context, source)

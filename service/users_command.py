@@ -62,12 +62,11 @@ def _delete(args: argparse.Namespace) -> int:
         print(f"{count} events ever stored are deleted from {_without_password(url)}")
     for file in args.events:
         print(f"{remove_user(file, _columns(args.schema), args.user)} events are removed from {file}")
-    for server in servers_of(tuple(args.server), args.key_file):  # last, so that nothing brings the history back to its memory
-        try:
-            count = server.forget(args.user)
-        except Silent as silent:
-            raise EnvironmentProblem(f"{silent}, so it may still hold the user in memory: run this again") from silent
-        print(f"{server.url} has forgotten the user ({count} events ever stored)")
+    try:  # last, so that nothing brings the history back to a server's memory
+        for server in servers_of(tuple(args.server), args.key_file):
+            print(f"{server.url} has forgotten the user ({server.forget(args.user)} events ever stored)")
+    except Silent as silent:
+        raise EnvironmentProblem(f"{silent}, so it may still hold the user in memory: run this again") from silent
     return 0
 
 

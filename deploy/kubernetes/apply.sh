@@ -22,8 +22,8 @@ done
 [ -n "$wanted" ] || printf '%s\n' "$classes" | grep -q ' true$' ||
   fail "the cluster has no default storage class: set storageClassName of the claims in $overlay, or make one the default"
 printf '%s\n' "$manifests" | kubectl apply -f - --dry-run=client >/dev/null || fail "kubectl refuses the manifests: see above"
-for secret in twotower; do
-  kubectl --namespace twotower get secret "$secret" >/dev/null 2>&1 ||
-    fail "the namespace twotower has no secret $secret with keys.toml and history: docs/operations.md says how to make it"
+for secret in "twotower keys.toml and history" "nightly key"; do
+  kubectl --namespace twotower get secret "${secret%% *}" >/dev/null 2>&1 ||
+    fail "the namespace twotower has no secret ${secret%% *} with ${secret#* }: docs/operations.md says how to make it"
 done
 printf '%s\n' "$manifests" | kubectl apply -f -

@@ -20,7 +20,7 @@ from embedder_cache.catalogue.column_types import changed_columns
 from embedder_cache.catalogue.opened_release import OpenedRelease
 from embedder_cache.checks.index_choice import IndexReport
 from twotower.artefacts.bundle import Bundle
-from twotower.artefacts.release import GATES
+from twotower.artefacts.release import GATES, NOT_PUBLISHED
 from twotower.data.features import DAY_MS, Ints, rows_of
 from twotower.data.schema import ItemColumns
 from twotower.errors import ArtefactError, DataError
@@ -107,9 +107,9 @@ def refuse_nonsense(vectors_NV: npt.NDArray[np.float32], width: int, golden: Seq
     not_finite = int((~np.isfinite(vectors_NV)).any(1).sum())
     zero = int((~vectors_NV[:, :width].any(1)).sum())
     if not_finite or zero:
-        raise DataError(f"not published: {not_finite} item vectors are not finite and {zero} are zero. Train the bundle again.")
+        raise DataError(f"{NOT_PUBLISHED}{not_finite} item vectors are not finite and {zero} are zero. Train the bundle again.")
     if not all(np.isfinite(query.top_scores).all() for query in golden):
-        raise DataError("not published: the contextualizer's scores are not finite. Train the bundle again.")
+        raise DataError(f"{NOT_PUBLISHED}the contextualizer's scores are not finite. Train the bundle again.")
 
 
 def check_gates(
@@ -287,7 +287,7 @@ def require(gates: Sequence[Gate], forced: str | None) -> None:
     """DataError when a gate fails, unless `forced` gives the operator's reason to publish anyway."""
     failed = [str(gate) for gate in gates if not gate.passed]
     if failed and forced is None:
-        raise DataError(f"not published: {'; '.join(failed)}. Look at the data, or publish it anyway with --force --reason WHY.")
+        raise DataError(f"{NOT_PUBLISHED}{'; '.join(failed)}. Look at the data, or publish it anyway with --force --reason WHY.")
 
 
 def report(gates: Sequence[Gate], forced: str | None, num_items: int, index: IndexReport) -> bytes:

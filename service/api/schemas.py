@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from service.api.errors import ErrorBody
+from twotower.data.words import tokens
 from twotower.tables.ids import MAX_ID_BYTES
 from twotower.tables.times import EARLIEST_MS, LATEST_MS
 
@@ -23,6 +24,7 @@ MAX_LISTED_IDS = 10_000
 MAX_PROMOTIONS = 10  # each needs a search of its own
 MAX_EXPLAINED = 20
 MAX_FILTER_CHARACTERS = 1000
+MAX_QUERY_CHARACTERS = 256
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _EXACT = 2**53  # many JSON clients read numbers as doubles, which cannot hold all larger integers
@@ -46,6 +48,7 @@ NumResults = Annotated[int, Meta(ge=1, le=MAX_RESULTS)]
 FilterText = Annotated[
     str, Meta(max_length=MAX_FILTER_CHARACTERS, description="For example: price < 5 and department in ('tea', 'coffee')")
 ]
+QueryText = Annotated[str, Meta(min_length=1, max_length=MAX_QUERY_CHARACTERS, description="What the user typed")]
 HistoryMode = Literal["append", "replace", "stored"]
 
 
@@ -112,15 +115,19 @@ def _is_plausible(moment: "datetime | int | None") -> bool:
     return not isinstance(moment, datetime) or EARLIEST <= moment <= LATEST  # a number is checked by its type
 
 
-# An event does not check itself when it is made. Its decoder calls `check_texts` where this is needed, because a call for each of
+# An event does not check itself when it is made. Its decoder calls `check_event` where this is needed, because a call for each of
 # fifty events would be the largest cost of a request. It opts out of garbage collection, as it cannot be part of a cycle.
 class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """Something a user did. `properties` may hold the event features that the schema names."""
+    """Something a user did. `properties` may hold the event features that the schema names.
+
+    A search is an event of type `search` with a `query` and without an `item_id`.
+    """
 
     event_type: Id  # such as `purchase`; the model reads a type that it was not trained on as unknown
     timestamp: Timestamp  # when it happened
     user_id: Id | None = None  # required by /events; inline events belong to the request's user
     item_id: Id | None = None  # an item that the catalogue does not know is stored, and ignored by the model
+    query: QueryText | None = None  # the text of a search, with at least one letter or digit
     event_id: Id | None = None  # an id of your own: an event that is sent twice under one id is stored once
     session_id: Id | None = None  # stored with the event
     value: float | None = None  # stored with the event, such as an amount paid
@@ -132,6 +139,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def time_ms(self) -> int:
         """The timestamp in epoch milliseconds."""
         return to_ms(self.timestamp)
+
+
+def check_event(event: Event) -> None:
+    """ValueError for an event that cannot be used; it starts with the name of the field."""
+    check_texts(event)
+    if event.query is not None and event.item_id is not None:
+        raise ValueError("query: a search has no item_id; send the item that the user chose as an event of its own")
+    if event.query is not None and not tokens(event.query):
+        raise ValueError("query: it has no letter and no digit")
 
 
 class AboutUser(Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,7 +166,7 @@ class AboutUser(Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
         super().__post_init__()
         for index, event in enumerate(self.events):
             try:
-                check_texts(event)
+                check_event(event)
             except ValueError as error:
                 raise ValueError(f"events[{index}].{error}") from None
         self.check_meaning()
@@ -218,8 +234,8 @@ class PlainRecommendRequest(RecommendRequest, frozen=True, kw_only=True, forbid_
 
     def __post_init__(self) -> None:
         for event in self.events:
-            if type(event.timestamp) is not int and not _is_plausible(event.timestamp):
-                super().__post_init__()  # raises an error that names the field
+            if event.query is not None or (type(event.timestamp) is not int and not _is_plausible(event.timestamp)):
+                super().__post_init__()  # raises an error that names the field, if there is one
         if not _is_plausible(self.timestamp):
             super().__post_init__()
         self.check_meaning()
@@ -258,10 +274,12 @@ class RecommendResponse(msgspec.Struct, frozen=True, kw_only=True):
     release: str  # the release that ranked the items
     variant: str  # name of the arm that answered, `default` without a plan of variants; or `canary`
     events_used: int  # events of the window that the model read
-    events_ignored: int  # events of the window whose item the catalogue does not know
+    events_ignored: (
+        int  # events of the window whose item the catalogue does not know; and searches, if the model cannot read them
+    )
     missing_item_ids: list[str]  # items that the request or its history names and the catalogue does not know
     history_seq: int | None  # number of the user's stored events; null if no stored history was requested or could be read
-    degraded: list[str]  # `history_unavailable`, `filter_matches_nothing`, `promotion_short`; empty is the normal case
+    degraded: list[str]  # what the answer lacks, such as `history_unavailable` or `promotion_short`; empty is the normal case
     next_page_token: str | None = None  # send it as `page_token` for the next page; null at the end
     took_ms: float  # time in the server, in milliseconds
 
@@ -335,6 +353,7 @@ class UserEvent(msgspec.Struct, frozen=True, kw_only=True):
     event_type: str
     timestamp: int
     item_id: str | None
+    query: str | None
     event_id: str | None
     session_id: str | None
     value: float | None

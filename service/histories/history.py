@@ -38,12 +38,13 @@ class HistoryUnavailable(Exception):
 
 
 class StoredEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """One event as the stores keep it."""
+    """One event as the stores keep it. A search has a query and no item."""
 
     user_id: str
     event_type: str
     time_ms: int
     item_id: str | None = None
+    query: str | None = None
     event_id: str | None = None
     session_id: str | None = None
     value: float | None = None

@@ -24,7 +24,7 @@ def validate_events(raw_events: list[msgspec.Raw], now_ms: int) -> tuple[list[St
             event = decode(raw, _event)
             if event.user_id is None:
                 raise ApiError("invalid_request", "Object missing required field `user_id`", "user_id")
-            schemas.check_texts(event)
+            schemas.check_event(event)
             if event.time_ms > now_ms + CLOCK_SKEW_MS:
                 raise ApiError("invalid_request", "timestamp: it is more than a day in the future", "timestamp")
         except ValueError as error:
@@ -59,6 +59,7 @@ def to_stored(event: Event, user_id: str) -> StoredEvent:
         event_type=event.event_type,
         time_ms=event.time_ms,
         item_id=event.item_id,
+        query=event.query,
         event_id=event.event_id,
         session_id=event.session_id,
         value=event.value,

@@ -15,6 +15,7 @@ from service.states.cache import UserKey
 
 R_co = TypeVar("R_co", bound=AboutUser, covariant=True)
 
+SEARCHES_IGNORED = "searches_ignored"  # the model of the release was not trained on searches
 PAST_FORGOTTEN = "past_forgotten"  # of the history of a past moment, not everything is stored any more
 ANSWER_COST = 32  # about how many events could be read in the time of the search and the rest of an answer
 MAX_LEFT_OUT = 16  # past items that an explanation leaves out; each may cost as much as reading the history again
@@ -66,6 +67,8 @@ def read_input(release: LoadedRelease, user_request: UserRequest[AboutUser], now
     known = tuple(event for event in merged.history.window if event.item_id in release.rows)
     moment_ms = user_request.now_ms if now_ms is None else now_ms
     degraded = () if merged.is_exact else (PAST_FORGOTTEN,)
+    if len(known) < len(merged.history.window) and any(event.query is not None for event in merged.history.window):
+        degraded = (*degraded, SEARCHES_IGNORED)
     return ModelInput(merged.history, known, moment_ms, request.target_event_type, degraded)
 
 

@@ -40,7 +40,8 @@ class ItemFinder:
         self.title = release.towers.schema.items.title
         self.group = group_feature(release)
         self._groups = None if self.group is None else _texts(release.items, self.group)
-        self._titles = _lowered(release.items, [self.title] if self.title in release.items.column_names else [])
+        named = [] if self.title is None or self.title not in release.items.column_names else [self.title]
+        self._titles = _lowered(release.items, named)
         self._words = _lowered(release.items, spoken)
         self._listed_N = release.listed()
         self._popularity_N = popularity(release)

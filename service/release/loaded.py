@@ -44,7 +44,7 @@ class Added:
     bought: BoughtItems  # of the release, with which new items are compared
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class LoadedRelease:
     """One release with its item changes. It never changes itself, and a request uses the same one from beginning to end.
 

@@ -14,6 +14,7 @@ from service.engine.thread import Engine
 from service.histories.reading import HistoryReader
 from service.http.messages import read_json, reply
 from service.process.readiness import Readiness
+from service.rollout.follow_ups import FollowUps
 from service.rollout.served import ServedReleases
 from service.rollout.shadow import Comparisons
 from service.settings import Settings
@@ -36,6 +37,7 @@ class Context:
     histories: HistoryReader
     served: ServedReleases
     comparisons: Comparisons
+    follow_ups: FollowUps
     readiness: Readiness
 
     async def body(self, request: Request, decoder: msgspec.json.Decoder[T], parts: str | None = None) -> T:

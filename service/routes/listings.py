@@ -17,6 +17,7 @@ def describe(user_id: str, history: UserHistory) -> schemas.UserResponse:
             event_type=e.event_type,
             timestamp=e.time_ms,
             item_id=e.item_id,
+            query=e.query,
             event_id=e.event_id,
             session_id=e.session_id,
             value=e.value,

@@ -89,6 +89,7 @@ class RecommendRoutes:
         answer = await ask_model(self._context, request, started_s, self._context.calls.recommend)
         ranking, chosen = answer.result, answer.chosen
         self._context.comparisons.note(chosen, answer.user_request, ranking)
+        self._context.follow_ups.note(chosen.variant, answer.user_request, ranking.items)
         degraded = answer.degraded + ranking.degraded
         has_items = bool(ranking.items) or request.validate_only
         self._context.count_answer(degraded, len(ranking.missing_item_ids), has_items)

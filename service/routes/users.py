@@ -47,4 +47,5 @@ class UserRoutes:
         count = await histories.confirmed("delete", histories.store.delete(user_id))
         for release in self._context.served.now.releases:
             await self._context.calls.forget(release, ("user", user_id))
+        self._context.follow_ups.forget(user_id)
         return reply(schemas.DeletedResponse(user_id=user_id, deleted_events=count))

@@ -123,6 +123,12 @@ class Metrics:
             ["variant", "outcome"],
             registry=registry,
         )
+        self.follow_ups = Counter(
+            "twotower_follow_ups",
+            "Answers after which the user turned to an item, by whether it was among the first ten shown",
+            ["variant", "outcome"],
+            registry=registry,
+        )
         self.compared = Counter(
             "twotower_compared",
             "Answered requests that were given to another release too, to compare the answers",
@@ -146,11 +152,18 @@ class Metrics:
 
         self._timed: dict[str, Observer] = {}
         self._counted: dict[tuple[str, str, int], Observer] = {}
+        self._followed: dict[str, tuple[Counter, Counter]] = {}
 
     def count_batch(self, num_requests: int, num_tokens: int) -> None:
         """Count one batch of the engine, and about how many events it read for it."""
         self.batch_size.observe(num_requests)
         self.batch_tokens.observe(num_tokens)
+
+    def count_follow_up(self, variant: str, is_hit: bool) -> None:
+        """Count what a user turned to after an answer of a variant. Both outcomes begin at 0, so that a share can be told."""
+        if variant not in self._followed:
+            self._followed[variant] = (self.follow_ups.labels(variant, "miss"), self.follow_ups.labels(variant, "hit"))
+        self._followed[variant][is_hit].inc()
 
     def stage(self, name: str) -> "Stage":
         """A context manager that times one stage of a request, also when the stage fails."""

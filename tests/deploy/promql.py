@@ -1,6 +1,7 @@
 """What the rules and dashboards ask of Prometheus, and which metrics there are."""
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from embedder_cache.checks.gates import Gate
 from embedder_cache.commands.prometheus_file import write_drift, write_metrics
 from embedder_cache.drift.retrain import Advice, Finding, Rule
 from service.telemetry.metrics import Metrics
+from twotower.nightly.metrics_file import as_text
+from twotower.nightly.status import new_night
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
@@ -81,13 +84,16 @@ def names_of(family: Metric) -> list[str]:
 
 
 def of_the_nightly_job(tmp_path: Path) -> list[Metric]:
-    """What `twotower embed` and `twotower releases drift` leave with --metrics."""
+    """What `twotower nightly` leaves, and `twotower embed` and `twotower releases drift` with --metrics."""
     gates = tuple(Gate(name=name, value=1.0) for name in ("recall100", "rejected"))
     published = Published("release-1", 1, True, None, 1, 1.0, 0, 0, 0, 0, gates)
     finding = Finding(name="bundle_age_days", value=1.0, rule=Rule(soon=2, now=3), retrain="no")
     write_metrics(tmp_path / "embed.prom", published, 1.0)
     write_drift(tmp_path / "drift.prom", Advice(retrain="no", findings=[finding]))
     texts = [(tmp_path / name).read_text() for name in ("embed.prom", "drift.prom")]
+    night = new_night("2026-05-31")
+    night.steps[0].started = night.steps[0].ended = datetime(2026, 5, 31, tzinfo=UTC)
+    texts.append(as_text(night, 1.0, True, 1.0))
     return [family for text in texts for family in text_string_to_metric_families(text)]
 
 

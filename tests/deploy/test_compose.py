@@ -13,6 +13,7 @@ import yaml  # type: ignore[import-untyped]
 from compose_spec import PyOptions
 
 from twotower.cli import COMMANDS
+from twotower.nightly.config import load_config
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
@@ -77,8 +78,30 @@ def test_named_volumes_are_declared_and_mounted_files_exist(name: str) -> None:
 
 def test_only_the_nightly_job_writes_releases() -> None:
     writers = [n for n, s in SERVICES.items() if any(re.fullmatch(r"store:[^:]+", v) for v in s.get("volumes", []))]
-    assert writers == ["embed"]
-    assert SERVICES["embed"]["profiles"] == ["nightly"]
+    assert writers == ["nightly"]
+    assert SERVICES["nightly"]["profiles"] == ["nightly"]
+
+
+def mounted(name: str) -> dict[str, str]:
+    """What is mounted in a container -> where it comes from."""
+    mounts = [re.sub(r"\$\{\w+:?-(.*?)\}", r"\1", mount) for mount in SERVICES[name]["volumes"]]
+    return {mount.split(":")[1]: mount.split(":")[0] for mount in mounts}
+
+
+def test_the_nights_use_nothing_but_what_is_mounted_and_ask_the_service_where_it_listens() -> None:
+    mounts = mounted("nightly")
+    config = load_config(DEPLOY / mounts["/config/nightly.toml"])
+    data = (config.data.events, config.data.items, config.data.schema, config.data.signals)
+    used = [path for path in (config.nights, config.metrics, *data, config.train.bundle, config.release.metrics) if path]
+    found = {source for path in [*used, config.release.store] for mount, source in mounts.items() if within(path, mount)}
+    assert found == {"nights", "nightly", "store", "../build/demo/data", "../build/demo/bundle"}
+    assert all(any(within(path, mount) for mount in mounts) for path in used)
+    command = SERVICES["service"]["command"]
+    assert config.canary.servers == (f"http://service:{command[command.index('--port') + 1]}",)
+
+
+def within(path: str, mount: str) -> bool:
+    return Path(path).is_relative_to(mount)
 
 
 def test_prometheus_reads_the_service_where_it_listens() -> None:
@@ -91,10 +114,12 @@ def test_prometheus_reads_the_service_where_it_listens() -> None:
 
 
 def test_the_nightly_job_leaves_its_metrics_where_the_node_exporter_looks() -> None:
-    written = words(OURS["embed"]["command"])
-    folder = str(Path(written[written.index("--metrics") + 1]).parent)
+    config = load_config(DEPLOY / "nightly.toml")
+    assert config.metrics
+    assert config.release.metrics
+    (folder,) = {str(Path(name).parent) for name in (config.metrics, config.release.metrics)}
     assert f"--collector.textfile.directory={folder}" in SERVICES["node-exporter"]["command"]
-    assert f"nightly:{folder}" in SERVICES["embed"]["volumes"]
+    assert f"nightly:{folder}" in SERVICES["nightly"]["volumes"]
     assert f"nightly:{folder}:ro" in SERVICES["node-exporter"]["volumes"]
 
 

@@ -14,7 +14,8 @@ from twotower.cli import COMMANDS, PACKAGES
 
 ROOT = Path(__file__).parents[2]
 INSTRUCTIONS = {"ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "RUN", "USER", "WORKDIR"}
-TARGETS = {"train": "training", "embed": "embedder_cache", "serve": "service"}
+STAGES = {"train": ["training"], "embed": ["embedder_cache"], "serve": ["service"]}
+TARGETS = {**STAGES, "nightly": [package for packages in STAGES.values() for package in packages]}
 
 BASES = ("cpu", "cuda")
 HADOLINT = Path(sys.executable).with_name("hadolint")
@@ -72,12 +73,12 @@ def test_no_image_runs_as_root(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_an_image_holds_its_own_package_and_the_shared_one(target: str) -> None:
+def test_an_image_holds_its_own_packages_and_the_shared_one(target: str) -> None:
     (environment,) = re.findall(r"^--from=(\S+) /venv /venv$", last(target, "COPY"))
 
     copied = [rest.split()[0] for name, rest in instructions(environment) if name == "COPY" and rest.split()[0] in PACKAGES]
 
-    assert copied == ["twotower", TARGETS[target]]
+    assert copied == ["twotower", *TARGETS[target]]
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -87,12 +88,12 @@ def test_an_image_holds_the_libraries_of_its_own_stage_alone(target: str, base: 
     faiss = environment(stage, base)["FAISS"]
     lines = [rest.replace("${FAISS}", faiss) for name, rest in instructions(stage, base) if name == "RUN"]
     extras = {extra for line in lines for named in re.findall(r"\.\[([\w,]+)\]", line) for extra in named.split(",")}
-    assert extras & set(TARGETS) == {target}
+    assert extras & STAGES.keys() == ({*STAGES} if target == "nightly" else {target})
     assert extras & {"cpu", "gpu"} == (set() if target == "train" else {faiss})
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert extras <= declared.keys()
     installed = {re.match(r"[\w.-]+", line)[0] for extra in extras for line in declared[extra]}  # type: ignore[index]
-    assert ("uvicorn" in installed, "matplotlib" in installed) == (target == "serve", target == "train")
+    assert ("uvicorn" in installed, "matplotlib" in installed) == (target in ("serve", "nightly"), target in ("train", "nightly"))
 
 
 def test_what_is_copied_exists_and_is_not_ignored() -> None:
@@ -107,6 +108,19 @@ def test_what_is_copied_exists_and_is_not_ignored() -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_image_starts_twotower(target: str) -> None:
     assert json.loads(last(target, "ENTRYPOINT")) == ["twotower"]
+
+
+def test_the_nightly_image_holds_every_command_that_a_night_runs() -> None:
+    packages = {COMMANDS[name].target.split(".")[0] for name in (*commands_of_a_night(), "nightly")}
+    assert packages == {"twotower", *TARGETS["nightly"]}
+    assert json.loads(last("nightly", "CMD")) == ["nightly", "--config", "/config/nightly.toml"]
+    assert {environment("nightly", "cpu")[name].split("/")[1] for name in ("MPLCONFIGDIR", "TWOTOWER_CACHE")} == {"tmp"}
+
+
+def commands_of_a_night() -> set[str]:
+    """The first words of the `twotower` commands that the steps run."""
+    sources = [(ROOT / "twotower" / "nightly" / name).read_text() for name in ("steps.py", "canary.py")]
+    return {name for source in sources for name in re.findall(r'run\.twotower\(\s*"(\w+)"', source)}
 
 
 def test_the_serve_image_serves_and_says_whether_it_is_alive() -> None:

@@ -38,11 +38,16 @@ def test_the_dashboard_shows_every_metric_that_the_alerts_look_at() -> None:
         "release_info",
         "embed_gate",
         "drift_retrain",
+        "nightly_step_refused",
+        "nightly_heartbeat_timestamp_seconds",
+        "follow_ups_total",
         "history_errors_total",
     ):
         assert f"twotower_{subject}" in shown
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
-    assert rows == ["Requests", "Stages", "Queue and batches", "Caches", "Histories in Redis", "Releases", "Quality", "Resources"]
+    assert rows == [
+        *("Requests", "Stages", "Queue and batches", "Caches", "Histories in Redis", "Releases", "Nights", "Quality", "Resources")
+    ]
 
 
 def test_panels_have_ids_and_places_of_their_own() -> None:

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import kubernetes_validate
@@ -26,6 +27,9 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.deploy.promql import unknown
 from twotower.cli import COMMANDS
+from twotower.nightly.command import BEFORE, FAILED
+from twotower.nightly.config import Config, load_config
+from twotower.nightly.run import STOP_S
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
 APPLY = FOLDER / "apply.sh"
@@ -37,10 +41,14 @@ needs_haproxy = pytest.mark.skipif(
 Manifest = dict[str, Any]
 
 
+def kustomization() -> Manifest:
+    content: Manifest = yaml.safe_load((FOLDER / "base" / "kustomization.yaml").read_text())
+    return content
+
+
 def base() -> list[Manifest]:
     """The manifests as they stand in the files."""
-    files = yaml.safe_load((FOLDER / "base" / "kustomization.yaml").read_text())["resources"]
-    return [one for name in files for one in yaml.safe_load_all((FOLDER / "base" / name).read_text())]
+    return [one for name in kustomization()["resources"] for one in yaml.safe_load_all((FOLDER / "base" / name).read_text())]
 
 
 @cache
@@ -128,7 +136,7 @@ def test_every_command_option_and_setting_exists(capsys: pytest.CaptureFixture[s
         assert {a.partition("=")[0] for a in container["args"] if a.startswith("--")} <= known
         settings = {f"TWOTOWER_{name}".upper() for name in Settings.model_fields} | {"TWOTOWER_CACHE"}
         assert {variable["name"] for variable in container["env"]} <= settings
-    assert names == {"serve", "embed"}
+    assert names == {"serve", "nightly"}
 
 
 def test_a_server_has_the_time_to_drain_before_it_is_killed() -> None:
@@ -177,6 +185,72 @@ def test_the_nightly_job_never_runs_twice_at_once() -> None:
     assert pods(base())["nightly"]["restartPolicy"] == "Never"
 
 
+def night() -> Config:
+    """The configuration of the nights in the cluster."""
+    return load_config(FOLDER / "base" / "nightly.toml")
+
+
+def test_a_night_has_the_time_that_training_and_trial_take() -> None:
+    job = called(base(), "CronJob", "nightly")["spec"]["jobTemplate"]["spec"]
+    config = night()
+    assert config.train.minutes is not None
+    longest_s = config.train.minutes * 60 + config.canary.seconds + 2 * config.canary.patience_s
+    assert job["activeDeadlineSeconds"] > 1.5 * longest_s
+    assert pods(base())["nightly"]["terminationGracePeriodSeconds"] > STOP_S
+
+
+def test_a_pod_that_was_killed_is_followed_by_another_and_a_release_that_was_refused_is_not_tried_again() -> None:
+    job = called(base(), "CronJob", "nightly")["spec"]["jobTemplate"]["spec"]
+    assert job["backoffLimit"] > 0
+    disrupted, *by_status = job["podFailurePolicy"]["rules"]
+    assert (disrupted["action"], disrupted["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
+    decided = {status: rule["action"] for rule in by_status for status in rule["onExitCodes"]["values"]}
+    assert decided == {FAILED: "FailJob", BEFORE: "Ignore"}
+    assert {rule["onExitCodes"]["containerName"] for rule in by_status} == {"nightly"}
+
+
+def test_a_night_writes_to_volumes_alone_and_prometheus_sees_its_files() -> None:
+    pod, config = pods(base())["nightly"], night()
+    (container,) = pod["containers"]
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    assert container["args"] == ["nightly", "--config=/config/nightly.toml"]
+    assert mounts["/config/nightly.toml"]["subPath"] == "nightly.toml"
+    assert {"name": "nightly", "files": ["nightly.toml"]} in kustomization()["configMapGenerator"]
+    written = (config.nights, config.metrics, config.release.metrics, config.release.store)
+    for path in (*written, config.data.events, config.data.items, config.data.schema):
+        (mount,) = [mount for name, mount in mounts.items() if path and Path(path).is_relative_to(name)]
+        assert not mount.get("readOnly"), path
+        assert mount["name"] in ("nightly", "store")
+    (exporter,) = pods(base())["nightly-metrics"]["containers"]
+    (shown,) = exporter["volumeMounts"]
+    assert config.metrics
+    assert config.release.metrics
+    folders = {str(Path(name).parent) for name in (config.metrics, config.release.metrics)}
+    assert [mounts[folder]["subPath"] for folder in folders] == [shown["subPath"]]
+
+
+def test_the_nightly_job_asks_every_server_with_a_key_and_may_reach_it() -> None:
+    (server,) = night().canary.servers
+    url = urlsplit(server.removeprefix("dns+"))
+    service = called(base(), "Service", url.hostname or "")["spec"]
+    assert server.startswith("dns+http://")
+    assert (service["clusterIP"], service["publishNotReadyAddresses"]) == ("None", True)
+    labels = called(base(), "Deployment", "server")["spec"]["template"]["metadata"]["labels"]
+    assert service["selector"] == labels
+    (port,) = service["ports"]
+    (named,) = [p for p in pods(base())["server"]["containers"][0]["ports"] if p["name"] == port["targetPort"]]
+    assert (port["port"], named["containerPort"]) == (url.port, url.port)
+    (leaves,) = called(base(), "NetworkPolicy", "nightly")["spec"]["egress"]
+    assert leaves == {"to": [{"podSelector": {"matchLabels": labels}}], "ports": [{"protocol": "TCP", "port": url.port}]}
+    arrives = called(base(), "NetworkPolicy", "server")["spec"]["ingress"]
+    nightly = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "nightly"}}}
+    assert [rule["ports"][0]["port"] for rule in arrives if nightly in rule["from"]] == [url.port]
+    pod = pods(base())["nightly"]
+    (secret,) = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+    (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "key"]
+    assert (secret["secretName"], f"{mount['mountPath']}/key") == ("nightly", night().canary.key_file)
+
+
 def test_only_the_nightly_job_writes_releases() -> None:
     writers = [
         name
@@ -190,10 +264,11 @@ def test_only_the_nightly_job_writes_releases() -> None:
 
 def test_every_claim_and_config_that_is_mounted_is_there() -> None:
     claims = {one["metadata"]["name"] for one in base() if one["kind"] == "PersistentVolumeClaim"}
+    made = {one["name"] for one in kustomization()["configMapGenerator"]}
     for pod in pods(base()).values():
         volumes = pod.get("volumes", [])
         assert {v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v} <= claims
-        assert {v["configMap"]["name"] for v in volumes if "configMap" in v} <= {"router"}
+        assert {v["configMap"]["name"] for v in volumes if "configMap" in v} <= made
 
 
 def test_nothing_may_speak_but_what_is_allowed_by_name() -> None:
@@ -205,9 +280,8 @@ def test_nothing_may_speak_but_what_is_allowed_by_name() -> None:
         if spec.get("ingress")
     }
     assert opened == {"router": [8080], "server": [8000, 9000], "redis": [6379], "nightly-metrics": [9100]}
-    labels = {
-        one["metadata"]["labels"]["app.kubernetes.io/name"] for one in base() if one["kind"] in ("Deployment", "StatefulSet")
-    }
+    kinds = ("Deployment", "StatefulSet", "CronJob")
+    labels = {one["metadata"]["labels"]["app.kubernetes.io/name"] for one in base() if one["kind"] in kinds}
     chosen = {spec["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for spec in policies.values() if spec["podSelector"]}
     assert chosen == labels
 
@@ -320,71 +394,70 @@ def test_a_user_always_comes_to_the_same_server_and_few_users_move_when_one_goes
     assert all(then[user] == first[user] for user in users if first[user] != "c")
 
 
-# Applying.
+# Applying, with a kubectl that answers for a cluster.
 
 KUBECTL = """#!/bin/sh
 case "$*" in
-  kustomize*) exec {kubectl} "$@" ;;
+  kustomize*) {kustomize} ;;
   "get storageclass"*) {storage} ;;
+  *"get secret nightly"*) {key} ;;
   *"get secret"*) {secret} ;;
   apply*) cat > /dev/null; echo applied "$@" ;;
 esac
 """
 
 
-def applied(tmp_path: Path, overlay: str, storage: str, secret: str = "true") -> "subprocess.CompletedProcess[str]":
-    """What apply.sh does with a kubectl that answers for a cluster."""
+def applied(tmp_path: Path, overlay: str = "cpu", claims: str = "", **answers: str) -> "subprocess.CompletedProcess[str]":
+    """What apply.sh does. `claims` is added to the manifests; `answers` are commands of the shell."""
+    files = [FOLDER / "base" / name for name in kustomization()["resources"]]
+    (tmp_path / "built.yaml").write_text("---\n".join(file.read_text() for file in files) + claims)
+    told = {"kustomize": f"cat {tmp_path}/built.yaml", "storage": "echo 'fast true'", "secret": "true", "key": "true"} | answers
     fake = tmp_path / "kubectl"
-    fake.write_text(KUBECTL.format(kubectl=shutil.which("kubectl"), storage=storage, secret=secret))
+    fake.write_text(KUBECTL.format(**told))
     fake.chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    return subprocess.run([str(APPLY), *overlay.split()], capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run([str(APPLY), overlay], capture_output=True, text=True, check=False, env=environment)
 
 
-@needs_kubectl
 @pytest.mark.parametrize(
-    ("storage", "secret", "told"),
+    ("answers", "told"),
     [
-        ("echo 'fast '", "true", "the cluster has no default storage class"),
-        ("exit 1", "true", "the cluster does not answer"),
-        ("echo 'fast true'", "false", "the namespace twotower has no secret twotower"),
+        ({"storage": "echo 'fast '"}, "the cluster has no default storage class"),
+        ({"storage": "exit 1"}, "the cluster does not answer"),
+        ({"secret": "false"}, "the namespace twotower has no secret twotower with keys.toml and history"),
+        ({"key": "false"}, "the namespace twotower has no secret nightly with key"),
+        ({"kustomize": "exit 1"}, f"{FOLDER}/overlays/cpu cannot be built"),
     ],
 )
 def test_what_a_cluster_lacks_is_said_in_a_sentence_before_anything_changes(
-    storage: str, secret: str, told: str, tmp_path: Path
+    answers: dict[str, str], told: str, tmp_path: Path
 ) -> None:
-    done = applied(tmp_path, "cpu", storage, secret)
+    done = applied(tmp_path, **answers)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(told)
     assert done.stdout == ""
 
 
-@needs_kubectl
 def test_a_storage_class_that_an_overlay_names_must_be_there(tmp_path: Path) -> None:
-    shutil.copytree(FOLDER, tmp_path / "kubernetes")
-    overlay = tmp_path / "kubernetes" / "overlays" / "cpu" / "kustomization.yaml"
-    patch = "{op: add, path: /spec/storageClassName, value: nfs}"
-    overlay.write_text(
-        f"{overlay.read_text()}patches:\n  - target: {{kind: PersistentVolumeClaim}}\n    patch: |\n      - {patch}\n"
-    )
-    fake = tmp_path / "kubectl"
-    fake.write_text(KUBECTL.format(kubectl=shutil.which("kubectl"), storage="echo 'fast true'", secret="true"))
-    fake.chmod(0o755)
-    script = tmp_path / "kubernetes" / "apply.sh"
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    done = subprocess.run([str(script), "cpu"], capture_output=True, text=True, check=False, env=environment)
+    done = applied(tmp_path, claims="---\nspec:\n  storageClassName: nfs\n")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("the cluster has no storage class nfs")
     assert line.endswith("name one of these: fast ")
+    assert done.stdout == ""
+    assert applied(tmp_path, claims="---\nspec:\n  storageClassName: fast\n", storage="echo 'fast '").returncode == 0
+
+
+def test_a_cluster_that_has_everything_gets_the_manifests(tmp_path: Path) -> None:
+    done = applied(tmp_path, "gpu")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "applied apply -f -"
 
 
 @needs_kubectl
-def test_a_cluster_that_has_everything_gets_the_manifests(tmp_path: Path) -> None:
-    done = applied(tmp_path, "gpu", "echo 'fast true'")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == "applied apply -f -"
+def test_the_real_kubectl_builds_what_is_applied(tmp_path: Path) -> None:
+    assert applied(tmp_path, "gpu", kustomize=f'exec {shutil.which("kubectl")} "$@"').returncode == 0
 
 
 def test_an_overlay_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:

@@ -49,6 +49,18 @@ def test_what_prometheus_would_refuse_is_named_in_one_sentence(file: str, tmp_pa
     assert line.startswith(f"Prometheus would refuse {broken}: ")
 
 
+def test_what_any_promtool_refuses_is_one_sentence_and_a_status(tmp_path: Path) -> None:
+    """As above where promtool is not installed: a program that says it as promtool does takes its place."""
+    said = 'echo "Checking $3"; printf "  FAILED:\\n%s: 9:15: group x: parse error\\n" "$3" >&2; exit 1'
+    (tmp_path / "promtool").write_text(f"#!/bin/sh\n{said}\n")
+    (tmp_path / "promtool").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run([str(CHECK)], capture_output=True, text=True, check=False, env=environment)
+    file = DEPLOY / "prometheus" / "rules" / "nightly.yml"
+    told = f"Prometheus would refuse {file}: {file}: 9:15: group x: parse error\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
 def test_without_promtool_the_check_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "dirname").symlink_to(shutil.which("dirname") or "/usr/bin/dirname")
     sh = shutil.which("sh") or "/bin/sh"
@@ -107,13 +119,20 @@ def test_the_windows_of_a_promise_differ_in_nothing_but_their_length() -> None:
     shapes: dict[str, set[str]] = {}
     windows: dict[str, list[str]] = {}
     for rule in rules():
-        if "record" in rule:
+        if "rate" in rule.get("record", "").rpartition("ratio_")[2]:
             name, _, window = rule["record"].rpartition("rate")
             shapes.setdefault(name, set()).add(rule["expr"].replace(f"[{window}]", "[]"))
             windows.setdefault(name, []).append(window)
     assert shapes.keys() == {f"job:twotower_{promise}:ratio_" for promise in ("errors", "slow", "degraded")}
     assert {name: len(found) for name, found in shapes.items()} == dict.fromkeys(shapes, 1)
     assert {tuple(found) for found in windows.values()} == {("5m", "30m", "1h", "6h", "3d")}
+
+
+def test_the_measures_of_hits_are_of_six_hours_and_of_the_week_before_them() -> None:
+    recorded = {rule["record"]: rule["expr"] for rule in rules() if "record" in rule and "ratio_rate" not in rule["record"]}
+    short, long = ({name[:-3]: expr for name, expr in recorded.items() if name.endswith(end)} for end in ("_6h", "_7d"))
+    assert short == {name: expr.replace("[7d] offset 6h", "[6h]").replace("_7d", "_6h") for name, expr in long.items()}
+    assert all("offset 6h" in expr for expr in long.values())
 
 
 def test_a_promise_burns_by_a_long_window_and_a_short_one() -> None:

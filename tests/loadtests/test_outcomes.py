@@ -52,7 +52,9 @@ def test_the_figures_by_hand() -> None:
         "p999_ms": 150.0,
         "error_share": 2 / 8,
         "degraded_share": 1 / 3,
+        "refusal_p50_ms": 1.0,
         "goodput_share": 4 / 8,
+        "end_goodput_share": 2 / 3,
     }
 
 

@@ -22,6 +22,7 @@ from twotower.index.kinds import IndexInfo
 KIND = "release"
 VECTORS, ITEMS = "vectors.npy", "items.arrow"
 CONTENT, REJECTED = "content.npy", "rejected.parquet"  # a hash per item; the rejected rows, if there were any
+NOT_PUBLISHED = "not published: "  # begins what `twotower embed` says of a release that broke a limit
 GOLDEN, GATES, INFO = "golden.json", "gates.json", "release.json"
 FILES = (*TOWER_FILES, VECTORS, ITEMS, CONTENT, GOLDEN, GATES, INFO)  # and the files of the index's kind
 POINTER, POINTERS = "CURRENT", "pointers"

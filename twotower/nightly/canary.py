@@ -4,7 +4,7 @@ import time
 from typing import NoReturn
 
 from twotower.artefacts.release import newest, open_store, read_pointer
-from twotower.nightly.run import Run, StepFailed
+from twotower.nightly.run import Run, StepFailed, StepRefused
 from twotower.nightly.servers import Json, Server, Silent, servers_of
 
 POLL_S = 2.0
@@ -23,35 +23,43 @@ def propose(run: Run, release: str) -> str:
 
 
 def try_on_servers(run: Run, release: str) -> str:
-    """Wait until every server has judged the release. StepFailed, with the release withdrawn, unless it passed on all."""
+    """Wait until every server has judged the release. StepFailed, with the release withdrawn, unless it passed on all.
+
+    Where servers come and go, one that was taken away is not waited for, nor is one that came after the trial had begun: but a
+    limit that it breaks counts.
+    """
     propose(run, release)
+    began, patience_s = time.monotonic(), run.config.canary.patience_s
     servers = _servers(run)
     _hurry(servers)
+    first = {server.url for server in servers}
     passed: dict[str, Json] = {}
-    heard = {server.url: time.monotonic() for server in servers}
-    began, patience_s = time.monotonic(), run.config.canary.patience_s
-    while len(passed) < len(servers):
+    heard: dict[str, float] = {}
+    while True:
+        servers = _servers(run) or servers
+        heard = {server.url: heard.get(server.url, time.monotonic()) for server in servers}
         for server in servers:
-            try:
-                answer = server.releases()
-            except Silent as silent:
-                if time.monotonic() - heard[server.url] > patience_s:
-                    _withdraw(run, release, str(silent))
-                continue
-            heard[server.url] = time.monotonic()
-            _judge(run, release, server, answer, passed)
+            _ask(run, release, server, passed, heard)
+        first = first or {server.url for server in servers}
+        waiting = [server.url for server in servers if server.url in first and server.url not in passed]
         if newest(open_store(run.store)).sequence != run.night.sequence:
             raise StepFailed(f"the store's pointer was moved by someone else, so {release} is no longer tried")
+        if passed and not waiting:
+            return _told(run, release, passed)
         if time.monotonic() - began > run.config.canary.seconds + patience_s:
-            late = [server.url for server in servers if server.url not in passed]
-            _withdraw(run, release, f"no verdict of {', '.join(late)} in time")
-        if len(passed) < len(servers):
-            run.waits(min(POLL_S, run.config.canary.seconds / 4))
-    return _told(run, release, passed)
+            _withdraw(run, release, f"no verdict of {', '.join(waiting or run.config.canary.servers)} in time")
+        run.waits(min(POLL_S, run.config.canary.seconds / 4))
 
 
-def _judge(run: Run, release: str, server: Server, answer: Json, passed: dict[str, Json]) -> None:
-    """Note what one server says; StepFailed, with the release withdrawn, when it broke a limit there."""
+def _ask(run: Run, release: str, server: Server, passed: dict[str, Json], heard: dict[str, float]) -> None:
+    """Note what one server says; StepFailed, with the release withdrawn, when it broke a limit there or was silent too long."""
+    try:
+        answer = server.releases()
+    except Silent as silent:
+        if server.url not in passed and time.monotonic() - heard[server.url] > run.config.canary.patience_s:
+            _withdraw(run, release, str(silent))
+        return
+    heard[server.url] = time.monotonic()
     if limit := answer["quarantined"].get(release):
         _withdraw(run, release, f"{server.url} rolled it back: it broke the limit of {limit}")
     trial = answer["trial"]
@@ -75,7 +83,7 @@ def _withdraw(run: Run, release: str, why: str) -> NoReturn:
     if candidate is not None and candidate.release == release:
         run.twotower("releases", "withdraw", "--store", run.store)
         _hurry(_servers(run))
-    raise StepFailed(f"{release} is withdrawn: {why}; {read_pointer(run.store).release} answers everyone", 1)
+    raise StepRefused(f"{release} is withdrawn: {why}; {read_pointer(run.store).release} answers everyone", 1)
 
 
 def promote(run: Run, release: str) -> str:
@@ -85,30 +93,36 @@ def promote(run: Run, release: str) -> str:
         if found is not None and run.config.canary.servers and found.sequence != run.night.sequence:
             raise StepFailed(f"the store's pointer was moved by someone else, so {release} is not promoted")
         run.twotower("releases", "activate", release, "--store", run.store, *_key(run))
-    waiting = {server.url: server for server in _servers(run)} if found is not None else {}
     deadline = time.monotonic() + run.config.canary.patience_s
-    _hurry(list(waiting.values()))
-    while waiting:
-        for url, server in list(waiting.items()):
-            try:
-                answer = server.releases()
-            except Silent:
-                continue
-            if answer["serving"] == release:
-                del waiting[url]
-            elif reason := answer["quarantined"].get(release):
-                run.twotower("releases", "rollback", "--store", run.store)
-                raise StepFailed(f"{url} does not serve {release} ({reason}), so the store went back to the one before", 1)
-        if waiting and time.monotonic() > deadline:
+    servers = _servers(run) if found is not None else []
+    _hurry(servers)
+    while waiting := [server.url for server in servers if not _serves(run, release, server)]:
+        if time.monotonic() > deadline:
             return f"{release} is current; {', '.join(waiting)} did not serve it within {run.config.canary.patience_s:g} s"
-        if waiting:
-            run.waits(min(POLL_S, 0.5))
+        run.waits(min(POLL_S, 0.5))
+        servers = _servers(run) or servers
     return f"{release} is current"
 
 
+def _serves(run: Run, release: str, server: Server) -> bool:
+    """Whether a server serves the release. StepRefused, with the store gone back, when it cannot."""
+    try:
+        answer = server.releases()
+    except Silent:
+        return False
+    if answer["serving"] != release and (reason := answer["quarantined"].get(release)):
+        run.twotower("releases", "rollback", "--store", run.store)
+        raise StepRefused(f"{server.url} does not serve {release} ({reason}), so the store went back to the one before", 1)
+    return bool(answer["serving"] == release)
+
+
 def _servers(run: Run) -> list[Server]:
+    """The servers that there are now; none while the name that they share has no address."""
     canary = run.config.canary
-    return servers_of(canary.servers, run.path(canary.key_file) if canary.key_file else None)
+    try:
+        return servers_of(canary.servers, run.path(canary.key_file) if canary.key_file else None)
+    except Silent:
+        return []
 
 
 def _hurry(servers: list[Server]) -> None:

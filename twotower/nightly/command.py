@@ -3,12 +3,13 @@
 import argparse
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 from twotower.errors import DataError, EnvironmentProblem, StoreError
 from twotower.nightly.config import load_config
+from twotower.nightly.metrics_file import beating
 from twotower.nightly.run import Run, Stopped, in_subprocess, stop_on_sigterm
 from twotower.nightly.status import (
     ENDED,
@@ -55,7 +56,8 @@ def main(argv: list[str]) -> int:
         run = Run(config, home, target, night, in_subprocess(home, held))
         require_store(run)
         stop_on_sigterm()
-        return carry_out(run, args.again_from)
+        with beating(home / config.metrics, folder, night) if config.metrics else nullcontext():
+            return carry_out(run, args.again_from)
 
 
 def carry_out(run: Run, again_from: str | None = None) -> int:

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from twotower.device_option import Wanted
 from twotower.errors import DataError
+from twotower.nightly.servers import DNS
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -61,13 +63,14 @@ class ReleaseTable(_Table, frozen=True, kw_only=True):
     sign: str | None = None
     verify_key: str | None = None
     metrics: str | None = None
+    device: Wanted = "cpu"
     keep: Count = 7
 
 
 class CanaryTable(_Table, frozen=True, kw_only=True):
     """Which servers judge a release, on what share of the users and for how long. Without servers there is no trial."""
 
-    servers: tuple[str, ...] = ()  # addresses of their admin ports
+    servers: tuple[str, ...] = ()  # addresses of their admin ports; `dns+http://NAME:PORT` is every address of a name
     key_file: str | None = None  # holds an API key with the scope `admin`
     percent: Annotated[float, Meta(gt=0, le=100)] = 5.0
     seconds: Positive = 1800.0
@@ -89,6 +92,7 @@ class Config(_Table, frozen=True, kw_only=True):
     data: DataTable
     release: ReleaseTable
     nights: str = "nights"  # the folder that gets a folder for each night
+    metrics: str | None = None  # the file for Prometheus' textfile collector
     train: TrainTable = TrainTable()
     evaluate: EvaluateTable = EvaluateTable()
     canary: CanaryTable = CanaryTable()
@@ -128,5 +132,7 @@ def _refuse_unknown(content: dict[str, Any], table: type[msgspec.Struct], path: 
 def _refuse_far_servers(config: Config, path: Path) -> None:
     """A key must go over HTTPS, unless it stays on this machine."""
     for server in config.canary.servers:
-        if not server.startswith(("http://", "https://")):
+        if server.startswith(f"{DNS}https://"):
+            raise DataError(f"{path}: in [canary], {server!r} cannot be: certificates are for names, and dns+ asks addresses")
+        if not server.removeprefix(DNS).startswith(("http://", "https://")):
             raise DataError(f"{path}: in [canary], the server {server!r} needs http:// or https:// before it")

@@ -33,6 +33,10 @@ class StepFailed(TwoTowerError):
         self.exit_status = exit_status
 
 
+class StepRefused(StepFailed):
+    """A step that worked, and found a release that must not be served."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How a step ended well."""
@@ -85,10 +89,12 @@ class Run:
         """Do one step, note how it went, and return whether the night goes on."""
         step = self.night.step(name)
         step.state, step.started, step.ended, step.exit_status, step.message = "running", _now(), None, None, ""
+        step.refused = False
         write_night(self.night, self.folder)
         try:
             ended = act(self)
         except StepFailed as error:
+            step.refused = isinstance(error, StepRefused)
             self._note(step, "failed", str(error), error.exit_status)
             return False
         except (TwoTowerError, ValueError) as error:
@@ -97,6 +103,7 @@ class Run:
         except (Stopped, KeyboardInterrupt):
             self._note(step, "stopped", "the run was told to stop", None)
             raise
+        step.refused = ended.state == "refused"
         self._note(step, ended.state, ended.message, 0)
         return True
 

@@ -1,16 +1,18 @@
 """What servers say of a release: asked over HTTP, with the API key of an operator."""
 
 import json
+import socket
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from twotower.errors import EnvironmentProblem
 
 TIMEOUT_S = 10.0
+DNS = "dns+"  # before the address of a name that has an address for each server, such as a headless Service of Kubernetes
 Json = dict[str, Any]
 
 
@@ -55,9 +57,24 @@ class Server:
 
 
 def servers_of(urls: tuple[str, ...], key_file: Path | None) -> list[Server]:
-    """The servers of the configuration; EnvironmentProblem when the key cannot be read."""
+    """The servers that there are now: EnvironmentProblem when the key cannot be read, Silent when a name has no address."""
     try:
         key = key_file.read_text().strip() if key_file else None
     except OSError as error:
         raise EnvironmentProblem(f"cannot read the API key in {key_file}: {error.strerror or error}") from error
-    return [Server(url, key) for url in urls]
+    return [Server(address, key) for url in urls for address in addresses(url)]
+
+
+def addresses(url: str) -> tuple[str, ...]:
+    """The addresses that a `dns+http://NAME:PORT` stands for, those of IPv4 if there are any; Silent when the name has none."""
+    if not url.startswith(DNS):
+        return (url,)
+    parts = urlsplit(url.removeprefix(DNS))
+    try:
+        found = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise Silent(f"{url} names no server: {error.strerror or error}") from error
+    families = {one[0] for one in found}
+    family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6  # a server with both is asked once
+    hosts = sorted({str(one[4][0]) for one in found if one[0] == family})
+    return tuple(f"http://{f'[{host}]' if ':' in host else host}:{parts.port or 80}" for host in hosts)

@@ -28,6 +28,7 @@ class StepStatus(msgspec.Struct, kw_only=True):
     ended: datetime | None = None
     exit_status: int | None = None  # of the command that decided
     message: str = ""
+    refused: bool = False  # it worked, and found a bundle or a release that must not be used
 
 
 class Night(msgspec.Struct, kw_only=True):
@@ -89,6 +90,18 @@ def nights(folder: Path) -> Iterator[Path]:
     """The folders of nights, newest first."""
     dated = [path for path in folder.glob("[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]") if path.is_dir()]
     return iter(sorted(dated, reverse=True))
+
+
+def last_success(folder: Path) -> datetime | None:
+    """When a night last reached its end; None when none did. A night that cannot be read counts as none."""
+    for path in nights(folder):
+        try:
+            night = read_night(path)
+        except DataError:
+            continue
+        if night is not None and all(step.state in ENDED for step in night.steps):
+            return night.steps[-1].ended
+    return None
 
 
 def night_before(folder: Path, date: str) -> Night | None:

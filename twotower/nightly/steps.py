@@ -9,14 +9,14 @@ from typing import Any
 
 import msgspec
 
-from twotower.artefacts.release import GATES, current_release, newest, open_store, read_pointer
+from twotower.artefacts.release import GATES, NOT_PUBLISHED, current_release, newest, open_store, read_pointer
 from twotower.artefacts.store import RELEASES
 from twotower.data.events import stream_events
 from twotower.data.schema import Schema, Split, dump_schema, load_schema
 from twotower.errors import StoreError, TwoTowerError
 from twotower.nightly.bundles import BUNDLE, bundle_id, bundle_of, served_bundle, trained_on
 from twotower.nightly.canary import promote, propose, try_on_servers
-from twotower.nightly.run import Ended, Run, StepFailed
+from twotower.nightly.run import Ended, Run, StepFailed, StepRefused
 from twotower.nightly.status import nights, read_night
 
 SCHEMA, TRAINING = "schema.toml", "training"
@@ -58,6 +58,8 @@ def train(run: Run) -> Ended:
     kept = served_bundle(store, run.nights, run.path(config.bundle) if config.bundle else None)
     if kept is None and config.bundle and current_release(store) is None:
         kept = run.path(config.bundle)
+        if bundle_id(kept) is None:
+            raise StepFailed(f"{kept} is no bundle: correct `bundle` in [train], or leave it out to train one")
     reason = why_train(run, kept)
     if reason is None:
         assert kept is not None
@@ -121,7 +123,7 @@ def evaluate(run: Run) -> Ended:
     first = run.path(run.config.train.bundle) if run.config.train.bundle else None
     kept = next((path for path in [served_bundle(open_store(run.store), run.nights, first)] if path != new), None)
     if kept is None:
-        raise StepFailed(f"the new bundle is worse than {config.counter}: {told}")
+        raise StepRefused(f"the new bundle is worse than {config.counter}: {told}")
     run.night.bundle = str(kept)
     return Ended(f"the new bundle is worse than {config.counter} and not used: {told}", "refused")
 
@@ -133,8 +135,13 @@ def embed(run: Run) -> Ended:
     given = [word for option, name in options.items() if name for word in (option, run.path(name))]
     given += ["--delta", config.delta] if config.delta else []
     assert run.night.bundle is not None
-    bundle = ("--bundle", run.night.bundle, "--store", run.store, "--index", config.index)
-    said = json.loads(run.twotower("embed", *bundle, *files(run), *given, "--aside", "--json"))
+    bundle = ("--bundle", run.night.bundle, "--store", run.store, "--index", config.index, "--device", config.device)
+    try:
+        said = json.loads(run.twotower("embed", *bundle, *files(run), *given, "--aside", "--json"))
+    except StepFailed as error:
+        if str(error).startswith(NOT_PUBLISHED):
+            raise StepRefused(str(error), error.exit_status) from error
+        raise
     if not said["changed"]:
         return NOTHING_NEW
     run.night.release = said["release"]
@@ -150,7 +157,7 @@ def gates(run: Run) -> Ended:
     report = json.loads(open_store(run.store).read(f"{RELEASES}/{release}/{GATES}") or b"{}")
     broken = [gate["name"] for gate in report["gates"] if not gate["passed"]]
     if broken:
-        raise StepFailed(f"{release} broke {', '.join(broken)}")
+        raise StepRefused(f"{release} broke {', '.join(broken)}")
     return Ended(f"{len(report['gates'])} gates passed{''.join(_told(report['gates']))}")
 
 

@@ -17,7 +17,8 @@ import yaml  # type: ignore[import-untyped]
 from tests.deploy.promql import RULES
 from tests.service.faults.processes import serving, until
 
-SECONDS = {"1m": "1s", "5m": "3s", "10m": "2s", "30m": "4s", "1h": "5s", "6h": "6s", "3d": "8s", "36h": "60s"}
+WINDOWS = {"1m": 1, "5m": 3, "10m": 2, "15m": 2, "30m": 4, "1h": 5, "6h": 6, "3d": 8, "7d": 9, "36h": 60}
+SECONDS = {window: f"{seconds}s" for window, seconds in WINDOWS.items()}
 
 
 def free_port() -> int:

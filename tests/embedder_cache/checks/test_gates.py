@@ -26,6 +26,7 @@ from embedder_cache.checks.gates import (
 )
 from embedder_cache.checks.index_choice import IndexReport
 from embedder_cache.commands.embed_command import main
+from twotower import cli
 from twotower.artefacts.bundle import load_bundle, write_table
 from twotower.artefacts.release import GATES, GOLDEN, INFO, ITEMS, ReleaseInfo, list_releases, read_pointer, release_path
 from twotower.data.features import DAY_MS
@@ -100,6 +101,17 @@ def test_limits_that_mean_nothing_are_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "gates.toml").write_text(text)
     with pytest.raises(DataError, match=r"gates\.toml"):
         load_limits(tmp_path / "gates.toml")
+
+
+def test_an_unknown_limit_is_one_sentence_and_a_status(
+    tiny_bundle: Path, tiny_shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gates.toml").write_text("holdot = 0.9")
+    files = ["--bundle", str(tiny_bundle), "--items", str(tiny_shop / "items.parquet"), "--gates", str(tmp_path / "gates.toml")]
+    assert cli.main(["embed", *files, "--store", str(tmp_path / "store")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "gates.toml" in line
+    assert "holdot" in line
 
 
 def test_a_release_that_answers_all_differently_is_not_published(

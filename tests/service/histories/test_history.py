@@ -76,9 +76,10 @@ def test_events_come_back_as_stored_in_the_order_of_time_and_of_arrival_at_one_m
         position=0,
     )
     late, same = event("sock", at_ms=1), event("cap", at_ms=5)
-    assert store.append(full, late, same) == [True, True, True]
-    assert store.read("ann").events == (late, full, same)
-    assert store.read("ann").seq == 3
+    search = StoredEvent(user_id="ann", event_type="search", time_ms=6, query='a "hat", "time_ms":1 \u71b1')
+    assert store.append(full, late, search, same) == [True] * 4
+    read = store.read("ann")
+    assert (read.events, read.seq, list(read.items)) == ((late, full, same, search), 4, ["hat", "sock", "cap"])
 
 
 def test_users_do_not_see_each_others_events(store: Sync) -> None:

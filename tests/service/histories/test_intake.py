@@ -28,6 +28,7 @@ EVERY_FIELD: dict[str, Any] = {
     "event_type": "buy",
     "timestamp": NOW_MS - 5,
     "item_id": "hat",
+    "query": "warm hat",
     "event_id": "e",
     "session_id": "s",
     "value": 2.5,
@@ -64,11 +65,22 @@ def test_of_several_events_the_good_ones_are_kept_in_order_and_the_others_named_
         (raw(event_id="a\0b"), "event_id: an id must not hold a NUL character"),
         (raw(propertes={}), "propertes"),
         (raw(properties={"x": []}), "properties"),
+        (raw(query="hat", item_id="hat"), "query: a search has no item_id"),
+        (raw(query=" ?! "), "query: it has no letter and no digit"),
+        (raw(query=""), "(field query)"),
+        (raw(query="x" * 257), "(field query)"),
+        (raw(query=7), "(field query)"),
         (msgspec.Raw(b"{"), "the body is not JSON"),
     ],
 )
 def test_an_event_that_cannot_be_stored_is_rejected_by_field(event: msgspec.Raw, said: str) -> None:
     assert said in reason(event)
+
+
+@pytest.mark.parametrize("query", ["hat", "x" * 256, "熱いお茶 7", "a\0b", "7"])
+def test_a_search_is_stored_with_its_text_as_it_was_typed(query: str) -> None:
+    (search,), rejected = validate_events([raw(event_type="search", query=query)], NOW_MS)
+    assert (search.query, search.item_id, search.event_type, rejected) == (query, None, "search", [])
 
 
 def test_an_event_of_a_day_ahead_is_stored_as_of_now_and_a_later_one_is_rejected() -> None:

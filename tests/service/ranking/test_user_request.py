@@ -12,6 +12,7 @@ from service.ranking.recommend import recommend_many
 from service.ranking.user_request import (
     ANSWER_COST,
     MAX_LEFT_OUT,
+    SEARCHES_IGNORED,
     UserRequest,
     cost_of,
     cost_unread,
@@ -53,6 +54,14 @@ def test_the_model_reads_the_known_events_of_the_window_and_of_the_request(relea
     assert read.missing(release, ["item-9", "new", "lost"]) == ["gone", "lost", "new"]
     by_row = {release.rows[i]: read.history.items[i] for i in ("item-1", "item-2", "item-3")}
     assert read.past_items(release) == by_row
+
+
+def test_a_model_that_was_not_trained_on_searches_ignores_them_and_says_so(release: LoadedRelease) -> None:
+    search = StoredEvent(user_id="ann", event_type="search", time_ms=NOW_MS + 6, query="tea")
+    read = read_input(release, about(UserHistory().extended([stored("item-1"), search])))
+    assert [event.item_id for event in read.known_events] == ["item-1"]
+    assert (read.num_ignored, read.degraded, read.missing(release, [])) == (1, (SEARCHES_IGNORED,), [])
+    assert read_input(release, about(UserHistory().extended([stored("item-1"), stored("gone")]))).degraded == ()
 
 
 def test_the_moment_is_the_requests_own_unless_another_is_given(release: LoadedRelease) -> None:

@@ -21,6 +21,7 @@ event_like = st.fixed_dictionaries(
         "item_id": st.sampled_from(["item-1", "item-2", "gone"]) | json_values,
         "event_type": st.text(max_size=5) | json_values,
         "event_id": st.text(max_size=3),
+        "query": st.text(max_size=5) | json_values,
         "timestamp": st.integers(315_532_800_000, 4_102_444_800_000)
         | st.datetimes().map(lambda d: d.isoformat() + "Z")
         | json_values,

@@ -117,6 +117,17 @@ def test_an_event_with_every_field_can_be_read_back(shared_client: Client, price
     assert (stored["properties"], stored["position"], stored["value"]) == (body["properties"], 3, price)
 
 
+def test_a_search_is_stored_once_shown_and_deleted_with_its_user(client: Client) -> None:
+    search = {"user_id": "sue", "event_type": "search", "query": "dark rye bread", "timestamp": 10**12, "event_id": "s1"}
+    answer = client.post("/v1/events", {"events": [search, search, search | {"item_id": "item-1", "event_id": "s2"}]}).json()
+    assert (answer["accepted"], answer["duplicates"]) == (1, 1)
+    assert answer["rejected"][0]["reason"].startswith("query: a search has no item_id")
+    user = client.get("/v1/users/sue").json()
+    assert (user["events"][0]["query"], user["events"][0]["item_id"], user["items"]) == ("dark rye bread", None, [])
+    assert client.request("DELETE", "/v1/users/sue").json()["deleted_events"] == 1
+    assert client.get("/v1/users/sue").json()["events"] == []
+
+
 def test_events_are_counted_by_what_became_of_them(client: Client) -> None:
     one = event(event_id="1")
     client.post("/v1/events", {"events": [one, one, event("item-2"), {"event_type": "view"}]})

@@ -26,8 +26,10 @@ def test_of_a_user_who_is_deleted_the_model_keeps_nothing(client: Client) -> Non
     client.recommend(user_id="ann")
     users = client.context.served.current.users
     assert ("user", "ann") in users
+    assert len(client.context.follow_ups) == 1
     client.request("DELETE", "/v1/users/ann")
     assert ("user", "ann") not in users
+    assert len(client.context.follow_ups) == 0
 
 
 def test_an_unknown_user_has_an_empty_history(client: Client) -> None:

@@ -14,7 +14,7 @@ from twotower.artefacts.manifest import MANIFEST
 from twotower.artefacts.release import Candidate, current_release, read_pointer, rollbacks, write_pointer
 from twotower.nightly import canary
 from twotower.nightly.canary import promote, try_on_servers
-from twotower.nightly.run import Run, StepFailed
+from twotower.nightly.run import Run, StepFailed, StepRefused
 from twotower.nightly.servers import Silent
 
 OLD, NEW = "release-00000000000a", "release-00000000000b"
@@ -128,6 +128,36 @@ def test_an_operator_who_moves_the_pointer_wins(shop: Run, monkeypatch: pytest.M
         promote(shop, NEW)
     assert current_release(shop.store) == OLD
     assert commands.names == ["releases propose"]
+
+
+def test_servers_that_come_and_go_meanwhile(shop: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is taken away before its verdict, and one comes whose trial would last too long: neither is waited for."""
+    stays, goes, comes = (Fake(f"http://{name}", lambda n: told(passed=n > 2)) for name in ("stays", "goes", "comes"))
+    there = iter([[stays, goes], [stays, goes], [stays, comes], [], *[[stays, comes]] * 9])
+    monkeypatch.setattr(canary, "_servers", lambda _: next(there))
+    comes._say = lambda _: told()
+    assert try_on_servers(shop, NEW).startswith("passed on 1 servers: 40 requests")
+
+
+def test_a_server_that_came_late_and_breaks_a_limit_withdraws_it(shop: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    stays, comes = Fake("http://stays", lambda _: told()), Fake("http://comes", lambda _: told(quarantined={NEW: "p99"}))
+    there = iter([[stays], [stays], *[[stays, comes]] * 9])
+    monkeypatch.setattr(canary, "_servers", lambda _: next(there))
+    with pytest.raises(StepRefused, match="http://comes rolled it back"):
+        try_on_servers(shop, NEW)
+
+
+def test_a_name_that_no_server_has_is_told(shop: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr("twotower.nightly.canary.time", SimpleNamespace(monotonic=lambda: next(clock) * 0.3))
+    monkeypatch.setattr("twotower.nightly.servers.addresses", lambda url: silent(url))
+    shop.config = replace(shop.config, canary=replace(shop.config.canary, servers=("dns+http://servers:9000",)))
+    with pytest.raises(StepRefused, match=r"no verdict of dns\+http://servers:9000 in time"):
+        try_on_servers(shop, NEW)
+
+
+def silent(url: str) -> None:
+    raise Silent(f"{url} names no server")
 
 
 def test_a_server_that_cannot_serve_what_was_promoted_sends_the_store_back(

@@ -9,7 +9,7 @@ from tests.twotower.nightly.test_config import MINIMAL, written
 from twotower.errors import DataError, StoreError
 from twotower.nightly import command
 from twotower.nightly.command import main, only_run
-from twotower.nightly.run import Ended, Run, StepFailed, Stopped
+from twotower.nightly.run import Ended, Run, StepFailed, StepRefused, Stopped
 from twotower.nightly.status import STEPS, read_night
 from twotower.nightly.steps import ACTIONS
 
@@ -115,6 +115,21 @@ def test_two_runs_at_once_are_one(actions: Actions, config: str, tmp_path: Path)
     with only_run(tmp_path / "nights"), pytest.raises(StoreError, match="another `twotower nightly`"):
         main(["--config", config])
     assert actions.done == []
+
+
+def test_the_metrics_file_tells_how_the_night_ended(actions: Actions, tmp_path: Path) -> None:
+    config = str(written(tmp_path, 'metrics = "prom/nightly.prom"\n' + MINIMAL))
+    actions.broken = {"gates": StepRefused("release-1 broke recall100")}
+    assert main(["--config", config, "--date", "2026-05-31"]) == 1
+    said = (tmp_path / "prom" / "nightly.prom").read_text()
+    assert 'twotower_nightly_step_refused{step="gates"} 1.0' in said
+    assert "twotower_nightly_running 0.0" in said
+    assert "last_success" not in said
+    actions.broken = {}
+    assert main(["--config", config, "--date", "2026-05-31"]) == 0
+    said = (tmp_path / "prom" / "nightly.prom").read_text()
+    assert 'twotower_nightly_step_refused{step="gates"} 0.0' in said
+    assert "twotower_nightly_last_success_timestamp_seconds 1" in said
 
 
 def test_a_date_that_is_none_is_said(actions: Actions, config: str) -> None:

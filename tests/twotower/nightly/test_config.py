@@ -43,6 +43,9 @@ def test_files_and_store_are_enough(tmp_path: Path) -> None:
         (MINIMAL + "[canary]\nxyzzy = 5", r"in \[canary\], there is no 'xyzzy'\. Known are servers, "),
         (MINIMAL + "[canary]\npercent = 500", r"<= 100.*\$\.canary\.percent"),
         (MINIMAL + '[canary]\nservers = ["localhost:9000"]', r"'localhost:9000' needs http://"),
+        (MINIMAL + '[canary]\nservers = ["dns+localhost:9000"]', r"'dns\+localhost:9000' needs http://"),
+        (MINIMAL + '[canary]\nservers = ["dns+https://servers:9000"]', r"certificates are for names"),
+        (MINIMAL + 'device = "gpu"', r"Invalid enum value 'gpu'.*\$\.release\.device"),
         ("[data]", r"missing required field"),
         ("[data", r"is not TOML"),
     ],
@@ -71,4 +74,4 @@ def test_the_page_has_every_setting_and_no_other() -> None:
         section = cells[0].strip("`[]") or section
         told.setdefault(section, set()).update(re.findall(r"`([^`]+)`", cells[1]))
     inner = {name: kind for name, kind in get_type_hints(Config).items() if isinstance(kind, type) and issubclass(kind, Struct)}
-    assert told == {"": {"nights"}} | {name: set(kind.__struct_fields__) for name, kind in inner.items()}
+    assert told == {"": {"nights", "metrics"}} | {name: set(kind.__struct_fields__) for name, kind in inner.items()}

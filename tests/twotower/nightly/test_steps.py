@@ -14,7 +14,7 @@ from twotower.errors import StoreError
 from twotower.nightly import steps
 from twotower.nightly.bundles import bundle_id
 from twotower.nightly.config import DataTable, RetentionTable, TrainTable
-from twotower.nightly.run import Run, StepFailed
+from twotower.nightly.run import Run, StepFailed, StepRefused
 from twotower.nightly.status import new_night, write_night
 
 
@@ -104,6 +104,12 @@ def test_drift_trains_again_when_it_is_urgent_enough(
     assert reason == (f"drift says {advice} (unseen demand is 0.16)" if trains else None)
 
 
+def test_a_first_bundle_that_is_not_there_is_said(run: Run) -> None:
+    run.config = replace(run.config, train=TrainTable(bundle="bundles/none"))
+    with pytest.raises(StepFailed, match=r"bundles/none is no bundle: correct `bundle` in \[train\]"):
+        steps.train(run)
+
+
 def evaluated(low: float, high: float) -> str:
     model = {"recall@10": 0.2, "minus popularity: recall@10.low": low, "minus popularity: recall@10.high": high}
     return json.dumps({"rankers": {"model": model}})
@@ -141,6 +147,21 @@ def test_the_release_is_written_aside_and_a_night_without_change_ends_there(shop
     ] * 5
 
 
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [("not published: recall100 is 0.900, at least 0.950", StepRefused), ("cannot read items.parquet", StepFailed)],
+)
+def test_a_release_that_breaks_a_limit_is_refused_and_an_accident_is_none(
+    shop: Run, commands: Commands, said: str, kind: type[StepFailed]
+) -> None:
+    shop.night.step("embed").state = "running"
+    shop.night.bundle = "b"
+    commands.answers = {"embed": (2, said)}
+    with pytest.raises(StepFailed, match=said) as raised:
+        steps.embed(shop)
+    assert (type(raised.value), raised.value.exit_status) == (kind, 2)
+
+
 def test_gates_are_read_back_from_the_store(shop: Run, commands: Commands) -> None:
     shop.night.step("gates").state = "running"
     shop.night.release = read_pointer(shop.store).release
@@ -150,7 +171,7 @@ def test_gates_are_read_back_from_the_store(shop: Run, commands: Commands) -> No
     content = json.loads(file.read_text())
     content["gates"][0]["passed"] = False
     file.write_text(json.dumps(content))
-    with pytest.raises(StepFailed, match=f"broke {content['gates'][0]['name']}"):
+    with pytest.raises(StepRefused, match=f"broke {content['gates'][0]['name']}"):
         steps.gates(shop)
 
 

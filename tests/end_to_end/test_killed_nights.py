@@ -1,0 +1,194 @@
+"""Nights of `twotower nightly` that are killed with SIGKILL, process and commands together, at every step and inside the steps.
+
+A killed night leaves what is served as it was. The next run goes on, and in the end the store has the release of a night that
+nobody killed.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import pytest
+
+from benchmarks.week import Shop, Visitors, in_process, one_night, start_server
+from twotower.artefacts.release import read_pointer
+from twotower.demo import stop
+from twotower.nightly.status import ENDED, STEPS, Night, read_night
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+
+TRIAL_S = 4
+KEPT = 'bundle = "{}"\nevery_days = 100000\non_drift = "never"'
+END_S = 120.0
+
+
+class Kill(NamedTuple):
+    """When to kill: in which step, and at which moment of it. A number is seconds after its beginning, at most its end."""
+
+    step: str
+    moment: Literal["begun", "unnoted", "noted"] | float  # its work is done, and that is not noted yet; or it is
+
+
+KILLED = """
+import os, signal, sys, threading
+from twotower import cli
+from twotower.nightly import run
+
+step, moment, running, write = sys.argv.pop(1), sys.argv.pop(1), False, run.write_night
+
+def die():
+    os.killpg(0, signal.SIGKILL)
+
+def write_and_die(night, folder):
+    global running
+    state = night.step(step).state
+    if running and state != "running" and moment != "noted":
+        die()
+    write(night, folder)
+    if running and state != "running" or state == "running" and moment == "begun":
+        die()
+    if state == "running" and not running and moment not in ("unnoted", "noted"):
+        threading.Timer(float(moment), die).start()
+    running = state == "running"
+
+run.write_night = write_and_die
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+class Killed(NamedTuple):
+    """A shop with a server and visitors, whose second night is to come."""
+
+    shop: Shop
+    url: str
+    traffic: Counter[str]
+
+    @property
+    def night(self) -> Night:
+        night = read_night(self.folder)
+        assert night is not None
+        return night
+
+    @property
+    def folder(self) -> Path:
+        return self.shop.home / "nights" / self.shop.date(2)
+
+    @property
+    def metrics(self) -> str:
+        return (self.shop.home / "nightly.prom").read_text()
+
+    def serving(self) -> str:
+        """The release that the server says it serves."""
+        with urllib.request.urlopen(f"{self.url}/v1/releases", timeout=10) as answer:
+            serving: str = json.loads(answer.read())["serving"]
+            return serving
+
+    def run(self, kill: Kill | None = None) -> int:
+        """Run the night; the exit status, negative for the signal. The whole group is killed, as a container is."""
+        program = ["-c", KILLED, kill.step, str(kill.moment)] if kill else ["-m", "twotower.cli"]
+        line = [sys.executable, *program, "nightly", "--config", str(self.shop.home / "nightly.toml")]
+        with (self.shop.home / "night.log").open("a") as log:
+            process = subprocess.Popen([*line, "--date", self.shop.date(2)], stderr=log, stdout=log, start_new_session=True)
+            try:
+                return process.wait(END_S)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+
+
+def configure(shop: Shop, train: str, servers: str) -> None:
+    """The configuration of a week, with a file of metrics."""
+    shop.configure(train, servers, TRIAL_S)
+    path = shop.home / "nightly.toml"
+    path.write_text('metrics = "nightly.prom"\n' + path.read_text())
+
+
+@pytest.fixture
+def killed(tiny_bundle: Path, tmp_path: Path) -> Iterator[Killed]:
+    """The first night is done, a server serves its release to visitors, and the second night's data is there."""
+    shop, traffic = Shop(tmp_path / "shop"), Counter[str]()
+    configure(shop, KEPT.format(tiny_bundle), "")
+    shop.export(1)
+    assert one_night(shop, 1, in_process, traffic).status == 0
+    shop.export(2)
+    server, url = start_server(shop.home)
+    visitors = Visitors(url, traffic)
+    try:
+        visitors.start()
+        yield Killed(shop, url, traffic)
+    finally:
+        visitors.leave()
+        stop(server)
+
+
+def unkilled(killed: Killed, tmp_path: Path) -> tuple[str, dict[str, float]]:
+    """The release of a night that nobody kills, in a copy of the shop, and the seconds that its steps take."""
+    shop = Shop.__new__(Shop)
+    vars(shop).update(vars(killed.shop), home=tmp_path / "copy")
+    ignored = shutil.ignore_patterns("history.db*", "server.*")
+    shutil.copytree(killed.shop.home, shop.home, ignore=ignored, symlinks=True)
+    config = shop.home / "nightly.toml"
+    config.write_text(config.read_text().replace('histories = ["sqlite:///history.db"]', ""))
+    other = Killed(shop, killed.url, killed.traffic)
+    assert other.run() == 0
+    assert other.night.release is not None
+    steps = {step.name: (step.started, step.ended) for step in other.night.steps}
+    return other.night.release, {name: (b - a).total_seconds() for name, (a, b) in steps.items() if a and b}
+
+
+def test_a_night_that_is_killed_at_every_step_ends_as_one_that_is_not(killed: Killed, tiny_bundle: Path, tmp_path: Path) -> None:
+    expected, seconds = unkilled(killed, tmp_path)
+    store = killed.shop.home / "store"
+    before = read_pointer(store).release
+    configure(killed.shop, KEPT.format(tiny_bundle), f'"{killed.url}"')
+    seconds["canary"] = TRIAL_S
+    for name in STEPS:
+        for moment in ("begun", 0.3 * seconds[name], 0.7 * seconds[name], "unnoted", "noted"):
+            kill = Kill(name, moment)
+            assert killed.run(kill) == -signal.SIGKILL, kill
+            now = read_pointer(store).release
+            may_be_new = name == "clean" or (name == "promote" and moment != "begun")
+            must_be_new = name == "clean" or (name == "promote" and moment in ("unnoted", "noted"))
+            assert now == before or may_be_new, kill
+            assert now == expected or not must_be_new, kill
+            assert now in (before, expected), kill
+            if now == before:
+                assert killed.serving() == before, kill
+            if kill != Kill("clean", "noted"):
+                assert "twotower_nightly_running 1.0" in killed.metrics, kill
+    assert killed.run() == 0
+    assert all(step.state in ENDED for step in killed.night.steps)
+    assert {step.name: step.state for step in killed.night.steps}["canary"] == "done"
+    assert (read_pointer(store).release, killed.night.release, killed.serving()) == (expected,) * 3
+    assert read_pointer(store).candidate is None
+    assert "twotower_nightly_running 0.0" in killed.metrics
+    assert set(killed.traffic) <= {"200", "202"}, killed.traffic
+
+
+def test_training_that_is_killed_goes_on_from_its_checkpoint(killed: Killed, tmp_path: Path) -> None:
+    configure(killed.shop, 'recipe = "demo"\nminutes = 0.3\nevery_days = 0.5', f'"{killed.url}"')
+    before = read_pointer(killed.shop.home / "store").release
+    for kill in (
+        Kill("train", "begun"),
+        Kill("train", 5.0),
+        Kill("train", 10.0),
+        Kill("evaluate", 0.5),
+        Kill("evaluate", "unnoted"),
+    ):
+        assert killed.run(kill) == -signal.SIGKILL, kill
+        assert (read_pointer(killed.shop.home / "store").release, killed.serving()) == (before, before)
+    assert killed.run() == 0, killed.night.sentence()
+    said = (killed.folder / "train.log").read_text()
+    assert "resuming after step" in said, said[-2000:]
+    assert [killed.night.step(name).state for name in ("train", "evaluate", "canary", "promote")] == ["done"] * 4
+    assert killed.serving() == killed.night.release != before
+    assert set(killed.traffic) <= {"200", "202"}, killed.traffic
