@@ -8,7 +8,7 @@ N: items, V: vector width, D: embedding width, T: V - D, W: V + 1, B: rows of a 
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ class CodedRows:
         self._tail_NT = torch.from_numpy(np.ascontiguousarray(vectors_NV[:, codes_ND.shape[1] :]))
         self._residual_N = torch.from_numpy(residual_N)
         self._block_BD = torch.empty(min(_BLOCK_ROWS, len(codes_ND)), codes_ND.shape[1])
-        self.max_norm = max(self._max_norm(start, stop) for start, stop in _blocks(0, len(codes_ND)))
+        self.max_norm = max((self._max_norm(start, stop) for start, stop in _blocks(0, len(codes_ND))), default=0.0)
 
     @property
     def num_bytes(self) -> int:
@@ -72,25 +72,33 @@ class CodedRows:
 
 def write_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> None:
     """Write codes of the first `width` columns. The other columns are read from the vectors themselves."""
-    codes_ND = np.empty((len(vectors_NV), width), code)
-    scale_N, residual_N = np.empty(len(vectors_NV), np.float32), np.empty(len(vectors_NV), np.float16)
-    for start, stop in _blocks(0, len(vectors_NV)):
-        embedding_BD = vectors_NV[start:stop, :width]
-        largest_B = np.abs(embedding_BD).max(1)
-        scale_N[start:stop] = np.where(largest_B > 0, largest_B, 1) / np.float32(_LEVELS[code])
-        scaled_BD = embedding_BD / scale_N[start:stop, None]
-        codes_ND[start:stop] = np.rint(scaled_BD) if code == "int8" else scaled_BD
-        residual_B = _residual(embedding_BD, codes_ND[start:stop], scale_N[start:stop])
-        residual_N[start:stop] = np.nextafter(residual_B.astype(np.float16), np.float16(np.inf))  # rounded up: still a bound
-    assert np.isfinite(residual_N).all(), "an embedding is too large for the norm of its residual"
+    codes_ND, scale_N, residual_N = encoded(vectors_NV, width, code)
     try:
         save_file({"codes": codes_ND, "scale": scale_N, "residual": residual_N}, file)
     except SafetensorError as error:  # its only kind of error: the disk is full, or cannot be written
         raise OSError(f"cannot write {file}: {error}") from error
 
 
-def read_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> CodedRows:
-    """Codes of these vectors; ReleaseMismatch when a row's bound shows that they were made from other vectors."""
+def encoded(vectors_NV: Floats, width: int, code: Code) -> tuple[npt.NDArray[Any], Floats, npt.NDArray[np.float16]]:
+    """Codes [N, D] of the first `width` columns, their scales [N], and norms [N] of what they leave, rounded up."""
+    codes_ND = np.empty((len(vectors_NV), width), code)
+    scale_N, residual_N = np.empty(len(vectors_NV), np.float32), np.empty(len(vectors_NV), np.float16)
+    for start, stop in _blocks(0, len(vectors_NV)):
+        embedding_BD = vectors_NV[start:stop, :width]
+        largest_B = np.abs(embedding_BD).max(1, initial=0)
+        scale_N[start:stop] = np.where(largest_B > 0, largest_B, 1) / np.float32(_LEVELS[code])
+        scaled_BD = embedding_BD / scale_N[start:stop, None]
+        codes_ND[start:stop] = np.rint(scaled_BD) if code == "int8" else scaled_BD
+        residual_B = _residual(embedding_BD, codes_ND[start:stop], scale_N[start:stop])
+        residual_N[start:stop] = np.nextafter(residual_B.astype(np.float16), np.float16(np.inf))  # rounded up: still a bound
+    assert np.isfinite(residual_N).all(), "an embedding is too large for the norm of its residual"
+    return codes_ND, scale_N, residual_N
+
+
+def read_codes(
+    file: Path, vectors_NV: Floats, width: int, code: Code
+) -> tuple[npt.NDArray[Any], Floats, npt.NDArray[np.float16]]:
+    """What `encoded` made of these vectors; ReleaseMismatch when a row's bound shows that they were made from other vectors."""
     try:
         parts = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -104,7 +112,7 @@ def read_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> CodedR
         residual_B = _residual(vectors_NV[start:stop, :width], codes_ND[start:stop], scale_N[start:stop])
         if not (residual_B <= residual_N[start:stop]).all():
             raise _mismatch(file, "it was built over other vectors")
-    return CodedRows(vectors_NV, codes_ND, scale_N, residual_N)
+    return codes_ND, scale_N, residual_N
 
 
 def _residual(embedding_BD: Floats, codes_BD: npt.NDArray[np.generic], scale_B: Floats) -> npt.NDArray[np.float64]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from twotower.data.features import Floats
 from twotower.device import ON_CPU, Device
-from twotower.index.coded import read_codes, write_codes
+from twotower.index.coded import CodedRows, read_codes, write_codes
+from twotower.index.integers import coded_rows, exact_rows
 from twotower.index.kinds import CODES, FAISS, IndexInfo, Kind
-from twotower.index.principal import transposed
 from twotower.index.scan import Float32Rows, Rows, Scan
 from twotower.index.search import Index
 
@@ -49,11 +49,11 @@ def open_index(directory: Path, vectors_NV: Floats, width: int, info: IndexInfo,
     rows: Rows
     match info.kind:
         case "flat":
-            rows = transposed(vectors_NV)
+            rows = exact_rows(vectors_NV, width)
         case "flat16":
-            rows = read_codes(directory / CODES, vectors_NV, width, "float16")
+            rows = CodedRows(vectors_NV, *read_codes(directory / CODES, vectors_NV, width, "float16"))
         case "int8":
-            rows = read_codes(directory / CODES, vectors_NV, width, "int8")
+            rows = coded_rows(vectors_NV, *read_codes(directory / CODES, vectors_NV, width, "int8"))
         case "ivfpq" | "hnsw":
             from twotower.index.approximate import read_faiss
 

@@ -1,6 +1,6 @@
 """The kinds of index, each with the files it adds to a release. vectors.npy is there whatever the kind.
 
-flat      the vectors themselves, along their principal axes; exact, and nothing to build
+flat      the vectors themselves, along their principal axes or as integers; exact, and nothing to build
 flat16    half the memory: float16 codes; exact
 int8      a quarter of the memory: int8 codes; exact
 ivfpq     a tenth of the memory or less: FAISS IVF-PQ; approximate, fast with millions of items
