@@ -164,6 +164,11 @@ def test_the_map_names_every_room_and_says_what_its_docstring_says() -> None:
     assert dict(table[1:]) == said_of
 
 
+def test_the_picture_of_the_rooms_is_that_of_the_map() -> None:
+    made = runpy.run_path(str(DOCS / "draw_rooms.py"))["picture"]()
+    assert (DOCS / "images/rooms.svg").read_text() == made, "run `.venv/bin/python docs/draw_rooms.py`"
+
+
 def test_the_map_goes_from_the_top_down() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (table,) = [t for t in tables((ROOT / "CONTRIBUTING.md").read_text()) if t[0][0] == "room"]
@@ -236,7 +241,7 @@ def test_every_option_named_anywhere_belongs_to_a_parser() -> None:
 
 def spoken_to_others(one: Said) -> bool:
     """Whether a constant of the code is an argument of another program, such as pip's `--quiet`, and says nothing to a reader."""
-    return bool(re.fullmatch(r"--[\w=.*-]+", one.text)) and ".py:" in one.place
+    return bool(re.fullmatch(r"--[\w=.*{}-]+", one.text)) and ".py:" in one.place
 
 
 def test_every_setting_named_anywhere_is_read_somewhere() -> None:
@@ -273,10 +278,25 @@ def test_every_page_named_in_the_code_is_there() -> None:
 
 
 def test_the_readme_leads_to_every_page() -> None:
-    assert {f"docs/{path.name}" for path in DOCS.glob("*.md")} <= set(links(README))
+    """By links, in as many steps as it takes: so a reader on GitHub, who has no navigation, finds them all."""
+    reached, waiting = {README}, [README]
+    while waiting:
+        path = waiting.pop()
+        pages = {(path.parent / link.partition("#")[0]).resolve() for link in links(path)} & set(PAGES)
+        waiting.extend(pages - reached)
+        reached |= pages
+    assert set(PAGES) - reached == set()
 
 
 # It can be read.
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_every_page_says_first_what_it_is_for(path: Path) -> None:
+    title, first, *_ = [part for part in path.read_text().split("\n\n") if part.strip()]
+    assert re.fullmatch(r"# .+", title)
+    assert not first.startswith(("```", "|", "![", "#", "- ", "1. ")), "a sentence comes before code, tables and pictures"
+    assert len(first) > 60
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)

@@ -155,6 +155,18 @@ def test_the_commands_of_the_quickstart_work_and_its_requests_are_answered(termi
             assert error["code"] == "not_found", output
 
 
+@pytest.mark.usefixtures("printed")
+@pytest.mark.parametrize("page", ["faq.md", "serving.md"])
+def test_the_requests_of_other_pages_are_answered_too(page: str, terminal: Terminal) -> None:
+    """What they name may be missing among ten rows; what they ask for must exist."""
+    typed = [line for block, _ in pairs(page) for line in block.text.replace("\\\n", " ").splitlines()]
+    requests = [line for line in typed if line.startswith("curl")]
+    assert len(requests) >= 4
+    for line in requests:
+        error = json.loads(terminal.type(line)).get("error", {"code": "not_found"})
+        assert error["code"] in ("not_found", "conflict"), error
+
+
 def test_a_page_that_says_something_else_is_found() -> None:
     with pytest.raises(AssertionError, match="10 events of 3 users"):
         assert_shown("read events  0.0 s\n10 events of 3 users", "read events  1.2 s\n  12 events of 3 people")
