@@ -49,6 +49,7 @@ SPAN = re.compile(r"`(twotower [^`\n]+)`")
 # Options of other programs that the texts name.
 FOREIGN = {
     "--standalone": "torchrun",
+    "--user-data-dir": "chromium",
     "--nproc-per-node": "torchrun",
     "--fix": "ruff",
     "--strict": "mypy",
