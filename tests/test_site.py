@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -10,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from benchmarks.browser.chromium import Page, browser, find_chromium
 from tests.documents import ROOT, name_of, without_blocks
 
 DOCS = ROOT / "docs"
@@ -137,3 +139,51 @@ def test_every_picture_can_be_read_on_light_and_on_dark(path: Path) -> None:
     """It has colours for both, or a ground of its own."""
     text = path.read_text()
     assert "prefers-color-scheme: dark" in text or re.search(r'<rect width="100%" height="100%" fill="#\w+"', text)
+
+
+# As a reader sees them, who opened a file: no server, no network.
+
+WIDE = """[...document.querySelectorAll('.md-typeset__scrollwrap')].filter(one => one.scrollWidth > one.clientWidth + 1)
+  .map(one => one.innerText.slice(0, 60))"""  # tables that scroll sideways
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Page]:
+    """A tab of a real browser."""
+    if not find_chromium():
+        pytest.skip("no Chromium is installed")
+    with browser() as chromium, chromium.page() as page:
+        yield page
+
+
+def test_no_table_scrolls_sideways_at_1200_pixels(site: Path, tab: Page) -> None:
+    tab.show_as(1200, 900)
+    wide = {}
+    for page in navigation():
+        tab.open((site / page).with_suffix(".html").as_uri())
+        assert not tab.evaluate("document.documentElement.scrollWidth > innerWidth"), page
+        wide[page] = tab.evaluate(WIDE)
+    assert {page: tables for page, tables in wide.items() if tables} == {}
+
+
+def test_the_search_finds_a_page_without_a_network(site: Path, tab: Page) -> None:
+    tab.show_as(1280, 900)
+    before = len(tab.requests)
+    tab.open((site / "index.html").as_uri())
+    tab.click(".md-search__input")
+    tab.type("rollback")
+    tab.wait_for("document.querySelectorAll('.md-search-result__item a').length > 1")
+    found = tab.evaluate("[...document.querySelectorAll('.md-search-result__item a')].map(one => one.getAttribute('href'))")
+    assert any("nightly.html" in link or "operations.html" in link for link in found)
+    assert not any("source/" in link for link in found)
+    assert {url.partition(":")[0] for url in tab.requests[before:]} <= {"file", "data", "blob"}
+    assert tab.complaints == []
+
+
+def test_a_picture_follows_the_colours_that_a_reader_chose_and_not_those_of_the_system(site: Path, tab: Page) -> None:
+    tab.show_as(1280, 900, scheme="dark")
+    tab.open((site / "concepts.html").as_uri())
+    scheme = "getComputedStyle(document.querySelector('article img')).colorScheme"
+    assert tab.evaluate(scheme) == "dark"
+    tab.evaluate("document.querySelectorAll('.md-header__option label:not([hidden])')[0].click()")  # from the system's to light
+    assert tab.evaluate(scheme) == "light"
