@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic_core import PydanticUndefined
 
+import clients.generate
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.documents import (
@@ -49,7 +50,6 @@ SPAN = re.compile(r"`(twotower [^`\n]+)`")
 # Options of other programs that the texts name.
 FOREIGN = {
     "--standalone": "torchrun",
-    "--user-data-dir": "chromium",
     "--nproc-per-node": "torchrun",
     "--fix": "ruff",
     "--strict": "mypy",
@@ -97,6 +97,11 @@ def test_every_make_target_is_documented(target: str) -> None:
 def test_the_reference_of_the_interface_is_what_the_types_say() -> None:
     made = runpy.run_path(str(DOCS / "generate_api.py"))["page"]()
     assert page("api.md") == made, "run `.venv/bin/python docs/generate_api.py`"
+
+
+def test_the_python_client_is_what_the_types_of_the_server_say() -> None:
+    for path, made in clients.generate.files().items():
+        assert path.read_text() == made, f"{name_of(path)}: run `.venv/bin/python -m clients.generate`"
 
 
 def test_every_setting_has_one_row_with_its_default() -> None:
