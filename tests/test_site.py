@@ -161,6 +161,7 @@ def test_no_table_scrolls_sideways_at_1200_pixels(site: Path, tab: Page) -> None
     wide = {}
     for page in navigation():
         tab.open((site / page).with_suffix(".html").as_uri())
+        tab.wait_for("[...document.querySelectorAll('article table')].every(one => one.closest('.md-typeset__scrollwrap'))")
         assert not tab.evaluate("document.documentElement.scrollWidth > innerWidth"), page
         wide[page] = tab.evaluate(WIDE)
     assert {page: tables for page, tables in wide.items() if tables} == {}
@@ -183,7 +184,7 @@ def test_the_search_finds_a_page_without_a_network(site: Path, tab: Page) -> Non
 def test_a_picture_follows_the_colours_that_a_reader_chose_and_not_those_of_the_system(site: Path, tab: Page) -> None:
     tab.show_as(1280, 900, scheme="dark")
     tab.open((site / "concepts.html").as_uri())
-    scheme = "getComputedStyle(document.querySelector('article img')).colorScheme"
+    scheme = "getComputedStyle(document.querySelector('article img')).colorScheme"  # which answers an SVG's media query
     assert tab.evaluate(scheme) == "dark"
     tab.evaluate("document.querySelectorAll('.md-header__option label:not([hidden])')[0].click()")  # from the system's to light
     assert tab.evaluate(scheme) == "light"
