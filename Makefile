@@ -12,11 +12,12 @@ export OMP_WAIT_POLICY := passive
 
 BENCHMARKS := $(filter-out report,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
-.PHONY: help demo test test-faults test-kernels test-wheels bench loadtest
+.PHONY: help demo docs test test-faults test-kernels test-wheels bench loadtest
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo [ARGS=...]     train on real purchases and serve, in minutes; ARGS=--once exits when it has shown it"
+	@echo "make docs                build the documentation into build/site, which can be read from there without a server"
 	@echo "make test                install, then every check and test"
 	@echo "make test-faults         every fault test, the long ones too"
 	@echo "make test-kernels        every kernel: long tests, mutants, and the resources of each configuration on each target"
@@ -26,6 +27,9 @@ help:
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/twotower demo $(ARGS)
+
+docs: $(VENV)/.test-installed
+	$(BIN)/python -m mkdocs build --strict
 
 test: $(VENV)/.test-installed
 	$(BIN)/ruff check

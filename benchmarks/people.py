@@ -52,8 +52,8 @@ def page(bench: Bench) -> list[Row]:
     """The playground on the demo's release: server and browser share the machine's cores."""
     history = bench.directory / "history.db"
 
-    def serve(port: int) -> list[str | Path]:
-        command = [sys.executable, "-m", "twotower.cli", "serve", "--store", bench.demo / "store", "--port", str(port)]
+    def serve(port: int) -> list[str]:
+        command = [sys.executable, "-m", "twotower.cli", "serve", "--store", str(bench.demo / "store"), "--port", str(port)]
         return [*command, "--history", f"sqlite:///{history}"]
 
     with running(serve, bench.directory / "service.log", CORES) as server, browser() as chromium:

@@ -101,13 +101,13 @@ def _types(wanted: list[type[msgspec.Struct]], answers: bool) -> Iterator[str]:
             yield from ["", f"It also has the fields of {_linked(base)}."]
         third = "may be null" if answers else "default"
         yield from ["", f"| field | type | {third} | meaning |", "|---|---|---|---|"]
-        said = _field_comments(kind)
+        said = field_comments(kind)
         inside: list[type] = [base] if base else []
         for field in fields:
-            meaning = ". ".join(m for m in (said.get(field.name, ""), *_descriptions(field.type)) if m)
+            meaning = ". ".join(m for m in (said.get(field.name, ""), *descriptions(field.type)) if m)
             given = ("yes" if _may_be_null(field.type) else "") if answers else _default(field)
             yield f"| `{field.encode_name}` | {_name(field.type)} | {given} | {meaning} |"
-            inside.extend(_structs(field.type))
+            inside.extend(structs(field.type))
         yield ""
         queue[:0] = [one for one in inside if one not in done]
 
@@ -187,11 +187,12 @@ def _parts(kind: kinds.Type) -> Iterator[kinds.Type]:
             yield from _parts(value)
 
 
-def _structs(kind: kinds.Type) -> list[type]:
+def structs(kind: kinds.Type) -> list[type]:
+    """The types of ours inside a type."""
     return [part.cls for part in _parts(kind) if isinstance(part, kinds.StructType)]
 
 
-def _descriptions(kind: kinds.Type) -> list[str]:
+def descriptions(kind: kinds.Type) -> list[str]:
     """What the annotations of the type say; ids and moments are explained once for the page."""
     if any(isinstance(part, kinds.DateTimeType) for part in _parts(kind)):
         return []
@@ -199,7 +200,7 @@ def _descriptions(kind: kinds.Type) -> list[str]:
     return [text for part in named if (text := (part.extra_json_schema or {}).get("description"))]
 
 
-def _field_comments(kind: type) -> dict[str, str]:
+def field_comments(kind: type) -> dict[str, str]:
     """What the comment after each field says."""
     source = inspect.cleandoc("\n" + inspect.getsource(kind))
     comments = _comments(source)

@@ -149,11 +149,12 @@ class Crowd:
 def capacity(keeps_up: Callable[[float], bool]) -> float:
     """The highest rate at which the server keeps up, in requests per second: found by doubling, then by bisection.
 
-    Rates are those of an open loop. A closed loop goes faster, because its users never come all at once. ValueError when the
-    server does not even keep up with one request per second.
+    Rates are those of an open loop. A closed loop goes faster, because its users never come all at once. The rate that ends the
+    doubling is tried twice: a pause of the machine there would halve what is found. ValueError when the server does not even
+    keep up with one request per second.
     """
     keeps, breaks = 0.0, FIRST_RATE
-    while keeps_up(breaks) and breaks < MOST_RATE:
+    while breaks < MOST_RATE and (keeps_up(breaks) or keeps_up(breaks)):
         keeps, breaks = breaks, 2 * breaks
     while not keeps and breaks > LEAST_RATE:
         keeps, breaks = (breaks / 2, breaks) if keeps_up(breaks / 2) else (0.0, breaks / 2)

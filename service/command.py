@@ -123,7 +123,9 @@ def work(settings: "Settings", listener: socket.socket, index: int = 0, promise:
     process = f" (process {index + 1} of {settings.workers})" if settings.workers > 1 else ""
 
     def say_ready() -> None:
-        sys.stdout.write(f"serving release {release.id} ({len(release):,} items) on {address} - try {address}/docs{process}\n")
+        sys.stdout.write(
+            f"serving release {release.id} ({len(release):,} items) on {address} - open {address}/ in a browser{process}\n"
+        )
         sys.stdout.flush()
         log_settings(settings)
         sys.setswitchinterval(TURN_S)

@@ -1,11 +1,11 @@
-"""`twotower users`: deletes a user everywhere, and forgets what is old. It never prints an id."""
+"""`twotower users`: tells a server of past events, deletes a user everywhere, and forgets what is old. It never prints an id."""
 
 import argparse
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twotower.artefacts.sqlite_file import connect, sqlite_path
 from twotower.data.features import DAY_MS
@@ -15,20 +15,28 @@ if TYPE_CHECKING:
     import sqlite3
 
     from twotower.data.schema import EventColumns
+    from twotower.nightly.servers import Server
 
 REDIS_TIMEOUT_S = 5.0
+SENT_AT_ONCE = 1024  # events that a server takes in one request
+PAUSES_S = (1.0, 2.0, 4.0, 8.0)  # before a request is sent again
 
 
 def main(argv: list[str]) -> int:
-    """Delete what is stored of a user, or of all users whose last event is old."""
+    """Send past events to a server, delete what is stored of a user, or of all users whose last event is old."""
     args = parser().parse_args(argv)
-    return _delete(args) if args.action == "delete" else _expire(args)
+    return {"import": _import, "delete": _delete, "expire": _expire}[args.action](args)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `twotower users`."""
     result = argparse.ArgumentParser("twotower users", description=main.__doc__)
     actions = result.add_subparsers(dest="action", required=True)
+    imported = actions.add_parser("import", help="send past events to a server, so that it knows the users from the start")
+    imported.add_argument("--events", type=Path, required=True, help="Parquet file, or a directory of them")
+    imported.add_argument("--schema", type=Path, required=True, help="schema.toml, which names the columns of --events")
+    imported.add_argument("--server", metavar="URL", required=True, help="such as http://127.0.0.1:8000")
+    imported.add_argument("--key-file", type=Path, metavar="FILE", help="API key with the scope events:write")
     delete = actions.add_parser("delete", help="delete one user from servers, histories and files of events")
     delete.add_argument("--user", required=True, metavar="ID")
     what = "ask this server process to forget the user: once for each process, by its admin port if it has one"
@@ -43,6 +51,47 @@ def parser() -> argparse.ArgumentParser:
         action.add_argument("--events", type=Path, metavar="FILE", action="append", default=[], help=what)
         action.add_argument("--schema", type=Path, help="schema.toml, which names the columns of --events")
     return result
+
+
+def _import(args: argparse.Namespace) -> int:
+    from service.histories.past_events import read_past_events
+    from twotower.nightly.servers import servers_of
+    from twotower.progress import step
+    from twotower.tables.left_out import LeftOut
+    from twotower.tables.table import open_table
+
+    (server,) = servers_of((args.server,), args.key_file)
+    stored = known = num_rows = 0
+    rejected: list[str] = []
+    with step("send events", open_table(args.events, "events").num_rows, "events") as work:
+        for events in read_past_events(args.events, _columns(args.schema), left_out := LeftOut()):
+            for start in range(0, len(events), SENT_AT_ONCE):
+                part = events[start : start + SENT_AT_ONCE]
+                outcome = _sent(server, part)
+                stored, known = stored + outcome["accepted"], known + outcome["duplicates"]
+                rejected += [one["reason"] for one in outcome["rejected"]]
+                work.advance(len(part))
+            num_rows += len(events)
+    print(f"{stored:,} events are stored now, {known:,} were before")
+    if unusable := left_out.num_rows - num_rows:
+        print(f"{unusable:,} rows cannot be used: `twotower validate` says why")
+    if rejected:
+        print(f"{len(rejected):,} events were rejected; the first: {rejected[0]}")
+    return 1 if rejected else 0
+
+
+def _sent(server: "Server", events: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The outcome of storing events, which are sent again while the server may come back. Each is stored once."""
+    from twotower.nightly.servers import Silent
+
+    for pause_s in (*PAUSES_S, None):
+        try:
+            return server.store(events)
+        except Silent as silent:
+            if pause_s is None or not silent.may_pass:
+                raise EnvironmentProblem(f"{silent}: run this again, what is stored is not stored twice") from silent
+        time.sleep(pause_s)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _delete(args: argparse.Namespace) -> int:

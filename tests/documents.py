@@ -18,7 +18,8 @@ from twotower.cli import COMMANDS, PACKAGES
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
-CODE = sorted(path for folder in (*PACKAGES, "benchmarks", "loadtests", "deploy") for path in (ROOT / folder).rglob("*.py"))
+FOLDERS = (*PACKAGES, "benchmarks", "loadtests", "deploy", "clients")
+CODE = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 DEPLOYED = sorted(path for path in (ROOT / "deploy").rglob("*") if path.is_file())
 
 

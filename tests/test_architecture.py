@@ -18,7 +18,7 @@ import pytest
 from twotower.cli import COMMANDS, DISTRIBUTIONS, PACKAGES
 
 ROOT = Path(__file__).parents[1]
-ROOMS = (*PACKAGES, "benchmarks", "loadtests", "deploy")
+ROOMS = (*PACKAGES, "benchmarks", "loadtests", "deploy", "clients")
 MAX_LINES, MAX_ROOM_LINES = 500, 1900
 CODE = sorted(path for room in PACKAGES for path in (ROOT / room).rglob("*.py"))
 EVERYTHING = sorted(path for room in (*ROOMS, "tests") for path in (ROOT / room).rglob("*.py"))

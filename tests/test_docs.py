@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic_core import PydanticUndefined
 
+import clients.generate
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.documents import (
@@ -98,6 +99,11 @@ def test_the_reference_of_the_interface_is_what_the_types_say() -> None:
     assert page("api.md") == made, "run `.venv/bin/python docs/generate_api.py`"
 
 
+def test_the_python_client_is_what_the_types_of_the_server_say() -> None:
+    for path, made in clients.generate.files().items():
+        assert path.read_text() == made, f"{name_of(path)}: run `.venv/bin/python -m clients.generate`"
+
+
 def test_every_setting_has_one_row_with_its_default() -> None:
     table = tables(page("settings.md"))[0]
     rows = {cells[0].strip("`"): cells[1].strip("`") for cells in table[1:]}
@@ -162,6 +168,11 @@ def test_the_map_names_every_room_and_says_what_its_docstring_says() -> None:
     said_of = {f"`{name_of(path.parent)}/`": ast.get_docstring(ast.parse(path.read_text())) for path in rooms}
     (table,) = [t for t in tables((ROOT / "CONTRIBUTING.md").read_text()) if t[0][0] == "room"]
     assert dict(table[1:]) == said_of
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_map() -> None:
+    made = runpy.run_path(str(DOCS / "draw_rooms.py"))["picture"]()
+    assert (DOCS / "images/rooms.svg").read_text() == made, "run `.venv/bin/python docs/draw_rooms.py`"
 
 
 def test_the_map_goes_from_the_top_down() -> None:
@@ -236,7 +247,7 @@ def test_every_option_named_anywhere_belongs_to_a_parser() -> None:
 
 def spoken_to_others(one: Said) -> bool:
     """Whether a constant of the code is an argument of another program, such as pip's `--quiet`, and says nothing to a reader."""
-    return bool(re.fullmatch(r"--[\w=.*-]+", one.text)) and ".py:" in one.place
+    return bool(re.fullmatch(r"--[\w=.*{}-]+", one.text)) and ".py:" in one.place
 
 
 def test_every_setting_named_anywhere_is_read_somewhere() -> None:
@@ -273,10 +284,25 @@ def test_every_page_named_in_the_code_is_there() -> None:
 
 
 def test_the_readme_leads_to_every_page() -> None:
-    assert {f"docs/{path.name}" for path in DOCS.glob("*.md")} <= set(links(README))
+    """By links, in as many steps as it takes: so a reader on GitHub, who has no navigation, finds them all."""
+    reached, waiting = {README}, [README]
+    while waiting:
+        path = waiting.pop()
+        pages = {(path.parent / link.partition("#")[0]).resolve() for link in links(path)} & set(PAGES)
+        waiting.extend(pages - reached)
+        reached |= pages
+    assert set(PAGES) - reached == set()
 
 
 # It can be read.
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_every_page_says_first_what_it_is_for(path: Path) -> None:
+    title, first, *_ = [part for part in path.read_text().split("\n\n") if part.strip()]
+    assert re.fullmatch(r"# .+", title)
+    assert not first.startswith(("```", "|", "![", "#", "- ", "1. ")), "a sentence comes before code, tables and pictures"
+    assert len(first) > 60
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)

@@ -7,6 +7,7 @@ and `make bench NAME=demo` its figures. The rest of the quickstart is run, its r
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,13 +16,14 @@ from typing import Any
 
 import pytest
 
-from tests.documents import ROOT, Block, blocks
+from tests.documents import ROOT, Block, blocks, sections
 
 pytestmark = pytest.mark.timeout(400)  # some ten commands, each of which loads torch: 45 s on a quiet core
 
 STOP_S = 30
 PORT = "localhost:8000"  # as the pages say
 LEFT_OUT = "make demo"
+FOUR_COMMANDS = "## Four commands"  # the section that tests/test_four_commands.py types
 
 
 class Terminal:
@@ -36,7 +38,8 @@ class Terminal:
         self._write(commands / "twotower", f'#!/bin/sh\nexec "{sys.executable}" -m twotower.cli "$@"\n')
         self._write(commands / "python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
         path = f"{commands}{os.pathsep}{os.environ['PATH']}"
-        self._environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+        libraries = f"{ROOT}{os.pathsep}{ROOT / 'clients' / 'python'}"
+        self._environment = os.environ | {"PATH": path, "PYTHONPATH": libraries, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
 
     @staticmethod
     def _write(path: Path, text: str) -> None:
@@ -75,7 +78,8 @@ class Terminal:
 
 def pairs(page: str) -> list[tuple[Block, Block | None]]:
     """The shell blocks of a page, each with the output that is shown below it, if any."""
-    shown = blocks((ROOT / "docs" / page).read_text())
+    parts = sections((ROOT / "docs" / page).read_text())
+    shown = blocks("".join(part for part in parts if not part.startswith(FOUR_COMMANDS)))
     following = [*shown[1:], None]
     return [
         (block, after if after and after.kind in ("text", "json") else None)
@@ -153,6 +157,50 @@ def test_the_commands_of_the_quickstart_work_and_its_requests_are_answered(termi
         if line in requests:
             error = json.loads(output).get("error", {"code": "not_found"})
             assert error["code"] == "not_found", output
+
+
+@pytest.mark.usefixtures("printed")
+@pytest.mark.parametrize("page", ["faq.md", "serving.md"])
+def test_the_requests_of_other_pages_are_answered_too(page: str, terminal: Terminal) -> None:
+    """What they name may be missing among ten rows; what they ask for must exist."""
+    typed = [line for block, _ in pairs(page) for line in block.text.replace("\\\n", " ").splitlines()]
+    requests = [line for line in typed if line.startswith("curl")]
+    assert len(requests) >= 4
+    for line in requests:
+        error = json.loads(terminal.type(line)).get("error", {"code": "not_found"})
+        assert error["code"] in ("not_found", "conflict"), error
+
+
+@pytest.mark.usefixtures("printed")
+def test_the_examples_of_the_page_about_clients_work(terminal: Terminal) -> None:
+    """In the order of the page, against the server of ten rows: the Python ones print something, each request is answered."""
+    shown = blocks((ROOT / "docs" / "clients.md").read_text())
+    for block in shown:
+        if block.kind == "python":
+            assert terminal.type(f"python - <<'END'\n{block.text}END")
+    for line in curl_lines(shown):
+        output = terminal.type(line)
+        assert output
+        if output.startswith("{"):
+            error = json.loads(output).get("error")
+            assert error is None or "/v1/admin/" in line, f"{line}\n{output}"
+
+
+def test_the_page_about_clients_asks_every_route() -> None:
+    asked = set()
+    for line in curl_lines(blocks((ROOT / "docs" / "clients.md").read_text())):
+        method = re.search(r"-X (\w+)", line)
+        (path,) = re.findall(r"localhost:8000(/[^\s?']*)", line)
+        asked.add((method[1] if method else "POST" if " -d " in line else "GET", re.sub(r"(/users|/items)/.+", r"\1/{id}", path)))
+    table = runpy.run_path(str(ROOT / "docs" / "generate_api.py"))["routes"]()
+    routes = {(route.method, re.sub(r"{.*}", "{id}", route.paths[0])) for route in table if "{file" not in route.paths[0]}
+    assert asked >= routes
+
+
+def curl_lines(shown: list[Block]) -> list[str]:
+    """The requests of the blocks, continued lines joined."""
+    typed = "".join(block.text.replace("\\\n", " ") for block in shown if block.kind == "sh")
+    return [line for line in typed.splitlines() if line.startswith("curl")]
 
 
 def test_a_page_that_says_something_else_is_found() -> None:

@@ -51,7 +51,7 @@ COMMANDS = {
         "embedder_cache.commands.releases_command:main", "list, verify, activate or roll back the releases of a store"
     ),
     "serve": Command("service.command:main", "answer /v1/recommend from a store's current release"),
-    "users": Command("service.users_command:main", "delete a user everywhere, or forget what is old"),
+    "users": Command("service.users_command:main", "send past events to a server, delete a user everywhere, forget what is old"),
     "keys": Command("service.keys_command:main", "`keys new`: make an API key for the server"),
     "nightly": Command("twotower.nightly.command:main", "all stages in one routine for every night, with a trial on the servers"),
     "demo": Command("twotower.demo:main", "all of the above on real purchases, in minutes"),

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from twotower.errors import EnvironmentProblem, TwoTowerError
 from twotower.progress import CONSOLE, say
@@ -251,7 +252,7 @@ def write_report(out: Path, bundle: Path, embedded: Json, seconds: dict[str, flo
         **environment(),
     }
     (out / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False))
-    report["bought"] = answers["bought"]
+    report |= {"bought": answers["bought"], "user_id": answers["user_id"]}
     return report
 
 
@@ -290,7 +291,12 @@ def print_summary(report: Json, port: int, out: Path, serving: bool) -> None:
     CONSOLE.print()
     say(f"every figure: {out / 'report.json'}")
     if serving:
-        say(f"try it: http://127.0.0.1:{port}/docs")
+        say(f"see it: {page(port, report['user_id'])} - the playground; change the history of this household and watch the list")
+
+
+def page(port: int, user: str) -> str:
+    """The address of the playground, opened on one household."""
+    return f"http://127.0.0.1:{port}/?{urlencode({'user': user})}"
 
 
 def print_call(port: int, path: str, body: Json, heading: str) -> None:

@@ -116,12 +116,12 @@ class Page:
             time.sleep(0.01)
         raise TimeoutError(f"never true in {timeout_s} s: {condition}; the console says {self.complaints}")
 
-    def place(self, selector: str) -> tuple[float, float]:
-        """The middle of an element, scrolled into view; LookupError when there is no such element."""
+    def place(self, selector: str, scroll: bool = True) -> tuple[float, float]:
+        """The middle of an element, scrolled into view first; LookupError when there is no such element."""
         found = self.evaluate(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); if (!e) return null;"
-            "e.scrollIntoView({block: 'center', behavior: 'instant'}); const b = e.getBoundingClientRect();"
-            "return [b.left + b.width / 2, b.top + b.height / 2]; })()"
+            f"if ({json.dumps(scroll)}) e.scrollIntoView({{block: 'center', behavior: 'instant'}});"
+            "const b = e.getBoundingClientRect(); return [b.left + b.width / 2, b.top + b.height / 2]; })()"
         )
         if found is None:
             raise LookupError(f"the page has no {selector}")
@@ -135,24 +135,23 @@ class Page:
         self._mouse("mouseReleased", x, y, button="left", clickCount=1)
 
     def drag(self, selector: str, onto: str) -> None:
-        """Drag an element onto another with the mouse."""
+        """Drag an element with the mouse, a bit beyond the middle of another one that is seen at the same time."""
         from_x, from_y = self.place(selector)
-        to_x, to_y = self.place(onto)
-        from_x, from_y = self.place(selector) if self.place(onto) != (to_x, to_y) else (from_x, from_y)
+        to_x, to_y = self.place(onto, scroll=False)
+        to_y += 3 if to_y > from_y else -3
         self._mouse("mouseMoved", from_x, from_y)
         self._mouse("mousePressed", from_x, from_y, button="left", clickCount=1)
         for share in (0.2, 0.5, 0.8, 1.0):
-            self._mouse(
-                "mouseMoved", from_x + share * (to_x - from_x), from_y + share * (to_y - from_y), button="left", buttons=1
-            )
+            x, y = from_x + share * (to_x - from_x), from_y + share * (to_y - from_y)
+            self._mouse("mouseMoved", x, y, button="left", buttons=1)
         self._mouse("mouseReleased", to_x, to_y, button="left", clickCount=1)
 
     def _mouse(self, kind: str, x: float, y: float, **parameters: Any) -> None:
         self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, **parameters)
 
     def press(self, key: str, modifiers: int = 0) -> None:
-        """Press and release one key."""
-        code, number, text = KEYS.get(key, (f"Key{key.upper()}", ord(key.upper()), key))
+        """Press and release one of KEYS."""
+        code, number, text = KEYS[key]
         named = {"key": key, "code": code, "windowsVirtualKeyCode": number, "modifiers": modifiers}
         text = "" if modifiers else text
         self.send("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **named)

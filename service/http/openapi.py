@@ -10,6 +10,7 @@ from service.api.errors import STATUS, ErrorBody
 from service.api.schemas import AllRejected
 from service.http.route_table import Route
 
+_KEY = "API key"
 _REFERENCE = "#/components/schemas/{name}"
 
 
@@ -24,7 +25,10 @@ def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "twotower", "version": version, "description": "Predicts what a person does next."},
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {_KEY: {"type": "http", "scheme": "bearer", "bearerFormat": "ID.SECRET"}},
+        },
     }
 
 
@@ -42,6 +46,8 @@ def operation(route: Route) -> dict[str, Any]:
         "summary": (route.takes or route.asks or route.gives or Route).__doc__ if route.gives else "",
         "responses": {str(route.status): success, **refusals},
     }
+    if route.scope != "open":
+        result["security"] = [{_KEY: []}, {}]  # a server without keys asks for none
     if route.takes:
         result["requestBody"] = {"required": True, "content": _json(route.takes)}
     if route.asks:

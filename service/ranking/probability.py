@@ -47,7 +47,9 @@ def log_probabilities(release: LoadedRelease, queries: Sequence[UserQuery], rows
 
 
 def place_past_items(scores_QR: Floats, rows_R: Ints, queries: Sequence[UserQuery]) -> None:
-    """Overwrite the scores of past items with their full scores. The rows must be distinct and ascending."""
+    """Overwrite the scores of past items with their full scores. The rows must be distinct and ascending; there may be none."""
+    if not len(rows_R):  # all items that were put have been deleted again
+        return
     for scores_R, query in zip(scores_QR, queries, strict=True):
         place_M = np.searchsorted(rows_R, query.past_rows_M).clip(max=len(rows_R) - 1)
         here_M = rows_R[place_M] == query.past_rows_M

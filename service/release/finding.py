@@ -4,6 +4,7 @@ N: items of the release, added ones included
 """
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,32 +33,34 @@ class FoundItems:
 
 
 class ItemFinder:
-    """Finds items of one release. It keeps their words in lower case, some hundred bytes an item, and their popularity."""
+    """Finds items of one table of items. It keeps their words in lower case, some hundred bytes an item, and their popularity.
+
+    It keeps nothing of the release itself, so that a release that is no longer served can go.
+    """
 
     def __init__(self, release: LoadedRelease) -> None:
         kinds = release.towers.schema.items.features
         spoken = [name for name, kind in kinds.items() if kind in _SPOKEN and name in release.items.column_names]
         self.title = release.towers.schema.items.title
-        self.group = group_feature(release)
+        self.features = features(release)
+        self.group = group_feature(self.features)
         self._groups = None if self.group is None else _texts(release.items, self.group)
         named = [] if self.title is None or self.title not in release.items.column_names else [self.title]
         self._titles = _lowered(release.items, named)
         self._words = _lowered(release.items, spoken)
-        self._listed_N = release.listed()
         self._popularity_N = popularity(release)
-        self._rows = release.rows
 
-    def find(self, words: str, group: str | None, limit: int) -> FoundItems:
+    def find(self, release: LoadedRelease, words: str, group: str | None, limit: int) -> FoundItems:
         """Rows of up to `limit` items that have all words, and are of the group if one is given.
 
         An item whose id is what was asked for comes first, then items with all words in their title, then the others; the most
         popular first.
         """
         asked = words.lower().split()[:MAX_WORDS]
-        allowed_N = self._listed_N if group is None else self._listed_N & self._is_in(group)
+        allowed_N = release.listed() if group is None else release.listed() & self._is_in(group)
         matching_N = allowed_N & _holding(self._words, asked)
         titled_N = matching_N & _holding(self._titles, asked)
-        same = self._rows.get(words.strip(), -1)
+        same = release.rows.get(words.strip(), -1)
         is_same = np.arange(len(matching_N)) == same
         matching_N |= allowed_N & is_same
         rows = np.flatnonzero(matching_N)
@@ -66,34 +69,34 @@ class ItemFinder:
 
     def _is_in(self, group: str) -> Mask:
         if self._groups is None:
-            return np.zeros(len(self._listed_N), bool)
+            return np.zeros(len(self._words), bool)
         return _mask(pc.equal(self._groups, group))
 
-    def group_sizes(self) -> list[tuple[str, int]]:
+    def group_sizes(self, release: LoadedRelease) -> list[tuple[str, int]]:
         """The groups and how many items each has, the largest first."""
         if self._groups is None:
             return []
-        counted = pc.value_counts(self._groups.filter(pa.array(self._listed_N))).to_pylist()
+        counted = pc.value_counts(self._groups.filter(pa.array(release.listed()))).to_pylist()
         return sorted(((c["values"], c["counts"]) for c in counted if c["values"] is not None), key=lambda g: (-g[1], g[0]))
 
 
 class Finders:
-    """The finder of the release that is served, made when it is first asked for. Used by one thread at a time."""
+    """The finder of the items that are served, made when it is first asked for. Used by one thread at a time."""
 
     def __init__(self) -> None:
-        self._of: weakref.ref[LoadedRelease] | None = None
+        self._of: weakref.ref[pa.Table] | None = None
         self._finder: ItemFinder | None = None
 
     def of(self, release: LoadedRelease) -> ItemFinder:
-        """The finder of a release; the one of the release before is given up."""
-        if self._finder is None or self._of is None or self._of() is not release:
-            self._finder, self._of = ItemFinder(release), weakref.ref(release)
+        """The finder of a release's items; the one before is given up. Items that are put make a new table of items."""
+        if self._finder is None or self._of is None or self._of() is not release.items:
+            self._finder, self._of = ItemFinder(release), weakref.ref(release.items)
         return self._finder
 
 
-def group_feature(release: LoadedRelease) -> str | None:
+def group_feature(told: Sequence[tuple[str, str, int | None]]) -> str | None:
     """The categorical feature to group items by: the first in the order of the schema with 2 to 64 values; None without one."""
-    return next((name for name, _, values in features(release) if values is not None and 2 <= values <= MAX_GROUPS), None)
+    return next((name for name, _, values in told if values is not None and 2 <= values <= MAX_GROUPS), None)
 
 
 def features(release: LoadedRelease) -> list[tuple[str, str, int | None]]:
@@ -138,9 +141,9 @@ def _lowered(items: pa.Table, names: list[str]) -> pa.Array:
     """The words of some columns of each item as one text in lower case."""
     if not names:
         return pa.array([""] * len(items), pa.large_string())
-    columns = [_texts(items, name) for name in names]
-    space = pa.scalar("\n", pa.large_string())
-    return pc.utf8_lower(pc.binary_join_element_wise(*columns, space, null_handling="skip"))
+    # Not null_handling="skip", which leaves out rows that are null in all columns (findings/pyarrow-join-leaves-out-rows.sh).
+    columns = [pc.fill_null(_texts(items, name), "") for name in names]
+    return pc.utf8_lower(pc.binary_join_element_wise(*columns, pa.scalar("\n", pa.large_string())))
 
 
 def _holding(texts: pa.Array, words: list[str]) -> Mask:

@@ -17,7 +17,7 @@ from service.api.catalogue import (
 )
 from service.http.messages import read_query, reply
 from service.http.route_table import Route
-from service.release.finding import Finders, ItemFinder, described, features
+from service.release.finding import Finders, ItemFinder, described
 from service.release.loaded import LoadedRelease
 from service.routes.context import Context
 
@@ -48,7 +48,7 @@ class CatalogueRoutes:
         query = read_query(request, FindItemsQuery)
 
         def find(release: LoadedRelease, finder: ItemFinder) -> FindItemsResponse:
-            found = finder.find(query.words, query.group, query.limit)
+            found = finder.find(release, query.words, query.group, query.limit)
             items = [FoundItem(item_id=item_id, metadata=told) for item_id, told in described(release, found.rows)]
             return FindItemsResponse(items=items, matching=found.num_matching, release=release.id)
 
@@ -71,7 +71,7 @@ def _catalogue(release: LoadedRelease, finder: ItemFinder) -> CatalogueResponse:
         items=int(release.listed().sum()),
         title=finder.title,
         group=finder.group,
-        groups=[CatalogueGroup(name=name, items=size) for name, size in finder.group_sizes()],
-        features=[CatalogueFeature(name=name, kind=kind, values=values) for name, kind, values in features(release)],
+        groups=[CatalogueGroup(name=name, items=size) for name, size in finder.group_sizes(release)],
+        features=[CatalogueFeature(name=name, kind=kind, values=values) for name, kind, values in finder.features],
         popularity_as_of=release.info.popularity_as_of_ms,
     )

@@ -100,6 +100,17 @@ def test_the_capacity_is_found_by_doubling_and_bisection(bears: float, found: fl
     assert capacity(lambda rate: rate <= bears) == pytest.approx(found, rel=0.01)
 
 
+def test_one_pause_of_the_machine_does_not_lower_the_capacity() -> None:
+    tried: list[float] = []
+
+    def keeps_up(rate: float) -> bool:
+        tried.append(rate)
+        return rate <= 700 and len(tried) != 3
+
+    assert capacity(keeps_up) > 600
+    assert tried[2] == tried[3]
+
+
 def test_a_server_that_never_keeps_up_has_no_capacity() -> None:
     with pytest.raises(ValueError, match="does not keep up with 1 request per second"):
         capacity(lambda rate: False)

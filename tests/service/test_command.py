@@ -62,7 +62,7 @@ def logged(process: "subprocess.Popen[str]", logger: str) -> str:
 def test_it_says_where_it_listens_answers_and_ends_cleanly_on_a_signal(tiny_store: Path, tmp_path: Path, number: int) -> None:
     with serving(tiny_store, "--history", f"sqlite:///{tmp_path / 'h.db'}") as (process, line):
         release, address = line.split()[2], line.split()[6]
-        assert line == f"serving release {release} (400 items) on {address} - try {address}/docs\n"
+        assert line == f"serving release {release} (400 items) on {address} - open {address}/ in a browser\n"
         with httpx.Client(base_url=address) as http:
             event = {"user_id": "a/b", "item_id": "item-1", "event_type": "view", "timestamp": 10**12}
             assert http.post("/v1/events", json={"events": [event]}).json()["accepted"] == 1
@@ -158,7 +158,7 @@ def test_several_processes_share_the_port_and_the_histories(tiny_store: Path, tm
     with serving(tiny_store, "--history", f"sqlite:///{tmp_path / 'h.db'}", "--workers", "2") as (process, line):
         assert process.stdout is not None
         both = [line, said(process)]
-        assert sorted(one.split("/docs ")[1] for one in both) == ["(process 1 of 2)\n", "(process 2 of 2)\n"]
+        assert sorted(one.split(" in a browser ")[1] for one in both) == ["(process 1 of 2)\n", "(process 2 of 2)\n"]
         address = line.split()[6]
         for number in range(20):  # each over a connection of its own
             event = {"user_id": "ann", "item_id": "item-1", "event_type": "view", "timestamp": 10**12 + number}

@@ -1,8 +1,12 @@
-"""`twotower users` deletes one user, or all that are old, and never prints an id."""
+"""`twotower users` sends past events, deletes one user, or all that are old, and never prints an id."""
 
 import asyncio
+import json
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,6 +43,87 @@ def sizes(path: Path, *users: str) -> list[int]:
         return found
 
     return asyncio.run(read())
+
+
+SCHEMA = """[events]
+[items]
+item_id = "item_id"
+[items.features]
+title = "text"
+[split]
+validation_from = 2026-01-01T00:00:00Z
+test_from = 2026-02-01T00:00:00Z
+"""
+
+
+class Receiving(BaseHTTPRequestHandler):
+    """A server that takes events: it answers with the statuses that it is told, then with 202."""
+
+    statuses: list[int] = []  # noqa: RUF012
+    received: list[list[str]] = []  # noqa: RUF012
+
+    def do_POST(self) -> None:
+        events = json.loads(self.rfile.read(int(self.headers["content-length"])))["events"]
+        self.received.append([event["user_id"] for event in events])
+        status = self.statuses.pop(0) if self.statuses else 202
+        rejected = [{"index": 0, "reason": "event_type: too long"}] * (status == 422)
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps({"accepted": len(events) - len(rejected), "duplicates": 0, "rejected": rejected}).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def receiving(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    Receiving.statuses, Receiving.received = [], []
+    monkeypatch.setattr("service.users_command.PAUSES_S", (0.01, 0.01))
+    with HTTPServer(("127.0.0.1", 0), Receiving) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def import_users(directory: Path, url: str, users: list[str | None]) -> int:
+    (directory / "schema.toml").write_text(SCHEMA)
+    times = pa.array([NOW_MS - 1000] * len(users), pa.timestamp("ms", "UTC"))
+    columns = {"user_id": users, "item_id": ["shoe"] * len(users), "timestamp": times, "event_type": ["view"] * len(users)}
+    pq.write_table(pa.table(columns), directory / "events.parquet")
+    return main(
+        ["import", "--events", str(directory / "events.parquet"), "--schema", str(directory / "schema.toml"), "--server", url]
+    )
+
+
+def test_past_events_are_sent_in_parts(receiving: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert import_users(tmp_path, receiving, [*map(str, range(1500)), None]) == 0
+
+    assert list(map(len, Receiving.received)) == [1024, 476]
+    said = capsys.readouterr().out
+    assert said == "1,500 events are stored now, 0 were before\n1 rows cannot be used: `twotower validate` says why\n"
+
+
+def test_a_server_that_is_busy_gets_the_same_events_again(receiving: str, tmp_path: Path) -> None:
+    Receiving.statuses = [503, 429]
+    assert import_users(tmp_path, receiving, ["ann"]) == 0
+    assert Receiving.received == [["ann"]] * 3
+
+
+def test_a_server_that_stays_away_or_is_none_ends_the_import_with_what_to_do(receiving: str, tmp_path: Path) -> None:
+    Receiving.statuses = [404]
+    with pytest.raises(EnvironmentProblem, match=r"status 404: run this again, what is stored is not stored twice"):
+        import_users(tmp_path, receiving, ["ann"])
+    assert len(Receiving.received) == 1
+    with pytest.raises(EnvironmentProblem, match="does not answer"):
+        import_users(tmp_path, "http://127.0.0.1:9", ["ann"])
+
+
+def test_events_that_the_server_rejects_are_told_with_the_first_reason(
+    receiving: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Receiving.statuses = [422]
+    assert import_users(tmp_path, receiving, ["ann"]) == 1
+    assert "1 events were rejected; the first: event_type: too long" in capsys.readouterr().out
 
 
 def test_a_user_is_deleted_from_histories_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,9 +63,9 @@ def add_dials(parser: argparse.ArgumentParser) -> None:
 def add_file_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `prepare files`."""
     parser.description = (
-        "Convert your files to events.parquet and items.parquet. Fields are separated by what the first line shows, ids stay as "
-        "they are written, and a column becomes numbers or times when all of its values are. Compressed files (.gz, .zst, .bz2, "
-        ".lz4) are read as they are."
+        "Convert your files to events.parquet and items.parquet, write a first schema.toml beside them, and check them by it. "
+        "Fields are separated by what the first line shows, ids stay as they are written, and a column becomes numbers or times "
+        "when all of its values are. Compressed files (.gz, .zst, .bz2, .lz4) are read as they are."
     )
     several: dict[str, Any] = {"type": Path, "nargs": "+", "metavar": "FILE"}
     parser.add_argument("--events", required=True, help="files, or directories of them", **several)
@@ -88,7 +88,7 @@ def column_names(text: str) -> tuple[str, ...]:
 
 
 def prepare_files(args: argparse.Namespace) -> int:
-    """Convert, and say what each column became and what was left out."""
+    """Convert, say what each column became and what was left out, and write a first schema beside the files."""
     from training.corpora.exported_files import prepare
     from training.corpora.text_files import TextOptions
     from twotower.progress import say, step
@@ -104,6 +104,37 @@ def prepare_files(args: argparse.Namespace) -> int:
     for file in written:
         for line in file.lines():
             say(f"  {line}")
-    events, items = args.out / "events.parquet", args.out / "items.parquet"
-    say(f"written to {args.out}; next: twotower schema infer --events {events} --items {items} --out schema.toml")
+    say(f"written to {args.out}")
+    files = f"--events {args.out / 'events.parquet'} --items {args.out / 'items.parquet'} --schema {args.out / 'schema.toml'}"
+    if problem := add_schema(args.out):
+        say(f"{problem}; then: twotower validate {files}")
+    else:
+        say(f"next: twotower train demo {files} --out bundle --minutes 3")
     return 0
+
+
+def add_schema(out: Path) -> str | None:
+    """Write schema.toml, unless it is there, and check the files by it. Returns what to correct before training, if anything."""
+    from training.commands.schema_command import write_guess
+    from training.data.infer import infer_schema
+    from training.data.inspect import inspect
+    from twotower.errors import DataError
+    from twotower.progress import say
+    from twotower.terminal import visible
+
+    events, items, schema = (out / name for name in ("events.parquet", "items.parquet", "schema.toml"))
+    if schema.exists():
+        say(f"{schema} was there and stays as it is")
+        return None
+    try:
+        guess = infer_schema(events, items)
+    except DataError as error:
+        say(f"no schema.toml: {visible(str(error))}")
+        return f"write {schema} by hand, or correct that and run this again"
+    write_guess(guess, schema)
+    findings = inspect(events, items, guess.schema)
+    for found in findings:
+        say(f"  {found.level:<8} {visible(f'{found.where}: {found.what}')}")
+    say(f"{schema} is a first guess: read it, and correct it")
+    errors = sum(found.level == "error" for found in findings)
+    return f"training would refuse this data: correct the {errors} error{'s' * (errors > 1)} above" if errors else None

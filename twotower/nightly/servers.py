@@ -4,6 +4,7 @@ import json
 import socket
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,11 @@ Json = dict[str, Any]
 
 
 class Silent(Exception):
-    """A server did not answer, or not as it should."""
+    """A server did not answer, or not as it should. `may_pass` is whether the same request can succeed a little later."""
+
+    def __init__(self, message: str, may_pass: bool = True) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,11 @@ class Server:
         answer = self._ask("DELETE", f"/v1/users/{quote(user_id, safe='')}")
         return int(answer["deleted_events"])
 
-    def _ask(self, method: str, path: str, body: bytes | None = None) -> Json:
+    def store(self, events: Sequence[Json]) -> Json:
+        """The answer to POST /v1/events, also when every event is rejected."""
+        return self._ask("POST", "/v1/events", json.dumps({"events": events}).encode(), also=422)
+
+    def _ask(self, method: str, path: str, body: bytes | None = None, also: int | None = None) -> Json:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         request = urllib.request.Request(self.url.rstrip("/") + path, body, headers, method=method)  # noqa: S310 - http(s) only
         try:
@@ -50,7 +59,10 @@ class Server:
         except urllib.error.HTTPError as error:
             if error.code in (401, 403):
                 raise EnvironmentProblem(f"{self.url} refuses the API key, or wants one: name its file ({error.code})") from error
-            raise Silent(f"{self.url} answered with status {error.code}") from error
+            if error.code == also:
+                refused: Json = json.loads(error.read())
+                return refused
+            raise Silent(f"{self.url} answered with status {error.code}", error.code == 429 or error.code >= 500) from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise Silent(f"{self.url} does not answer: {getattr(reason, 'strerror', None) or reason}") from error

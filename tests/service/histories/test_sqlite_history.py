@@ -117,3 +117,22 @@ def test_what_was_deleted_is_overwritten_in_the_file_and_its_log(tmp_path: Path)
         await store.close()
 
     asyncio.run(check())
+
+
+def test_users_are_listed_by_their_ids_with_the_number_of_their_events(tmp_path: Path) -> None:
+    async def listed() -> list[list[tuple[str, int]] | None]:
+        history = SqliteHistory(tmp_path / "history.db")
+        await history.append([event("bob"), event("ann"), event("ann"), event("anna"), event("ä"), event("b%")])
+        pages = [
+            await history.list_users(*asked)
+            for asked in (("", "", 10), ("ann", "", 2), ("", "ann", 10), ("ann", "ann", 10), ("", "b%", 10))
+        ]
+        await history.close()
+        return pages
+
+    everyone, page, prefixed, both, literal = asyncio.run(listed())
+    assert everyone == [("ann", 2), ("anna", 1), ("b%", 1), ("bob", 1), ("ä", 1)]
+    assert page == [("anna", 1), ("b%", 1)]
+    assert prefixed == [("ann", 2), ("anna", 1)]
+    assert both == [("anna", 1)]
+    assert literal == [("b%", 1)]

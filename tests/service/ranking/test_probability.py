@@ -91,4 +91,18 @@ def test_only_the_rows_asked_about_get_the_scores_of_past_items() -> None:
     assert scores_QR.tolist() == [[0, 5, 0], [2, 0, 3]]
 
 
+def test_where_no_row_is_asked_about_past_items_change_nothing(changing: Client) -> None:
+    place_past_items(
+        np.zeros((1, 0), np.float32),
+        np.zeros(0, np.int64),
+        [UserQuery(np.zeros(1, np.float32), np.array([3]), np.ones(1, np.float32))],
+    )
+
+    known = next(iter(changing.context.served.current.rows))
+    changing.put_items({"item_id": "olives", "title": "blue olives"})
+    changing.delete_items("olives")
+    seen = {"events": [{"item_id": known, "event_type": "view", "timestamp": NOW_MS}], "candidate_item_ids": [known]}
+    assert changing.post("/v1/score", seen).status_code == 200
+
+
 PAST: list[tuple[list[int], list[float]]] = [([8, 7, 1], [6, 5, 4]), ([9, 12, 4], [3, 1, 2])]

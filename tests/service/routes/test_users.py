@@ -1,10 +1,11 @@
 """GET and DELETE /v1/users/{id} over HTTP."""
 
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
 
-from tests.service.conftest import Client
+from tests.service.conftest import Client, MemoryHistory, UnreachableHistory
 from tests.service.routes.bodies import event
 
 
@@ -47,3 +48,24 @@ def test_what_is_no_user_id_is_refused(client: Client, path: str) -> None:
     for method in ("GET", "DELETE"):
         response = client.request(method, path)
         assert (response.status_code, response.json()["error"]["field"]) == (422, "user_id")
+
+
+def test_users_are_listed_in_pages(client: Client) -> None:
+    client.post("/v1/events", {"events": [event("item-1", user) for user in ("ann", "bob", "ann", "a/b")]})
+    first = client.get("/v1/users?limit=2").json()
+    assert first == {"users": [{"user_id": "a/b", "num_events": 1}, {"user_id": "ann", "num_events": 2}], "more": True}
+    assert client.get("/v1/users?limit=2&after=ann").json() == {"users": [{"user_id": "bob", "num_events": 1}], "more": False}
+    assert [u["user_id"] for u in client.get("/v1/users?prefix=an").json()["users"]] == ["ann"]
+
+
+def test_a_store_that_cannot_list_its_users_says_so(connect: Callable[..., Client]) -> None:
+    class Unlisted(MemoryHistory):
+        async def list_users(self, after: str, prefix: str, limit: int) -> list[tuple[str, int]] | None:
+            return None
+
+    assert connect(Unlisted()).get("/v1/users").json() == {"users": None, "more": False}
+
+
+def test_a_store_that_does_not_answer_is_a_503(connect: Callable[..., Client]) -> None:
+    refused = connect(UnreachableHistory()).get("/v1/users")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "history_unavailable")

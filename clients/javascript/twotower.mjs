@@ -1,0 +1,4 @@
+import "./twotower.js";
+
+export const twotower = globalThis.twotower;
+export default twotower;
