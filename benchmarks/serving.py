@@ -206,6 +206,7 @@ def swapped(measured: Swapped) -> list[Row]:
 def known(material: Material) -> list[Row]:
     """Users who come back, while releases of one bundle are swapped, and after a restart."""
     title = load_bundle(material.bundle).towers.schema.items.title
+    assert title is not None, "the demo's items have titles"
     store, releases = two_versions(material.bundle, material.data.items, title, material.directory)
     settings = SERVER_SETTINGS | {"TWOTOWER_USER_CACHE_DIR": str(material.directory / "states")}
     history = material.directory / "known.db"
