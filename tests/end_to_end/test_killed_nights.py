@@ -13,6 +13,7 @@ import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -36,7 +37,7 @@ class Kill(NamedTuple):
     """When to kill: in which step, and at which moment of it. A number is seconds after its beginning, at most its end."""
 
     step: str
-    moment: Literal["begun", "unnoted", "noted"] | float  # its work is done, and that is not noted yet; or it is
+    moment: Literal["begun", "unnoted", "noted"] | float  # unnoted: its work is done, and that is not noted yet
 
 
 KILLED = """
@@ -114,11 +115,11 @@ def configure(shop: Shop, train: str, servers: str) -> None:
     path.write_text('metrics = "nightly.prom"\n' + path.read_text())
 
 
-@pytest.fixture
-def killed(tiny_bundle: Path, tmp_path: Path) -> Iterator[Killed]:
+@contextmanager
+def begun(home: Path, train: str) -> Iterator[Killed]:
     """The first night is done, a server serves its release to visitors, and the second night's data is there."""
-    shop, traffic = Shop(tmp_path / "shop"), Counter[str]()
-    configure(shop, KEPT.format(tiny_bundle), "")
+    shop, traffic = Shop(home), Counter[str]()
+    configure(shop, train, "")
     shop.export(1)
     assert one_night(shop, 1, in_process, traffic).status == 0
     shop.export(2)
@@ -130,6 +131,13 @@ def killed(tiny_bundle: Path, tmp_path: Path) -> Iterator[Killed]:
     finally:
         visitors.leave()
         stop(server)
+
+
+@pytest.fixture
+def killed(tiny_bundle: Path, tmp_path: Path) -> Iterator[Killed]:
+    """A shop whose bundle is there already."""
+    with begun(tmp_path / "shop", KEPT.format(tiny_bundle)) as shop:
+        yield shop
 
 
 def hashes(store: Path, release: str) -> Hashes:
@@ -184,21 +192,18 @@ def test_a_night_that_is_killed_at_every_step_ends_as_one_that_is_not(killed: Ki
     assert set(killed.traffic) <= {"200", "202"}, killed.traffic
 
 
-def test_training_that_is_killed_goes_on_from_its_checkpoint(killed: Killed, tmp_path: Path) -> None:
-    configure(killed.shop, 'recipe = "demo"\nminutes = 0.3\nevery_days = 0.5', f'"{killed.url}"')
-    before = read_pointer(killed.shop.home / "store").release
-    for kill in (
-        Kill("train", "begun"),
-        Kill("train", 5.0),
-        Kill("train", 10.0),
-        Kill("evaluate", 0.5),
-        Kill("evaluate", "unnoted"),
-    ):
-        assert killed.run(kill) == -signal.SIGKILL, kill
-        assert (read_pointer(killed.shop.home / "store").release, killed.serving()) == (before, before)
-    assert killed.run() == 0, killed.night.sentence()
-    said = (killed.folder / "train.log").read_text()
-    assert "resuming after step" in said, said[-2000:]
-    assert [killed.night.step(name).state for name in ("train", "evaluate", "canary", "promote")] == ["done"] * 4
-    assert killed.serving() == killed.night.release != before
+def test_a_night_that_is_killed_while_it_trains_and_evaluates_ends_with_the_new_bundle(tmp_path: Path) -> None:
+    train = 'recipe = "demo"\nminutes = 0.3\non_drift = "never"\nevery_days = {}'
+    with begun(tmp_path / "shop", train.format(100)) as killed:
+        store = killed.shop.home / "store"
+        configure(killed.shop, train.format(0.5), f'"{killed.url}"')
+        before = read_pointer(store).release
+        in_train = [Kill("train", moment) for moment in ("begun", 5.0, 12.0, "unnoted")]
+        for kill in (*in_train, Kill("evaluate", 0.5), Kill("evaluate", "unnoted")):
+            assert killed.run(kill) == -signal.SIGKILL, kill
+            assert (read_pointer(store).release, killed.serving()) == (before, before)
+        assert killed.run() == 0, killed.night.sentence()
+        assert not (killed.folder / "training").exists(), "what training needs to go on is removed at its end"
+        assert [killed.night.step(name).state for name in ("train", "evaluate", "canary", "promote")] == ["done"] * 4
+        assert killed.serving() == killed.night.release != before
     assert set(killed.traffic) <= {"200", "202"}, killed.traffic

@@ -69,7 +69,7 @@ def train(run: Run) -> Ended:
         limit = ("--minutes", config.minutes) if config.minutes else ()
         out = ("--out", new, "--run", run.folder / TRAINING, "--resume")
         run.twotower("train", config.recipe, *files(run), "--schema", run.folder / SCHEMA, *out, *limit, *config.options)
-        shutil.rmtree(run.folder / TRAINING, ignore_errors=True)
+    shutil.rmtree(run.folder / TRAINING, ignore_errors=True)  # also what a run left that was killed after its training
     run.night.bundle = str(new)
     return Ended(f"{bundle_id(new)} trained: {reason}")
 
