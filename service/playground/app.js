@@ -5,7 +5,7 @@ import { catalogue, readCatalogue } from "./catalogue.js";
 import { askKey, askStore, openItem } from "./dialogs.js";
 import { byId, el, fill, icon, many, say, sentence } from "./dom.js";
 import { startFind } from "./find.js";
-import { hideMap, markMap, showMap } from "./mapview.js";
+import { markMap, showMap } from "./mapview.js";
 import { showUser, startPeople } from "./people.js";
 import { person, watch } from "./person.js";
 import { forgetPlaces, listed, noteInput, refresh, startRanked } from "./ranked.js";
@@ -126,7 +126,6 @@ async function showPanel() {
     else link.removeAttribute("aria-current");
   }
   document.title = name === "people" ? "twotower playground" : `${name[0].toUpperCase()}${name.slice(1)} · twotower playground`;
-  if (name !== "map") hideMap();
   if (root.dataset.ready !== "yes") return;
   if (name === "map") showMap(openItem, listed());
   if (name === "planner") (await import("./planner.js")).showPlanner(catalogue);

@@ -1,16 +1,17 @@
 // The panel Map: the module that draws it is read when the panel is first shown.
 
 import { byId, fill, sentence } from "./dom.js";
+import { person } from "./person.js";
 
 let map = null;
 let loading = false;
 let marked = [];
 
-/** Shows the map; `open(item_id)` is called with the item that was picked, `listed` has the items to mark. */
+/** Shows the map; `open(item_id)` is called with the item that was picked, `listed` has the items to ring. */
 export async function showMap(open, listed) {
   marked = listed;
   if (map || loading) {
-    map?.highlight(marked);
+    highlight();
     return;
   }
   loading = true;
@@ -19,26 +20,23 @@ export async function showMap(open, listed) {
   try {
     const module = await import("./map.js");
     fill(place);
-    map = await module.mountMap(place, { onPick: (item_id) => open(item_id) });
-    map.highlight(marked);
-  } catch (trouble) {
-    fill(place, sentence(told(trouble), { label: "Try again", run: () => showMap(open, marked) }));
+    map = module.mountMap(place, { onPick: (item_id) => open(item_id) });
+    highlight();
+  } catch {
+    fill(place, sentence("The part of the page that draws the map cannot be read. The server may be of another version by now: reload the page."));
   } finally {
     loading = false;
   }
 }
 
-function told(trouble) {
-  if (trouble.status === 404 || trouble instanceof TypeError) return "This release has no map. The nightly job makes one when it builds the next release.";
-  return trouble.message;
+/** Rings the items of the list, and dots those of the history. */
+function highlight() {
+  const history = [...new Set(person.events.map((event) => event.item_id).filter(Boolean))];
+  map?.highlight({ recommended: marked, history });
 }
 
-/** Marks the items of the list. */
+/** The items of the list have changed. */
 export function markMap(listed) {
   marked = listed;
-  map?.highlight(marked);
-}
-
-export function hideMap() {
-  map?.pause?.();
+  highlight();
 }

@@ -69,10 +69,16 @@ export function showNew() {
   drawFaces();
 }
 
+/** Until the person is there and the list follows, the page is busy. */
+function isBusy(busy) {
+  document.documentElement.dataset.busy = busy ? "yes" : "no";
+}
+
 /** Gives a made-up person some popular items of their groups, over the last weeks before the data end. */
 async function showMadeUp(one) {
   const mine = ++showing;
   hint("");
+  isBusy(true);
   try {
     const [main, side] = await Promise.all([popular(one.main), popular(one.side)]);
     if (mine !== showing) return;
@@ -112,11 +118,13 @@ export async function showUser(id) {
   const mine = ++showing;
   byId("user").value = id;
   hint("");
+  isBusy(true);
   try {
     const told = await get(`v1/users/${idPath(id)}`);
     if (!told.num_events) {
       hint(`The store has no events of “${id}”. Pick a name from the list of the box, or make somebody up: what you add here can be stored.`);
       say(byId("who-hint").textContent);
+      isBusy(false);
       return;
     }
     await learn(told.events.map((event) => event.item_id));
@@ -128,6 +136,7 @@ export async function showUser(id) {
     if (trouble.status !== 403) {
       hint(trouble.message);
       say(trouble.message);
+      isBusy(false);
       return;
     }
     choose({ kind: "user", id, name: `User ${id}`, stored: null });

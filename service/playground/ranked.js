@@ -123,6 +123,7 @@ function drawFacts(answer, tripMs) {
   const notes = {
     history_unavailable: "the store of histories did not answer: only what is shown here is known",
     past_forgotten: "part of what was known then is no longer kept",
+    searches_ignored: "this release's model was trained without searches, so it does not read them",
   };
   fill(
     byId("facts"),

@@ -51,3 +51,7 @@ def test_the_running_service_counts_towards_the_peak() -> None:
 def test_a_failing_stage_stops_the_demo() -> None:
     with pytest.raises(TwoTowerError, match="twotower prepare"):
         demo.command("prepare", "no-such-corpus", "--out", "nowhere")
+
+
+def test_the_page_is_opened_on_the_household_of_the_demo() -> None:
+    assert demo.page(8000, "10 01&x") == "http://127.0.0.1:8000/?user=10+01%26x"

@@ -1,7 +1,8 @@
 """A real server of the tiny shop and a real browser. Without a Chromium the tests are skipped."""
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from benchmarks.browser.chromium import Browser, Page, browser, find_chromium
 from benchmarks.browser.playground import LISTED, QUIET
+from tests.service.key_files import entry, write_keys
 from tests.service.test_command import serving
 
 
@@ -34,22 +36,34 @@ class Shop:
             return http.request(method, path, **options)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def start(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Shop]]:
-    """Starts servers of the tiny shop, each with histories of its own."""
-    with ExitStack() as stack:
+@dataclass(frozen=True, slots=True)
+class Shops:
+    """Three servers of the tiny shop, each with histories of its own."""
 
-        def start(*arguments: str) -> Shop:
-            history = f"sqlite:///{tmp_path_factory.mktemp('histories') / 'h.db'}"
-            process, line = stack.enter_context(serving(tiny_store, "--history", history, *arguments))
+    plain: Shop
+    spare: Shop  # may be changed and ended
+    guarded: Shop  # with a key for everything, one that only recommends, and one that may ask three times
+
+
+@pytest.fixture(scope="module")
+def shops(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shops]:
+    """They are started at the same time, because a start takes seconds."""
+    directory = tmp_path_factory.mktemp("shops")
+    everything, few = entry("all", "recommend", "events:write", "admin", "metrics"), entry("few", "recommend", rate=0.01, burst=3)
+    keys = write_keys(directory / "keys.toml", everything, entry("some", "recommend"), few)
+    with ExitStack() as stack, ThreadPoolExecutor() as pool:
+
+        def start(name: str) -> Shop:
+            options = ["--history", f"sqlite:///{directory / name}.db", *(["--keys", str(keys)] if name == "guarded" else [])]
+            process, line = stack.enter_context(serving(tiny_store, *options))
             return Shop(line.split()[6], process)
 
-        yield start
+        yield Shops(*pool.map(start, ("plain", "spare", "guarded")))
 
 
 @pytest.fixture(scope="module")
-def shop(start: Callable[..., Shop]) -> Shop:
-    return start()
+def shop(shops: Shops) -> Shop:
+    return shops.plain
 
 
 class Tab:
