@@ -36,7 +36,7 @@ function madeUp() {
 }
 
 function drawFaces() {
-  const faces = [face({ name: "Somebody new", told: "no history", pressed: person.kind === "new", run: showNew, letter: "?" })];
+  const faces = [face({ name: "Newcomer", told: "no history", pressed: person.kind === "new", run: showNew, letter: "?" })];
   if (person.kind === "user") faces.push(face({ name: person.id, told: "from the store", pressed: true, run: () => showUser(person.id), letter: "#", tint: 0 }));
   for (const one of made) {
     const told = [one.main, one.side].filter(Boolean).map((group) => calm(group.name));
@@ -65,7 +65,7 @@ export function showNew() {
   showing += 1;
   hint("");
   fold();
-  choose({ kind: "new", name: "Somebody new" });
+  choose({ kind: "new", name: "Newcomer" });
   drawFaces();
 }
 
@@ -90,7 +90,7 @@ async function showMadeUp(one) {
     drawFaces();
   } catch (trouble) {
     if (mine !== showing) return;
-    choose({ kind: "new", name: "Somebody new" });
+    choose({ kind: "new", name: "Newcomer" });
     drawFaces();
     hint(trouble.message);
   }

@@ -65,6 +65,7 @@ export async function refresh() {
     shown = [];
     places = null;
     fill(byId("facts"));
+    fill(byId("when"));
     byId("left").hidden = true;
     fill(byId("ranked"), el("li", { class: "plain" }, sentence(trouble.message, { label: "Try again", run: refresh })));
     say(trouble.message);
@@ -130,13 +131,11 @@ function drawFacts(answer, tripMs) {
     el("span", { class: "fact", title: `${answer.took_ms.toFixed(1)} ms in the server, ${tripMs.toFixed(0)} ms with the way there and back` }, `${answer.took_ms < 10 ? answer.took_ms.toFixed(1) : Math.round(answer.took_ms)} ms`),
     el("span", { class: "fact", title: "The release that answered" }, answer.release.replace(/^release-/, "")),
     answer.variant !== "default" && el("span", { class: "fact" }, answer.variant),
-    answer.degraded.filter((note) => notes[note]).map((note) => el("span", { class: "fact warn" }, notes[note])),
   );
-  const when = byId("when");
-  if (!when) return;
+  const told = answer.degraded.filter((note) => notes[note]).map((note) => el("span", { class: "fact warn" }, `${capital(notes[note])}.`));
   const cold = !answer.events_used && !person.events.length;
   const told_by = cold ? "Nothing is known of this person yet, so this is what people in general do next" : `Read from the last ${count(answer.events_used)} event${answer.events_used === 1 ? "" : "s"}`;
-  fill(when, `${told_by}, for ${dayOf(moment())}. `, isOld() && asOfButton());
+  fill(byId("when"), told, `${told_by}, for ${dayOf(moment())}. `, isOld() && asOfButton());
 }
 
 function asOfButton() {
