@@ -40,7 +40,7 @@ def refreshes_ms(page: Page, url: str, num_clicks: int) -> list[float]:
     taken = []
     for click in range(num_clicks):
         if click % 20 == 0:  # a history that grows without end would be nobody's
-            page.click(f"#faces button:nth-child({2 + click // 20 % 6})")
+            page.click(f"#faces button:nth-child({2 + click // 20 % 5})")
         page.wait_for(STILL)
         time.sleep(pauses_s.uniform(0.0, 1.2))
         page.wait_for(STILL)

@@ -6,7 +6,7 @@ import { byId, calm, el, fill, many, say } from "./dom.js";
 import { choose, person } from "./person.js";
 import { fold } from "./timeline.js";
 
-const NAMES = ["Ada", "Ben", "Chen", "Dara", "Eli", "Fay"];
+const NAMES = ["Ada", "Ben", "Chen", "Dara", "Eli"];
 const DAY = 86_400_000;
 const POOL = 24; // popular items of a group, of which a made-up person has some
 const MAX_LISTED = 30;
