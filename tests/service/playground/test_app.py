@@ -325,6 +325,14 @@ def test_a_server_that_is_gone_is_told_and_the_page_stays(shops: Shops, chromium
         assert tab.history, "what the person did is still there"
 
 
+def test_a_part_of_the_page_that_cannot_be_read_is_told(chromium: Browser, shop: Shop) -> None:
+    with chromium.page() as page:
+        page.send("Network.setBlockedURLs", urls=["*/person.js"])
+        page.open(shop.url)
+        page.wait_for("!document.querySelector('#notice').hidden")
+        assert "Reload the page" in page.evaluate("document.querySelector('#notice').textContent")
+
+
 def test_the_reader_of_the_interface_works_without_a_network(chromium: Browser, shop: Shop) -> None:
     with chromium.page() as page:
         page.open(f"{shop.url}/docs")
