@@ -1,4 +1,4 @@
-"""What people see and use: the playground in a browser.
+"""What people see and use: the playground in a browser, and the public Python client behaviorgpt.
 
 Sections can be run alone; their rows then replace those of the last report.
 """
@@ -10,14 +10,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from benchmarks.browser.chromium import browser
 from benchmarks.browser.playground import first_paints_ms, percentile, refreshes_ms
+from benchmarks.client_calls.catalogue_file import write_catalogue
+from benchmarks.client_calls.replies import made_by_async_client, made_by_sync_client, num_passed
 from benchmarks.demo import OUT as DEMO
 from benchmarks.report import Row, merged, read_rows, write_report
 from benchmarks.training_rivals.corpus import run_twotower
 from loadtests.server_process import CORES, running
+from twotower.data.schema import load_schema
 
 NUM_CLICKS = 120
+NUM_UPLOADED = 2000  # items of the catalogue that the client uploads
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,27 @@ def page(bench: Bench) -> list[Row]:
     ]
 
 
-SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {"page": page}
+def wire(bench: Bench) -> list[Row]:
+    """A hundred calls of the client's two classes, on the demo's release. They upload a part of the demo's catalogue."""
+    schema, file = load_schema(bench.demo / "data" / "schema.toml"), bench.directory / "groceries.parquet"
+    write_catalogue(pq.read_table(bench.demo / "data" / "items.parquet").slice(0, NUM_UPLOADED), schema, file)
+
+    def serve(port: int) -> list[str | Path]:
+        command: list[str | Path] = [sys.executable, "-m", "twotower.cli", "serve", "--store", bench.demo / "store"]
+        return [*command, "--port", str(port), "--history", f"sqlite:///{bench.directory / 'wire.db'}", "--behaviorgpt"]
+
+    environment = {"TWOTOWER_BEHAVIORGPT_DIR": str(bench.directory / "catalogues")}
+    with running(serve, bench.directory / "wire.log", CORES, environment) as server:
+        address = f"http://127.0.0.1:{server.port}"
+        outcomes = made_by_sync_client(address, file), made_by_async_client(address, file)
+    for problems in outcomes:
+        for call, problem in problems.items():
+            if problem:
+                print(f"{call}: {problem}", file=sys.stderr)
+    return [Row(metric="client_calls_passed", value=num_passed(*outcomes), unit="calls", better="higher", must=40)]
+
+
+SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {"page": page, "wire": wire}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -40,7 +40,7 @@ from embedder_cache.checks.gates import (
 from embedder_cache.checks.holdout import ask_both, holdout_gates
 from embedder_cache.checks.index_choice import RequestedKind, make_index, refuse_without_gpu
 from embedder_cache.embedding.interrupted_run import Note, Work, work_directory
-from embedder_cache.embedding.local_engine import Embedded, Engine, embed_here, item_vectors, still_to_embed
+from embedder_cache.embedding.local_engine import Embedded, Engine, embed_content_here, embed_here, item_vectors, still_to_embed
 from embedder_cache.embedding.unchanged_items import Kept, kept_embeddings
 from embedder_cache.publish import publishing
 from twotower.artefacts.bundle import TOWER_FILES, Bundle, Towers, read_table
@@ -100,6 +100,7 @@ def build_release(
     delta: Changes = Changes(),  # noqa: B008  # frozen
     device: Device = ON_CPU,
     aside: bool = False,
+    by_content: bool = False,
 ) -> Published:
     """Embed `items` with `bundle`, build the index, check and publish the release. The pointer moves last, and not if `aside`.
 
@@ -109,9 +110,13 @@ def build_release(
     those of the day that begins with the last event, or now; without a file they are zero. `delta` holds items that were put
     or deleted through a server. Embedded items stay on disk until a release is published, so that the run after a stopped one
     continues with them. An index of a kind for GPUs is built on `device`, and `auto` chooses one for it.
+    `by_content` embeds here, without the ids: for a catalogue that the bundle was not trained on.
     """
     refuse_without_gpu(index, device)  # now, and not after hours of embedding
     columns = bundle.towers.schema.items
+    # Vectors that were embedded with ids and without are never mixed.
+    space, engine = bundle.towers.config.vector_space_id, embed_content_here if by_content else engine
+    kept_space = f"{space}-content" if by_content else space
     with publishing(store, signer) as publication:
         directory, served = publication.directory, publication.served
         with step("read items"):
@@ -131,12 +136,10 @@ def build_release(
         popularity_NP = np.concatenate([popularity.log_NP, announced(signals, bundle.towers, item_ids, as_of_ms)], 1)
         for name in TOWER_FILES:
             shutil.copyfile(bundle.path / name, directory / name)
-        kept = kept_embeddings(intake, served, bundle.towers.config.vector_space_id)
-        started = time.monotonic()
+        kept = kept_embeddings(intake, served, kept_space)
+        started, work_path = time.monotonic(), work_directory(publication.store.local) / kept_space
         with step("embed items", total=len(item_ids), unit="items") as done:
-            num_embedded = embed_items(
-                engine, bundle, items, publication.store.local, directory, intake, kept, popularity_NP, done.advance
-            )
+            num_embedded = embed_items(engine, bundle, items, work_path, directory, intake, kept, popularity_NP, done.advance)
         embed_s = time.monotonic() - started
         expect_new_items(directory / VECTORS, bundle, item_ids, popularity.age_days_N)
         vectors_NV = np.load(directory / VECTORS, mmap_mode="c")  # torch refuses a read-only map
@@ -220,16 +223,19 @@ def embed_items(
     engine: Engine,
     bundle: Bundle,
     items: Path,
-    store: Path,
+    work_path: Path,
     directory: Path,
     intake: Intake,
     kept: Kept,
     popularity_NP: Floats,
     on_items: Callable[[int], None],
 ) -> int:
-    """Write every item and its vector. Returns how many items this run embedded: kept ones and those of a stopped run aside."""
+    """Write every item and its vector. Returns how many items this run embedded: kept ones and those of a stopped run aside.
+
+    `work_path` is where a stopped run left its own.
+    """
     width, fresh_N = bundle.towers.config.model.width, kept.rows_N < 0
-    work = Work(work_directory(store) / bundle.towers.config.vector_space_id, width)
+    work = Work(work_path, width)
     found = work.find(intake, fresh_N)
     num_to_embed = int(np.count_nonzero(still_to_embed(intake, kept, found)))
     if resumed := int(np.count_nonzero(fresh_N)) - num_to_embed:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 
+from service.behaviorgpt.adapter import make_adapter
 from service.engine.admission import Admission
 from service.engine.calls import ModelCalls
 from service.engine.remote import RemoteEngine, setup_of
@@ -98,6 +99,7 @@ def build_app(
     follower = make_follower(context, source)
     keys = KeyRing(settings.keys, metrics) if settings.keys else None
     traces = open_traces(settings.otlp) if settings.otlp else None
+    adapter = make_adapter(context, source, keys) if settings.behaviorgpt else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -113,6 +115,7 @@ def build_app(
                 asyncio.create_task(context.comparisons.run_forever()),
                 asyncio.create_task(keep_marked(source.store, plan)),
                 asyncio.create_task(measure_lag(metrics.loop_lag)),
+                *([adapter.run()] if adapter else []),
             ]
             yield
             for task in running:
@@ -144,7 +147,7 @@ def build_app(
         PlanRoutes(),
         Admin(context, source, follower),
     )
-    routes = [route for part in parts for route in part.routes()]
+    routes = [route for part in parts for route in part.routes()] + list(adapter.routes if adapter else ())
     pages.describe(document(routes, VERSION))
     table = RouteTable([*routes, *pages.routes()])
     observe(context, cache)

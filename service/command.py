@@ -48,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--keys", type=Path, metavar="FILE", help="API keys; `twotower keys new` makes them (TWOTOWER_KEYS)")
     result.add_argument("--admin-port", type=int, help="port for /metrics, /docs and /v1/releases, on TWOTOWER_ADMIN_HOST")
     result.add_argument("--keep-alive-s", type=float, metavar="S", help="how long an idle connection is kept open (75)")
+    result.add_argument(
+        "--behaviorgpt", action="store_true", default=None, help="answer the Python client behaviorgpt too: docs/behaviorgpt.md"
+    )
     result.add_argument("--otlp", metavar="URL", help="where to send OpenTelemetry traces, such as http://HOST:4318/v1/traces")
     result.add_argument(
         "--insecure", action="store_true", default=None, help="allow an address that other machines can reach, without API keys"

@@ -42,6 +42,12 @@ class Settings(BaseSettings):
     keep_alive_s: float = Field(default=75.0, gt=0)  # for an idle connection; longer than a balancer keeps it (60 s is usual)
     cors_origins: str | None = None  # whose pages may call from browsers, separated by commas; `*` is everyone
     client_timeout_s: float = Field(default=10.0, gt=0)  # for a client to send a request's head, and to read what we write
+    behaviorgpt: bool = False  # answers the Python client `behaviorgpt` too: service.behaviorgpt
+    behaviorgpt_catalog: str = Field(default="retail_catalog", min_length=1)  # the id of the served catalogue for that client
+    behaviorgpt_dir: str = Field(default="catalogues", min_length=1)  # directory of the catalogues that it uploads
+    behaviorgpt_events: str | None = None  # our event types for its event types: viewItem=view,order=purchase
+    behaviorgpt_max_upload_mb: int = Field(default=2048, ge=1)  # of one file; it is streamed to the disk
+    behaviorgpt_max_catalogs: int = Field(default=8, ge=1)  # uploaded ones; each that is asked for is kept in memory
     log_sample_rate: float = Field(default=0.01, ge=0, le=1)  # of ordinary requests, to log and trace; all would be too many
     log_hash_key: SecretStr | None = None  # None: drawn at the start, so the hashes of two servers differ
     otlp: str | None = None  # http(s)://HOST:PORT/v1/traces

@@ -55,6 +55,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if name in ("search_p99_ms", "log_back_days", "log_age_days", "max_bytes"):
                 if (size := getattr(self, name)) is not None and not size > 0:
                     raise ValueError(f"{name} is {size}: give a number above 0")
+            elif name == "item_count_change" and self.item_count_change > 1:
+                continue  # a catalogue may grow to many times its size
             elif not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a share from 0 to 1")
 

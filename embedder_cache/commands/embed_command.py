@@ -29,6 +29,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--engine", choices=ENGINES, default="local", help="embed in this process, or on a Ray cluster (RAY_ADDRESS)"
     )
+    parser.add_argument(
+        "--by-content",
+        action="store_true",
+        help="embed items without their ids: for a catalogue that the bundle was not trained on",
+    )
     add_device_option(parser, default="cpu")
     parser.add_argument("--gates", type=Path, metavar="TOML", help="limits that a release must keep; see docs/nightly.md")
     parser.add_argument("--force", action="store_true", help="publish although a limit is broken; needs --reason")
@@ -41,6 +46,8 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.force != bool(args.reason):
         parser.error("--force and --reason go together")
+    if args.by_content and args.engine != "local":
+        parser.error("--by-content embeds in this process: leave out --engine")
     if args.keep is not None and args.keep < 1:
         parser.error("--keep must be 1 or more")
 
@@ -82,6 +89,7 @@ def main(argv: list[str]) -> int:
         delta=delta,
         device=device,
         aside=args.aside,
+        by_content=args.by_content,
     )
     seconds = time.monotonic() - started
     if args.metrics:

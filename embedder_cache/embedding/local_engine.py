@@ -16,14 +16,17 @@ import pyarrow as pa
 from embedder_cache.catalogue.intake import Intake, sound_items
 from embedder_cache.embedding.unchanged_items import Kept
 from twotower.artefacts.bundle import Bundle
-from twotower.data.features import EncodedRows, Floats
+from twotower.data.features import EncodedRows, FeatureSpec, Floats
 from twotower.device import Device, Needs, bytes_of_weights, with_room
-from twotower.model.catalogue import embed_table, encode_items, in_parallel
+from twotower.model.catalogue import embed_content, embed_table, encode_items, in_parallel
 from twotower.model.embed_stream import embed_stream
+from twotower.model.embedder import Embedder
 from twotower.tables.ids import Mask
 
 Embedded: TypeAlias = Iterator[tuple[pa.Table, slice, Floats]]
 """Batches of the catalogue in the order of the file: items, their place among all N, and vectors."""
+
+EmbedTable: TypeAlias = Callable[[pa.Table, Embedder, FeatureSpec, int], Floats]
 
 Engine: TypeAlias = Callable[[Bundle, Path, Intake, Mask], Embedded]
 """Embeds the items of `todo_N`: yields every batch of `sound_items` with vectors [M, D] of those items of it.
@@ -32,14 +35,19 @@ One thread embeds the items of a batch together, so that all engines give bit-eq
 """
 
 
-def embed_here(bundle: Bundle, items: Path, intake: Intake, todo_N: Mask) -> Embedded:
+def embed_here(bundle: Bundle, items: Path, intake: Intake, todo_N: Mask, embed: EmbedTable | None = None) -> Embedded:
     """The engine `local`: embeds in this process, on as many threads as torch uses."""
 
     def embedded(part: tuple[pa.Table, slice]) -> tuple[pa.Table, slice, Floats]:
         table, place = part
-        return table, place, embed_some(bundle, table, todo_N[place])
+        return table, place, embed_some(bundle, table, todo_N[place], embed)
 
     return in_parallel(embedded, sound_items(items, bundle.towers.schema.items, intake))
+
+
+def embed_content_here(bundle: Bundle, items: Path, intake: Intake, todo_N: Mask) -> Embedded:
+    """The engine for a catalogue that the model was not trained on: its ids mean nothing to the model, so they are hidden."""
+    return embed_here(bundle, items, intake, todo_N, embed_content)
 
 
 def embed_on(device: Device) -> Engine:
@@ -67,12 +75,12 @@ def embed_in_turn(device: Device, bundle: Bundle, items: Path, intake: Intake, t
         yield table, place, vectors_MD if len(vectors_MD) else np.zeros((0, model.width), np.float32)
 
 
-def embed_some(bundle: Bundle, table: pa.Table, todo_n: Mask) -> Floats:
-    """Vectors [M, D] of the items of a batch that `todo_n` marks."""
+def embed_some(bundle: Bundle, table: pa.Table, todo_n: Mask, embed: EmbedTable | None = None) -> Floats:
+    """Vectors [M, D] of the items of a batch that `todo_n` marks, by `embed_table` or what is given instead."""
     towers, model = bundle.towers, bundle.towers.config.model
     if not todo_n.any():
         return np.zeros((0, model.width), np.float32)
-    return embed_table(table.filter(pa.array(todo_n)), towers.embedder, model.item_spec, model.table_rows)
+    return (embed or embed_table)(table.filter(pa.array(todo_n)), towers.embedder, model.item_spec, model.table_rows)
 
 
 def item_vectors(engine: Engine, bundle: Bundle, items: Path, intake: Intake, kept: Kept, found: dict[int, Floats]) -> Embedded:

@@ -47,6 +47,8 @@ class Setup(msgspec.Struct, frozen=True):
 class CheckedRecommend(RecommendRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A RecommendRequest that does not check its fields, because the server has checked them already."""
 
+    num_results: int = 10  # our own requests may ask for more than a client's
+
     def __post_init__(self) -> None:
         pass
 
@@ -60,6 +62,8 @@ class CheckedScore(ScoreRequest, frozen=True, kw_only=True, forbid_unknown_field
 
 class CheckedSimilar(SimilarRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A SimilarRequest that does not check its fields again."""
+
+    num_results: int = 10  # our own requests may ask for more than a client's
 
     def __post_init__(self) -> None:
         pass

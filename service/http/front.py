@@ -140,7 +140,7 @@ class Front:
 
     def _refuse(self, error: Exception, record: RequestRecord) -> tuple[int, RawHeaders, bytes]:
         """Status, headers and body of the refusal for an error. It is counted and noted on the record."""
-        status, extra, body = refusal(error, record.request_id)
+        status, extra, body = refusal(error, record.request_id, self._settings.behaviorgpt)
         record.is_shed = isinstance(error, ApiError) and error.code == "overloaded"
         if status in _BEFORE_ROUTING and isinstance(error, ApiError):
             self._metrics.rejected.labels(error.code).inc()

@@ -92,6 +92,11 @@ class KeyRing:
             raise ApiError("quota_exceeded", message, retry_after_s=math.ceil(wait_s))
         holder.used_s = time.time()
 
+    def has_scope(self, key_id: str, scope: Scope) -> bool:
+        """Whether a key that was identified has a further scope."""
+        holder = self._holders.get(key_id)
+        return holder is not None and scope in holder.key.scopes
+
     def charge(self, key_id: str, num_requests: int) -> None:
         """Count requests beyond the one that `permit` counted.
 

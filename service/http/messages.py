@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from service.api.codec import INTERNAL_ERROR, T, decode, encode, explain
-from service.api.errors import ApiError, ErrorBody, ErrorDetail
+from service.api.errors import ApiError, ErrorBody, ErrorBodyWithDetail, ErrorDetail
 from service.api.parts import decode_parts
 from service.api.schemas import AllRejected, check_id
 from service.settings import Settings
@@ -99,7 +99,7 @@ def path_id(request: Request, name: str) -> str:
     return value
 
 
-def refusal(error: Exception, request_id: str) -> tuple[int, dict[str, str], bytes]:
+def refusal(error: Exception, request_id: str, with_detail: bool = False) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body for an error. The text of an unexpected error stays in our log, because it is a bug of ours."""
     if not isinstance(error, ApiError):
         error = ApiError("internal", INTERNAL_ERROR)
@@ -109,7 +109,9 @@ def refusal(error: Exception, request_id: str) -> tuple[int, dict[str, str], byt
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     detail = ErrorDetail(code=error.code, message=error.message, request_id=request_id, field=error.field)
-    body = AllRejected(error=detail, rejected=list(error.rejected)) if error.rejected else ErrorBody(detail)
+    body = ErrorBodyWithDetail(detail, error.message) if with_detail else ErrorBody(detail)
+    if error.rejected:
+        body = AllRejected(error=detail, rejected=list(error.rejected))
     return error.status, headers, encode(body)
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from service.api.errors import STATUS, ErrorBody
 from service.api.schemas import AllRejected
-from service.http.route_table import Route
+from service.http.route_table import Route, around
 
 _KEY = "API key"
 _REFERENCE = "#/components/schemas/{name}"
@@ -41,8 +41,9 @@ def operation(route: Route) -> dict[str, Any]:
         str(status): {"description": ", ".join(c for c in STATUS if STATUS[c] == status), "content": _json(ErrorBody)}
         for status in STATUS.values()
     }
+    named_by = "".join(around(route.paths[0])).strip("/").replace("/", "_") + "_" * route.paths[0].endswith("}")
     result: dict[str, Any] = {
-        "operationId": f"{route.method.lower()}_{route.paths[0].strip('/').replace('/', '_').partition('{')[0] or 'root'}",
+        "operationId": f"{route.method.lower()}_{named_by or 'root'}",
         "summary": (route.takes or route.asks or route.gives or Route).__doc__ if route.gives else "",
         "responses": {str(route.status): success, **refusals},
     }

@@ -40,11 +40,13 @@ class RouteTable:
     def __init__(self, routes: Sequence[Route]) -> None:
         self.routes = tuple(routes)
         self._exact: dict[str, dict[str, Route]] = {}
-        self._below: dict[str, dict[str, Route]] = {}  # "/v1/users/" of "/v1/users/{user_id:path}"
+        below: dict[tuple[str, str], dict[str, Route]] = {}  # by what stands before and behind the parameter of a path
         for route in self.routes:
             for path in route.paths:
-                prefix, parameter, _ = path.partition("{")
-                self._add((self._below if parameter else self._exact).setdefault(prefix, {}), route)
+                methods = below.setdefault(around(path), {}) if "{" in path else self._exact.setdefault(path, {})
+                self._add(methods, route)
+        # Of several that a path fits, the one that says most about its end, then about its beginning.
+        self._below = sorted(below.items(), key=lambda known: (-len(known[0][1]), -len(known[0][0])))
 
     @staticmethod
     def _add(methods: dict[str, Route], route: Route) -> None:
@@ -56,17 +58,28 @@ class RouteTable:
         """The routes of a path by method; with `private`, also those that are served only on the admin port."""
         methods = self._exact.get(path)
         if methods is None:
-            methods = next((below for prefix, below in self._below.items() if path.startswith(prefix)), {})
+            methods = next((below for ends, below in self._below if fits(path, *ends)), {})
         return methods if private else {m: route for m, route in methods.items() if not route.private}
 
     @staticmethod
     def parameters(route: Route, path: str) -> dict[str, str]:
-        """The parameter of a path by its name: everything after the route's prefix, including line breaks."""
+        """The parameter of a path by its name: everything between what the route has around it, including line breaks."""
         for known in route.paths:
-            prefix, parameter, _ = known.partition("{")
-            if parameter and path.startswith(prefix):
-                return {known[len(prefix) + 1 : known.index(":")]: path[len(prefix) :]}
+            if "{" in known and fits(path, *around(known)):
+                prefix, suffix = around(known)
+                return {known[len(prefix) + 1 : known.index(":")]: path[len(prefix) : len(path) - len(suffix)]}
         return {}
+
+
+def around(path: str) -> tuple[str, str]:
+    """What stands before and behind the parameter of a route's path: "/v1/users/" and "" of "/v1/users/{user_id:path}"."""
+    prefix, _, rest = path.partition("{")
+    return prefix, rest.partition("}")[2]
+
+
+def fits(path: str, prefix: str, suffix: str) -> bool:
+    """Whether a path begins and ends so."""
+    return len(path) >= len(prefix) + len(suffix) and path.startswith(prefix) and path.endswith(suffix)
 
 
 def choose(methods: dict[str, Route], method: str, path: str) -> Route:

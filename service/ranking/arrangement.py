@@ -56,7 +56,12 @@ def num_wanted(request: RecommendRequest, page: Page) -> int:
 
     It includes one for each promotion, which may keep a row back, and one more that shows whether there is a next page.
     """
-    return min(len(page.given) + request.num_results + len(request.promotions) + 1, DEPTH)
+    return min(len(page.given) + request.num_results + len(request.promotions) + 1, depth_of(request))
+
+
+def depth_of(request: RecommendRequest) -> int:
+    """The number of items that all pages of a request have together. A request of our own may ask for more than a client may."""
+    return max(DEPTH, request.num_results)
 
 
 def arrange(
@@ -68,7 +73,7 @@ def arrange(
         order = diversify(unit_vectors(release, rows), scores, request.diversity, num_wanted(request, page))
         rows, scores = rows[order], scores[order]
     promoted = fill_promotions(release, request, wanted_searches, matches)
-    size = min(request.num_results, DEPTH - len(page.given))
+    size = min(request.num_results, depth_of(request) - len(page.given))
     picks = place(pairs(rows, scores), promoted, page.given, size + 1)
     shown = picks[:size]
     given = (*page.given, *(pick.row for pick in shown))

@@ -72,7 +72,7 @@ class Filters:
         return mask
 
     def _invalid(self, reason: str) -> InvalidFilter:
-        columns = ", ".join(f"{_quoted(name)} ({column.type})" for name, column in self._columns.items())
+        columns = ", ".join(f"{quoted(name)} ({column.type})" for name, column in self._columns.items())
         return InvalidFilter(f"{reason}. Columns are {columns}.")
 
 
@@ -119,7 +119,7 @@ def parse(expression: str) -> ast.expr:
     return tree
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     """The name as a filter has to write it."""
     return name if name.isidentifier() and not iskeyword(name) else f"`{name.replace('`', '``')}`"
 

@@ -36,7 +36,11 @@ async def ask_model(context: Context, request: R, started_s: float, call: Call[R
 
     The release is chosen once, at the beginning, and used to the end, also if releases are swapped meanwhile.
     """
-    chosen = context.served.choose(request)
+    return await ask_release(context, context.served.choose(request), request, started_s, call)
+
+
+async def ask_release(context: Context, chosen: Chosen, request: R, started_s: float, call: Call[R, T]) -> ModelAnswer[R, T]:
+    """As `ask_model`, for a release that was chosen already."""
     if record := RECORD.get():
         record.user_id, record.release = request.user_id, chosen.release.id
     deadline_s = context.deadlines.of(started_s, request.timeout_ms)

@@ -1,7 +1,9 @@
 """Without a terminal, one line per step."""
 
+import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +30,14 @@ def test_nobody_who_watches_and_a_full_disk_end_nothing(monkeypatch: pytest.Monk
         monkeypatch.setattr(sys, "stderr", stderr)
         progress.say("serving")
         os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)  # what could not be written would fail again at the end
+
+
+def test_a_program_that_waits_can_read_how_far_a_step_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWOTOWER_PROGRESS", str(tmp_path / "progress.json"))
+    monkeypatch.setattr("twotower.progress._NOTED_EVERY_S", 0.0)
+    with progress.step("embed items", total=10) as work:
+        work.advance(4)
+        assert json.loads((tmp_path / "progress.json").read_text()) == {"step": "embed items", "done": 4.0, "total": 10}
+    monkeypatch.setenv("TWOTOWER_PROGRESS", str(tmp_path / "no such folder" / "progress.json"))
+    with progress.step("publish"):
+        pass  # a file that cannot be written stops nothing

@@ -154,6 +154,13 @@ def embed_table(table: pa.Table, embedder: Embedder, spec: FeatureSpec, table_ro
     return embed_rows(embedder, encode_items(table, spec, table_rows)).numpy()
 
 
+def embed_content(table: pa.Table, embedder: Embedder, spec: FeatureSpec, table_rows: int) -> Floats:
+    """Vectors [n, D] of the items of one table by their features alone: ids are hidden, as training hides some."""
+    rows = encode_items(table, spec, table_rows)
+    rows.weights_NS[:, : spec.num_id_hashes] = 0.0
+    return embed_rows(embedder, rows).numpy()
+
+
 def in_parallel(function: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
     """Yield `function(part)` of each part in order, from as many threads as torch uses, with few parts in memory.
 

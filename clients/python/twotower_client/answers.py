@@ -305,12 +305,14 @@ class AllRejected(ErrorBody, frozen=True, kw_only=True):
 
 STATUS: dict[str, int] = {
     "malformed_json": 400,
+    "bad_request": 400,
     "unauthorized": 401,
     "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "slow_body": 408,
     "conflict": 409,
+    "catalog_pending": 409,
     "body_too_large": 413,
     "unsupported_media_type": 415,
     "invalid_request": 422,
@@ -318,10 +320,12 @@ STATUS: dict[str, int] = {
     "quota_exceeded": 429,
     "internal": 500,
     "delta_off": 501,
+    "uploads_off": 501,
     "not_ready": 503,
     "overloaded": 503,
     "history_unavailable": 503,
     "delta_unavailable": 503,
     "deadline_exceeded": 504,
     "delta_full": 507,
+    "no_room": 507,
 }

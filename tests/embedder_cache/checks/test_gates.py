@@ -96,7 +96,9 @@ def test_limits_come_from_a_file(store: Path, tiny_shop: Path, tiny_bundle: Path
     assert build_release(bundle, halved(tiny_shop, tmp_path), store, events, limits=limits).num_items == 200
 
 
-@pytest.mark.parametrize("text", ["item_count_change = 2.0", "typo = 0.1", "item_count_change = 'a'", "= 3", "max_bytes = 0"])
+@pytest.mark.parametrize(
+    "text", ["item_count_change = -0.5", "rejected = 2.0", "typo = 0.1", "item_count_change = 'a'", "= 3", "max_bytes = 0"]
+)
 def test_limits_that_mean_nothing_are_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "gates.toml").write_text(text)
     with pytest.raises(DataError, match=r"gates\.toml"):
@@ -260,3 +262,8 @@ def test_events_that_are_missing_tonight_are_told(
 ) -> None:
     build_release(load_bundle(tiny_bundle), tiny_shop / "items.parquet", store, None)
     assert "no --events given, so popularity is that of training" in capsys.readouterr().err
+
+
+def test_a_catalogue_may_be_allowed_to_grow_to_many_times_its_size(tmp_path: Path) -> None:
+    (tmp_path / "gates.toml").write_text("item_count_change = 9.0")
+    assert load_limits(tmp_path / "gates.toml").item_count_change == 9.0

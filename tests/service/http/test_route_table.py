@@ -36,3 +36,18 @@ def test_the_parameter_is_all_that_follows_the_prefix(value: str) -> None:
     table = RouteTable(ROUTES)
     assert table.parameters(ROUTES[0], "/v1/users/" + value) == {"user_id": value}
     assert table.parameters(ROUTES[2], "/recommend") == {}
+
+
+def test_a_parameter_may_stand_in_the_middle_of_a_path() -> None:
+    one = Route("DELETE", ("/v1/shops/{shop_id:path}",))
+    items = Route("POST", ("/v1/shops/{shop_id:path}/items",))
+    shop_map = Route("GET", ("/v1/{shop_id:path}/map",))
+    table = RouteTable([shop_map, one, items])
+
+    assert table.at("/v1/shops/a/b", True) == {"DELETE": one}
+    assert table.at("/v1/shops/a/items", True) == {"POST": items}
+    assert table.at("/v1/shops/items", True) == {"DELETE": one}  # nothing stands between the two
+    assert table.at("/v1/a/map", True)["GET"] is shop_map
+    assert table.at("/v1/map", True) == {}
+    assert table.parameters(items, "/v1/shops/a/b/items") == {"shop_id": "a/b"}
+    assert table.parameters(one, "/v1/shops/a/b") == {"shop_id": "a/b"}
