@@ -19,10 +19,14 @@ from benchmarks.kernel_static.roofline_model import H100, kernel_s, looped_s, se
 from benchmarks.report import Row, write_report
 from service.kernels.catalogue import group_rows
 from twotower.model.config import ModelConfig
-from twotower.report.page import definitions, element, figure, page, plain, section, table
-from twotower.report.svg import FAINT, INK, MODEL, drawing
+from twotower.report import page
+from twotower.report.charts import log_ticks
+from twotower.report.numbers import plain
+from twotower.report.parts import Table, Verdict
+from twotower.report.svg import FAINT, FIRST, INK, figure
 
 PAGE = Path("build/bench/kernel_roofline.html")
+TEMPLATE = Path(__file__).with_name("kernel_roofline.html")
 NUM_ROWS, WIDTH = 1_000_000, 128
 NUM_QUERIES, NUM_CANDIDATES = 32_768, 1_000_000
 SEARCHES = {"fp16": ("top-k 128, 1 query", 2 * WIDTH, 1.5), "int8": ("top-k int8 128, 1 query", WIDTH, 1.8)}
@@ -160,19 +164,21 @@ def written(kernels: Kernels, rows: Sequence[Row]) -> str:
         "matrix",
     )
     lines = [line(name, kernel) for name, kernel in kernels.items()]
-    figures = [(row.metric, f"{row.value:.4g} {row.unit}", "" if row.must is None else f"<= {row.must}") for row in rows]
-    return page(
-        "Kernels on an H100: a static model",
-        element("h1", "Kernels on an H100"),
-        element("p", NOTE),
-        section("Figures", table("Results of the model, and their limits", ("figure", "value", "must"), figures)),
-        section("Roofline", figure("One iteration of each hot loop", drawing("roofline", lambda axes: plot(axes, kernels)))),
-        section("Kernels", table("Programs on a multiprocessor, and one iteration of their hot loop", columns, lines)),
-        section("Assumptions", definitions(plain(asdict(H100)))),
-    )
+    figures = [(row.metric, f"{row.value:.4g} {row.unit}", "" if row.must is None else f"at most {row.must}") for row in rows]
+    missed = [row.metric for row in rows if not row.meets_must]
+    says = f"The model misses {len(missed)} limits" if missed else "The model meets every limit"
+    about = "A point is one iteration of a hot loop; the lines are what memory, cache and tensor cores allow."
+    content = {
+        "verdict": Verdict("worse" if missed else "better", says, [NOTE, *missed]),
+        "figures": Table("Results of the model, and their limits.", ("figure", "value", "limit"), figures),
+        "roofline": figure("roofline", "Roofline", about, lambda axes: plot(axes, kernels)),
+        "kernels": Table("Programs on a multiprocessor, and one iteration of their hot loop.", columns, lines),
+        "facts": plain(asdict(H100)),
+    }
+    return page.render(TEMPLATE, "Kernels on an H100: a static model", content)
 
 
-def line(name: str, kernel: Mapping[str, Any]) -> tuple[object, ...]:
+def line(name: str, kernel: Mapping[str, Any]) -> tuple[str, ...]:
     """A line of the table of kernels."""
     of_turn, (flop, num_bytes) = turn(kernel), work(kernel)
     intensity = flop / num_bytes if num_bytes else 0.0
@@ -181,11 +187,11 @@ def line(name: str, kernel: Mapping[str, Any]) -> tuple[object, ...]:
         of_turn.bound,
         f"{1e6 * of_turn.seconds:.3g}",
         f"{intensity:.3g}",
-        of_turn.programs,
+        str(of_turn.programs),
         f"{of_turn.bytes_in_flight / 1024:.0f}",
-        kernel["registers"],
+        str(kernel["registers"]),
         f"{kernel['shared_bytes'] / 1024:.0f}",
-        kernel["matrix"],
+        str(kernel["matrix"]),
     )
 
 
@@ -206,9 +212,11 @@ def plot(axes: Axes, kernels: Kernels) -> None:
         flop, num_bytes = work(kernel)
         if flop and num_bytes:
             reached = flop * H100.multiprocessors / turn(kernel).seconds / 1e12
-            axes.plot(flop / num_bytes, reached, "o", color=MODEL if kernel["matrix"] else INK, markersize=4)
+            axes.plot(flop / num_bytes, reached, "o", color=FIRST if kernel["matrix"] else INK, markersize=4)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    log_ticks(axes.xaxis)
+    log_ticks(axes.yaxis)
     axes.set_xlabel("operations per requested byte")
     axes.set_ylabel("TFLOP/s, model")
 

@@ -26,11 +26,9 @@ def report(args: argparse.Namespace) -> int:
     drift = compare(open_release(store, older).verified(), open_release(store, newer).verified(), bundle, rules)
     if args.page is not None:
         from embedder_cache.drift.page import render
+        from twotower.report.page import save
 
-        try:
-            args.page.write_text(render(drift), encoding="utf-8")
-        except OSError as error:
-            raise EnvironmentProblem(f"cannot write {args.page}: {error.strerror or error}. Choose another --page.") from error
+        save(args.page, render(drift))
     if args.metrics is not None:
         write_drift(args.metrics, drift.advice)
     if args.json:

@@ -28,7 +28,7 @@ def test_a_fast_service_passes_and_leaves_a_page(tmp_path: Path, capsys: pytest.
     assert verdict(tmp_path, fast(), fast(generator="locust")) == 0
     page = (tmp_path / "out" / "steady.html").read_text()
     assert "The service holds." in page
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert "steady passed" in capsys.readouterr().out
 
 
@@ -37,7 +37,7 @@ def test_a_slow_tail_fails_and_is_named(tmp_path: Path, capsys: pytest.CaptureFi
     slow.latency_ms[:2] = [81.0, 81.0]
     assert verdict(tmp_path, slow) == 1
     assert "steady failed: p99_ms (poisson)" in capsys.readouterr().out
-    assert "p99 (ms) is 81 by poisson, the limit is 80" in (tmp_path / "out" / "steady.html").read_text()
+    assert "p99 is 81\u00a0ms by poisson, the limit is 80\u00a0ms" in (tmp_path / "out" / "steady.html").read_text()
 
 
 def test_one_failed_request_fails_a_limit_of_none(tmp_path: Path) -> None:

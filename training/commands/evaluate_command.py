@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from twotower.device_option import add_device_option
 
 if TYPE_CHECKING:
+    from training.data.read import Data
     from twotower.terminal import Cell, TextTable
 
 Results = dict[str, dict[str, float]]
@@ -24,6 +25,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--protocol", choices=protocols, default="next-basket")
     add_device_option(parser, default="cpu")
     parser.add_argument("--json", action="store_true", help="every metric as JSON on stdout")
+    parser.add_argument("--page", type=Path, metavar="FILE.html", help="write a page: verdict, intervals, kinds of answers")
     args = parser.parse_args(argv)
 
     from training.data.read import read_data
@@ -34,6 +36,10 @@ def main(argv: list[str]) -> int:
     from twotower.artefacts.bundle import load_bundle
     from twotower.device import choose
     from twotower.errors import DataError
+
+    if args.page is not None:  # needs more than the tables do
+        from training.report.evaluation_page import render, render_cold
+        from twotower.report.page import save
 
     device, bundle = choose(args.device), load_bundle(args.bundle)
     towers, config = bundle.towers, bundle.towers.config
@@ -48,7 +54,10 @@ def main(argv: list[str]) -> int:
     )
     if args.protocol == "cold-start":
         planted = plant_again(data, planted_items(args.bundle, bundle.metrics), config.popularity_half_lives_days)
-        report_cold_start(compare_cold(planted, towers, args.items, device), args.json)
+        result = compare_cold(planted, towers, args.items, device)
+        report_cold_start(result, args.json)
+        if args.page is not None:
+            save(args.page, render_cold(args.bundle.name, result, facts_of(args, bundle.manifest.id, data)))
         return 0
     queries = PROTOCOLS[args.protocol](data.log, data.test_from_ms, data.end_ms)
     if not queries:
@@ -60,7 +69,22 @@ def main(argv: list[str]) -> int:
         print(json.dumps(told, indent=2, allow_nan=False))
     else:
         print_tables(f"{args.protocol}, test part: {candidates}", result)
+    if args.page is not None:
+        facts = facts_of(args, bundle.manifest.id, data)
+        save(args.page, render(args.bundle.name, args.protocol, candidates, result, facts))
     return 0
+
+
+def facts_of(args: argparse.Namespace, bundle_id: str, data: "Data") -> dict[str, str]:
+    """What the page says was evaluated."""
+    from twotower.report.numbers import moment_of
+
+    return {
+        "bundle": bundle_id,
+        "events": str(args.events),
+        "items": str(args.items),
+        "test part": f"{moment_of(data.test_from_ms)} to {moment_of(data.end_ms)}",
+    }
 
 
 def print_tables(title: str, result: Results) -> None:

@@ -15,24 +15,25 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--corpus", metavar="NAME", help="needed if the ledger mixes several; the beginning of a name is enough")
     parser.add_argument("--metric", action="append", metavar="NAME", help="only this metric; may be given several times")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the law, which `twotower plan --law` reads")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with all figures that the ledger allows")
+    parser.add_argument("--page", type=Path, metavar="FILE.html", help="write a page with all figures that the ledger allows")
     parser.add_argument("--json", action="store_true", help="the law as JSON on stdout")
     args = parser.parse_args(argv)
 
     import msgspec
 
     from training.laws.fitting import fit_ledger
-    from training.report.law_page import laws_page, written_to
+    from training.report.law_page import laws_page
     from training.sweeps.ledger import read_runs
     from twotower.planning.law import write_law
+    from twotower.report.page import save, written_to
 
     runs = read_runs(args.ledger)
     law, _, chosen = fit_ledger(runs, args.corpus, args.metric)
     if args.out:
         written_to(args.out, lambda: write_law(law, args.out))
-    if args.html:
+    if args.page:
         text, _ = laws_page(runs, f"Scaling laws of {args.ledger.name}", chosen.corpus)
-        written_to(args.html, lambda: args.html.write_text(text, encoding="utf-8"))
+        save(args.page, text)
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(law)).decode())
         return 0
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> int:
         print(left_out)
     for name, one in law.metrics.items():
         print("\n".join(["", name, *(f"  {line}" for line in lines_of(name, one))]))
-    for path in (args.out, args.html):
+    for path in (args.out, args.page):
         if path:
             print(f"\nwrote {path}")
     return 0

@@ -16,15 +16,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("laws"), metavar="DIR", help="(default: %(default)s)")
     args = parser.parse_args(argv)
 
-    from training.report.law_page import laws_page, written_to
+    from training.report.law_page import laws_page
     from training.sweeps.ledger import read_runs
+    from twotower.report.page import save, written_to
     from twotower.report.svg import standalone
 
     text, drawings = laws_page(read_runs(args.ledger), "Scaling laws, measured")
     written_to(args.out, lambda: args.out.mkdir(parents=True, exist_ok=True))
     files = {PAGE: text} | {f"{name}.svg": standalone(drawing) for name, drawing in drawings.items()}
     for name, content in files.items():
-        path = args.out / name
-        written_to(path, lambda path=path, content=content: path.write_text(content, encoding="utf-8"))  # type: ignore[misc]
+        save(args.out / name, content)
     print(f"{args.out / PAGE}, and {len(drawings)} figures")
     return 0

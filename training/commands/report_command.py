@@ -17,15 +17,12 @@ def main(argv: list[str]) -> int:
 
     from training.report.page import render
     from training.report.run_record import read_run
-    from twotower.errors import EnvironmentProblem
+    from twotower.report.page import save, written_to
 
     run = read_run(args.run)
     path = run.directory / PAGE
-    try:
-        run.directory.mkdir(exist_ok=True)
-        path.write_text(render(run), encoding="utf-8")
-    except OSError as error:
-        raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
+    written_to(run.directory, lambda: run.directory.mkdir(exist_ok=True))
+    save(path, render(run))
     print(path)
     if not args.no_open and can_show():
         import webbrowser

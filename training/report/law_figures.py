@@ -8,16 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from training.laws.aging import Aging
 from training.laws.batch import TO_TARGET, Knee
 from training.laws.selection import as_loss
 from training.laws.valley import Curve, Valley
+from twotower.metrics.names import LOSSES
 from twotower.planning.compute_optimal import short
 from twotower.planning.law import Expected, Interval, Optimum, PowerLaw
-from twotower.report.svg import FAINT, INK, MODEL, PERSONAL, POPULARITY
+from twotower.report.charts import Whisker, key, log_ticks
+from twotower.report.charts import whiskers as rows_of_whiskers
+from twotower.report.svg import FAINT, FIRST, INK, SECOND, THIRD, Draw
 
 Array = npt.NDArray[np.float64]
 
@@ -40,6 +41,7 @@ def valleys(axes: Axes, metric: str, curves: Sequence[Curve], noun: str) -> None
             whisker(axes, curve.found, as_loss(metric, curve.found.loss), colour)
     log_axis(axes)
     axes.set_xlabel(noun)
+    axes.set_ylabel(unit(metric))
     key(axes, "FLOPs")
 
 
@@ -59,32 +61,36 @@ def frontier(axes: Axes, optima: Sequence[Optimum], law: PowerLaw | None, what: 
     flops = np.array([one.flops for one in optima])
     found = [one.parameters if what == "parameters" else one.events for one in optima]
     axes.errorbar(
-        flops, [one.value for one in found], yerr=whiskers(found), fmt="*", color=MODEL, markersize=9, linewidth=1.2, zorder=4
+        flops, [one.value for one in found], yerr=whiskers(found), fmt="*", color=FIRST, markersize=9, linewidth=1.2, zorder=4
     )
-    axes.plot(*published, color=POPULARITY, linewidth=1.4, linestyle=(0, (4, 3)), label="published law")
+    axes.plot(*published, color=SECOND, linewidth=1.4, linestyle=(0, (4, 3)), label="published law")
     if surface.size:
-        axes.plot(*surface, color=PERSONAL, linewidth=1.4, linestyle=(0, (1, 1.5)), label="surface")
+        axes.plot(*surface, color=THIRD, linewidth=1.4, linestyle=(0, (1, 1.5)), label="surface")
     if law:
         line = np.geomspace(flops.min(), flops.max(), 2)
-        axes.plot(line, [law.at(x) for x in line], color=MODEL, linewidth=1.6, label=f"runs: exponent {law.exponent.value:.2f}")
+        axes.plot(line, [law.at(x) for x in line], color=FIRST, linewidth=1.6, label=f"runs: exponent {law.exponent.value:.2f}")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    counted(axes.yaxis)
-    axes.set_xlabel("FLOPs")
+    log_ticks(axes.xaxis, budget)
+    log_ticks(axes.yaxis, tick)
+    axes.set_xlabel("budget (FLOPs)")
+    axes.set_ylabel(what)
     key(axes)
 
 
 def expected(axes: Axes, metric: str, curve: Sequence[Expected], flops_R: Array, loss_R: Array) -> None:
     """The metric of the best size against the budget, the interval for a further run, and the best run of each budget."""
     x = [one.flops for one in curve]
-    axes.fill_between(x, [one.low for one in curve], [one.high for one in curve], color=MODEL, alpha=0.15, linewidth=0)
-    axes.plot(x, [one.value for one in curve], color=MODEL, linewidth=1.6)
+    axes.fill_between(x, [one.low for one in curve], [one.high for one in curve], color=FIRST, alpha=0.15, linewidth=0)
+    axes.plot(x, [one.value for one in curve], color=FIRST, linewidth=1.6)
     budgets = np.unique(flops_R)
     best = [as_loss(metric, float(loss_R[flops_R == flops].min())) for flops in budgets]
     axes.plot(budgets, best, "o", color=INK, markersize=4)
     axes.axvspan(budgets[0], budgets[-1], color=FAINT, alpha=0.07, linewidth=0)
     axes.set_xscale("log")
-    axes.set_xlabel("FLOPs (grey: budgets of the runs)")
+    log_ticks(axes.xaxis, budget)
+    axes.set_xlabel("budget (FLOPs; grey: those of the runs)")
+    axes.set_ylabel(unit(metric))
 
 
 def knee(axes: Axes, found: Knee) -> None:
@@ -93,29 +99,20 @@ def knee(axes: Axes, found: Knee) -> None:
     values, fitted = found.value_R, found.at(x)
     if found.how != TO_TARGET:
         values, fitted = as_loss(found.metric, values), as_loss(found.metric, fitted)
-    axes.scatter(found.batch_R, values, s=14, color=MODEL, zorder=3, linewidths=0)
-    axes.plot(x, fitted, color=MODEL, linewidth=1.4, linestyle=":" if found.problem else "-")
+    axes.scatter(found.batch_R, values, s=14, color=FIRST, zorder=3, linewidths=0)
+    axes.plot(x, fitted, color=FIRST, linewidth=1.4, linestyle=":" if found.problem else "-")
     if not found.problem:
         low, high = (end or found.batch.value for end in (found.batch.low, found.batch.high))
-        axes.axvspan(max(low, x[0]), min(high, x[-1]), color=POPULARITY, alpha=0.14, linewidth=0)
-        axes.axvline(found.batch.value, color=POPULARITY, linewidth=1.3, linestyle=(0, (4, 3)))
+        axes.axvspan(max(low, x[0]), min(high, x[-1]), color=SECOND, alpha=0.14, linewidth=0)
+        axes.axvline(found.batch.value, color=SECOND, linewidth=1.3, linestyle=(0, (4, 3)))
     log_axis(axes)
-    axes.set_xlabel("batch, queries a step")
+    axes.set_xlabel("batch (queries a step)")
+    axes.set_ylabel("events to the target" if found.how == TO_TARGET else unit(found.metric))
 
 
-def whisker_rows(axes: Axes, rows: Sequence[tuple[str, Interval]], name: str, middle: float | None = None) -> None:
-    """One estimate with its interval per row; a row without bounds is drawn as a hollow point."""
-    for place, (_, within) in enumerate(reversed(rows)):
-        bounded = within.low is not None and within.high is not None
-        if bounded:
-            axes.plot([within.low or 0.0, within.high or 0.0], [place, place], color=MODEL, linewidth=1.6)
-        axes.plot(within.value, place, "o", color=MODEL, markersize=5, markerfacecolor=MODEL if bounded else "none")
-    axes.set_yticks(range(len(rows)), [label for label, _ in reversed(rows)])
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    if middle is not None:
-        axes.axvline(middle, color=FAINT, linewidth=0.8)
-    axes.grid(visible=False)
-    axes.set_xlabel(name)
+def whisker_rows(rows: Sequence[tuple[str, Interval]], name: str, middle: float | None = None) -> Draw:
+    """One estimate with its interval per row; a row without bounds is a hollow point."""
+    return rows_of_whiskers([Whisker(label, within.value, within.low, within.high) for label, within in rows], name, middle)
 
 
 def by_number(series: Mapping[str, Sequence[tuple[int, float]]]) -> Callable[[Axes], None]:
@@ -128,7 +125,8 @@ def by_number(series: Mapping[str, Sequence[tuple[int, float]]]) -> Callable[[Ax
         axes.axhline(0, color=FAINT, linewidth=0.8)
         axes.set_ylim(-1.08, 1.08)
         log_axis(axes)
-        axes.set_xlabel("negatives K, a step")
+        axes.set_xlabel("negatives K (a step)")
+        axes.set_ylabel("rank correlation")
         key(axes)
 
     return draw
@@ -144,6 +142,7 @@ def aging(axes: Axes, found: Aging) -> None:
         line = np.array([0.0, found.age_M.max()])
         axes.plot(line, as_loss(found.metric, found.at(float(size), line)), color=colour, linewidth=1.4)
     axes.set_xlabel(f"{found.unit}s since the end of the training data")
+    axes.set_ylabel(unit(found.metric))
     key(axes, "parameters")
 
 
@@ -176,15 +175,12 @@ def whiskers(found: Sequence[Interval]) -> Array:
 def log_axis(axes: Axes) -> None:
     """A logarithmic x axis whose ticks are counts or shares."""
     axes.set_xscale("log")
-    counted(axes.xaxis)
+    log_ticks(axes.xaxis, tick)
 
 
-def counted(axis: Axis) -> None:
-    """Ticks at 1, 2 and 5 of each decade, or at every decade if there are many, written with units."""
-    low, high = sorted(axis.get_view_interval())
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,), numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: tick(float(value))))
-    axis.set_minor_locator(NullLocator())
+def unit(metric: str) -> str:
+    """A metric as an axis names it."""
+    return f"{metric} (nats)" if metric in LOSSES or metric == "entropy" else metric
 
 
 def tick(value: float) -> str:
@@ -193,10 +189,3 @@ def tick(value: float) -> str:
         return f"{100 * value:g} %"
     size, unit = next(((size, unit) for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if value >= size), (1.0, ""))
     return f"{value / size:g}{unit}"
-
-
-def key(axes: Axes, title: str = "") -> None:
-    """The legend, faint and without a frame."""
-    legend = axes.legend(frameon=False, fontsize=7.5, labelcolor=FAINT, handlelength=1.6, labelspacing=0.25)
-    legend.set_title(title)
-    legend.get_title().set(fontsize=7.5, color=FAINT)

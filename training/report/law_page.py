@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from training.laws.aging import aged_metrics, fit_aging
@@ -17,16 +18,31 @@ from training.laws.share import percent, share_curves
 from training.laws.surface import optimum
 from training.laws.valley import Curve
 from training.report import law_figures as figures
-from training.report.law_tables import agreement_section, counted, optima_table, summary_table
+from training.report.law_tables import agreements, counted, optima_table, summary_tables
 from training.sweeps.ledger import Run
-from twotower.errors import EnvironmentProblem
 from twotower.planning.compute_optimal import fitted_law, short
 from twotower.planning.law import Interval
-from twotower.report.page import Markup, element, figure, page, section
-from twotower.report.svg import drawing
+from twotower.report import page
+from twotower.report.parts import Figure, Matrix, Table, Verdict
+from twotower.report.svg import Draw, figure
 
+TEMPLATE = Path(__file__).with_name("laws.html")
 SHOWN = ("set_loss", "recall@10", "ndcg@10")  # beside the isoFLOP valleys, which show every metric
 FRONTIER = 40  # points of a drawn frontier
+MEANINGS = {
+    "C, N, D": "budget in FLOPs, parameters, and events read in training; C = 6 N D",
+    "N*, D*": "the parameters and events of the best model of a budget",
+    "isoFLOP runs": "runs of one budget whose models differ in size",
+    "star": "the bottom of a parabola in log N through the runs of a budget",
+    "surface": "L = E + A N^-alpha + B D^-beta, fitted through all runs",
+    "published law": "Brüel Gabrielsson 2026, fitted to budgets of 1e15 to 1e19 FLOPs; here it is extrapolated",
+    "set_loss": "−log of the predicted probability of each item of the next basket, mean over items, in nats",
+    "recall@10, ndcg@10": "share of the next basket in the top ten; the same, with higher ranks counting more",
+}
+AGREEMENT = (
+    "Spearman's rank correlation of two metrics over the runs of a budget, with its 95 % interval. A loss falls where rankings "
+    "improve, so −1 between the two is agreement."
+)
 
 
 @dataclass
@@ -35,11 +51,32 @@ class Sheet:
 
     drawings: dict[str, Markup] = field(default_factory=dict)
 
-    def figure(self, name: str, title: str, draw: Callable[[Axes], None]) -> Markup:
-        """Draw, keep the drawing under a name of its own, and return it with its caption."""
+    def figure(self, name: str, title: str, draw: Draw, num_rows: int | None = None) -> Figure:
+        """Draw, and keep the drawing under a name of its own. What it means is said once for its group."""
         plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-        self.drawings[plain] = drawing(plain, draw)
-        return figure(title, self.drawings[plain])
+        drawn = figure(plain, title, "", draw, num_rows)
+        self.drawings[plain] = drawn.drawing
+        return drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Drawings and tables of one kind, with a sentence on what they mean."""
+
+    about: str
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+    matrices: Sequence[Matrix] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What one kind of sweep says on one corpus."""
+
+    title: str
+    said: Sequence[str]  # the results in sentences, the most important one first
+    groups: Sequence[Group]
+    notes: Sequence[str]
 
 
 def laws_page(runs: Sequence[Run], title: str, corpus: str | None = None) -> tuple[str, dict[str, Markup]]:
@@ -47,24 +84,23 @@ def laws_page(runs: Sequence[Run], title: str, corpus: str | None = None) -> tup
     sheet = Sheet()
     shown = [run for run in runs if corpus in (None, run.corpus)]
     corpora = list(dict.fromkeys(run.corpus for run in shown))
-    parts: list[object] = [element("h1", title), element("p", _counted(shown), kind="faint")]
-    for name in corpora:
-        if chosen := usable(shown, name, SWEEP):
-            parts.append(isoflop_section(sheet, chosen))
-    parts.append(share_section(sheet, [c for name in corpora if (c := usable(shown, name, "share"))]))
+    sections = [isoflop_section(sheet, chosen) for name in corpora if (chosen := usable(shown, name, SWEEP))]
+    if shares := [chosen for name in corpora if (chosen := usable(shown, name, "share"))]:
+        sections.append(share_section(sheet, shares))
     for name in corpora:
         for sweep, write in (("negatives", negatives_section), ("batch", batch_section), ("drift", drift_section)):
             if chosen := usable(shown, name, sweep):
-                parts.append(write(sheet, chosen))
-    return page(title, *parts), sheet.drawings
+                sections.append(write(sheet, chosen))
+    content = {"counted": _counted(shown), "verdict": verdict(sections), "sections": sections, "meanings": MEANINGS}
+    return page.render(TEMPLATE, title, content), sheet.drawings
 
 
-def written_to(path: Path, write: Callable[[], object]) -> None:
-    """Write a file or directory. EnvironmentProblem with the reason if that fails."""
-    try:
-        write()
-    except OSError as error:
-        raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}. Choose another place.") from error
+def verdict(sections: Sequence[Section]) -> Verdict:
+    """The first result of every section."""
+    said = [f"{section.title}. {section.said[0]}" for section in sections if section.said]
+    if not said:
+        return Verdict("undecided", "These runs give no law", ["The notes of each section say what to run next."])
+    return Verdict("", "What these runs say", said)
 
 
 def usable(runs: Sequence[Run], corpus: str, sweep: str) -> Chosen | None:
@@ -74,11 +110,10 @@ def usable(runs: Sequence[Run], corpus: str, sweep: str) -> Chosen | None:
     return None
 
 
-def isoflop_section(sheet: Sheet, chosen: Chosen) -> Markup:
+def isoflop_section(sheet: Sheet, chosen: Chosen) -> Section:
     """Valleys of every metric, frontiers, the expected metric, and whether the metrics agree."""
-    known = metrics_of(chosen.runs)
+    known, name = metrics_of(chosen.runs), chosen.corpus
     fits = [fit_metric(chosen.runs, metric) for metric in [name for name in USUAL if name in known] or known[:1]]
-    name = chosen.corpus
     charts = [
         sheet.figure(
             f"valley-{name}-{fit.metric}",
@@ -97,40 +132,39 @@ def isoflop_section(sheet: Sheet, chosen: Chosen) -> Markup:
         for fit in fits
         if fit.fitted
     ]
-    return section(
-        f"The best size for a budget: {name}",
-        headline(fits[0]),
-        _note(
+    optima = optima_table(fits[0])
+    agreed = agreements(sheet.figure, name, chosen.runs, known)
+    groups = [
+        Group(
             "A point is a run. At each budget a parabola in log N goes through the runs; a star is its bottom, and the bar "
-            "through it the 95 % interval. Dotted curves have no bottom that the runs can tell."
+            "through it the 95 % interval. Dotted curves have no bottom that the runs can tell.",
+            charts,
         ),
-        element("div", *charts, kind="charts wide"),
-        _note(
+        Group(
             "Stars: the bottoms, with intervals. The published law was fitted to budgets of 1e15 to 1e19 FLOPs, so here it is "
-            "extrapolated. The surface is L = E + A N^-alpha + B D^-beta through all runs."
+            "extrapolated. The surface is L = E + A N^-alpha + B D^-beta through all runs.",
+            frontiers,
+            [*([optima] if optima else []), *summary_tables(fits)],
         ),
-        element("div", *frontiers, kind="charts wide"),
-        optima_table(fits[0]),
-        summary_table(fits),
-        _note("Points: the best run of each budget. Band: 95 % interval for one further run of the best size."),
-        element("div", *futures, kind="charts wide"),
-        agreement_section(sheet.figure, name, chosen.runs, known),
-        _problems([chosen.sentence(), *(problem for fit in fits for problem in _named(fit))]),
-    )
+        Group("Points: the best run of each budget. Band: 95 % interval for one further run of the best size.", futures),
+        Group(AGREEMENT, agreed.figures, (), agreed.matrices),
+    ]
+    notes = [chosen.sentence(), *(problem for fit in fits for problem in _named(fit))]
+    return _section(f"The best size for a budget: {name}", [headline(fits[0])], groups, notes)
 
 
-def headline(fit: MetricFit) -> Markup:
+def headline(fit: MetricFit) -> str:
     """The exponents of the first metric, beside the published ones."""
     laws = fit.valleys.parameters_law, fit.valleys.events_law
     if laws[0] is None or laws[1] is None:
-        return element("p", element("strong", "No law"), f": {fit.problems[-1]}.", kind="verdict undecided")
+        return f"No law: {fit.problems[-1]}."
     said = f"By {fit.metric}, N* grows as C^{laws[0].exponent} and D* as C^{laws[1].exponent} (95 % intervals)."
-    return element("p", element("strong", said), " Published: C^0.617 and C^0.383.", kind="verdict")
+    return f"{said} Published: C^0.617 and C^0.383."
 
 
-def share_section(sheet: Sheet, corpora: Sequence[Chosen]) -> Markup:
+def share_section(sheet: Sheet, corpora: Sequence[Chosen]) -> Section:
     """The embedder's share on every corpus that has such runs."""
-    charts, rows, problems = [], [], [chosen.sentence() for chosen in corpora]
+    charts, rows, problems, said = [], [], [chosen.sentence() for chosen in corpora], []
     for chosen in corpora:
         for metric in _shown(chosen):
             curves = share_curves(chosen.runs, metric)
@@ -140,41 +174,38 @@ def share_section(sheet: Sheet, corpora: Sequence[Chosen]) -> Markup:
             problems += [f"{title}: {curve.problem}" for curve in curves]
             if metric == _shown(chosen)[0]:
                 rows += [(f"{chosen.corpus}, {figures.budget(c.flops)}", _in_percent(c.found.optimum)) for c in curves if c.found]
-    if not corpora:
-        return Markup("")
     if rows:
-        title = f"best share by {_shown(corpora[0])[0]}, with 95 % intervals"
-        charts.append(
-            sheet.figure("share-optima", title, lambda axes: figures.whisker_rows(axes, rows, "per cent of all parameters"))
-        )
+        first = _shown(corpora[0])[0]
+        said = [f"By {first} the best share is {'; '.join(f'{within.value:.2g} % on {label}' for label, within in rows)} FLOPs."]
+        draw = figures.whisker_rows(rows, "embedder's part of all parameters (%)")
+        charts.append(sheet.figure("share-optima", f"best share by {first}, with 95 % intervals", draw, len(rows)))
     about = (
         f"Shaded: shares whose difference to the best one is less than the noise of a run. The published optimum is "
         f"{percent(0.02)}, flat between {percent(0.02)} and {percent(0.06)}."
     )
-    return section("The embedder's share", _note(about), element("div", *charts, kind="charts wide"), _problems(problems))
+    return _section("The embedder's share", said, [Group(about, charts)], problems)
 
 
-def negatives_section(sheet: Sheet, chosen: Chosen) -> Markup:
+def negatives_section(sheet: Sheet, chosen: Chosen) -> Section:
     """Curves over K for each way of drawing negatives, and whether loss and ranking agree over these runs."""
     charts, problems = [], [chosen.sentence()]
     for metric in _shown(chosen):
         for number, (way, curves) in enumerate(negatives_curves(chosen.runs, metric).items()):
             name = f"negatives-{chosen.corpus}-{metric}-{number}"
             if any(curve.valley for curve in curves):
-                charts.append(sheet.figure(name, f"{metric}, {way}", _banded(metric, curves, "negatives K, a step")))
+                charts.append(sheet.figure(name, f"{metric}, {way}", _banded(metric, curves, "negatives K (a step)")))
             problems += [f"{metric}, {way}: {curve.problem}" for curve in curves]
-    return section(
-        f"Negatives after freezing: {chosen.corpus}",
-        _note("What the size of a model adds is taken out of the points."),
-        element("div", *charts, kind="charts wide"),
-        agreement_section(sheet.figure, f"{chosen.corpus}-negatives", chosen.runs, metrics_of(chosen.runs)),
-        _problems(problems),
-    )
+    agreed = agreements(sheet.figure, f"{chosen.corpus}-negatives", chosen.runs, metrics_of(chosen.runs))
+    groups = [
+        Group("A point is a run; what the size of its model adds is taken out.", charts),
+        Group(AGREEMENT, agreed.figures, (), agreed.matrices),
+    ]
+    return _section(f"Negatives after freezing: {chosen.corpus}", [], groups, problems)
 
 
-def batch_section(sheet: Sheet, chosen: Chosen) -> Markup:
+def batch_section(sheet: Sheet, chosen: Chosen) -> Section:
     """The critical batch for each metric."""
-    charts, problems, how = [], [chosen.sentence()], ""
+    charts, problems, how, said = [], [chosen.sentence()], "", []
     for metric in [name for name in USUAL if name in metrics_of(chosen.runs)]:
         try:
             found = knees(chosen.runs, metric)
@@ -183,20 +214,21 @@ def batch_section(sheet: Sheet, chosen: Chosen) -> Markup:
             continue
         for one in found:
             how = one.how
-            title = f"{metric}, {figures.budget(one.flops)} FLOPs" + ("" if one.problem else f": knee at {counted(one.batch)}")
+            at = f"{metric}, {figures.budget(one.flops)} FLOPs"
             name = f"batch-{chosen.corpus}-{metric}-{figures.budget(one.flops)}"
+            title = at if one.problem else f"{at}: knee at {counted(one.batch)}"
             charts.append(sheet.figure(name, title, lambda axes, one=one: figures.knee(axes, one)))  # type: ignore[misc]
             problems.append(one.problem)
+            if not one.problem:
+                said.append(f"By {metric} half of the events are wasted at a batch of {counted(one.batch)} queries.")
     meaning = (
         "events to reach a loss that all batches reach" if how == TO_TARGET else "the metric after the same number of events"
     )
     about = f"Shown: {meaning}. The knee is the batch at which half of the events are wasted; the band is its 95 % interval."
-    return section(
-        f"The critical batch: {chosen.corpus}", _note(about), element("div", *charts, kind="charts wide"), _problems(problems)
-    )
+    return _section(f"The critical batch: {chosen.corpus}", said, [Group(about, charts)], problems)
 
 
-def drift_section(sheet: Sheet, chosen: Chosen) -> Markup:
+def drift_section(sheet: Sheet, chosen: Chosen) -> Section:
     """How models age, and whether larger ones age faster."""
     charts, problems, said = [], [chosen.sentence()], []
     for metric in aged_metrics(chosen.runs):
@@ -209,18 +241,12 @@ def drift_section(sheet: Sheet, chosen: Chosen) -> Markup:
         charts.append(sheet.figure(name, metric, lambda axes, found=found: figures.aging(axes, found)))  # type: ignore[misc]
         sign = 1 if as_loss(metric, 1.0) else -1
         faster = f"; ten times the parameters add {_signed(found.by_decade, sign)}" if found.by_decade else ""
-        said.append(element("p", f"{metric} changes by {_signed(found.rate, sign)} a {found.unit}{faster}."))
+        said.append(f"{metric} changes by {_signed(found.rate, sign)} a {found.unit}{faster}.")
     about = (
         "Models whose training data end at different times, measured in the same periods. What a period adds for every model is "
         "taken out. Intervals: 95 %, errors clustered by run."
     )
-    return section(
-        f"How a frozen model ages: {chosen.corpus}",
-        _note(about),
-        element("div", *charts, kind="charts wide"),
-        *said,
-        _problems(problems),
-    )
+    return _section(f"How a frozen model ages: {chosen.corpus}", said, [Group(about, charts)], problems)
 
 
 def _frontier(fit: MetricFit, what: str) -> Callable[[Axes], None]:
@@ -267,15 +293,10 @@ def _signed(within: Interval, sign: int) -> str:
     return f"{sign * within.value:+.2g} [{low:+.2g}, {high:+.2g}]"
 
 
-def _problems(found: Sequence[str]) -> Markup:
-    there = [problem for problem in dict.fromkeys(found) if problem]
-    if not there:
-        return Markup("")
-    return element("details", element("summary", f"{len(there)} notes on these fits"), *(element("p", line) for line in there))
-
-
-def _note(text: str) -> Markup:
-    return element("p", text, kind="faint")
+def _section(title: str, said: Sequence[str], groups: Sequence[Group], notes: Sequence[str]) -> Section:
+    """A section of what there is."""
+    there = [group for group in groups if group.figures or group.tables or group.matrices]
+    return Section(title, said, there, [note for note in dict.fromkeys(notes) if note])
 
 
 def _counted(runs: Sequence[Run]) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
@@ -13,14 +14,16 @@ from training.report import law_figures as figures
 from training.sweeps.ledger import Run
 from twotower.planning.compute_optimal import fitted_law, short
 from twotower.planning.law import Interval, Surface
-from twotower.report.page import Markup, correlation_cell, element, joined, table
+from twotower.report.numbers import NOTHING, percent
+from twotower.report.parts import Figure, Matrix, Table, triangle
+from twotower.report.svg import Draw
 
-Draw = Callable[[str, str, Callable[[Axes], None]], Markup]
+Keep = Callable[[str, str, Draw, int | None], Figure]  # draws under a name, with a title and a number of rows
 COUNTER = "recall@10"  # the metric whose agreement with the loss is drawn
 
 
-def optima_table(fit: MetricFit) -> Markup:
-    """The best size of every budget, with intervals, beside that of the published law."""
+def optima_table(fit: MetricFit) -> Table | None:
+    """The best size of every budget, with intervals, beside that of the published law; None without a valley."""
     rows = [
         [
             f"{one.flops:.3g}",
@@ -34,10 +37,10 @@ def optima_table(fit: MetricFit) -> Markup:
         for one in fit.valleys.optima()
     ]
     columns = ["FLOPs", "N*", "D*", "D*/N*", fit.metric, "N*, published law", "D*, published law"]
-    return table(f"Optima by {fit.metric}, with 95 % intervals (Fieller).", columns, rows) if rows else Markup("")
+    return Table(f"The best size of each budget by {fit.metric}, with 95 % intervals (Fieller).", columns, rows) if rows else None
 
 
-def summary_table(fits: Sequence[MetricFit]) -> Markup:
+def summary_tables(fits: Sequence[MetricFit]) -> list[Table]:
     """Exponents of both approaches for every metric, and how well the surface holds."""
     caption = (
         "Exponents of FLOPs, with 95 % intervals: Student's t over the budgets, and the bootstrap over runs. The published ones "
@@ -50,8 +53,8 @@ def summary_table(fits: Sequence[MetricFit]) -> Markup:
         "The surface through all runs. Noise: standard deviation of a run around it. Last column: its error at the largest "
         "budget when it was fitted without that budget."
     )
-    below = table(about, ["fitted", "E", "alpha", "beta", "noise", "error at the largest budget"], surfaces)
-    return joined([table(caption, columns, exponents), below if surfaces else ""])
+    below = Table(about, ["fitted", "E", "alpha", "beta", "noise", "error at the largest budget"], surfaces)
+    return [Table(caption, columns, exponents), *([below] if surfaces else [])]
 
 
 def exponent_cells(fit: MetricFit) -> list[str]:
@@ -64,31 +67,37 @@ def exponent_cells(fit: MetricFit) -> list[str]:
         events and events.exponent,
         surface and surface.size_exponent,
     )
-    left_out = f"{min(without):.2f} to {max(without):.2f}" if without else "-"
-    return [*(ratio(within) if within else "-" for within in cells), left_out]
+    left_out = f"{min(without):.2f} to {max(without):.2f}" if without else NOTHING
+    return [*(ratio(within) if within else NOTHING for within in cells), left_out]
 
 
 def surface_cells(found: Surface) -> list[str]:
     """Parameters and checks of the surface."""
-    error = "-" if found.held_out_error is None else f"{found.held_out_error:.2%}"
-    return [*(ratio(within) for within in (found.E, found.alpha, found.beta)), f"{found.relative_noise:.2%}", error]
+    error = NOTHING if found.held_out_error is None else percent(found.held_out_error, 2)
+    return [*(ratio(within) for within in (found.E, found.alpha, found.beta)), percent(found.relative_noise, 2), error]
 
 
-def agreement_section(draw: Draw, name: str, runs: Sequence[Run], metrics: Sequence[str]) -> Markup:
-    """A matrix of rank correlations per budget, and how the losses correlate with recall."""
+@dataclass(frozen=True, slots=True)
+class Agreements:
+    """Whether metrics agree: drawings of a loss against recall, and a matrix of all metrics for each budget."""
+
+    figures: list[Figure]
+    matrices: list[Matrix]
+
+
+def agreements(keep: Keep, name: str, runs: Sequence[Run], metrics: Sequence[str]) -> Agreements:
+    """Rank correlations of the metrics per budget, and how the losses correlate with recall."""
     names = [metric for metric in (*USUAL, "batch_local_loss", "train_loss") if metric in metrics]
-    matrices = [element("div", matrix(one), kind="matrix") for one in agreements_by_budget(runs, names)]
     drawn = []
     for loss in [metric for metric in names if metric.endswith("loss") and COUNTER in names]:
-        title = f"Spearman({loss}, {COUNTER}); -1 is agreement"
+        title = f"{loss} against {COUNTER}"
         rows = [(one.label, one.between(loss, COUNTER)) for one in by_budget_and_way(runs, [loss, COUNTER])]
         if known := [(label, within) for label, within in rows if not math.isnan(within.value)]:
-            drawn.append(draw(f"agreement-{name}-{loss}", title, whiskers(known)))
+            drawn.append(keep(f"agreement-{name}-{loss}", title, whiskers(known), len(known)))
         if series := by_number(runs, loss):
-            about = f"{title}; runs of one K and budget, which differ in size"
-            drawn.append(draw(f"agreement-by-k-{name}-{loss}", about, figures.by_number(series)))
-    parts = (element("div", *some, kind="charts wide") for some in (drawn, matrices) if some)
-    return joined(list(parts))
+            about = f"{title}, runs of one K and budget, which differ in size"
+            drawn.append(keep(f"agreement-by-k-{name}-{loss}", about, figures.by_number(series), None))
+    return Agreements(drawn, [matrix(one) for one in agreements_by_budget(runs, names)])
 
 
 def by_budget_and_way(runs: Sequence[Run], metrics: Sequence[str]) -> list[Agreement]:
@@ -120,24 +129,20 @@ def by_number(runs: Sequence[Run], loss: str) -> dict[str, list[tuple[int, float
     return series
 
 
-def whiskers(rows: Sequence[tuple[str, Interval]]) -> Callable[[Axes], None]:
+def whiskers(rows: Sequence[tuple[str, Interval]]) -> Draw:
     """A drawing of correlations with their intervals."""
 
     def draw(axes: Axes) -> None:
-        figures.whisker_rows(axes, rows, "rank correlation, with 95 % interval", middle=0.0)
+        figures.whisker_rows(rows, "rank correlation, with 95 % interval", middle=0.0)(axes)
         axes.set_xlim(-1.05, 1.05)
 
     return draw
 
 
-def matrix(found: Agreement) -> Markup:
+def matrix(found: Agreement) -> Matrix:
     """The lower triangle of the correlations."""
-    rows = [
-        [f"{place} {metric}", *(correlation_cell(float(value)) for value in found.correlation[place - 1, :place])]
-        for place, metric in enumerate(found.metrics, start=1)
-    ]
-    caption = f"{found.label}: Spearman's rank correlation over {found.num_runs} runs; columns are numbered as rows."
-    return table(caption, ["", *range(1, len(found.metrics) + 1)], rows)
+    about = f"{found.label}: Spearman's rank correlation over {found.num_runs} runs; columns are numbered as rows."
+    return triangle(about, found.metrics, found.correlation.tolist())
 
 
 def counted(within: Interval) -> str:

@@ -19,16 +19,16 @@ def ledger(tmp_path: Path) -> Path:
 
 
 def test_a_law_is_fitted_shown_and_written(ledger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, html = tmp_path / "law.json", tmp_path / "laws.html"
-    assert main(["fit", "--ledger", str(ledger), "--metric", "set_loss", "--out", str(out), "--html", str(html)]) == 0
+    out, page = tmp_path / "law.json", tmp_path / "laws.html"
+    assert main(["fit", "--ledger", str(ledger), "--metric", "set_loss", "--out", str(out), "--page", str(page)]) == 0
     said = capsys.readouterr().out
     assert "35 runs on grocery-1a2b, 1e+15 to 1e+19 FLOPs" in said
     assert "left out of every fit: 1 (diverged)" in said
     assert "N* grows as C^0.6" in said
     assert "fitted without the largest budget it is 0." in said
     assert read_law(out).metrics.keys() == {"set_loss"}
-    assert "The best size for a budget: grocery-1a2b" in html.read_text()
-    assert "zipf" not in html.read_text()
+    assert "The best size for a budget: grocery-1a2b" in page.read_text()
+    assert "zipf" not in page.read_text()
 
 
 def test_the_law_as_json_is_all_of_stdout(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,14 +5,15 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 
-from training.report.charts import Curve, Level, chart, running_mean
+from training.report.charts import MOST_POINTS, Curve, Level, chart, running_mean, thinned
 from twotower.report.svg import VARIABLES
 
 
 def drawn(name: str = "loss") -> str:
     x = list(range(100))
     curve = Curve(x, [1e-4 * (1 + np.sin(i)) for i in x], noisy=True)
-    return chart(name, [curve], [Level(2e-4, "popularity"), Level(2e-4, "personal frequency")], boundaries=[50])
+    levels = [Level(2e-4, "popularity"), Level(2e-4, "personal frequency")]
+    return chart(name, "Loss", "Lower is better.", "nats", [curve], levels, boundaries=[50]).drawing
 
 
 def test_a_chart_is_an_svg_element_as_wide_as_its_column() -> None:
@@ -24,7 +25,7 @@ def test_a_chart_is_an_svg_element_as_wide_as_its_column() -> None:
 
 def test_every_colour_is_one_of_the_page() -> None:
     shown = drawn()
-    assert re.findall(r"#[0-9a-fA-F]{6}", shown) == []
+    assert re.findall(r":\s*#[0-9a-fA-F]{6}", shown) == []
     assert set(re.findall(r"var\((--\w+)\)", shown)) <= set(VARIABLES.values())
 
 
@@ -49,4 +50,17 @@ def test_the_running_mean_is_shorter_at_the_ends() -> None:
 
 def test_a_chart_of_two_thousand_points_is_small() -> None:
     noise = np.random.default_rng(0).normal(size=2000).tolist()
-    assert len(chart("loss", [Curve(list(range(2000)), noise, noisy=True)])) < 100_000
+    assert len(chart("loss", "Loss", "", "nats", [Curve(list(range(2000)), noise, noisy=True)]).drawing) < 25_000
+
+
+def test_a_curve_of_many_points_keeps_its_peaks() -> None:
+    y = np.zeros(5000)
+    y[1234], y[4321] = 7.0, -3.0
+    x, kept = thinned(np.arange(5000.0), y)
+    assert len(x) <= MOST_POINTS
+    assert (kept.max(), kept.min()) == (7.0, -3.0)
+
+
+def test_axes_say_what_they_show() -> None:
+    texts = re.findall(r">([^<>]*)</text>", drawn())
+    assert {"step", "nats"} <= set(texts)

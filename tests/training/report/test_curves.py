@@ -6,11 +6,17 @@ import msgspec
 import pytest
 
 from tests.training.run.test_journal import END, begun, evaluation, line
-from training.report.curves import agreement, training_curves, validation_curves
+from training.report.curves import Curves, agreement, training_curves, validation_curves
 from training.report.run_record import RunRecord, read_run
 from training.run.stopping import describe
+from twotower.report.parts import Matrix
 
 STAGES = [{"num_negatives": 4096, "negatives": "uniform"}, {"num_negatives": None, "negatives": "uniform"}]
+
+
+def told(curves: Curves | None) -> Curves:
+    assert curves is not None
+    return curves
 
 
 def record(directory: Path, num_evaluations: int) -> RunRecord:
@@ -30,42 +36,42 @@ def record(directory: Path, num_evaluations: int) -> RunRecord:
 def test_the_curves_of_a_run_that_stopped_early_say_where_and_what_was_kept(tmp_path: Path) -> None:
     record(tmp_path, 2)
     begun(tmp_path / "bundle.run", after_step=20).stage_end(END)
-    assert f"Early stopping: {describe(END)}" in validation_curves(read_run(tmp_path / "bundle.run"))
+    assert f"Early stopping: {describe(END)}" in told(validation_curves(read_run(tmp_path / "bundle.run"))).about
 
 
 def test_every_stage_has_its_own_loss_curve_with_its_candidates(tmp_path: Path) -> None:
-    shown = training_curves(record(tmp_path, 0))
-    assert "loss of stage 1, nats, over 4,096 uniform negatives and the right answers" in shown
-    assert "loss of stage 2, nats, over the full catalogue" in shown
-    assert shown.count("<svg") == 5, "two losses, learning rate, gradient norm, events/s"
+    first, second, *others = told(training_curves(record(tmp_path, 0))).figures
+    assert (first.title, second.title) == ("Loss of stage 1", "Loss of stage 2")
+    assert "over 4,096 uniform negatives and the right answers" in first.about
+    assert "over the full catalogue" in second.about
+    assert [drawn.title for drawn in others] == ["Learning rate", "Gradient norm", "Speed"]
 
 
 def test_a_run_without_gradient_norms_has_no_curve_of_them(tmp_path: Path) -> None:
     journal = begun(tmp_path)
     journal.step(line(1, norm=None))
-    assert "norm of the gradient" not in training_curves(read_run(tmp_path))
+    assert "Gradient norm" not in [drawn.title for drawn in told(training_curves(read_run(tmp_path))).figures]
 
 
 def test_validation_names_its_candidates_and_draws_the_counters(tmp_path: Path) -> None:
-    shown = validation_curves(record(tmp_path, 3))
-    assert "9 queries of 3 users" in shown
-    assert "Candidates: all." in shown
-    assert shown.count("<svg") == 3, "the metrics that were noted: recall, loss, entropy"
-    assert shown.count("stroke: var(--popularity)") == 1, "the counter has a recall alone"
+    shown = told(validation_curves(record(tmp_path, 3)))
+    assert "9 queries of 3 users" in shown.about[0]
+    assert "Candidates: all." in shown.about[0]
+    assert [drawn.title for drawn in shown.figures] == ["Set loss", "R@10", "Entropy of the prediction"]
+    assert sum("stroke:var(--second)" in drawn.drawing for drawn in shown.figures) == 1, "the counter has a recall alone"
 
 
 def test_without_evaluations_there_are_no_validation_curves(tmp_path: Path) -> None:
-    assert validation_curves(record(tmp_path, 0)) == ""
+    assert validation_curves(record(tmp_path, 0)) is None
 
 
 def test_metrics_that_move_together_correlate(tmp_path: Path) -> None:
     shown = agreement(record(tmp_path, 4))
-    assert "over 4 evaluations" in shown
-    assert shown.count("+1.00") == 2, "each with itself"
-    assert shown.count("-1.00") == 1, "recall rises as the loss falls"
-    assert shown.count('<span class="faint">-</span>') == 3, "the entropy never moved"
+    assert isinstance(shown, Matrix)
+    assert "over 4 evaluations" in shown.about
+    assert [[cell.text for cell in row] for row in shown.rows] == [["+1.00"], ["−1.00", "+1.00"], ["–", "–", "–"]]
 
 
 @pytest.mark.parametrize("num_evaluations", [0, 3])
 def test_too_few_evaluations_are_not_correlated(tmp_path: Path, num_evaluations: int) -> None:
-    assert f"{num_evaluations} evaluations: 4 are needed" in agreement(record(tmp_path, num_evaluations))
+    assert agreement(record(tmp_path, num_evaluations)) == f"{num_evaluations} evaluations: 4 are needed for rank correlations."

@@ -11,7 +11,7 @@ from training.laws.valley import Group, fit_curve
 from training.report import law_figures as figures
 from twotower.planning.compute_optimal import short
 from twotower.planning.law import Interval
-from twotower.report.svg import POPULARITY
+from twotower.report.svg import PAPER, SECOND
 
 
 def test_every_valley_with_a_bottom_has_a_star_at_it() -> None:
@@ -43,14 +43,14 @@ def test_a_knee_is_marked_only_if_there_is_one() -> None:
     for loss, marked in ((np.log1p(batch / 500), True), (np.ones(6), False)):
         axes = Figure().add_subplot()
         figures.knee(axes, fit_knee("set_loss", AT_FIXED_EVENTS, 1e12, None, batch, loss))
-        assert any(line.get_color() == POPULARITY for line in axes.lines) == marked
+        assert any(line.get_color() == SECOND for line in axes.lines) == marked
 
 
 def test_an_estimate_without_bounds_is_a_hollow_point_without_a_whisker() -> None:
     axes = Figure().add_subplot()
-    figures.whisker_rows(axes, [("bounded", Interval(1.0, 0.5, 2.0)), ("not", Interval(1.0, None, 2.0))], "share")
+    figures.whisker_rows([("bounded", Interval(1.0, 0.5, 2.0)), ("not", Interval(1.0, None, 2.0))], "share")(axes)
     assert [label.get_text() for label in axes.get_yticklabels()] == ["not", "bounded"]
-    assert next(line.get_markerfacecolor() for line in axes.lines if line.get_marker() == "o") == "none"
+    assert next(line.get_markerfacecolor() for line in axes.lines if line.get_marker() == "o") == PAPER
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def finished(directory: Path) -> Path:
 def test_a_run_in_progress_says_how_far_it_is_and_shows_its_curves(tmp_path: Path) -> None:
     shown = render(read_run(run_in_progress(tmp_path)))
     assert "This run has not finished" in shown
-    assert "It was 43% through at step 43" in shown
+    assert "It was 43\u00a0% through at step 43" in shown
     assert "at a loss of 8.125 nats" in shown
     assert "<svg" in shown
     assert "Against the counters" not in shown
@@ -55,7 +55,7 @@ def test_a_finished_run_is_judged(tmp_path: Path) -> None:
     shown = render(read_run(finished(tmp_path)))
     assert "has not finished" not in shown
     assert "Against the counters" in shown
-    assert "<dt>training</dt><dd>10 minutes</dd>" in shown
+    assert "<dt>training</dt><dd>10\u00a0minutes</dd>" in shown
 
 
 def test_a_run_that_stopped_early_says_which_weights_it_kept(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_the_page_tells_how_to_repeat_the_run(tmp_path: Path) -> None:
     shown = render(read_run(run_in_progress(tmp_path)))
     for name, value in (("seed", "7"), ("events", "12,000"), ("torch", "2.13.0"), ("commit", "abc&lt;def&gt;")):
         assert f"<dt>{name}</dt><dd>{value}</dd>" in shown
-    assert "The embedder holds 2.00%" in shown
+    assert "The embedder holds 2.00\u00a0%" in shown
     assert "begun 2026-11-23 00:08 UTC" in shown
 
 

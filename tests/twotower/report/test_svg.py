@@ -4,17 +4,17 @@ from xml.etree import ElementTree
 
 from matplotlib.axes import Axes
 
-from twotower.report.svg import MODEL, drawing, standalone
+from twotower.report.svg import FIRST, drawing, standalone
 
 
 def draw(axes: Axes) -> None:
-    axes.plot([0, 1], [0, 1], color=MODEL)
+    axes.plot([0, 1], [0, 1], color=FIRST)
     axes.set_xlabel("steps")
 
 
 def test_a_drawing_takes_its_colours_from_the_page() -> None:
-    assert "var(--model)" in drawing("line", draw)
-    assert MODEL not in drawing("line", draw)
+    assert "var(--first)" in drawing("line", draw)
+    assert FIRST not in drawing("line", draw)
 
 
 def test_a_drawing_on_its_own_has_the_colours_of_a_light_page_on_white() -> None:
