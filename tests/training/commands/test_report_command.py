@@ -38,7 +38,7 @@ def test_the_page_of_a_real_run_holds_its_verdict_and_its_curves(trained: Path, 
     for words in (
         "Against the counters",
         "Validation during the run",
-        "loss of stage 2, nats, over the full catalogue",
+        "What the optimizer lowers, over the full catalogue.",
         "events used",
     ):
         assert words in page
