@@ -1,4 +1,4 @@
-"""What people see and use: the playground in a browser, and the public Python client behaviorgpt.
+"""What people see and use: the playground in a browser, searches that steer, and the public Python client behaviorgpt.
 
 Sections can be run alone; their rows then replace those of the last report.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from benchmarks.browser import searches
 from benchmarks.browser.chromium import browser
 from benchmarks.browser.playground import first_paints_ms, percentile, refreshes_ms
 from benchmarks.client_calls.catalogue_file import write_catalogue
@@ -95,7 +96,33 @@ def wire(bench: Bench) -> list[Row]:
     return [Row(metric="client_calls_passed", value=num_passed(*outcomes), unit="calls", better="higher", must=40)]
 
 
-SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {"page": page, "wire": wire}
+def search(bench: Bench) -> list[Row]:
+    """A search at the end of a household's history: is its product type among the ten best items?"""
+    history = bench.directory / "searched.db"
+
+    def serve(port: int) -> list[str]:
+        command = [sys.executable, "-m", "twotower.cli", "serve", "--store", str(bench.demo / "store"), "--port", str(port)]
+        return [*command, "--history", f"sqlite:///{history}"]
+
+    with running(serve, bench.directory / "searched.log", CORES) as server:
+        answers = list(searches.ask(f"http://127.0.0.1:{server.port}/", bench.demo / "data"))
+
+    def share(name: str, is_there: Callable[[searches.Found], float], chosen: Sequence[bool] = (True, False)) -> Row:
+        values = [is_there(found) for asked, found in answers if asked.is_common in chosen]
+        goal = 0.9 if name == "search_type_in_top10" else None
+        return Row(metric=name, value=sum(values) / len(values), unit="", better="higher", goal=goal)
+
+    return [
+        share("search_type_in_top10", lambda found: found.searched > 0),
+        share("search_common_type_in_top10", lambda found: found.searched > 0, [True]),
+        share("search_rare_type_in_top10", lambda found: found.searched > 0, [False]),
+        share("search_share_of_top10", lambda found: found.searched / 10),
+        share("search_type_in_top10_without_search", lambda found: found.without > 0),
+        share("search_type_in_top10_by_text_alone", lambda found: found.by_text > 0),
+    ]
+
+
+SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {"page": page, "search": search, "wire": wire}
 
 if __name__ == "__main__":
     sys.exit(main())

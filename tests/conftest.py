@@ -68,6 +68,7 @@ def tiny_bundle(tiny_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         table_rows=64,
         embedder_hidden=32,
         context_table_rows=32,
+        query_field="title",
     )
     popularity = pa.table(
         {

@@ -16,6 +16,7 @@ from twotower.data.item_statistics import NUM_ACTIVITY_FEATURES, NUM_PAST_FEATUR
 from twotower.data.past_items import PastItems
 from twotower.data.window import HistoryBatch
 from twotower.model.config import ModelConfig
+from twotower.model.searches import encode_queries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,10 +127,12 @@ def train_batch(config: ModelConfig, sizes: Sizes) -> tuple[TrainBatch, Candidat
         request_Q7=here["request_Q7"],
         wanted_QS=here["wanted"],
         wanted_weights_QS=torch.zeros(here["wanted"].shape),
+        search_weight_Q=torch.zeros(sizes.num_queries),
         now_ms_Q=np.full(sizes.num_queries, 3 * DAY_MS),
         past=PastItems(torch.from_numpy(past_rows), number_Q.repeat_interleave(per_query), here["past_M6"], here["activity_Q6"]),
         answer_rows_A=here["answers"],
         answer_query_A=number_Q,
         answer_weights_A=torch.full((sizes.num_queries,), 1 / sizes.num_queries),
+        searches=encode_queries([], config),
     )
     return batch, drawn

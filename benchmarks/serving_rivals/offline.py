@@ -4,6 +4,7 @@ M: past items, N: items
 """
 
 from collections.abc import Sequence
+from itertools import count
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +18,16 @@ from twotower.data.item_statistics import ItemStatistics
 from twotower.data.schema import EVENT_TYPE
 from twotower.data.window import History
 from twotower.model.scoring import Queries, Request, answer
+from twotower.model.searches import embed_queries
 
 
 def model_history(release: LoadedRelease, events: Sequence[StoredEvent]) -> History:
-    """Events of items that the release has, as the contextualizer reads them."""
-    rows = np.array([release.rows[event.item_id] for event in events if event.item_id is not None], np.int64)
-    return History(rows, np.array([event.time_ms for event in events], np.int64), event_context(release.towers, events))
+    """Events of items that the release has, and searches, as the contextualizer reads them."""
+    queries = tuple(event.query for event in events if event.query is not None)
+    searches = count(-1, -1)
+    rows = [next(searches) if event.item_id is None else release.rows[event.item_id] for event in events]
+    times_ms = np.array([event.time_ms for event in events], np.int64)
+    return History(np.array(rows, np.int64), times_ms, event_context(release.towers, events), queries)
 
 
 def item_statistics_of(past: dict[int, PastItem]) -> ItemStatistics:
@@ -41,14 +46,16 @@ def item_statistics_of(past: dict[int, PastItem]) -> ItemStatistics:
 
 def offline_request(release: LoadedRelease, history: UserHistory, now_ms: int, target_event_type: str | None = None) -> Request:
     """What the offline evaluation asks; events and past items that the release does not have are left out."""
-    known = [event for event in history.window if event.item_id in release.rows]
+    known = [event for event in history.window if release.reads(event)]
     past = {release.rows[item_id]: item for item_id, item in history.items.items() if item_id in release.rows}
     return Request(model_history(release, known), item_statistics_of(past), now_ms, target_event_type)
 
 
 def offline_queries(release: LoadedRelease, request: Request) -> Queries:
     """The model's answer; the release must be without item changes."""
-    return answer(release.towers.contextualizer, release.towers.config.model, release.vectors_NV, [request])
+    towers = release.towers
+    searches_SD = embed_queries(towers.embedder, towers.contextualizer, request.history.queries, towers.config.model)
+    return answer(towers.contextualizer, towers.config.model, release.vectors_NV, [request], searches_SD)
 
 
 def offline_scores(release: LoadedRelease, request: Request) -> Floats:

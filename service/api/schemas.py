@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from service.api.errors import ErrorBody
+from twotower.data.events import MAX_QUERY
 from twotower.data.words import tokens
 from twotower.tables.ids import MAX_ID_BYTES
 from twotower.tables.times import EARLIEST_MS, LATEST_MS
@@ -24,7 +25,6 @@ MAX_LISTED_IDS = 10_000
 MAX_PROMOTIONS = 10  # each needs a search of its own
 MAX_EXPLAINED = 20
 MAX_FILTER_CHARACTERS = 1000
-MAX_QUERY_CHARACTERS = 256
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _EXACT = 2**53  # many JSON clients read numbers as doubles, which cannot hold all larger integers
@@ -48,7 +48,7 @@ NumResults = Annotated[int, Meta(ge=1, le=MAX_RESULTS)]
 FilterText = Annotated[
     str, Meta(max_length=MAX_FILTER_CHARACTERS, description="For example: price < 5 and department in ('tea', 'coffee')")
 ]
-QueryText = Annotated[str, Meta(min_length=1, max_length=MAX_QUERY_CHARACTERS, description="What the user typed")]
+QueryText = Annotated[str, Meta(min_length=1, max_length=MAX_QUERY, description="What the user typed")]
 HistoryMode = Literal["append", "replace", "stored"]
 
 

@@ -6,18 +6,22 @@ before them. The same code runs on CPU tensors, where the operations take their 
 T: new events of all histories, Q: requests, M: past items of all requests, S: hash slots
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from service.kernels.item_rows import ItemRows
 from service.kernels.topk import top_k
 from service.model.cpu_reader import new_times
 from service.model.device_model import DeviceModel, graphs
 from service.model.event_contexts import Contexts
 from service.model.packing import Array, Inputs, Shape
 from service.model.pages import PagedMemory
+from service.model.query_vectors import query_vectors, searched_vector
 from service.model.reader import Question, UserQuery
 from service.states.memory import PastParts
 from twotower.artefacts.bundle import Towers
@@ -33,7 +37,7 @@ class DeviceReader:
     """Implements `Reader` on a device."""
 
     def __init__(self, model: DeviceModel, towers: Towers, rows: Mapping[str, int], added_AV: Tensor | None) -> None:
-        self._model, self._config, self._rows = model, towers.config.model, rows
+        self._model, self._towers, self._config, self._rows = model, towers, towers.config.model, rows
         self._contexts = Contexts(towers, _kept, 2 * sum(self._config.context_spec.slot_counts))
         self._has_changes = added_AV is not None
         self._added_AV = None if added_AV is None or not len(added_AV) else added_AV.to(model.device)
@@ -57,6 +61,8 @@ class DeviceReader:
         model = self._model
         if not model.graphs and model.device.type == "cuda":  # the first batch is one of the warm-up
             model.capture(graphs())
+        # After a search the query is known here only, so that no other items can be searched for with it there.
+        questions = [q._replace(num_others=0) if q.events and q.events[-1].query else q for q in questions]
         queries: list[UserQuery] = []
         for part in self._parts(questions):
             memories = [_memory_of(question) for question in part]
@@ -92,9 +98,10 @@ class DeviceReader:
         is_pinned = model.device.type == "cuda"
         buffer = torch.zeros(model.layout.num_numbers(shape), dtype=torch.int32, pin_memory=is_pinned)
         self._fill(model.layout.views(buffer, shape), questions, memories, starts, shape)
-        graph = None if self._has_changes else model.graphs.get(shape)
+        added_AV = self._with_searches(questions, starts)
+        graph = None if self._has_changes or added_AV is not None else model.graphs.get(shape)
         if graph is None:
-            results = model.results(buffer.to(model.device, non_blocking=True), shape, self._added_AV)
+            results = model.results(buffer.to(model.device, non_blocking=True), shape, added_AV)
         else:
             on_device, replay = graph
             on_device.copy_(buffer, non_blocking=True)
@@ -103,6 +110,15 @@ class DeviceReader:
         for memory, question in zip(memories, questions, strict=True):
             memory.grown(len(question.events))
         return self._queries(questions, parts)
+
+    def _with_searches(self, questions: Sequence[Question], starts: Sequence[int]) -> Tensor | None:
+        """The rows that follow those of the release: added items, then the queries of the new searches of the batch."""
+        new = [event for question, start in zip(questions, starts, strict=True) for event in question.events[start:]]
+        if all(event.query is None for event in new):
+            return self._added_AV
+        vectors_SD = torch.from_numpy(query_vectors(self._towers, new))
+        vectors_SV = pad(vectors_SD, (0, self._model.vectors_NV.shape[1] - vectors_SD.shape[1])).to(self._model.device)
+        return vectors_SV if self._added_AV is None else torch.cat([self._added_AV, vectors_SV])
 
     def _shape(self, questions: Sequence[Question], starts: Sequence[int]) -> Shape:
         """The sizes of the batch: those of a graph if one has room for it, else rounded up."""
@@ -187,7 +203,8 @@ class DeviceReader:
         spans = [np.arange(firsts[q], firsts[q] + len(questions[q].events) - starts[q]) for q in owners]
         positions = [np.arange(starts[q], len(questions[q].events)) for q in owners]
         at = np.concatenate(spans)
-        here.rows_T[at] = [self._rows[event.item_id] for event in new if event.item_id is not None]
+        search_rows = itertools.count(len(self._model.vectors_NV) + (0 if self._added_AV is None else len(self._added_AV)))
+        here.rows_T[at] = [next(search_rows) if event.item_id is None else self._rows[event.item_id] for event in new]
         here.positions_T[at] = np.concatenate(positions)
         pages = [np.array(memories[q].pages)[where // page] for q, where in zip(owners, positions, strict=True)]
         here.places_T[at] = np.concatenate(pages) * page + here.positions_T[at] % page
@@ -203,9 +220,20 @@ class DeviceReader:
         for place, question in enumerate(questions):
             rows, stop = question.past.statistics.item_rows_M, start + len(question.past.statistics)
             others = self._others(queries_QV[place], place, question, found) if found and question.num_others else None
-            queries.append(UserQuery(queries_QV[place], rows, past_M[start:stop], others))
+            query = UserQuery(queries_QV[place], rows, past_M[start:stop], others)
+            queries.append(self._with_search(question, query))
             start = stop
         return queries
+
+    def _with_search(self, question: Question, query: UserQuery) -> UserQuery:
+        """The query with what a search adds to it that is the last event."""
+        added_D = searched_vector(self._towers, question.events, question.now_ms)
+        if added_D is None:
+            return query
+        query_V, items = query.query_V.copy(), ItemRows(self._model.vectors_NV, self._added_AV)
+        query_V[: len(added_D)] += added_D
+        past_MV = items.take(torch.from_numpy(query.past_rows_M).to(self._model.device))[:, : len(added_D)].cpu().numpy()
+        return UserQuery(query_V, query.past_rows_M, np.asarray(query.past_scores_M + past_MV @ added_D, np.float32))
 
     def _others(self, query_V: Floats, place: int, question: Question, found: Sequence[Floats]) -> tuple[Ints, Floats]:
         """Rows and scores of the best other items of one question. What the search could not prove is searched for again."""

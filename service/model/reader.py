@@ -19,12 +19,13 @@ class Question(NamedTuple):
     """What a reader needs to know of one request. The memory is of events at the beginning of `events`."""
 
     memory: Memory
-    events: tuple[StoredEvent, ...]  # the window of the history, without events of unknown items
+    events: tuple[StoredEvent, ...]  # the window of the history, without events that the model does not read
     past: PastState
     features_M6: Floats  # of the past items at the moment of the request
     activity_6: Floats
     times_R: Floats
     wanted_event_type: str | None
+    now_ms: int
     num_others: int = 0  # how many of the best items that are not past items to search for, if the reader can
 
 

@@ -142,9 +142,12 @@ def queries_from(
 
 
 def prints_of(release: LoadedRelease, events: Sequence[StoredEvent]) -> npt.NDArray[np.uint64]:
-    """Fingerprints [L] of the item vectors of events, as the model reads them: without popularity."""
-    rows_L = np.array([release.rows[event.item_id] for event in events if event.item_id is not None], np.int64)
-    return fingerprints(release.vectors(rows_L).numpy()[:, : release.towers.config.model.width])
+    """Fingerprints [L] of the item vectors of events, as the model reads them: without popularity. Of a search it is 0."""
+    rows = np.array([release.rows[event.item_id] for event in events if event.item_id is not None], np.int64)
+    prints_L = np.zeros(len(events), np.uint64)  # releases of one bundle embed a query alike
+    of_items = fingerprints(release.vectors(rows).numpy()[:, : release.towers.config.model.width])
+    prints_L[[event.item_id is not None for event in events]] = of_items
+    return prints_L
 
 
 def move_on(release: LoadedRelease, state: UserState, cache: UserCache) -> None:
@@ -166,7 +169,7 @@ def _question(release: LoadedRelease, state: UserState, model_input: ModelInput,
     times_R = request_time_features(now_Q, last_Q)[0, : release.towers.config.model.request_time_width]
     features_M6 = past_features(statistics, now_ms)
     wanted = model_input.target_event_type
-    return Question(state.memory, events, state.past, features_M6, activity_6, times_R, wanted, num_others)
+    return Question(state.memory, events, state.past, features_M6, activity_6, times_R, wanted, now_ms, num_others)
 
 
 def update_past_items(release: LoadedRelease, state: UserState, model_input: ModelInput) -> None:

@@ -40,14 +40,14 @@ class ModelInput:
     """The model's input for a request, for one release."""
 
     history: UserHistory  # inline events included; those of a past moment only, if the request is about one
-    known_events: tuple[StoredEvent, ...]  # the events of the window whose items the release has
+    known_events: tuple[StoredEvent, ...]  # the events of the window that the model reads
     now_ms: int
     target_event_type: str | None
     degraded: tuple[str, ...] = ()
 
     @property
     def num_ignored(self) -> int:
-        """Events of the window whose items the release does not have."""
+        """Events of the window that the model does not read."""
         return len(self.history.window) - len(self.known_events)
 
     def missing(self, release: LoadedRelease, named: Sequence[str]) -> list[str]:
@@ -64,10 +64,11 @@ def read_input(release: LoadedRelease, user_request: UserRequest[AboutUser], now
     """The model's input for a request; `now_ms` replaces the moment of the request."""
     request = user_request.request
     merged = merge_inline(user_request.stored, request)
-    known = tuple(event for event in merged.history.window if event.item_id in release.rows)
+    known = tuple(event for event in merged.history.window if release.reads(event))
     moment_ms = user_request.now_ms if now_ms is None else now_ms
     degraded = () if merged.is_exact else (PAST_FORGOTTEN,)
-    if len(known) < len(merged.history.window) and any(event.query is not None for event in merged.history.window):
+    ignored = len(known) < len(merged.history.window) and release.towers.config.model.query_field is None
+    if ignored and any(event.query is not None for event in merged.history.window):
         degraded = (*degraded, SEARCHES_IGNORED)
     return ModelInput(merged.history, known, moment_ms, request.target_event_type, degraded)
 

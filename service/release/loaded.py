@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
+from service.histories.history import StoredEvent
 from service.model.cpu_reader import CpuReader
 from service.model.device_model import DeviceModel
 from service.model.device_reader import DeviceReader
@@ -81,6 +82,10 @@ class LoadedRelease:
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    def reads(self, event: StoredEvent) -> bool:
+        """Whether the model reads an event: of an item that the catalogue knows, or a search if it was trained on searches."""
+        return event.item_id in self.rows or (event.query is not None and self.towers.config.model.query_field is not None)
 
     @property
     def base(self) -> "LoadedRelease":

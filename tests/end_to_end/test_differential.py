@@ -1,8 +1,8 @@
 """A thousand real households, each at the moment of a basket: what the server answers is what the offline evaluation ranks.
 
 The purchases are those of the Complete Journey; the few of items that its catalogue does not know are left out, as they are of
-every training. The towers have the demo's width and half its layers, and were never trained: what is compared is arithmetic,
-not quality.
+every training. Among them stand searches: a minute before every fortieth purchase, at the moment of some, and several at once.
+The towers have the demo's width and half its layers, and were never trained: what is compared is arithmetic, not quality.
 
 N: items, K: results, P: popularity dimensions
 """
@@ -11,7 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -83,12 +83,13 @@ class Ranked:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     directory = tmp_path_factory.mktemp("journey")
     events, items, bundle = (directory / name for name in ("events.parquet", "items.parquet", "bundle"))
-    schema = msgspec.structs.replace(SCHEMA, signals=None)
-    columns = ["household_id", "product_id", "transaction_timestamp", "sales_value", "quantity", "store_id"]
-    transactions = pq.read_table(package_data() / "transactions.parquet", columns=columns)
+    columns = msgspec.structs.replace(SCHEMA.events, query="query")
+    schema = msgspec.structs.replace(SCHEMA, events=columns, signals=None)
+    names = ["household_id", "product_id", "transaction_timestamp", "sales_value", "quantity", "store_id"]
+    transactions = pq.read_table(package_data() / "transactions.parquet", columns=names)
     pq.write_table(items_table(pq.read_table(package_data() / "products.parquet"), unit_prices(transactions)), items)
     wanted = (pc.field("household_id") <= SAMPLED) & (pc.field("transaction_timestamp") < pa.scalar(UNTIL.replace(tzinfo=None)))
-    bought = events_table(transactions.filter(wanted))
+    bought = with_searches(events_table(transactions.filter(wanted)))
     pq.write_table(bought, events)
     item_ids = read_item_ids(items, schema.items)
     log = read_event_log(events, schema, item_ids, CONTEXT_TABLE_ROWS)
@@ -103,12 +104,37 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
         context_table_rows=CONTEXT_TABLE_ROWS,
         num_layers=2,
         num_popularity=len(HALF_LIVES_DAYS),
+        query_field="title",
     )
     torch.manual_seed(0)
     embedder, contextualizer = build_embedder(model), Contextualizer(model)
     stir(contextualizer)
     save_bundle(bundle, embedder, contextualizer, model, HALF_LIVES_DAYS, schema, popularity, {}, {})
     return Shop(items, bundle, item_ids, log, stored_events(bought, log, item_ids), popularity_NP)
+
+
+def with_searches(bought: pa.Table) -> pa.Table:
+    """The purchases, and after them in the file the searches."""
+    kinds = [(7, 60_000), (3, 0), (0, 61_000), (0, 60_000)]  # which rows of 40, and how long before the purchase
+    texts = ["whole milk", "frozen pizza", "DOG food, dry", "Q7", "熱いお茶", "a word that nobody sells", "milk"]
+    parts = [bought.append_column("query", pa.nulls(len(bought), pa.string()))]
+    for place, ago_ms in kinds:
+        rows = bought.take(pa.array(range(place, len(bought), 40)))
+        earlier = pc.subtract(rows["timestamp"], pa.scalar(ago_ms, pa.duration("ms")))
+        parts.append(
+            pa.table(
+                {
+                    "user_id": rows["user_id"],
+                    "item_id": pa.nulls(len(rows), pa.string()),
+                    "timestamp": earlier,
+                    "event_type": pa.array(["search"] * len(rows)),
+                    "price_paid": pa.nulls(len(rows), pa.float64()),
+                    "store_id": rows["store_id"],
+                    "query": [texts[(place + n) % len(texts)] for n in range(len(rows))],
+                }
+            )
+        )
+    return pa.concat_tables(parts)
 
 
 @torch.no_grad()
@@ -126,15 +152,26 @@ def stored_events(bought: pa.Table, log: EventLog, item_ids: pa.Array) -> list[l
     """The rows of the file as a shop would send them, in the order of the log; equal ones keep that of the file."""
     rows = defaultdict[Any, list[StoredEvent]](list)
     times_ms = bought["timestamp"].cast(pa.int64())
-    columns = (bought[name].to_pylist() for name in ("user_id", "item_id", "event_type", "price_paid", "store_id"))
-    for user, item, kind, price, store, time_ms in zip(*columns, times_ms.to_pylist(), strict=True):
+    columns = (bought[name].to_pylist() for name in ("user_id", "item_id", "event_type", "price_paid", "store_id", "query"))
+    for user, item, kind, price, store, query, time_ms in zip(*columns, times_ms.to_pylist(), strict=True):
         properties = {"price_paid": price, "store_id": store}
-        event = StoredEvent(user_id=user, item_id=item, event_type=kind, time_ms=time_ms, properties=properties)
+        event = StoredEvent(user_id=user, item_id=item, event_type=kind, time_ms=time_ms, query=query, properties=properties)
         rows[user, item, time_ms].append(event)
-    ids, times = item_ids.to_pylist(), log.times_ms_E.tolist()
-    return [
-        [rows[user, ids[log.item_rows_E[e]], times[e]].pop(0) for e in range(*log.span(u))] for u, user in enumerate(log.user_ids)
-    ]
+    ids, times, stored = item_ids.to_pylist(), log.times_ms_E.tolist(), list[list[StoredEvent]]()
+    assert log.searches is not None
+    for u, user in enumerate(log.user_ids):
+        events = [rows[user, ids[log.item_rows_E[e]], times[e]].pop(0) for e in range(*log.span(u))]
+        first = int(log.searches.offsets_U1[u])
+        for number, before in enumerate(log.searches.before(u).tolist()):
+            time_ms = int(log.searches.times_ms_R[first + number])
+            events.insert(before - log.span(u)[0] + number, rows[user, None, time_ms].pop(0))
+        stored.append(events)
+    return stored
+
+
+def num_events(shop: Shop, query: Query) -> int:
+    """How many events a query may know, searches included."""
+    return int(shop.log.num_known(query.user, np.array(shop.log.span(query.user)[0] + query.num_known)))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +189,7 @@ def offline(shop: Shop) -> Model:
     parts = [encode_items(t, config.item_spec, config.table_rows) for t in stream_items(shop.items, towers.schema.items)]
     vectors_ND = embed_rows(towers.embedder, EncodedRows.concatenate(parts)).clone()
     that_night = PopularitySnapshots(shop.popularity_NP.T[:, None], start_ms=0, step_ms=1)
-    return Model(towers.contextualizer, config, vectors_ND, shop.log, that_night)
+    return Model(towers.contextualizer, config, vectors_ND, shop.log, that_night, towers.embedder)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +206,7 @@ def server(shop: Shop, queries: list[Query], tmp_path_factory: pytest.TempPathFa
     with Client(settings, load_release(directory / "store"), history) as client:
         random = Random(0)
         for place, query in enumerate(queries):
-            events = shop.stored[query.user][: query.num_known]
+            events = shop.stored[query.user][: num_events(shop, query)]
             for part in out_of_order(events, random) if place % 3 == 0 else [events]:
                 assert all(client.run(history.append(part)))
         yield client
@@ -213,7 +250,7 @@ async def ask(client: Client, shop: Shop, queries: Sequence[Query]) -> list[dict
 def check(shop: Shop, expected: Sequence[Ranked], answers: Sequence[dict[str, Any]], all_is_known: bool = True) -> None:
     """At each place stands the item that the evaluation puts there, or one whose score there differs by a rounding error."""
     for ranked, answer in zip(expected, answers, strict=True):
-        num_known = ranked.query.num_known
+        num_known = num_events(shop, ranked.query)
         assert not all_is_known or answer["history_seq"] == num_known
         assert (answer["degraded"], answer["events_ignored"]) == ([], 0)
         assert answer["events_used"] == num_known - anchor(num_known)
@@ -230,8 +267,11 @@ def answers(shop: Shop, queries: list[Query], server: Client) -> list[dict[str, 
     return server.run(ask(server, shop, queries))
 
 
-def test_the_histories_are_of_every_length(queries: list[Query]) -> None:
-    lengths = np.array([q.num_known for q in queries])
+def test_the_histories_are_of_every_length_and_many_have_searches(shop: Shop, queries: list[Query]) -> None:
+    lengths = np.array([num_events(shop, q) for q in queries])
+    searched = [[e.query is not None for e in shop.stored[q.user][:n]] for q, n in zip(queries, lengths, strict=True)]
+    assert sum(map(any, searched)) > NUM_HISTORIES / 2
+    assert sum(kinds[-1:] == [True] for kinds in searched) > 10, "the last event is a search"
     assert len(queries) == NUM_HISTORIES
     assert (lengths == 0).any()
     for low, high, at_least in ((1, 20, 50), (193, 257, 50), (257, 320, 50), (321, 2000, 50)):
@@ -251,19 +291,18 @@ def test_they_still_are_when_histories_grew_and_only_what_is_new_was_read(
     shop: Shop, offline: Model, queries: list[Query], server: Client, answers: list[dict[str, Any]]
 ) -> None:
     """By one event, a third of them by up to five; long ones first, and of these where the window's anchor is about to move."""
-    with_room = [q for q in queries if len(shop.stored[q.user]) > q.num_known + 5]
+    with_room = [q for q in queries if shop.log.span(q.user)[1] - shop.log.span(q.user)[0] > q.num_known + 5]
     chosen = sorted(with_room, key=lambda q: (q.num_known < WINDOW, -q.num_known % PAGE))[:NUM_GROWN]
     grown, new = list[Query](), list[StoredEvent]()
     for place, query in enumerate(chosen):
-        events, num_known = shop.stored[query.user], query.num_known + (1 if place % 3 else 5 - place // 3 % 5)
+        start, num_known = shop.log.span(query.user)[0], query.num_known + (1 if place % 3 else 5 - place // 3 % 5)
         # Within a basket too: then a moment later, because events of the moment itself are not known.
-        now_ms = max(events[num_known].time_ms, events[num_known - 1].time_ms + 1)
-        grown.append(replace(query, num_known=num_known, now_ms=now_ms))
-        new += events[query.num_known : num_known]
+        before_ms, next_ms = shop.log.times_ms_E[start + num_known - 1 : start + num_known + 1].tolist()
+        grown.append(replace(query, num_known=num_known, now_ms=max(next_ms, before_ms + 1)))
+        new += shop.stored[query.user][num_events(shop, query) : num_events(shop, grown[-1])]
     assert server.post("/v1/events", {"events": [sent(e) for e in new]}).json()["accepted"] == len(new)
-    assert (
-        sum(q.num_known > WINDOW and anchor(q.num_known) != anchor(o.num_known) for q, o in zip(grown, chosen, strict=True)) >= 3
-    )
+    sizes = [(num_events(shop, q), num_events(shop, o)) for q, o in zip(grown, chosen, strict=True)]
+    assert sum(after > WINDOW and anchor(after) != anchor(before) for after, before in sizes) >= 3
     hits = server.app.cache.counters.hits
     again = server.run(ask(server, shop, grown))
     assert server.app.cache.counters.hits - hits == NUM_GROWN
@@ -282,7 +321,7 @@ def test_a_past_moment_is_answered_as_it_would_have_been_then_or_says_that_it_is
     known = [query for query in queries if query.user in last_but_one]
     then = [last_but_one[query.user] for query in known]
     asked = server.run(ask(server, shop, then))
-    short = [answer for query, answer in zip(known, asked, strict=True) if query.num_known <= WINDOW - 5]
+    short = [answer for query, answer in zip(known, asked, strict=True) if num_events(shop, query) <= WINDOW - 5]
     assert len(short) > 200
     assert not any(answer["degraded"] for answer in short)
     exact = [(query, answer) for query, answer in zip(then, asked, strict=True) if not answer["degraded"]]
@@ -320,9 +359,10 @@ def test_the_reader_of_a_device_gives_the_answers_of_the_cpu(shop: Shop, some: l
 class InBfloat16(Model):
     """The evaluation's model with its layers in bfloat16, as torch computes them on a CPU."""
 
-    def _hidden(self, queries: Sequence[Query], windows: Sequence[list[int]]) -> Tensor:
+    def _hidden(self, queries: Sequence[Query], windows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         with torch.autocast("cpu", torch.bfloat16):
-            return super()._hidden(queries, windows).float()
+            hidden_QD, read_QD = super()._hidden(queries, windows)
+            return hidden_QD.float(), read_QD.float()
 
 
 def test_in_bfloat16_the_reader_of_a_device_errs_no_more_than_torch(
@@ -334,7 +374,7 @@ def test_in_bfloat16_the_reader_of_a_device_errs_no_more_than_torch(
     """
     release = with_model_on_tensors(server.context.served.current, torch.bfloat16, pool_bytes=2 << 21)
     ours, *theirs = answers_of_both(shop, some, server, release)
-    in_torch = InBfloat16(offline.contextualizer, offline.config, offline.vectors_ND, offline.log, offline.snapshots)
+    in_torch = InBfloat16(*(getattr(offline, field.name) for field in fields(offline)))
     row_of = {item_id: row for row, item_id in enumerate(shop.item_ids.to_pylist())}
     torch_errors, scores_QN = [], torch.empty(QUERIES_PER_BATCH, len(row_of))
     for begin in range(0, len(some), QUERIES_PER_BATCH):

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import httpx
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 from prometheus_client import CollectorRegistry
@@ -75,8 +76,18 @@ def shop_events(tiny_shop: Path) -> list[StoredEvent]:
 
 @pytest.fixture(scope="session")
 def histories(shop_events: list[StoredEvent]) -> dict[str, UserHistory]:
+    """The histories of all users; every ninth event is a search instead."""
     users = sorted({e.user_id for e in shop_events})
-    return {u: UserHistory().extended(e for e in shop_events if e.user_id == u) for u in users}
+    return {u: UserHistory().extended(with_searches([e for e in shop_events if e.user_id == u])) for u in users}
+
+
+def with_searches(events: Sequence[StoredEvent]) -> list[StoredEvent]:
+    """The events, of which every ninth is a search instead."""
+    texts = ("dark bread", "TEA", "something else")
+    search = {"event_type": "search", "item_id": None, "properties": {"channel": "web"}}
+    return [
+        msgspec.structs.replace(event, query=texts[n % 3], **search) if n % 9 == 4 else event for n, event in enumerate(events)
+    ]
 
 
 class MemoryHistory:

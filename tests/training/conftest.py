@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from training.data.batches import BatchSampler
+from training.data.made_up_queries import ItemWords
 from training.data.read import Data, read_data
 from training.recipes.budget import CONTEXT_TABLE_ROWS, size_model
 from training.recipes.config import StageConfig, TrainConfig
@@ -65,3 +66,12 @@ def read_shop(directory: Path, config: TrainConfig = TINY) -> Shop:
 @pytest.fixture(scope="session")
 def shop(tiny_shop: Path) -> Shop:
     return read_shop(tiny_shop)
+
+
+def searching(shop: Shop, directory: Path, share: float = 0.4) -> BatchSampler:
+    """A sampler that makes up searches."""
+    columns = load_schema(directory / "schema.toml").items
+    words = ItemWords(list(stream_items(directory / "items.parquet", columns)), columns, "title")
+    model = msgspec.structs.replace(shop.model, query_field="title")
+    config = msgspec.structs.replace(shop.config, search_share=share)
+    return BatchSampler(shop.data.log, shop.data.train_until_ms, model, config, words)

@@ -20,6 +20,7 @@ CHANGES = (
     "precision",
     "schedule",
     "sharding",
+    "search_share",
     "seed",
 )  # options named as the config's field
 
@@ -54,6 +55,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--plant-cold", type=float, metavar="SHARE", help="hide a share of the items, for the protocol cold-start"
     )
+    what = "share of the queries that follow a search made up from the words of items; only for logs without searches"
+    parser.add_argument("--search-share", type=float, metavar="SHARE", help=what)
     parser.add_argument("--prefetch", type=int, metavar="BATCHES", help="draw so many batches ahead in a thread; for GPUs")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="precision of the arithmetic; bf16 needs a GPU")
     add_device_option(parser, default=None, told_default="auto where there is a GPU, else cpu")

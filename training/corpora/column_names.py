@@ -38,6 +38,7 @@ ROLES = {
         eventkind"""
     ),
 }
+QUERIES = _listed("query searchquery searchterm searchtext searchphrase searchstring searchkeyword searchkeywords keywords")
 TITLES = _listed("title name itemname productname prodname producttitle movietitle itemtitle articletitle headline")
 _RECBOLE = re.compile(r":(token|float)(_seq)?$")
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")

@@ -6,7 +6,7 @@ U: users, E: events, S: hash slots of an event's context, F: its dense features
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from training.data.search_log import Found, SearchLog, found_in, search_log
 from twotower.data.events import EventBatch, stream_events
 from twotower.data.features import (
     EncodedRows,
@@ -48,10 +49,12 @@ class LogReport:
     unknown_item_examples: tuple[str, ...]
     left_out: tuple[Reason, ...]  # for other reasons
     notes: tuple[str, ...]  # how columns were read, where that is not plain
+    num_searches: int = 0  # among the events, and not among those used
 
     def lines(self) -> list[str]:
         """Lines for the terminal: one for all events, and one for each reason why events are left out."""
-        lines = [f"{self.num_events:,} events of {self.num_users:,} users, {self.num_used:,} used", *self.notes]
+        searches = f", {self.num_searches:,} searches" if self.num_searches else ""
+        lines = [f"{self.num_events:,} events of {self.num_users:,} users, {self.num_used:,} used{searches}", *self.notes]
         if self.unknown_items:
             names = ", ".join(self.unknown_item_examples)
             lines.append(f"{self.unknown_items:,} events left out: their items are not in the catalogue (such as {names})")
@@ -74,6 +77,7 @@ class EventLog:
     context: EncodedRows
     context_spec: FeatureSpec
     report: LogReport
+    searches: SearchLog | None = None
 
     @property
     def num_users(self) -> int:
@@ -88,6 +92,37 @@ class EventLog:
         """The rows [start, stop), which must be of one user, optionally reordered by `order`."""
         index = np.arange(start, stop) if order is None else start + order
         return History(self.item_rows_E[index].astype(np.int64), self.times_ms_E[index], self.context.take(index))
+
+    def num_known(self, user: int, rows: Ints) -> Ints:
+        """How many events and searches of a user are known to a question about the moment of the event in each row."""
+        num_known: Ints = rows - self.offsets_U1[user]
+        if self.searches is not None:
+            num_known = num_known + np.searchsorted(self.searches.before(user), rows, side="right")
+        return num_known
+
+    def first_row(self, user: int, first: int) -> int:
+        """The row of the first event after the first so many events and searches of a user."""
+        return int(self.offsets_U1[user]) + first - self._num_searches(user, first)
+
+    def window(self, user: int, first: int, stop: int, order: Ints | None = None) -> History:
+        """Events and searches of a user: without the first so many, up to those known at the event in row `stop`.
+
+        `order` is that of the events from `first_row` on.
+        """
+        row = self.first_row(user, first)
+        history = self.history(row, stop, order)
+        if self.searches is None:
+            return history
+        before = self.searches.before(user)
+        begin, end = self._num_searches(user, first), int(np.searchsorted(before, stop, side="right"))
+        return history.with_searches(self.searches.of(user, begin, end), np.maximum(before[begin:end] - row, 0))
+
+    def _num_searches(self, user: int, first: int) -> int:
+        """How many of the first so many events and searches of a user are searches."""
+        if self.searches is None:
+            return 0
+        before = self.searches.before(user) - self.offsets_U1[user]
+        return int(np.searchsorted(before + np.arange(len(before)), first))
 
 
 def read_event_log(
@@ -110,11 +145,15 @@ def read_event_log(
     free = offsets_U1[:-1].copy()
     row_of_user = pa.array(user_ids)
     row_of_type = pa.array(types)
+    searches: list[Found] = []
     for batch in stream_events(path, schema.events, tuple(schema.events.features)):
-        _place(batch, log, item_ids, row_of_user, row_of_type, free, context_rows)
+        user_rows = pc.index_in(batch.user_ids, row_of_user)
+        _place(batch, log, item_ids, user_rows, row_of_type, free, context_rows)
+        if found := found_in(batch, user_rows, spec, context_rows):
+            searches.append(found)
         on_events(len(batch))
     _sort(log, fingerprint("order inside a basket", item_ids))
-    return log
+    return replace(log, searches=search_log(searches, offsets_U1, log.times_ms_E))
 
 
 def _first_pass(
@@ -126,13 +165,14 @@ def _first_pass(
     types: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     samples = {name: _Sample() for name, kind in schema.events.features.items() if kind == "numeric"}
-    left_out = LeftOut()
+    left_out, num_searches = LeftOut(), 0
     for batch in stream_events(path, schema.events, tuple(schema.events.features), left_out):
         no_item, no_user = pc.equal(batch.item_ids, ""), pc.equal(batch.user_ids, "")
         known = pc.is_in(batch.item_ids, item_ids)
         _count(unknown, batch.item_ids.filter(pc.and_not(pc.invert(known), no_item)))
         _count(users, batch.user_ids.filter(pc.and_not(known, no_user)))
         _count(types, batch.event_types)
+        num_searches += 0 if batch.queries is None else len(batch.queries) - batch.queries.null_count
         training = batch.times_ms_E < train_until
         for name, sample in samples.items():
             sample.add(batch.times_ms_E[training], to_floats(batch.features[name], name)[training])
@@ -151,7 +191,7 @@ def _first_pass(
         fields.append(FieldSpec(name=name, kind=kind, edges=edges))
     examples = tuple(name for name, _ in unknown.most_common(3))
     reasons, notes = left_out.reasons, tuple(left_out.notes)
-    report = LogReport(left_out.num_rows, users.total(), len(users), unknown.total(), examples, reasons, notes)
+    report = LogReport(left_out.num_rows, users.total(), len(users), unknown.total(), examples, reasons, notes, num_searches)
     return users, FeatureSpec(fields=tuple(fields)), sorted(types), report
 
 
@@ -205,11 +245,10 @@ def _map(dtype: type, shape: tuple[int, ...]) -> npt.NDArray[Any]:
 
 
 def _place(
-    batch: EventBatch, log: EventLog, item_ids: pa.Array, users: pa.Array, types: pa.Array, free: Ints, context_rows: int
+    batch: EventBatch, log: EventLog, item_ids: pa.Array, user_rows: pa.Array, types: pa.Array, free: Ints, context_rows: int
 ) -> None:
     """Write the usable rows of a batch after the rows that their users already have."""
     item_rows = pc.index_in(batch.item_ids, item_ids)
-    user_rows = pc.index_in(batch.user_ids, users)
     usable = pc.and_(item_rows.is_valid(), user_rows.is_valid()).to_numpy(zero_copy_only=False)
     user_E = user_rows.fill_null(0).to_numpy(zero_copy_only=False)[usable].astype(np.int64)
     order = np.argsort(user_E, kind="stable")

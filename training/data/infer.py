@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from training.corpora.column_names import ROLES, TITLES, find_role, is_group, is_id, normalised
+from training.corpora.column_names import QUERIES, ROLES, TITLES, find_role, is_group, is_id, normalised
 from twotower.data.events import stream_events
 from twotower.data.features import DAY_MS
 from twotower.data.schema import (
@@ -94,9 +94,11 @@ def infer_schema(events: Path, items: Path) -> Guess:
             f'no column tells the types of events, so all are a "{CONSTANT_TYPE}": write what they are, or name a column'
         )
     named = {name for name in roles.values() if isinstance(name, str)}
+    query = _query(event_table, str(roles["item_id"]))
+    named |= {query} if query else set()
     event_features, event_rest = _features(event_table, "events", named | {"event_type"})
     item_features, item_rest = _features(item_table, "items", {item_id, "item_id"})
-    columns = EventColumns(**roles, features=event_features)  # type: ignore[arg-type]
+    columns = EventColumns(**roles, query=query, features=event_features)  # type: ignore[arg-type]
     texts = [name for name, kind in item_features.items() if kind == "text"]
     title = min(
         texts, key=lambda name: TITLES.index(normalised(name)) if normalised(name) in TITLES else len(TITLES), default=None
@@ -132,6 +134,20 @@ def _roles(events: Table, item_id: str) -> dict[str, str | Constant]:
     if kind is not None and not _tells_types(events, kind):
         kind = None
     return {**found, "event_type": kind or Constant(constant=CONSTANT_TYPE)}  # type: ignore[dict-item]
+
+
+def _query(events: Table, item_id: str) -> str | None:
+    """The column of texts of searches: by its name, if some events have a text there and no item."""
+    known = {normalised(name): name for name in events.schema.names if pt.is_string(events.schema.field(name).type)}
+    name = next((known[guess] for guess in QUERIES if guess in known), None)
+    if name is None:
+        return None
+    values = _sample(events, [name, item_id])
+    texts, items = values[name], values[item_id]
+    if isinstance(texts, str) or isinstance(items, str):
+        return None
+    is_search = pc.and_(texts.is_valid(), pc.equal(items.cast(pa.string()).fill_null(""), ""))
+    return name if pc.any(is_search).as_py() else None
 
 
 def _only_time(events: Table) -> str | None:

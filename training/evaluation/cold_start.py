@@ -135,6 +135,7 @@ def compacted(log: EventLog, keep_E: Flags) -> EventLog:
         times_ms_E=_compact(log.times_ms_E, keep_E),
         types_E=_compact(log.types_E, keep_E),
         context=EncodedRows(*(_compact(x, keep_E) for x in (context.slots_NS, context.weights_NS, context.dense_NF))),
+        searches=log.searches.kept(kept_before, there_U) if log.searches else None,
     )
 
 

@@ -4,7 +4,8 @@ Q: queries, N: items, V: vector width, D: model width, P: popularity dimensions
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Protocol
 
@@ -24,7 +25,9 @@ from twotower.data.window import anchor, collate
 from twotower.device import CPU, on
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
+from twotower.model.embedder import Embedder
 from twotower.model.scoring import Request, queries_from_hidden
+from twotower.model.searches import embed_queries, event_vectors
 
 WINDOWS_PER_BATCH = 16
 QUERIES_PER_BATCH = 64
@@ -144,6 +147,7 @@ class Model:
     vectors_ND: Tensor
     log: EventLog
     snapshots: PopularitySnapshots
+    embedder: Embedder | None = None  # reads the searches of the log; without it they are left out
     has_probabilities: bool = True
 
     @torch.inference_mode()
@@ -151,7 +155,7 @@ class Model:
         """Queries of one user and one anchor share a forward pass, because attention is causal."""
         config, device = self.config, self.vectors_ND.device
         windows = [list(g) for _, g in groupby(range(len(queries)), lambda i: self._window(queries[i]))]
-        hidden: list[Tensor] = []
+        hidden: list[tuple[Tensor, Tensor]] = []
         for begin in range(0, len(windows), WINDOWS_PER_BATCH):
             hidden.append(self._hidden(queries, windows[begin : begin + WINDOWS_PER_BATCH]))
         requests = [self._request(q, s) for q, s in zip(queries, statistics, strict=True)]
@@ -160,7 +164,8 @@ class Model:
         past_popularity_PM = self.snapshots.of_items(now[past.request_M.numpy()], past.rows_M.numpy())
         past = on(device, past)
         vectors = PastVectors.of(self.vectors_ND, past.rows_M, torch.from_numpy(past_popularity_PM).T.to(device))
-        answered = queries_from_hidden(self.contextualizer, config, torch.cat(hidden), requests, past, vectors)
+        hidden_QD, read_QD = (torch.cat(parts) for parts in zip(*hidden, strict=True))
+        answered = queries_from_hidden(self.contextualizer, config, hidden_QD, read_QD, requests, past, vectors)
         torch.matmul(answered.vectors_QV[:, : config.width], self.vectors_ND.T, out=out_QN)
         # The nightly refresh changes only the popularity dimensions, so each query is scored with those of its day.
         if device.type == "cpu":
@@ -183,26 +188,40 @@ class Model:
             for row in np.flatnonzero(day_of_query == number).tolist():
                 out_QN[row].addmv_(popularity_PN.T, weights_QP[row])
 
-    def _window(self, query: Query) -> tuple[int, int]:
-        return query.user, anchor(query.num_known, self.config.window, self.config.page)
+    @cached_property
+    def _read(self) -> EventLog:
+        """The log as the model reads it: without searches if it was not trained on them."""
+        return self.log if self.embedder is not None and self.config.query_field else replace(self.log, searches=None)
 
-    def _hidden(self, queries: Sequence[Query], windows: Sequence[list[int]]) -> Tensor:
-        histories = []
+    def _stop(self, query: Query) -> int:
+        return self.log.span(query.user)[0] + query.num_known
+
+    def _num_known(self, query: Query) -> int:
+        return int(self._read.num_known(query.user, np.array(self._stop(query))))
+
+    def _window(self, query: Query) -> tuple[int, int]:
+        return query.user, anchor(self._num_known(query), self.config.window, self.config.page)
+
+    def _hidden(self, queries: Sequence[Query], windows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """The hidden states after the last events of queries, and the vectors of these events."""
+        histories, device = [], self.vectors_ND.device
         for members in windows:
             user, first = self._window(queries[members[0]])
-            start = self.log.span(user)[0]
-            histories.append(self.log.history(start + first, start + max(queries[i].num_known for i in members)))
-        batch = on(self.vectors_ND.device, collate(histories))
-        hidden_BLD = self.contextualizer(self.vectors_ND[batch.item_rows_BL], batch)
+            histories.append(self._read.window(user, first, max(self._stop(queries[i]) for i in members)))
+        batch = on(device, collate(histories))
+        texts = [text for history in histories for text in history.queries]
+        searches_SD = self.vectors_ND[:0]
+        if self.embedder is not None and texts:
+            searches_SD = embed_queries(self.embedder, self.contextualizer, texts, self.config)
+        read_BLD = event_vectors(self.vectors_ND, searches_SD, batch.item_rows_BL)
+        hidden_BLD = self.contextualizer(read_BLD, batch)
         window = [b for b, members in enumerate(windows) for _ in members]
-        position = [max(queries[i].num_known - self._window(queries[i])[1] - 1, 0) for members in windows for i in members]
-        picked: Tensor = hidden_BLD[window, position]
-        return picked
+        position = [max(self._num_known(queries[i]) - self._window(queries[i])[1] - 1, 0) for members in windows for i in members]
+        return hidden_BLD[window, position], read_BLD[window, position]
 
     def _request(self, query: Query, statistics: ItemStatistics) -> Request:
-        start = self.log.span(query.user)[0]
-        last = start + query.num_known
-        return Request(self.log.history(max(last - 1, start), last), statistics, query.now_ms)
+        last = self._read.window(query.user, max(self._num_known(query) - 1, 0), self._stop(query))
+        return Request(last, statistics, query.now_ms)
 
 
 @torch.inference_mode()

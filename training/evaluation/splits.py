@@ -38,7 +38,7 @@ def model_of(data: Data, towers: Towers, items: Path, device: Device) -> Model:
     with step("embed items", total=len(data.item_ids), unit="items") as work:
         parts = embed_catalogue(items, towers.schema.items, embedder, model.item_spec, model.table_rows, work.advance, device)
         vectors_ND = torch.from_numpy(np.concatenate([vectors for _, vectors in parts])).to(device.torch_device)
-    return Model(contextualizer, model, vectors_ND, data.log, data.snapshots)
+    return Model(contextualizer, model, vectors_ND, data.log, data.snapshots, embedder)
 
 
 def needs(towers: Towers, num_items: int) -> Needs:

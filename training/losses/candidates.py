@@ -59,10 +59,11 @@ def certain_items(batch: TrainBatch, drawn: Candidates) -> Tensor:
 
     Every item of the window counts, not only those that a query knows: a later purchase is a candidate of earlier queries too.
     """
-    lengths_B = batch.histories.lengths_B
+    rows_BL, lengths_B = batch.histories.item_rows_BL, batch.histories.lengths_B
     certain_BC = torch.zeros(len(lengths_B), len(drawn.rows_C), dtype=torch.bool)
-    window, place = torch.nonzero(torch.arange(batch.histories.item_rows_BL.shape[1]) < lengths_B[:, None], as_tuple=True)
-    certain_BC[window, drawn.column_of(batch.histories.item_rows_BL[window, place])] = True
+    is_item_BL = (torch.arange(rows_BL.shape[1]) < lengths_B[:, None]) & (rows_BL >= 0)
+    window, place = torch.nonzero(is_item_BL, as_tuple=True)
+    certain_BC[window, drawn.column_of(rows_BL[window, place])] = True
     certain_BC[batch.window_Q[batch.past.request_M], drawn.column_of(batch.past.rows_M)] = True
     certain_BC[batch.window_Q[batch.answer_query_A], drawn.column_of(batch.answer_rows_A)] = True
     return certain_BC
@@ -75,8 +76,9 @@ def draw_candidates(
     num_items = len(owner_share_N)
     drawn = rng.choice(num_items, min(num_uniform, num_items), replace=False, shuffle=False)
     histories = batch.histories
-    real_BL = np.arange(histories.item_rows_BL.shape[1]) < histories.lengths_B.numpy()[:, None]
-    of_batch = [batch.past.rows_M.numpy(), batch.answer_rows_A.numpy(), histories.item_rows_BL.numpy()[real_BL]]
+    rows_BL = histories.item_rows_BL.numpy()
+    is_item_BL = (np.arange(rows_BL.shape[1]) < histories.lengths_B.numpy()[:, None]) & (rows_BL >= 0)
+    of_batch = [batch.past.rows_M.numpy(), batch.answer_rows_A.numpy(), rows_BL[is_item_BL]]
     chosen_N = np.zeros(num_items, bool)
     for rows in (drawn, *of_batch):
         chosen_N[rows] = True

@@ -39,9 +39,14 @@ def composition(batch: TrainBatch, items: TrainedItems | FrozenItems) -> Composi
         past_items=len(read),
         past_pairs=sum(requests * found for requests, found in zip(blocks.num_requests, blocks.num_items, strict=True)),
         distinct_past=num_projected,
-        distinct_items=num_candidates if isinstance(items, TrainedItems) else 0,
+        distinct_items=num_queries_embedded(batch, items) + (num_candidates if isinstance(items, TrainedItems) else 0),
         missing_pairs=num_missing,
     )
+
+
+def num_queries_embedded(batch: TrainBatch, items: TrainedItems | FrozenItems) -> int:
+    """How many queries of searches the embedder reads."""
+    return len(batch.searches) + (0 if items.named is None else len(items.named.queries))
 
 
 def missing_pairs(batch: TrainBatch, rows_K: Tensor) -> int:

@@ -52,6 +52,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     other_decay: float = 0.0  # of tables, norms and biases, which get gradients unevenly: only where a model overfits
     dropout: float = 0.1
     id_dropout: float = 0.1  # share of items per step that are embedded from their content alone
+    search_share: float = 0.1  # of the queries, which follow a made-up search; only where the log has no searches of its own
     gradient_clip: float = 1.0
     plant_cold: float = 0.0  # share of the items whose events before the test part are hidden, for the cold-start protocol
     window: int = 256  # events that the contextualizer reads at most, as published there
@@ -79,6 +80,10 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             )
         if not 0 <= self.plant_cold <= 0.5:
             raise ValueError(f"plant_cold is {self.plant_cold}: give a share of the items, such as 0.05")
+        if not 0 <= self.search_share <= 0.5:
+            raise ValueError(
+                f"search_share is {self.search_share}: give a share of the queries, such as 0.1; 0 makes up no searches"
+            )
         if self.prefetch < 0:
             raise ValueError(f"prefetch is {self.prefetch}: give a number of batches, or 0")
         if not 0 < self.embedder_share < 1:

@@ -90,7 +90,8 @@ def from_budget(flops: float = 1e15) -> TrainConfig:
     The model has N* parameters (2 % of them the embedder's) and reads D* events if all windows are full. A step scores all
     boundaries of eight windows: 2,048 where every event is a basket, the batch that Brüel Gabrielsson 2026 recommends. The plan
     counts 6 N D; scoring candidates comes on top, because it grows with their number and not with the model. Steps limit the
-    run, not the clock, so the same seed gives the same weights.
+    run, not the clock, so the same seed gives the same weights. No searches are made up, because the law knows no table of their
+    words.
     """
     from twotower.data.window import WINDOW  # which needs torch, for which `twotower train --help` should not wait
     from twotower.planning.compute_optimal import compute_optimal, num_negatives
@@ -106,6 +107,7 @@ def from_budget(flops: float = 1e15) -> TrainConfig:
         embedder_share=0.02,
         batch_windows=windows,
         max_queries=windows * WINDOW,
+        search_share=0.0,
         learning_rate=2e-3,
         stages=(
             StageConfig(share=0.6, num_negatives=4096, train_embedder=True, max_steps=math.ceil(0.6 * steps)),

@@ -23,7 +23,7 @@ from training.recipes.config import TrainConfig
 from training.run.distributed import World, agreed, laid_out_like, whole
 from training.run.stopping import EarlyStopping, StageEnd
 from twotower.artefacts.manifest import move_into_place, seal, staging, verify_directory
-from twotower.data.features import EncodedRows
+from twotower.data.features import EncodedRows, fingerprint
 from twotower.data.signals import Signals
 from twotower.errors import ArtefactError, EnvironmentProblem, FormatError
 from twotower.model.config import ModelConfig
@@ -91,6 +91,10 @@ def identify(
         arrays += [rows.slots_NS, rows.weights_NS, rows.dense_NF]
     if signals is not None:
         arrays += [signals.item_rows_R, signals.from_ms_R, signals.until_ms_R, signals.values_RS]
+    if log.searches is not None:
+        searches = log.searches
+        arrays += [searches.offsets_U1, searches.times_ms_R, fingerprint("query", searches.queries)]
+        arrays += [searches.context.slots_NS, searches.context.weights_NS, searches.context.dense_NF]
     hashed = xxhash.xxh3_128("\n".join(log.event_types).encode())
     for array in arrays:
         hashed.update(f"{array.dtype}{array.shape}".encode())

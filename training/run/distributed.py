@@ -135,6 +135,7 @@ def shard_batch(batch: TrainBatch, world: World) -> TrainBatch:
     mine_B = torch.arange(len(batch.users_B)) % world.size == world.rank
     mine_Q = mine_B[batch.window_Q]
     mine: dict[Axis, Tensor] = {"B": mine_B, "Q": mine_Q, "M": mine_Q[batch.past.request_M], "A": mine_Q[batch.answer_query_A]}
+    mine["S"] = torch.ones(len(batch.searches), dtype=torch.bool)  # histories name searches by their place among all
     part = pick(batch, mine)
     place_Q = torch.cumsum(mine_Q, 0) - 1
     return replace(

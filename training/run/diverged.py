@@ -29,6 +29,7 @@ def keep_step(
     run.path.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
     rows = np.unique(torch.cat([batch.histories.item_rows_BL.flatten(), batch.past.rows_M, batch.answer_rows_A]).numpy())
+    rows = rows[rows >= 0]  # the others are searches
     names = {
         "step": step,
         "not_finite": [name for name, tensor in tensors.items() if not tensor.isfinite().all()],
@@ -45,5 +46,7 @@ def flat(record: object, name: str) -> dict[str, Tensor]:
         return {name: record.detach().cpu().clone().contiguous()}
     if isinstance(record, np.ndarray):
         return {name: torch.from_numpy(np.array(record))}
+    if record is None or isinstance(record, float):
+        return {}
     assert is_dataclass(record), f"{name} is neither a tensor nor made of them"
     return {key: tensor for f in fields(record) for key, tensor in flat(getattr(record, f.name), f"{name}.{f.name}").items()}

@@ -19,21 +19,24 @@ from training.data.batches import BatchSampler, TrainBatch, stream_batches
 from training.data.draws import Draw, seed_dropout, step_rng
 from training.data.popularity_snapshots import PopularitySnapshots
 from training.losses.candidates import Proposal, draw_candidates, owner_share, propose
-from training.losses.objective import FrozenItems, Objective, TrainedItems, hide_ids
+from training.losses.objective import FrozenItems, Named, Objective, TrainedItems, hide_ids
 from training.recipes.config import TrainConfig
 from training.run.checkpoint import Position, RunDirectory, load_best, load_checkpoint, save_checkpoint
 from training.run.distributed import ALONE, World, agreed, shard_batch, shard_weights, share_gradients, summed, whole
 from training.run.diverged import TrainingDiverged, keep_step
 from training.run.mup import Scale, mup_groups, mup_scales, start_mup
 from training.run.stopping import EarlyStopping, StageEnd, evaluated, out_of_patience, stop_metric
-from twotower.data.features import EncodedRows
+from twotower.data.features import EncodedRows, Ints
 from twotower.errors import EnvironmentProblem
 from twotower.model.catalogue import embed_rows
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
 from twotower.model.kinds import build_embedder
+from twotower.model.searches import encode_queries
 
 ADAM_BETAS = (0.9, 0.98)
+NAMED, NAMED_AMONG = 128, 1024  # queries made from items at a step, and the items to find theirs among
+QUERY_TABLE_RATE = 5.0  # of the table of words of queries: each word is met seldom, and nothing else learns from naming
 SMOOTHED_STEPS = 50  # the loss that is shown is the mean over so many steps
 
 
@@ -145,6 +148,8 @@ def make_optimizer(config: TrainConfig, objective: Objective, scales: Mapping[st
     others = list(objective.embedder.parameters())
     for name, parameter in objective.contextualizer.named_parameters():
         (matrices if parameter.ndim == 2 and "table" not in name else others).append(parameter)
+    if objective.contextualizer.query_table is not None:
+        scales = {**scales, "contextualizer.query_table": Scale(rate=QUERY_TABLE_RATE)}
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": config.other_decay},
@@ -296,13 +301,29 @@ def draw_trained_items(inputs: TrainInputs, state: TrainState, batch: TrainBatch
     drawn = draw_candidates(rng, batch, inputs.owner_share_N, num_uniform, config.batch_windows)
     features = inputs.items.take(drawn.rows_C)
     hide_ids(features, inputs.model, config.id_dropout, rng)
-    return TrainedItems(drawn, features)
+    return TrainedItems(drawn, features, draw_named(inputs, rng, drawn.rows_C))
 
 
 def draw_frozen_items(inputs: TrainInputs, state: TrainState, frozen: Frozen) -> FrozenItems:
     """The frozen items of a step of stage 2, which does not train the embedder."""
     rng = step_rng(inputs.config.seed, Draw.CANDIDATES, state.step)
-    return FrozenItems(frozen.vectors_ND, frozen.proposal.draw(rng) if frozen.proposal else None)
+    drawn = frozen.proposal.draw(rng) if frozen.proposal else None
+    return FrozenItems(frozen.vectors_ND, drawn, draw_named(inputs, rng, np.arange(len(inputs.items))))
+
+
+def draw_named(inputs: TrainInputs, rng: np.random.Generator, rows: Ints) -> Named | None:
+    """Queries made from some of these items, to be found among some more; None without words of items."""
+    words = inputs.sampler.words
+    if words is None:
+        return None
+    place_K = rng.choice(len(rows), min(NAMED_AMONG, len(rows)), replace=False)
+    made = [(target, words.query(rng, int(rows[place]))) for target, place in enumerate(place_K[:NAMED].tolist())]
+    texts = [text for _, text in made if text is not None]
+    if not texts:
+        return None
+    target_S = torch.tensor([target for target, text in made if text is not None])
+    weight = 1 / inputs.world.size  # every rank computes all of it
+    return Named(encode_queries(texts, inputs.model), torch.from_numpy(place_K), target_S, weight)
 
 
 def diverged(

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from training.data.batches import BatchSampler
+from training.data.made_up_queries import ItemWords
 from training.data.read import Data, read_data
 from training.evaluation.cold_start import PLANTED, plant
 from training.evaluation.metrics import candidate_set
@@ -31,6 +32,7 @@ from twotower.data.schema import Schema
 from twotower.device import Needs
 from twotower.device_option import Wanted
 from twotower.model.catalogue import embed_rows, encode_items, fit_item_spec, stream_items
+from twotower.model.searches import query_field
 from twotower.planning.compute_optimal import data_notice
 from twotower.progress import say, step
 from twotower.provenance import commit, environment
@@ -70,12 +72,16 @@ def run(
     spec = fit_item_spec(items, schema.items)
     num_signals = data.signals.num_signals if data.signals else 0
     model = size_model(config, spec, data.log.context_spec, num_signals, schema.events.clock)
+    if config.search_share or data.log.searches is not None:
+        model = msgspec.structs.replace(model, query_field=query_field(schema.items))
     with step("encode items", total=len(data.item_ids), unit="items") as work:
-        parts = []
+        parts, named = [], []
         for table in stream_items(items, schema.items):
             parts.append(encode_items(table, spec, model.table_rows))
+            named += [table] if model.query_field else []
             work.advance(len(table))
         encoded = EncodedRows.concatenate(parts)
+        words = ItemWords(named, schema.items, model.query_field) if model.query_field else None
     parameters = count_parameters(model)
     say(
         f"  {parameters.embedder:,} embedder + {parameters.contextualizer:,} contextualizer parameters: "
@@ -84,7 +90,9 @@ def run(
     world = world_with_room(world, training_needs(sum(parameters), model.width, data))
     for line in data_notice(sum(parameters), int(data.train_count_N.sum())):
         say(f"  {line}")
-    sampler = BatchSampler(data.log, data.train_until_ms, model, config)
+    sampler = BatchSampler(data.log, data.train_until_ms, model, config, words)
+    if sampler.makes_up:
+        say(f"  the log has no searches: {config.search_share:.0%} of the queries follow one made up from the words of items")
     described = {
         "parameters": parameter_table(parameters),
         "data": data_table(data),
@@ -112,7 +120,7 @@ def run(
         return {}
     watch.end(towers, state)
     vectors_ND = embed_rows(towers.embedder, encoded).clone()
-    ranker = Model(towers.contextualizer, model, vectors_ND, data.log, data.snapshots)
+    ranker = Model(towers.contextualizer, model, vectors_ND, data.log, data.snapshots, towers.embedder)
     quality = evaluate_splits(data, ranker, config.protocol, config.seed)
     metrics = {
         "recipe_metric": config.metric,

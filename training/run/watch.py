@@ -132,7 +132,7 @@ class Watch:
         with evaluating(towers):
             return self._note(
                 "model",
-                lambda: Model(towers.contextualizer, self.model, self._vectors(towers, stage), log, snapshots),
+                lambda: Model(towers.contextualizer, self.model, self._vectors(towers, stage), log, snapshots, towers.embedder),
                 step,
                 stage,
             )

@@ -113,6 +113,12 @@ class EncodedRows:
         return EncodedRows(self.slots_NS[index], self.weights_NS[index], self.dense_NF[index])
 
     @staticmethod
+    def none(spec: FeatureSpec) -> "EncodedRows":
+        """No rows."""
+        slots = (0, sum(spec.slot_counts))
+        return EncodedRows(np.zeros(slots, np.int32), np.zeros(slots, np.float32), np.zeros((0, spec.dense_width), np.float32))
+
+    @staticmethod
     def concatenate(parts: Sequence["EncodedRows"]) -> "EncodedRows":
         """All rows of all parts, in order."""
         return EncodedRows(

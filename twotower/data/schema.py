@@ -1,8 +1,9 @@
 """The meaning of each column: the `schema.toml` beside the data.
 
-Events have four roles (user, item, time, type) and any number of features. A log without a column of types has one type for all
-events. Items have an id and any number of features. Signals, if there are any, have an item, two times and numbers. Values may be
-missing except in the roles, and every kind says what a missing value means:
+Events have four roles (user, item, time, type) and any number of features. A fifth role, query, holds the texts of searches, if
+there are any. A log without a column of types has one type for all events. Items have an id and any number of features. Signals,
+if there are any, have an item, two times and numbers. Values may be missing except in the roles, and every kind says what a
+missing value means:
 
 | kind        | column holds                  | missing means                           |
 |-------------|-------------------------------|-----------------------------------------|
@@ -27,6 +28,7 @@ from twotower.errors import DataError
 ItemKind = Literal["text", "categorical", "list", "numeric", "time", "vector"]
 EventKind = Literal["categorical", "numeric"]
 EVENT_TYPE = "event_type"  # its name as a feature, whatever the column is called
+SEARCH = "search"  # the type of searches that are made up
 
 
 class Constant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,6 +44,7 @@ class EventColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     item_id: str = "item_id"
     timestamp: str = "timestamp"
     event_type: str | Constant = "event_type"
+    query: str | None = None  # texts of searches; a row with a text and without an item is a search
     clock: bool = True  # False: dates mean nothing, only the order of events and the gaps between them
     features: dict[str, EventKind] = {}
 
@@ -53,9 +56,10 @@ class EventColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The columns that the event log must have, in the order user, item, time and, unless it is constant, type."""
-        names = (self.user_id, self.item_id, self.timestamp)
-        return names if isinstance(self.event_type, Constant) else (*names, self.event_type)
+        """The columns that the event log must have: user, item, time, then type unless it is constant, then query if named."""
+        kinds = () if isinstance(self.event_type, Constant) else (self.event_type,)
+        queries = () if self.query is None else (self.query,)
+        return self.user_id, self.item_id, self.timestamp, *kinds, *queries
 
 
 class ItemColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -3,7 +3,7 @@
 A window over the last 256 events would shift all positions with every event. This one moves its start only every 64 events,
 so that positions, and the cached keys and values that depend on them, stay valid in between.
 
-B: histories in a batch, L: events of the longest, S: hash slots of an event's context, F: its dense features
+B: histories in a batch, L: events of the longest, S: hash slots of an event's context, F: its dense features, R: searches
 """
 
 from collections.abc import Sequence
@@ -26,19 +26,52 @@ def anchor(num_events: int, window: int = WINDOW, page: int = PAGE) -> int:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Events [anchor, n) of one user, oldest first: catalogue rows, times, and the encoded context of each event."""
+    """Events [anchor, n) of one user, oldest first: catalogue rows, times, and the encoded context of each event.
+
+    Search s of the history, counted from 0, has the row -1 - s and its text in `queries[s]`.
+    """
 
     item_rows_L: Ints
     times_ms_L: Ints
     context: EncodedRows
+    queries: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.item_rows_L)
 
+    def with_searches(self, searches: "Searches", places_R: Ints) -> "History":
+        """A history of items with searches inserted: each before the event at its place, in ascending order."""
+        if not len(searches):
+            return self
+        assert not self.queries, "it has none yet"
+        context = (self.context.slots_NS, self.context.weights_NS, self.context.dense_NF)
+        added = (searches.context.slots_NS, searches.context.weights_NS, searches.context.dense_NF)
+        return History(
+            np.insert(self.item_rows_L, places_R, -1 - np.arange(len(searches))),
+            np.insert(self.times_ms_L, places_R, searches.times_ms_R),
+            EncodedRows(*(np.insert(ours, places_R, theirs, 0) for ours, theirs in zip(context, added, strict=True))),
+            searches.queries,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Searches:
+    """Searches of one user, oldest first."""
+
+    queries: tuple[str, ...]
+    times_ms_R: Ints
+    context: EncodedRows
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
 
 @dataclass(frozen=True, slots=True)
 class HistoryBatch:
-    """Histories padded on the right with row 0. Causal attention keeps the padding from changing real events."""
+    """Histories padded on the right with row 0. Causal attention keeps the padding from changing real events.
+
+    Search s of the batch, counted from 0 over all histories, has the row -1 - s.
+    """
 
     item_rows_BL: Tensor
     time_BL6: Tensor
@@ -69,9 +102,11 @@ def collate(histories: Sequence[History]) -> HistoryBatch:
     slots = np.zeros((batch, length, num_slots), np.int64)
     weights = np.zeros((batch, length, num_slots), np.float32)
     dense = np.zeros((batch, length, num_dense), np.float32)
+    num_searches = 0
     for b, history in enumerate(histories):
         n = len(history)
-        rows[b, :n] = history.item_rows_L
+        rows[b, :n] = history.item_rows_L - num_searches * (history.item_rows_L < 0) if history.queries else history.item_rows_L
+        num_searches += len(history.queries)
         time[b, :n] = event_time_features(history.times_ms_L)
         slots[b, :n] = history.context.slots_NS
         weights[b, :n] = history.context.weights_NS

@@ -38,6 +38,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     embedder_hidden: int = 64
     window: int = WINDOW
     page: int = PAGE
+    query_field: str | None = None  # the item feature whose words the queries of searches are read as; None reads no searches
+    query_table_rows: int = 2048  # of the words of queries, in the contextualizer; there is no table without `query_field`
     clock: bool = True  # False: hour, weekday and season are not read, only gaps and order
 
     def __post_init__(self) -> None:
@@ -47,6 +49,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"{self.num_heads} heads cannot share {self.num_kv_heads} key/value heads")
         if self.past_heads and self.width % self.past_heads:
             raise ValueError(f"width {self.width} must split into {self.past_heads} heads over past items")
+        if self.query_field is not None and self.query_field not in [f.name for f in self.item_spec.fields if f.kind == "text"]:
+            raise ValueError(f"query_field {self.query_field!r} is no text of the items")
         if self.window % self.page:
             raise ValueError(f"window {self.window} must be a multiple of page {self.page}")
 

@@ -69,12 +69,14 @@ class Contextualizer(nn.Module):
         width, query_input = config.width, config.width + config.request_time_width + NUM_ACTIVITY_FEATURES
         self.context_table = nn.Parameter(torch.empty(config.context_table_rows, width))
         self.context_in = nn.Linear(config.context_input, width)
+        self.query_table = nn.Parameter(torch.empty(config.query_table_rows, width)) if config.query_field else None
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(width)
         self.empty_history = nn.Parameter(torch.zeros(width))
         self.past_attention = PastAttention(config, query_input, dropout) if config.past_heads else None
         self.query_scale = nn.Parameter(torch.ones(width))
+        self.search_scale = nn.Parameter(torch.ones(width)) if config.query_field else None
         self.query_request = nn.Linear(query_input - width, width, bias=False) if config.clock else None
         self.popularity_hidden = nn.Linear(query_input, config.popularity_hidden)
         self.popularity_out = nn.Linear(config.popularity_hidden, config.num_popularity)
@@ -119,6 +121,8 @@ class Contextualizer(nn.Module):
             self.popularity_out.weight.mul_(0.1)
             self.popularity_out.bias[:1] = 1.0
         nn.init.trunc_normal_(self.context_table, std=0.02)
+        if self.query_table is not None:
+            nn.init.trunc_normal_(self.query_table, std=0.02)
 
     def forward(self, item_vectors_BLD: Tensor, batch: HistoryBatch) -> Tensor:
         """Hidden states [B, L, D]. The one at position l depends on events 0..l; those after a history's end mean nothing."""
@@ -153,6 +157,11 @@ class Contextualizer(nn.Module):
         pooled = gather_pool(self.context_table, slots.flatten(0, -2), weights.flatten(0, -2), [slots.shape[-1]])
         return pooled.view(*slots.shape[:-1], self.width)
 
+    def pool_words(self, slots_SW: Tensor, weights_SW: Tensor) -> Tensor:
+        """Sum [S, D] of the signed rows of the words of queries."""
+        assert self.query_table is not None, "the model reads searches"
+        return gather_pool(self.query_table, slots_SW, weights_SW, [slots_SW.shape[1]])[:, 0]
+
     def query_input(
         self,
         hidden_QD: Tensor,
@@ -170,18 +179,22 @@ class Contextualizer(nn.Module):
             hidden_QD = hidden_QD + self.past_attention(torch.cat([hidden_QD, *beside], -1), past, vectors)
         return torch.cat([hidden_QD, *beside], -1)
 
-    def queries(self, query_input: Tensor) -> Tensor:
+    def queries(self, query_input: Tensor, searched_QD: Tensor | None = None) -> Tensor:
         """Query vectors [Q, D + P], whose product with [item vector, log popularity] is a score.
 
         The hidden state itself meets the item vectors, so that what is learned of an item as history counts for it as an answer.
         An MLP between the two loses the items with few events (docs/quality.md). What the request says of its time and of the
-        user's activity is added; a small MLP weighs the popularity.
+        user's activity is added; a small MLP weighs the popularity. `searched_QD` has the query of a search that has just been
+        made, zero where there is none: it meets the item vectors itself too.
         """
         item_QD = query_input[:, : self.width]
         if self.query_request is not None:
             item_QD = item_QD + self.query_request(query_input[:, self.width :])
         weights_QP = self.popularity_out(self.dropout(functional.silu(self.popularity_hidden(query_input))))
-        return torch.cat([item_QD * self.query_scale, weights_QP], -1)
+        item_QD = item_QD * self.query_scale
+        if searched_QD is not None and self.search_scale is not None:
+            item_QD = item_QD + searched_QD * self.search_scale
+        return torch.cat([item_QD, weights_QP], -1)
 
     def repeat_scores(self, query_input: Tensor, past: PastItems, vectors: PastVectors) -> Tensor:
         """The repeat score of each past item, [M], which is added to its dot product.

@@ -21,6 +21,7 @@ from twotower.data.window import History, collate
 from twotower.device import on
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Contextualizer
+from twotower.model.searches import event_vectors, search_weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +61,39 @@ class Queries:
 
 
 @torch.inference_mode()
-def answer(contextualizer: Contextualizer, config: ModelConfig, item_vectors_NV: Tensor, requests: Sequence[Request]) -> Queries:
-    """Queries of a batch of requests. Each depends on its own request alone."""
+def answer(
+    contextualizer: Contextualizer,
+    config: ModelConfig,
+    item_vectors_NV: Tensor,
+    requests: Sequence[Request],
+    searches_SD: Tensor | None = None,
+) -> Queries:
+    """Queries of a batch of requests. Each depends on its own request alone.
+
+    `searches_SD` has the vectors of the searches of all histories, in order; None if there are none.
+    """
     vectors_ND, popularity_NP = item_vectors_NV[:, : config.width], item_vectors_NV[:, config.width :]
-    return answer_as_of(contextualizer, config, vectors_ND, popularity_NP, requests)
+    return answer_as_of(contextualizer, config, vectors_ND, popularity_NP, requests, searches_SD)
 
 
 @torch.inference_mode()
 def answer_as_of(
-    contextualizer: Contextualizer, config: ModelConfig, vectors_ND: Tensor, popularity_NP: Tensor, requests: Sequence[Request]
+    contextualizer: Contextualizer,
+    config: ModelConfig,
+    vectors_ND: Tensor,
+    popularity_NP: Tensor,
+    requests: Sequence[Request],
+    searches_SD: Tensor | None = None,
 ) -> Queries:
     """As `answer`, with popularity given apart from the vectors, so that it may be of any moment."""
     device = vectors_ND.device
     batch = on(device, collate([r.history for r in requests]))
-    hidden_BLD = contextualizer(vectors_ND[batch.item_rows_BL], batch)
-    last_QD = hidden_BLD[torch.arange(len(requests), device=device), (batch.lengths_B - 1).clamp(min=0)]
+    read_BLD = event_vectors(vectors_ND, vectors_ND[:0] if searches_SD is None else searches_SD, batch.item_rows_BL)
+    last = torch.arange(len(requests), device=device), (batch.lengths_B - 1).clamp(min=0)
+    hidden_QD, read_QD = contextualizer(read_BLD, batch)[last], read_BLD[last]
     past = on(device, past_items(*join_statistics([r.statistics for r in requests]), np.array([r.now_ms for r in requests])))
     vectors = PastVectors(vectors_ND[past.rows_M], torch.arange(len(past.rows_M), device=device), popularity_NP[past.rows_M])
-    return queries_from_hidden(contextualizer, config, last_QD, requests, past, vectors)
+    return queries_from_hidden(contextualizer, config, hidden_QD, read_QD, requests, past, vectors)
 
 
 @torch.inference_mode()
@@ -85,11 +101,12 @@ def queries_from_hidden(
     contextualizer: Contextualizer,
     config: ModelConfig,
     hidden_QD: Tensor,
+    read_QD: Tensor,
     requests: Sequence[Request],
     past: PastItems,
     vectors: PastVectors,
 ) -> Queries:
-    """Queries from the hidden state after each request's last event, on the device of these states."""
+    """Queries from the hidden state after each request's last event and the vector of that event, on the device of these."""
     now = np.array([r.now_ms for r in requests])
     last = np.array([r.history.times_ms_L[-1] if len(r.history) else r.now_ms for r in requests])
     wanted = encode_wanted([r.wanted_event_type for r in requests], config.context_spec, config.context_table_rows)
@@ -98,4 +115,6 @@ def queries_from_hidden(
     read = on(hidden_QD.device, (empty_Q, request_Q7, slots_QS, weights_QS))
     query_input = contextualizer.query_input(hidden_QD, *read, past, vectors)
     repeat_M = contextualizer.repeat_scores(query_input, past, vectors)
-    return Queries(contextualizer.queries(query_input), past.request_M, past.rows_M, repeat_M)
+    is_search = np.array([len(r.history) > 0 and r.history.item_rows_L[-1] < 0 for r in requests])
+    searched_QD = read_QD * torch.from_numpy(search_weight(is_search, now, last)).to(read_QD.device)[:, None]
+    return Queries(contextualizer.queries(query_input, searched_QD), past.request_M, past.rows_M, repeat_M)

@@ -43,10 +43,11 @@ def read_ids(column: pa.Array, name: str) -> tuple[pa.Array, list[tuple[str, Mas
     return texts, faults
 
 
-def sound_ids(column: pa.Array, name: str, left_out: LeftOut) -> pa.Array:
-    """The ids as text, empty where there is none or a faulty one; these are counted."""
+def sound_ids(column: pa.Array, name: str, left_out: LeftOut, need_none: pa.Array | None = None) -> pa.Array:
+    """The ids as text, empty where there is none or a faulty one; these are counted, except in rows that need none."""
     texts, faults = read_ids(column, name)
-    missing = pc.sum(pc.equal(texts, "")).as_py() or 0
+    missing_B = pc.equal(texts, "") if need_none is None else pc.and_(pc.equal(texts, ""), pc.invert(need_none))
+    missing = pc.sum(missing_B).as_py() or 0
     for fault, faulty_B in faults:
         missing -= int(faulty_B.sum())
         example = id_texts(column.filter(pa.array(faulty_B)).slice(0, 1))[0]

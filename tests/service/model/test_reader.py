@@ -16,7 +16,7 @@ from service.ranking.queries import new_state, queries_from
 from service.ranking.user_request import ModelInput, UserRequest, read_input
 from service.release.loaded import LoadedRelease
 from service.states.user_state import UserState
-from tests.service.conftest import NOW_MS
+from tests.service.conftest import NOW_MS, with_searches
 from tests.service.placed import on_tensors, without_past_attention_and_clock
 
 TOLERANCE = 2e-5
@@ -31,8 +31,8 @@ def served(request: pytest.FixtureRequest, release: LoadedRelease) -> LoadedRele
 
 @pytest.fixture(scope="module")
 def events(shop_events: list[StoredEvent]) -> list[StoredEvent]:
-    """One long history, of all users' events."""
-    return sorted(shop_events, key=lambda e: e.time_ms)[:300]
+    """One long history, of all users' events, and of searches."""
+    return with_searches(sorted(shop_events, key=lambda e: e.time_ms)[:300])
 
 
 def input_of(release: LoadedRelease, events: Sequence[StoredEvent], wanted: str | None = None) -> ModelInput:
@@ -137,10 +137,12 @@ def test_other_items_that_a_reader_has_searched_for_are_the_best(served: LoadedR
 
 
 def test_the_reader_of_a_device_searches_unless_items_have_changed(release: LoadedRelease, events: list[StoredEvent]) -> None:
-    served, model_input = on_tensors(release), input_of(release, events[:5])
+    served, model_input = on_tensors(release), input_of(release, events[:6])
     (query,) = queries_from(served, [new_state(served)], [model_input], [4])
     assert query.others is not None
     assert len(query.others[0]) == 4
+    (query,) = queries_from(served, [new_state(served)], [input_of(release, events[:5])], [4])
+    assert query.others is None, "the last event is a search, and its part of the query is added here"
     (query,) = queries_from(release, [new_state(release)], [model_input], [4])
     assert query.others is None
     assert dataclasses.replace(served).device_model is served.device_model

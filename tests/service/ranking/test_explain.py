@@ -104,7 +104,7 @@ def test_past_items_are_named_by_title_and_day_the_strongest_first(release: Load
     titles = dict(zip(release.item_ids, release.items.column("title").to_pylist(), strict=True))
     num_others = 0
     for history in list(histories.values())[:6]:
-        last = list(dict.fromkeys(e.item_id for e in reversed(history.window)))[:MAX_LEFT_OUT]
+        last = list(dict.fromkeys(e.item_id for e in reversed(history.window) if e.item_id))[:MAX_LEFT_OUT]
         for item in explained(release, history):
             others = [r for r in item.reasons or [] if r.item_id != item.item_id]
             assert len(others) <= MAX_REASONS

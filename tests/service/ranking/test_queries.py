@@ -32,7 +32,7 @@ from service.release.loaded import LoadedRelease, hand_over_users
 from service.states.cache import UserCache, UserKey
 from service.states.memory import ArrayMemory
 from service.states.user_state import UserState
-from tests.service.conftest import NOW_MS
+from tests.service.conftest import NOW_MS, with_searches
 from twotower.data.features import Floats
 
 Histories = dict[str, UserHistory]
@@ -90,7 +90,7 @@ def test_a_user_who_comes_back_after_every_event_gets_exact_queries(
     own_release: LoadedRelease, shop_events: list[StoredEvent], cache: UserCache
 ) -> None:
     """From 250 to 330 events: the window grows, is full, and its anchor moves."""
-    log = sorted(shop_events, key=lambda e: e.time_ms)
+    log = with_searches(sorted(shop_events, key=lambda e: e.time_ms))
     history = UserHistory().extended(log[:250])
     for event in log[250:330]:
         history = history.extended([event])

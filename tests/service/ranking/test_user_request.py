@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from service.api.schemas import AboutUser, Event, RecommendRequest, SimilarRequest
@@ -56,12 +57,24 @@ def test_the_model_reads_the_known_events_of_the_window_and_of_the_request(relea
     assert read.past_items(release) == by_row
 
 
+SEARCH = StoredEvent(user_id="ann", event_type="search", time_ms=NOW_MS + 6, query="tea")
+
+
+def test_a_search_is_read_and_is_no_past_item(release: LoadedRelease) -> None:
+    read = read_input(release, about(UserHistory().extended([stored("item-1"), SEARCH, stored(None), stored("gone")])))
+    assert [event.query for event in read.known_events] == [None, "tea"]
+    assert (read.num_ignored, read.degraded, read.missing(release, [])) == (2, (), ["gone"])
+    assert list(read.past_items(release)) == [release.rows["item-1"]]
+
+
 def test_a_model_that_was_not_trained_on_searches_ignores_them_and_says_so(release: LoadedRelease) -> None:
-    search = StoredEvent(user_id="ann", event_type="search", time_ms=NOW_MS + 6, query="tea")
-    read = read_input(release, about(UserHistory().extended([stored("item-1"), search])))
+    config = release.towers.config
+    model = msgspec.structs.replace(config.model, query_field=None)
+    untaught = replace(release, towers=replace(release.towers, config=msgspec.structs.replace(config, model=model)))
+    read = read_input(untaught, about(UserHistory().extended([stored("item-1"), SEARCH])))
     assert [event.item_id for event in read.known_events] == ["item-1"]
-    assert (read.num_ignored, read.degraded, read.missing(release, [])) == (1, (SEARCHES_IGNORED,), [])
-    assert read_input(release, about(UserHistory().extended([stored("item-1"), stored("gone")]))).degraded == ()
+    assert (read.num_ignored, read.degraded, read.missing(untaught, [])) == (1, (SEARCHES_IGNORED,), [])
+    assert read_input(untaught, about(UserHistory().extended([stored("item-1"), stored("gone")]))).degraded == ()
 
 
 def test_the_moment_is_the_requests_own_unless_another_is_given(release: LoadedRelease) -> None:

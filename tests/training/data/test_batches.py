@@ -1,12 +1,15 @@
 """The queries of a batch know earlier events only, and every basket boundary becomes a query."""
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
 
-from tests.training.conftest import Shop
+from tests.training.conftest import Shop, searching
 from training.data import batches
 from training.data.batches import BatchSampler, stream_batches
+from twotower.model.searches import encode_queries
 
 
 def test_no_answer_lies_in_the_held_out_months(shop: Shop) -> None:
@@ -112,3 +115,66 @@ def test_a_last_basket_larger_than_the_window_is_drawn_too(shop: Shop) -> None:
     assert any(np.diff(sampler.bounds(u))[-1:].max(initial=0) > model.window for u in range(shop.data.log.num_users))
     assert np.isfinite(sampler.share_U).all()
     assert len(sampler.sample(np.random.default_rng(0)).window_Q)
+
+
+def test_after_a_made_up_search_the_item_that_it_names_is_the_only_answer(
+    shop: Shop, tiny_shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler, rng = searching(shop, tiny_shop), np.random.default_rng(3)
+    assert sampler.words is not None
+    made_up, query = list[tuple[int, str]](), sampler.words.query
+
+    def noted(rng: np.random.Generator, row: int) -> str | None:
+        if (text := query(rng, row)) is not None:
+            made_up.append((row, text))
+        return text
+
+    monkeypatch.setattr(sampler.words, "query", noted)
+    for _ in range(5):
+        made_up.clear()
+        batch = sampler.sample(rng)
+        rows_Q = batch.histories.item_rows_BL[batch.window_Q, batch.position_Q.clamp(min=0)]
+        searched = np.flatnonzero((rows_Q < 0) & (batch.position_Q >= 0))
+        answers = [batch.answer_rows_A[batch.answer_query_A == q].tolist() for q in searched]
+        assert answers == [[row] for row, _ in made_up]
+        assert len(made_up) > 5
+        expected = encode_queries([text for _, text in made_up], sampler.model)
+        assert np.array_equal(batch.searches.words.slots_NS[-1 - rows_Q[searched].numpy()], expected.words.slots_NS)
+        assert (batch.request_Q7[searched, 0] < 0.01).all(), "it was searched for just now"
+
+
+def test_made_up_searches_stand_between_the_events_that_are_there_without_them(shop: Shop, tiny_shop: Path) -> None:
+    """The same seed draws the same windows, whose events keep their order; queries still know what they knew."""
+    with_them, without = (searching(shop, tiny_shop, share).sample(np.random.default_rng(8)) for share in (0.4, 0.0))
+    assert len(without.searches) == 0
+    rows_BL, plain_BL = with_them.histories.item_rows_BL, without.histories.item_rows_BL
+    assert sorted((-1 - rows_BL[rows_BL < 0]).tolist()) == list(range(len(with_them.searches)))
+    for window, (rows_L, plain_L) in enumerate(zip(rows_BL, plain_BL, strict=True)):
+        kept_L = rows_L[: with_them.histories.lengths_B[window]]
+        assert kept_L[kept_L >= 0].tolist() == plain_L[: without.histories.lengths_B[window]].tolist()
+        for q in np.flatnonzero(with_them.window_Q == window).tolist():
+            known = kept_L[: int(with_them.position_Q[q]) + 1]
+            assert int((known >= 0).sum()) == int(without.position_Q[q]) + 1
+    assert with_them.now_ms_Q.tolist() == without.now_ms_Q.tolist()
+    assert with_them.past.rows_M.tolist() == without.past.rows_M.tolist()
+
+
+def test_made_up_searches_repeat_with_the_seed_and_fit_the_window(shop: Shop, tiny_shop: Path) -> None:
+    sampler = searching(shop, tiny_shop, 0.5)
+    first, second = (sampler.sample(np.random.default_rng(6)) for _ in range(2))
+    assert np.array_equal(first.searches.words.slots_NS, second.searches.words.slots_NS)
+    assert first.histories.item_rows_BL.tolist() == second.histories.item_rows_BL.tolist()
+    small = msgspec.structs.replace(sampler.model, window=16, page=4)
+    narrow = BatchSampler(sampler.log, shop.data.train_until_ms, small, sampler.config, sampler.words)
+    lengths = [int(narrow.sample(np.random.default_rng(seed)).histories.lengths_B.max()) for seed in range(20)]
+    assert max(lengths) == 16
+
+
+def test_no_search_is_made_up_without_words_a_text_or_a_share(shop: Shop, tiny_shop: Path) -> None:
+    sampler = searching(shop, tiny_shop)
+    assert sampler.makes_up
+    until_ms, model, config = shop.data.train_until_ms, sampler.model, sampler.config
+    silent = msgspec.structs.replace(config, search_share=0.0)
+    assert not BatchSampler(sampler.log, until_ms, model, config).makes_up
+    assert not BatchSampler(sampler.log, until_ms, model, silent, sampler.words).makes_up
+    assert not BatchSampler(sampler.log, until_ms, shop.model, config, sampler.words).makes_up

@@ -188,6 +188,15 @@ def test_the_item_of_an_event_is_the_column_that_the_catalogue_is_keyed_by(tmp_p
     assert guessed(tmp_path, items={"item_id": None, "id": ITEMS["item_id"]}).schema.items.item_id == "id"
 
 
+def test_texts_of_events_without_items_are_searches(tmp_path: Path) -> None:
+    typed = ["rye bread", None] * (ROWS // 2)
+    items = [None if text else item for text, item in zip(typed, EVENTS["item_id"], strict=True)]
+    guess = guessed(tmp_path, {"item_id": items, "Search Term": typed})
+    assert (guess.schema.events.query, guess.schema.events.features, guess.left_out) == ("Search Term", {}, ())
+    assert accepted(tmp_path, guess)
+    assert guessed(tmp_path, {"Search Term": typed}).schema.events.query is None, "every event has an item"
+
+
 def test_a_log_without_types_gets_a_constant_one(tmp_path: Path) -> None:
     guess = guessed(tmp_path, events={"event_type": None})
     assert guess.schema.events.event_type == Constant(constant="purchase")

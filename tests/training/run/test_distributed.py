@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.conftest import Shop
+from tests.training.conftest import Shop, searching
 from tests.training.train_tiny import Errand, read_losses, start
 from training.data.batches import Axis, TrainBatch
 from training.losses.objective import FrozenItems
@@ -69,14 +69,33 @@ def test_the_ranks_hold_every_window_query_own_item_and_answer_once(batch: Train
 
 
 def test_every_field_of_a_batch_is_shared_along_the_axis_of_its_metadata(batch: TrainBatch) -> None:
-    """The lengths tell: they are different for windows, queries, past items and answers."""
-    lengths = {"B": len(batch.users_B), "Q": len(batch.window_Q), "M": len(batch.past.rows_M), "A": len(batch.answer_rows_A)}
+    """The lengths tell: they are different for windows, queries, past items, answers and searches."""
+    lengths = {
+        "B": len(batch.users_B),
+        "Q": len(batch.window_Q),
+        "M": len(batch.past.rows_M),
+        "A": len(batch.answer_rows_A),
+        "S": len(batch.searches),
+    }
     assert len(set(lengths.values())) == len(lengths)
     for field in fields(batch):
         value, axis, exceptions = getattr(batch, field.name), field.metadata["axis"], field.metadata["exceptions"]
         inner = {f.name: getattr(value, f.name) for f in fields(value)} if is_dataclass(value) else {field.name: value}
         assert set(exceptions) <= set(inner)
         assert {name: len(rows) for name, rows in inner.items()} == {n: lengths[exceptions.get(n, axis)] for n in inner}
+
+
+def test_every_rank_keeps_all_searches_and_their_losses_add_up(shop: Shop, config: TrainConfig, tiny_shop: Path) -> None:
+    sampler = searching(shop, tiny_shop)
+    inputs, state = prepare_training(config, sampler.model, shop.items, sampler, shop.data.snapshots)
+    batch = sampler.sample(np.random.default_rng(1))
+    parts = [shard_batch(batch, world) for world in RANKS]
+    assert [len(part.searches) for part in parts] == [len(batch.searches)] * 2
+    rows = torch.cat([part.histories.item_rows_BL.flatten() for part in parts])
+    assert sorted((-1 - rows[rows < 0]).tolist()) == list(range(len(batch.searches)))
+    whole = state.objective(batch, draw_trained_items(inputs, state, batch))
+    scored = draw_trained_items(replace(inputs, world=RANKS[0]), state, batch)
+    torch.testing.assert_close(sum(state.objective(part, scored) for part in parts), whole)
 
 
 @pytest.mark.parametrize("stage", ["trained", "frozen"])
@@ -107,6 +126,7 @@ def test_a_rank_without_queries_takes_part_with_a_loss_of_zero(
         "Q": len(part.window_Q),
         "M": len(part.past.rows_M),
         "A": len(part.answer_rows_A),
+        "S": len(part.searches),
     }
     silent = pick(part, {axis: torch.full((count,), axis == "B") for axis, count in counts.items()})
     assert len(silent.window_Q) == 0
