@@ -42,6 +42,7 @@ from embedder_cache.checks.index_choice import RequestedKind, make_index, refuse
 from embedder_cache.embedding.interrupted_run import Note, Work, work_directory
 from embedder_cache.embedding.local_engine import Embedded, Engine, embed_content_here, embed_here, item_vectors, still_to_embed
 from embedder_cache.embedding.unchanged_items import Kept, kept_embeddings
+from embedder_cache.maps.process import MapOptions, draw_map
 from embedder_cache.publish import publishing
 from twotower.artefacts.bundle import TOWER_FILES, Bundle, Towers, read_table
 from twotower.artefacts.item_changes import Changes
@@ -77,6 +78,7 @@ class Published:
     num_put: int  # items put through a server: each replaces its row of the file or adds one
     num_deleted: int  # items deleted through a server
     num_rejected: int  # rows that could not be embedded: rejected.parquet of the release says why
+    num_points: int  # of the map; 0 when the release has none
     gates: tuple[Gate, ...]
 
     def __str__(self) -> str:
@@ -101,6 +103,7 @@ def build_release(
     device: Device = ON_CPU,
     aside: bool = False,
     by_content: bool = False,
+    map_options: MapOptions | None = None,
 ) -> Published:
     """Embed `items` with `bundle`, build the index, check and publish the release. The pointer moves last, and not if `aside`.
 
@@ -109,11 +112,14 @@ def build_release(
     With `events`, popularity is as of the last event; without them, as of the bundle's training. With `signals`, the release has
     those of the day that begins with the last event, or now; without a file they are zero. `delta` holds items that were put
     or deleted through a server. Embedded items stay on disk until a release is published, so that the run after a stopped one
-    continues with them. An index of a kind for GPUs is built on `device`, and `auto` chooses one for it.
-    `by_content` embeds here, without the ids: for a catalogue that the bundle was not trained on.
+    continues with them. An index of a kind for GPUs is built on `device`, and `auto` chooses one for it. `by_content` embeds here,
+    without the ids: for a catalogue that the bundle was not trained on. `map_options` asks for a map; when drawing it fails, the
+    release goes out without one.
     """
     refuse_without_gpu(index, device)  # now, and not after hours of embedding
     columns = bundle.towers.schema.items
+    if map_options:
+        map_options.require_column(columns)
     # Vectors that were embedded with ids and without are never mixed.
     space, engine = bundle.towers.config.vector_space_id, embed_content_here if by_content else engine
     kept_space = f"{space}-content" if by_content else space
@@ -166,6 +172,7 @@ def build_release(
             delta_sequence=intake.changes.sequence,
         )
         (directory / INFO).write_bytes(msgspec.json.encode(info))
+        num_points = draw_map(directory, served, map_options) if map_options else 0
         gates = [
             rejected_gate(len(intake.rejected), len(intake.accepted_R), limits, next(iter(reasons(intake.rejected)), None)),
             *check_gates(bundle, item_ids, vectors_NV, popularity.coverage, served, limits),
@@ -196,6 +203,7 @@ def build_release(
         num_put=len(intake.changes.put),
         num_deleted=intake.changes.num_deleted,
         num_rejected=len(intake.rejected),
+        num_points=num_points,
         gates=tuple(gates),
     )
 

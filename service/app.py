@@ -38,6 +38,7 @@ from service.routes.context import Context
 from service.routes.events import EventRoutes
 from service.routes.health import HealthRoutes
 from service.routes.items import ItemRoutes
+from service.routes.map import MapRoutes
 from service.routes.pages import PageRoutes
 from service.routes.plans import PlanRoutes
 from service.routes.recommend import RecommendRoutes
@@ -144,6 +145,7 @@ def build_app(
         HealthRoutes(context),
         ItemRoutes(context),
         CatalogueRoutes(context),
+        MapRoutes(context),
         PlanRoutes(),
         Admin(context, source, follower),
     )

@@ -88,6 +88,7 @@ FURTHER = {
     "twotower/index/gpu.py": "cpu",  # whose module has the name of the GPU build's
     "twotower/index/milvus.py": "milvus",
     "twotower/report/charts.py": "train",
+    "twotower/maps/fit.py": "map",
     "twotower/report/svg.py": "train",
     "embedder_cache/drift/page.py": "train",
     "embedder_cache/embedding/ray_engine.py": "ray",

@@ -14,7 +14,7 @@ PACKAGES = ("twotower", "training", "embedder_cache", "service")
 STAGES = {"training": "train", "embedder_cache": "embed", "service": "serve"}  # package -> the extra with its libraries
 COMPOSED = ("demo", "test")  # extras that hold those of every stage
 # Python package -> the distribution that holds it, where their names differ.
-DISTRIBUTIONS = {"faiss": "faiss-cpu", "opentelemetry": "opentelemetry-sdk"}
+DISTRIBUTIONS = {"faiss": "faiss-cpu", "opentelemetry": "opentelemetry-sdk", "umap": "umap-learn"}
 
 # OpenMP threads (of torch and FAISS) that wait for work shall sleep. By default they spin, which takes the core from whatever
 # else runs: beside one busy process on two cores, `twotower embed` took 29 s instead of 13, and alone 1.6 times the processor

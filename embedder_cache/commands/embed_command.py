@@ -39,6 +39,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--force", action="store_true", help="publish although a limit is broken; needs --reason")
     parser.add_argument("--reason", help="why, for the release's gates.json")
     parser.add_argument("--aside", action="store_true", help="put the release into the store, but leave the current one current")
+    parser.add_argument("--map", action="store_true", help="draw the map of the catalogue too; needs pip install 'twotower[map]'")
+    parser.add_argument(
+        "--map-colour", metavar="COLUMN", help="a categorical column colours the map (default: the first with 2 to 64 values)"
+    )
     parser.add_argument("--sign", metavar="PEM", help="sign the release with this key (TWOTOWER_SIGNING_KEY)")
     parser.add_argument("--keep", type=int, metavar="N", help="then remove all but the newest N, as `releases gc` does")
     parser.add_argument("--metrics", type=Path, metavar="FILE", help="write FILE for Prometheus' textfile collector: NAME.prom")
@@ -48,6 +52,8 @@ def main(argv: list[str]) -> int:
         parser.error("--force and --reason go together")
     if args.by_content and args.engine != "local":
         parser.error("--by-content embeds in this process: leave out --engine")
+    if args.map_colour and not args.map:
+        parser.error("--map-colour needs --map")
     if args.keep is not None and args.keep < 1:
         parser.error("--keep must be 1 or more")
 
@@ -60,6 +66,7 @@ def main(argv: list[str]) -> int:
     from embedder_cache.commands import drift_command
     from embedder_cache.commands.prometheus_file import write_metrics
     from embedder_cache.embedding.engines import engine_named
+    from embedder_cache.maps.process import MapOptions
     from twotower.artefacts.bundle import load_bundle
     from twotower.artefacts.item_changes import Changes, read_delta
     from twotower.artefacts.release import open_store
@@ -90,6 +97,7 @@ def main(argv: list[str]) -> int:
         device=device,
         aside=args.aside,
         by_content=args.by_content,
+        map_options=MapOptions(args.map_colour) if args.map else None,
     )
     seconds = time.monotonic() - started
     if args.metrics:
@@ -117,6 +125,7 @@ def main(argv: list[str]) -> int:
                     "embedded": published.num_embedded,
                     "gone": published.num_gone,
                     "rejected": published.num_rejected,
+                    "map_points": published.num_points,
                     "embed_seconds": published.embed_s,
                     "seconds": seconds,
                 }

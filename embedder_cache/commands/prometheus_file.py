@@ -22,6 +22,7 @@ def write_metrics(path: Path, published: Published, seconds: float) -> None:
     gauge("items", "Items of the release it left current.", published.num_items)
     gauge("embedded_items", "Items that were embedded anew.", published.num_embedded)
     gauge("rejected_items", "Rows of the catalogue that were left out.", published.num_rejected)
+    gauge("map_points", "Points of the map of the catalogue; 0 when the release has none.", published.num_points)
     gauge("published", "Whether it published: 0 when nothing had changed.", published.changed)
     numbers = Gauge("twotower_embed_gate", "What the release was held to.", ["gate"], registry=registry)
     passed = Gauge("twotower_embed_gate_passed", "Whether it passed; 0 when it was forced.", ["gate"], registry=registry)

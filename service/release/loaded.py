@@ -19,6 +19,7 @@ from service.model.device_reader import DeviceReader
 from service.model.item_vectors import ItemVectors
 from service.model.reader import Reader
 from service.release.filters import Filters, JoinedFilters, Mask
+from service.release.served_map import ServedMap
 from service.states.cache import UserCache, UserStates
 from twotower.artefacts.bundle import Towers
 from twotower.artefacts.item_changes import Changed
@@ -64,6 +65,7 @@ class LoadedRelease:
     filters: Filters | JoinedFilters
     added: Added | None = None
     device_model: DeviceModel | None = None  # None: the model runs on the CPU
+    item_map: ServedMap | None = None  # of the items that the release was built with
     reader: Reader = field(init=False)
     users: UserStates = field(init=False)  # cached user states; the next release of the same bundle takes them over
     number: int = field(init=False)  # a new one for every object

@@ -20,6 +20,7 @@ from service.release.filters import Filters
 from service.release.golden import replay_golden_queries
 from service.release.loaded import LoadedRelease
 from service.release.placing import needs_of, placed
+from service.release.served_map import read_served_map
 from twotower.artefacts.bundle import load_towers, read_table
 from twotower.artefacts.cache import fetch
 from twotower.artefacts.manifest import UNREADABLE, Manifest
@@ -84,6 +85,7 @@ def read_release(
         item_ids=item_ids,
         rows=rows,
         filters=Filters(items),
+        item_map=read_served_map(path, manifest, info.num_items),
     )
     if len(release.rows) != len(item_ids):
         raise ReleaseMismatch(f"{path}: an item id occurs twice. Publish it again with `twotower embed`.")

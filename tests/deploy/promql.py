@@ -86,7 +86,7 @@ def names_of(family: Metric) -> list[str]:
 def of_the_nightly_job(tmp_path: Path) -> list[Metric]:
     """What `twotower nightly` leaves, and `twotower embed` and `twotower releases drift` with --metrics."""
     gates = tuple(Gate(name=name, value=1.0) for name in ("recall100", "rejected"))
-    published = Published("release-1", 1, True, None, 1, 1.0, 0, 0, 0, 0, gates)
+    published = Published("release-1", 1, True, None, 1, 1.0, 0, 0, 0, 0, 0, gates)
     finding = Finding(name="bundle_age_days", value=1.0, rule=Rule(soon=2, now=3), retrain="no")
     write_metrics(tmp_path / "embed.prom", published, 1.0)
     write_drift(tmp_path / "drift.prom", Advice(retrain="no", findings=[finding]))

@@ -64,6 +64,8 @@ class ReleaseTable(_Table, frozen=True, kw_only=True):
     verify_key: str | None = None
     metrics: str | None = None
     device: Wanted = "cpu"
+    map: bool = False  # draw the map of the catalogue
+    map_colour: str | None = None
     keep: Count = 7
 
 

@@ -134,6 +134,8 @@ def embed(run: Run) -> Ended:
     options = {"--gates": config.gates, "--sign": config.sign, "--metrics": config.metrics}
     given = [word for option, name in options.items() if name for word in (option, run.path(name))]
     given += ["--delta", config.delta] if config.delta else []
+    given += ["--map"] if config.map else []
+    given += ["--map-colour", config.map_colour] if config.map and config.map_colour else []
     assert run.night.bundle is not None
     bundle = ("--bundle", run.night.bundle, "--store", run.store, "--index", config.index, "--device", config.device)
     try:

@@ -140,6 +140,7 @@ def test_the_release_is_written_aside_and_a_night_without_change_ends_there(shop
     commands.answers = {"embed": json.dumps({"release": "release-1", "changed": True, "items": 1234, "embedded": 7})}
     assert steps.embed(shop).message == "release-1: 1,234 items, 7 of them embedded anew"
     assert "--aside" in commands.lines[0]
+    assert "--map" not in commands.lines[0]
     shop.night.release = None
     commands.answers = {"embed": json.dumps({"release": "release-1", "changed": False, "items": 1234, "embedded": 0})}
     assert [step(shop).state for step in (steps.embed, steps.gates, steps.publish, steps.canary, steps.promote_release)] == [
@@ -160,6 +161,15 @@ def test_a_release_that_breaks_a_limit_is_refused_and_an_accident_is_none(
     with pytest.raises(StepFailed, match=said) as raised:
         steps.embed(shop)
     assert (type(raised.value), raised.value.exit_status) == (kind, 2)
+
+
+def test_the_map_is_drawn_where_the_configuration_asks_for_it(shop: Run, commands: Commands) -> None:
+    shop.config = replace(shop.config, release=replace(shop.config.release, map=True, map_colour="department"))
+    shop.night.bundle = "b"
+    commands.answers = {"embed": json.dumps({"release": "release-1", "changed": False, "items": 1, "embedded": 0})}
+    steps.embed(shop)
+    words = commands.lines[0]
+    assert words[words.index("--map") :][1:3] == ["--map-colour", "department"]
 
 
 def test_gates_are_read_back_from_the_store(shop: Run, commands: Commands) -> None:
