@@ -36,6 +36,7 @@ ELSEWHERE = {  # the beginning of a line, and the reason why it is not typed her
     "PYTHONPATH=. ": "the class that the page shows is an outline; tests/twotower/model/test_kinds.py has whole ones",
     "pip install ": "installs a package",
     "export RAY_ADDRESS": "needs a cluster",
+    "twotower embed --map ": "tests/embedder_cache/maps/test_process.py draws maps",
     "twotower embed --engine ray": "tests/embedder_cache/embedding/test_ray_engine.py starts a cluster",
     "twotower embed --bundle bundle --items items.parquet --events events.parquet --signals": "needs a bundle with signals",
     "twotower serve ": "tests/service/test_command.py starts servers, tests/service/faults those with Redis",

@@ -62,6 +62,7 @@ def main(argv: list[str]) -> int:
         print_summary(report, port, out, serving=not args.once)
         if not args.once:
             say("The service keeps running; Ctrl-C stops it.")
+            draw_map(bundle, inputs, store)
             server.wait()
     except KeyboardInterrupt:
         say("stopping")
@@ -133,6 +134,15 @@ def stop(server: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+def draw_map(bundle: Path, inputs: tuple[object, ...], store: Path) -> None:
+    """Publish the release once more, with the map of the catalogue. The running service takes it over by itself."""
+    say("The map of the catalogue is drawn now, for the playground. That takes a minute or two.")
+    try:
+        command("embed", "--bundle", bundle, *inputs, "--store", store, "--map")
+    except TwoTowerError as error:
+        say(f"the playground has no map: {error}")
 
 
 def free_port() -> int:

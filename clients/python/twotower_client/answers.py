@@ -50,6 +50,21 @@ class FindItemsResponse(msgspec.Struct, frozen=True, kw_only=True):
     release: str  # the release that was searched
 
 
+class MapPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """An item on the map."""
+
+    point: int
+    item_id: str
+    title: str | None  # as the schema names it; null for an item without one
+
+
+class MapPointsResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The points asked for, then those of the items asked for. What is not on the map, or no longer sold, is left out."""
+
+    points: list[MapPoint]
+    release: str  # if it is another one than that of your map, its points are others: get the map again
+
+
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """A past item that makes a recommended item more likely. It may be the recommended item itself."""
 

@@ -20,6 +20,7 @@ from twotower_client.answers import (
     ItemResponse,
     ItemsResponse,
     ListUsersResponse,
+    MapPointsResponse,
     PointerResponse,
     RecommendResponse,
     RefreshResponse,
@@ -36,6 +37,7 @@ from twotower_client.requests import (
     Feature,
     FindItemsQuery,
     ListUsersQuery,
+    MapPointsRequest,
     PlanQuery,
     RecommendRequest,
     ScoreRequest,
@@ -152,6 +154,10 @@ class AsyncClient:
     async def catalogue(self) -> CatalogueResponse:
         """The features of the items, and the groups that they are in."""
         return await self._send(Call("GET", "/v1/catalogue", CatalogueResponse))
+
+    async def map_points(self, **request: Unpack[MapPointsRequest]) -> MapPointsResponse:
+        """Which items lie at points of the map of the catalogue, and at which points items lie."""
+        return await self._send(Call("POST", "/v1/map/points", MapPointsResponse, request))
 
     async def put_items(self, items: Iterable[Mapping[str, Feature]]) -> ItemsResponse:
         """Add or replace items, any number of them, each with `item_id` and its features. Look at `rejected` of the outcome."""

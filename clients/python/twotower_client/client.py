@@ -19,6 +19,7 @@ from twotower_client.answers import (
     ItemResponse,
     ItemsResponse,
     ListUsersResponse,
+    MapPointsResponse,
     PointerResponse,
     RecommendResponse,
     RefreshResponse,
@@ -35,6 +36,7 @@ from twotower_client.requests import (
     Feature,
     FindItemsQuery,
     ListUsersQuery,
+    MapPointsRequest,
     PlanQuery,
     RecommendRequest,
     ScoreRequest,
@@ -151,6 +153,10 @@ class Client:
     def catalogue(self) -> CatalogueResponse:
         """The features of the items, and the groups that they are in."""
         return self._send(Call("GET", "/v1/catalogue", CatalogueResponse))
+
+    def map_points(self, **request: Unpack[MapPointsRequest]) -> MapPointsResponse:
+        """Which items lie at points of the map of the catalogue, and at which points items lie."""
+        return self._send(Call("POST", "/v1/map/points", MapPointsResponse, request))
 
     def put_items(self, items: Iterable[Mapping[str, Feature]]) -> ItemsResponse:
         """Add or replace items, any number of them, each with `item_id` and its features. Look at `rejected` of the outcome."""

@@ -20,6 +20,13 @@ class FindItemsQuery(TypedDict, total=False):
     limit: int  # items of the answer
 
 
+class MapPointsRequest(TypedDict, total=False):
+    """Asks which items lie at points of the map, and at which points items lie."""
+
+    points: Sequence[int]  # as GET /v1/map numbers them, from 0
+    item_ids: Sequence[str]
+
+
 class PlanQuery(TypedDict, total=False):
     """The query parameters of GET /v1/plan, which plans a training run. The answer needs no model and is of no release."""
 
