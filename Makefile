@@ -40,7 +40,7 @@ test: $(VENV)/.test-installed
 	$(BIN)/pytest -m "alone and not faults and not kernels and not wheels"
 
 test-faults: $(VENV)/.test-installed
-	$(BIN)/pytest -m "faults or not faults" tests/service/faults tests/end_to_end tests/deploy/test_nightly.py
+	$(BIN)/pytest -m "faults or not faults" tests/service/faults tests/end_to_end tests/deploy/test_nightly.py tests/embedder_cache/maps
 
 test-kernels: $(VENV)/.test-installed
 	$(BIN)/pytest -m "kernels or not kernels" tests/test_interpreter.py tests/twotower/kernels tests/training/kernels tests/service/kernels \

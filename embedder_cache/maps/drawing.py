@@ -70,7 +70,7 @@ def finish(directory: Path, items: pa.Table, rows_M: Ints, layout: Layout, colou
 def most_wanted(vectors_NV: Floats, width: int) -> Ints:
     """Rows [M] of the items on the map, in order: all, or those most in demand, by their first popularity dimension."""
     if len(vectors_NV) <= MAX_POINTS:
-        return np.arange(len(vectors_NV))
+        return np.arange(len(vectors_NV), dtype=np.int64)
     return np.sort(np.argsort(-vectors_NV[:, width], kind="stable")[:MAX_POINTS])
 
 

@@ -77,22 +77,22 @@ def framed(places_M2: Floats) -> Floats:
     """The places moved and scaled, the same way in x and y, to fill the map up to its margin."""
     low_2, high_2 = places_M2.min(0), places_M2.max(0)
     scale = SIDE * (1 - 2 * MARGIN) / max(float((high_2 - low_2).max()), 1e-9)
-    return np.asarray((places_M2 - (low_2 + high_2) / 2) * scale + SIDE / 2, np.float64)
+    return np.asarray((places_M2 - (low_2 + high_2) / 2) * scale + SIDE / 2, np.float32)
 
 
 def inside(places_M2: Floats) -> Floats:
     """The places as they are, or shrunk around the middle of the map where some lie outside."""
     reach = float(np.abs(places_M2 - SIDE / 2).max())
-    return np.asarray((places_M2 - SIDE / 2) * min(1.0, SIDE * (0.5 - MARGIN) / max(reach, 1e-9)) + SIDE / 2, np.float64)
+    return np.asarray((places_M2 - SIDE / 2) * min(1.0, SIDE * (0.5 - MARGIN) / max(reach, 1e-9)) + SIDE / 2, np.float32)
 
 
 def aligned(places_M2: Floats, before_M2: Floats, known_M: Bools) -> Floats:
     """The places turned, mirrored, scaled and moved as a whole so that known points come near where they were (Umeyama 1991)."""
-    now_S2, then_S2 = places_M2[known_M], before_M2[known_M]
+    now_S2, then_S2 = places_M2[known_M].astype(np.float64), before_M2[known_M].astype(np.float64)
     now_2, then_2 = now_S2.mean(0), then_S2.mean(0)
     left_22, stretch_2, right_22 = np.linalg.svd((now_S2 - now_2).T @ (then_S2 - then_2))
     scale = float(stretch_2.sum()) / max(float(((now_S2 - now_2) ** 2).sum()), 1e-9)
-    return np.asarray((places_M2 - now_2) @ (left_22 @ right_22) * scale + then_2, np.float64)
+    return np.asarray((places_M2 - now_2) @ (left_22 @ right_22) * scale + then_2, np.float32)
 
 
 def quantised(places_M2: Floats) -> Places:

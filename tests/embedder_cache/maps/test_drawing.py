@@ -103,7 +103,7 @@ def test_without_places_for_new_items_the_known_ones_stay_and_the_next_night_com
     np.testing.assert_array_equal(kept.places_M2, read_map(release / MAP, 400).places_M2)
     assert kept.info.num_placed == 400
 
-    starts = []
+    starts: list[Floats | None] = []
 
     def noted(units_MD: Floats, start_M2: Floats | None) -> Floats:
         starts.append(start_M2)

@@ -4,7 +4,8 @@ from twotower.maps.neighbours import nearest, neighbours_of_each, unit_vectors
 
 
 def test_vectors_get_length_one_and_zero_stays_zero() -> None:
-    np.testing.assert_allclose(unit_vectors(np.array([[3, 4], [0, 0]], np.float32)), [[0.6, 0.8], [0, 0]], rtol=1e-6)
+    units = unit_vectors(np.array([[3, 4], [0, 0]], np.float32))
+    np.testing.assert_allclose(units, np.array([[0.6, 0.8], [0, 0]], np.float32), rtol=1e-6)
 
 
 def test_the_nearest_come_first_with_their_cosines() -> None:

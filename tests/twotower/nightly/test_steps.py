@@ -164,6 +164,7 @@ def test_a_release_that_breaks_a_limit_is_refused_and_an_accident_is_none(
 
 
 def test_the_map_is_drawn_where_the_configuration_asks_for_it(shop: Run, commands: Commands) -> None:
+    shop.night.step("embed").state = "running"
     shop.config = replace(shop.config, release=replace(shop.config.release, map=True, map_colour="department"))
     shop.night.bundle = "b"
     commands.answers = {"embed": json.dumps({"release": "release-1", "changed": False, "items": 1, "embedded": 0})}
