@@ -1,4 +1,5 @@
-// The map of the catalogue: mountMap(element, {onPick}) draws it, and returns {highlight, reload, destroy, ready}.
+// The map of the catalogue: mountMap(element, {onPick}) draws it, and returns {highlight, reload, destroy, ready}. `ready` is a
+// promise of the map's header; it fails when the server has no map.
 //
 //   const map = mountMap(element, { onPick: (item_id, title) => ... });
 //   map.highlight(["995242", ...])                       rings these items
@@ -400,7 +401,9 @@ export function mountMap(element, { onPick = () => {}, ask, source = fromServer(
 
   let loading = false;
   let ready;
-  const isReady = new Promise((resolve) => (ready = resolve));
+  let failed;
+  const isReady = new Promise((resolve, reject) => ([ready, failed] = [resolve, reject]));
+  isReady.catch(() => {}); // the element says it, whether somebody waits or not
 
   async function start(again = false) {
     loading = true;
@@ -420,6 +423,7 @@ export function mountMap(element, { onPick = () => {}, ask, source = fromServer(
       ready(map.header);
     } catch (error) {
       if (!map) tell(sentence(error), true);
+      failed(error);
     } finally {
       loading = false;
     }
