@@ -25,7 +25,7 @@ from twotower.maps.item_map import MAP, read_map
 KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 BROKEN = "raise RuntimeError('numba is broken')"
 ENDLESS = "import time; time.sleep(600)"
-GARBAGE = "print('no JSON')"
+GARBAGE = "print('{')"
 MISSING = "raise ModuleNotFoundError('no umap', name='umap')"
 
 
@@ -99,7 +99,7 @@ def test_umap_gives_the_same_map_each_time(release: Path, tmp_path: Path) -> Non
         (KILLED, "its process ended with -9"),
         (BROKEN, "RuntimeError: numba is broken"),
         (ENDLESS, "it took longer than 1 s"),
-        (GARBAGE, "JSON is malformed: invalid character (byte 1)"),
+        (GARBAGE, "Input data was truncated"),
     ],
     ids=["killed", "broken", "endless", "garbage"],
 )
