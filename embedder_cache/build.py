@@ -113,8 +113,8 @@ def build_release(
     those of the day that begins with the last event, or now; without a file they are zero. `delta` holds items that were put
     or deleted through a server. Embedded items stay on disk until a release is published, so that the run after a stopped one
     continues with them. An index of a kind for GPUs is built on `device`, and `auto` chooses one for it. `by_content` embeds
-    here, without the ids: for a catalogue that the bundle was not trained on. `map_options` asks for a map; when drawing it fails,
-    the release goes out without one.
+    here, without the ids: for a catalogue that the bundle was not trained on. `map_options` asks for a map; when
+    drawing it fails, the release goes out without one.
     """
     refuse_without_gpu(index, device)  # now, and not after hours of embedding
     columns = bundle.towers.schema.items
