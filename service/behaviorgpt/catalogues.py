@@ -20,7 +20,10 @@ from service.behaviorgpt.bodies import (
 )
 from service.behaviorgpt.refusals import Access, as_bad_request
 from service.http.route_table import Route
+from service.release.loaded import LoadedRelease
+from service.release.map_page import map_page
 from service.routes.context import Context
+from service.routes.map import map_of
 from service.uploads.folder import CatalogueFolder, Job, State, job_id_of
 from service.uploads.form import Form, receive_form
 from service.uploads.jobs import JobRunner, Progress, count_ids
@@ -127,11 +130,13 @@ class CatalogueRoutes:
         )
 
     async def map(self, request: Request) -> Response:
-        """GET /v1/{id}/umap: refused, because maps are drawn elsewhere."""
+        """GET /v1/{id}/umap: the map of the served catalogue as a page. Of an uploaded one there is none."""
         catalog_id: str = request.path_params["catalog_id"]
         if catalog_id != self._served_id:
             await asyncio.to_thread(self._folder.require, catalog_id)
-        raise ApiError("not_found", f"this server draws no map of {catalog_id!r} for this client")
+            raise ApiError("not_found", f"this server draws no map of {catalog_id!r}, only of {self._served_id!r}")
+        text = await asyncio.to_thread(page_of, self._context.served.current, catalog_id)
+        return Response(text, media_type="text/html")
 
     async def maps(self, request: Request) -> Response:
         """POST /v1/maps: refused, because maps of several catalogues are not drawn."""
@@ -200,3 +205,12 @@ def job_answer(state: State, job: Job, step: Progress | None) -> JobAnswer:
 
 def _route(method: str, path: str, handler: Any, scope: Any, **more: Any) -> Route:
     return Route(method, (path,), as_bad_request(handler), scope=scope, **more)
+
+
+def page_of(release: LoadedRelease, title: str) -> str:
+    """The map of a release as a page with the title of every item; ApiError not_found when it has none."""
+    found, column = map_of(release), release.towers.schema.items.title
+    rows = found.rows_M.tolist()
+    names = [None] * len(rows) if column is None else release.items.column(column).take(rows).to_pylist()
+    items = [(release.item_ids[row], None if name is None else str(name)) for row, name in zip(rows, names, strict=True)]
+    return map_page(title, release.id, found.compressed, items)

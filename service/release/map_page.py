@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from markupsafe import Markup
 
 import service
-from twotower.report.page import Markup, element, page
+from twotower.report.page import render
 
+_TEMPLATE = Path(__file__).with_name("map_page.html")
 _CODE = Path(service.__file__).parent / "playground"
 _MODULES = ("map-data.js", "map-draw.js", "map-look.js", "map.js")  # each stands on those before it
 _IMPORT, _EXPORT = re.compile(r"^import .*;\n", re.MULTILINE), re.compile(r"^export ", re.MULTILINE)
@@ -36,7 +38,6 @@ element.map = mountMap(element, {
 
 def map_page(title: str, release: str, compressed: bytes, items: Sequence[tuple[str, str | None]]) -> str:
     """The page of a map as `ServedMap.compressed` has it, with the id and the title of the item at each point."""
-    about = f"{len(items):,} items. Those that lie close together are alike to the model."
     data = {
         "MAP": base64.b64encode(compressed).decode(),
         "ITEMS": base64.b64encode(gzip.compress(msgspec.json.encode(items), mtime=0)).decode(),
@@ -45,13 +46,7 @@ def map_page(title: str, release: str, compressed: bytes, items: Sequence[tuple[
     constants = "".join(f"const {name} = {msgspec.json.encode(value).decode()};\n" for name, value in data.items())
     script = constants.replace("<", "\\u003c") + code() + _START
     assert "</script" not in script, "it would end there"
-    return page(
-        title,
-        element("h1", title),
-        element("p", about, kind="faint"),
-        Markup('<div id="map" style="height: 78vh; border: 1px solid var(--grid); border-radius: 8px"></div>'),
-        Markup(f'<script type="module">\n{script}</script>'),
-    )
+    return render(_TEMPLATE, title, {"num_items": len(items), "script": Markup(script)})  # noqa: S704  # "<" is escaped in it
 
 
 def code() -> str:

@@ -2,19 +2,24 @@
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from service.behaviorgpt.adapter import reason_off
+from service.release.loaded import LoadedRelease
+from service.release.served_map import serve_map
 from service.settings import Settings
 from service.uploads.file_format import COLUMNS
-from tests.service.conftest import Client
+from tests.service.conftest import Client, MemoryHistory
 from tests.service.key_files import bearer, entry, write_keys
 from tests.service.uploads.files import catalogue
+from twotower.maps.item_map import ItemMap, MapInfo
 
 behaviorgpt = pytest.importorskip("behaviorgpt", reason="the client is not installed")
 
@@ -217,3 +222,18 @@ def test_the_columns_of_an_upload_are_those_that_the_client_checks() -> None:
     from behaviorgpt.resources.catalogs import CATALOG_SCHEMA
 
     assert dict(COLUMNS) == CATALOG_SCHEMA
+
+
+def test_the_map_of_the_served_catalogue_is_a_page_and_others_have_none(
+    settings: Settings, release: LoadedRelease, tmp_path: Path
+) -> None:
+    drawn = ItemMap(
+        np.array([7, 300], np.uint32), np.zeros((2, 2), np.uint16), np.full(2, 255, np.uint8), MapInfo(num_items=2, num_placed=0)
+    )
+    mapped = replace(release, item_map=serve_map(drawn, release.id, len(release)))
+    changes = {"behaviorgpt": True, "behaviorgpt_dir": tmp_path}
+    for served, status in ((mapped, 200), (release, 404)):
+        with Client(settings.model_copy(update=changes), served, MemoryHistory()) as client:
+            answer = client.get("/v1/retail_catalog/umap")
+            assert (answer.status_code, client.get("/v1/other/umap").status_code) == (status, 404)
+            assert answer.text.startswith("<!doctype html>" if status == 200 else '{"')
