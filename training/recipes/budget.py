@@ -24,11 +24,12 @@ class ParameterCount(NamedTuple):
 
     embedder: int
     contextualizer: int
+    query_words: int = 0  # of the contextualizer's: the table of words of searches
 
     @property
     def share(self) -> float:
-        """The embedder's share of the sum."""
-        return self.embedder / (self.embedder + self.contextualizer)
+        """The embedder's share of the sum without the table of words, which the published share does not know."""
+        return self.embedder / (self.embedder + self.contextualizer - self.query_words)
 
 
 def size_model(
@@ -95,7 +96,9 @@ def sizes_of(model: ModelConfig) -> Sizes:
 def count_parameters(model: ModelConfig) -> ParameterCount:
     """Trainable parameters of both towers, counted without allocating them."""
     with torch.device("meta"):
-        return ParameterCount(count_embedder(model), _count(Contextualizer(model)))
+        contextualizer = Contextualizer(model)
+        words = 0 if contextualizer.query_table is None else contextualizer.query_table.numel()
+        return ParameterCount(count_embedder(model), _count(contextualizer), words)
 
 
 def count_embedder(model: ModelConfig) -> int:

@@ -184,6 +184,7 @@ def parameter_table(parameters: ParameterCount) -> dict[str, float]:
     return {
         "embedder": parameters.embedder,
         "contextualizer": parameters.contextualizer,
+        "query_words": parameters.query_words,
         "embedder_share": parameters.share,
     }
 

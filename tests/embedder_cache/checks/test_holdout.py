@@ -66,6 +66,12 @@ def invert_popularity(contextualizer: Contextualizer, width: int) -> None:
     contextualizer.popularity_out.bias.neg_()
 
 
+def prefer_the_rare(contextualizer: Contextualizer, width: int) -> None:
+    """One list for everyone, which begins with what nobody wants."""
+    forget_users(contextualizer, width)
+    contextualizer.popularity_out.bias[0] = -1.0
+
+
 def forget_users(contextualizer: Contextualizer, width: int) -> None:
     """What is left is one list for everyone."""
     contextualizer.query_scale.zero_()
@@ -121,7 +127,7 @@ def test_a_spoiled_contextualizer_is_not_published(
 
 
 def test_the_first_release_must_not_be_worse_than_popularity(trained: tuple[Path, Path], tiny_shop: Path, tmp_path: Path) -> None:
-    bundle = spoiled(trained[0], tmp_path / "bundle", shuffle_weights)
+    bundle = spoiled(trained[0], tmp_path / "bundle", prefer_the_rare)
     with pytest.raises(DataError, match=r"holdout recall10 over popularity is .*; holdout ndcg10 over popularity is"):
         build_release(bundle, tiny_shop / "items.parquet", tmp_path / "store", tiny_shop / "events.parquet")
 

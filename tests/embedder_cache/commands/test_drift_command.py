@@ -44,7 +44,7 @@ def test_when_to_train_again_is_for_the_operator_to_say(
 def test_the_page_is_written_where_it_is_wanted(store: Path, tmp_path: Path) -> None:
     assert main(["drift", "--store", str(store), "--page", str(tmp_path / "drift.html")]) == 0
     assert (tmp_path / "drift.html").read_text().startswith("<!doctype html>")
-    with pytest.raises(EnvironmentProblem, match="--page"):
+    with pytest.raises(EnvironmentProblem, match="Choose another place"):
         main(["drift", "--store", str(store), "--page", str(tmp_path / "nowhere" / "drift.html")])
 
 

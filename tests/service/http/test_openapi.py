@@ -35,6 +35,8 @@ def test_every_route_of_the_contract_is_described(document: dict[str, Any]) -> N
         ("get", "/v1/users/{user_id}"),
         ("delete", "/v1/users/{user_id}"),
         ("get", "/v1/plan"),
+        ("get", "/v1/map"),
+        ("post", "/v1/map/points"),
         ("get", "/v1/releases"),
         ("post", "/v1/admin/activate"),
         ("post", "/v1/admin/rollback"),

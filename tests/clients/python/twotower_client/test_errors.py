@@ -37,9 +37,12 @@ def test_every_code_of_the_server_has_the_exception_of_its_status(code: str) -> 
         "forbidden": twotower_client.Forbidden,
         "not_found": twotower_client.NotFound,
         "conflict": twotower_client.Conflict,
+        "catalog_pending": twotower_client.Conflict,
         "quota_exceeded": twotower_client.QuotaExceeded,
         "internal": twotower_client.ServerFault,
         "delta_off": twotower_client.ServerFault,
+        "uploads_off": twotower_client.ServerFault,
+        "no_room": twotower_client.ServerFault,
         "delta_full": twotower_client.ServerFault,
     }
     usual = twotower_client.InvalidRequest if error.status < 500 else twotower_client.Unavailable
