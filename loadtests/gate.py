@@ -69,7 +69,7 @@ def judge(outcomes: Sequence[Outcomes], limits: dict[str, float]) -> list[Judged
     judged = []
     for one in outcomes:
         figures = one.figures()
-        judged += [Judged(one.generator, name, figures[name], limits.get(name)) for name in FIGURES]
+        judged += [Judged(one.generator, name, figures[name], limits.get(name)) for name in FIGURES if name in figures]
         if "broken" in figures:  # what LoadGen says by its own rules
             judged.append(Judged(one.generator, "broken", figures["broken"], 0.0))
             judged.append(Judged(one.generator, "unsure", figures["unsure"], None))

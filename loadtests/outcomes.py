@@ -67,7 +67,10 @@ class Outcomes(msgspec.Struct, kw_only=True):
         return np.asarray([ms for ms, recommend, fate in rows if recommend and fate <= Fate.DEGRADED], dtype=np.float64)
 
     def figures(self) -> dict[str, float]:
-        """The figures that limits may be set for. ValueError when no recommendation was answered."""
+        """The figures that limits may be set for. ValueError when no recommendation was answered.
+
+        The time to refuse is not among them when nothing was refused.
+        """
         answered_ms = self.answered_ms()
         if not len(answered_ms):
             counts = ", ".join(f"{self.count(fate)} {fate.name.lower()}" for fate in Fate)
@@ -82,7 +85,7 @@ class Outcomes(msgspec.Struct, kw_only=True):
             "p999_ms": quantile(answered_ms, 0.999),
             "error_share": (self.count(Fate.REFUSED) + self.count(Fate.FAILED)) / len(self.fates),
             "degraded_share": self.count(Fate.DEGRADED) / len(answered_ms),
-            "refusal_p50_ms": quantile(np.asarray(refused_ms or [0.0]), 0.50),
+            **({"refusal_p50_ms": quantile(np.asarray(refused_ms), 0.50)} if refused_ms else {}),
             "goodput_share": float(good.mean()),
             "end_goodput_share": float(good[at_the_end].mean()),
         } | self.own

@@ -15,7 +15,7 @@ from embedder_cache.drift.retrain import Advice, Finding, Level, urgent_first
 from twotower.metrics.ranking import user_bootstrap
 from twotower.report import page
 from twotower.report.charts import bars, in_rows
-from twotower.report.numbers import NOTHING, moment, percent, signed
+from twotower.report.numbers import NOTHING, moment, percent, signed, words
 from twotower.report.parts import Cell, Facts, Figure, Kind, Table, Tile, Verdict
 from twotower.report.svg import FAINT, FIRST, INK, SECOND, figure
 
@@ -123,7 +123,7 @@ def rules_figure(findings: Sequence[Finding]) -> Figure:
             axes.barh(place, share(finding, finding.value or 0.0), color=colour, height=0.5)
             soon = share(finding, finding.rule.soon)
             axes.plot([soon, soon], [place - 0.38, place + 0.38], color=INK, linewidth=1.6)
-        in_rows(axes, [finding.name.replace("_", " ") for finding in findings])
+        in_rows(axes, [words(finding.name) for finding in findings])
         axes.axvline(100, color=FAINT, linewidth=1.2, linestyle=(0, (4, 3)))
         axes.set_xlim(left=0)
         axes.set_xlabel("of the threshold for now (%)")
@@ -138,7 +138,7 @@ def rules_table(advice: Advice) -> Table:
     for found in urgent_first(advice):
         value = NOTHING if found.value is None else value_of(found, found.value)
         limits = [value_of(found, limit) for limit in (found.rule.soon, found.rule.now)]
-        rows.append([found.name.replace("_", " "), value, *limits, Cell(found.retrain, kind=KINDS[found.retrain])])
+        rows.append([words(found.name), value, *limits, Cell(found.retrain, kind=KINDS[found.retrain])])
     about = "The most urgent rule decides; --rules sets other thresholds."
     return Table(about, ["", "measured", "soon from", "now from", "train again"], rows)
 
@@ -223,5 +223,5 @@ def sides(drift: Drift) -> Table:
 
 
 def number(value: float | None, written: str) -> str:
-    """A number, or a dash when it is not known."""
+    """A number, or that it is not known."""
     return "not known" if value is None else written.format(value)

@@ -10,7 +10,7 @@ from service.api.schemas import AboutUser
 from service.engine.thread import Engine, Place
 from service.ranking.user_request import UserRequest, cost_of, cost_unread, is_patient
 from service.release.loaded import LoadedRelease
-from service.states.cache import UserKey
+from service.states.memory import UserKey
 from service.telemetry.metrics import Metrics
 
 _BUSY_S = 0.01  # below this queue time, skip the early refusal

@@ -14,7 +14,8 @@ from service.ranking.score import Scores, score_many
 from service.ranking.similar import SimilarItems, similar_many
 from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease, hand_over_users
-from service.states.cache import UserCache, UserKey, forget_users
+from service.states.cache import UserCache, forget_users
+from service.states.memory import UserKey
 from service.telemetry.deadlines import Deadlines
 
 T = TypeVar("T")

@@ -15,7 +15,8 @@ from service.api.errors import ApiError, Code
 from service.api.schemas import RecommendRequest, SimilarRequest
 from service.api.scores import ScoreRequest
 from service.histories.history import UserHistory
-from service.states.cache import CacheCounters, UserKey
+from service.states.cache import CacheCounters
+from service.states.memory import UserKey
 from twotower.device_option import Wanted
 from twotower.errors import EnvironmentProblem, FormatError, IntegrityError, ReleaseMismatch, StoreError
 

@@ -49,7 +49,8 @@ from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease, hand_over_users
 from service.release.loading import device_of
 from service.settings import Settings
-from service.states.cache import SAVE_S, UserCache, UserKey, UserStates
+from service.states.cache import SAVE_S, UserCache, UserStates
+from service.states.memory import UserKey
 from service.states.user_state import UserState
 
 ENDED = "the engine's process has ended"

@@ -19,8 +19,8 @@ from service.model.item_vectors import fingerprints
 from service.model.reader import Question, UserQuery
 from service.ranking.user_request import ModelInput
 from service.release.loaded import LoadedRelease
-from service.states.cache import UserCache, UserKey
-from service.states.memory import ArrayMemory
+from service.states.cache import UserCache
+from service.states.memory import ArrayMemory, UserKey
 from service.states.user_state import NO_RELEASE, PastState, UserState
 from twotower.data.features import request_time_features
 from twotower.data.item_statistics import activity_features, past_features
@@ -98,8 +98,10 @@ def new_state(release: LoadedRelease) -> UserState:
 
 def restored(release: LoadedRelease, key: UserKey, model_input: ModelInput, cache: UserCache) -> UserState | None:
     """The state of a user from the file of user states, as one of no release yet; None if it has none."""
+    if cache.file is None:
+        return None
     state = new_state(release)
-    if cache.file is None or not isinstance(state.memory, ArrayMemory):
+    if not isinstance(state.memory, ArrayMemory):  # a device has it
         return None
     found = cache.file.find(key, release.info.bundle_id, model_input.known_events, state.memory)
     if found is None:

@@ -11,7 +11,7 @@ from service.api.schemas import AboutUser, RecommendRequest
 from service.histories.history import KEPT_EVENTS, PastItem, StoredEvent, UserHistory
 from service.histories.intake import merge_inline
 from service.release.loaded import LoadedRelease
-from service.states.cache import UserKey
+from service.states.memory import UserKey
 
 R_co = TypeVar("R_co", bound=AboutUser, covariant=True)
 

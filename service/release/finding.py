@@ -141,7 +141,7 @@ def _lowered(items: pa.Table, names: list[str]) -> pa.Array:
     """The words of some columns of each item as one text in lower case."""
     if not names:
         return pa.array([""] * len(items), pa.large_string())
-    # Not null_handling="skip", which leaves out rows that are null in all columns (findings/pyarrow-join-leaves-out-rows.sh).
+    # Not null_handling="skip", which leaves out rows that are null in all columns: findings/pyarrow-join-with-skip-drops-rows.sh.
     columns = [pc.fill_null(_texts(items, name), "") for name in names]
     return pc.utf8_lower(pc.binary_join_element_wise(*columns, pa.scalar("\n", pa.large_string())))
 

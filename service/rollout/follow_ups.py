@@ -13,7 +13,7 @@ from typing import NamedTuple
 from service.api.schemas import AboutUser, Event, Recommended, RecommendRequest
 from service.histories.history import StoredEvent
 from service.ranking.user_request import UserRequest
-from service.states.cache import UserKey
+from service.states.memory import UserKey
 from service.telemetry.metrics import Metrics
 
 MAX_SHOWN = 10  # first items of an answer that count as a hit

@@ -14,11 +14,10 @@ from pathlib import Path
 from time import monotonic
 from weakref import WeakSet
 
+from service.states.memory import UserKey
 from service.states.state_file import StateFile
 from service.states.user_state import UserState
 from twotower.errors import EnvironmentProblem
-
-UserKey = tuple[str, str]  # "user" or "session", and its id
 
 SAVE_S = 5.0  # at the end, states are written to the file for at most so long
 _PROTECTED = 0.8  # share of the budget that users with more than one request may fill, in all releases together
@@ -110,7 +109,7 @@ class UserStates:
         segment = self._once or self._again
         return segment is self._again, self._used[next(iter(segment))]
 
-    def oldest_last(self) -> Iterator[tuple[UserKey, UserState]]:
+    def newest_first(self) -> Iterator[tuple[UserKey, UserState]]:
         """All states, in the reverse order of their eviction."""
         for segment in (self._again, self._once):
             yield from reversed(segment.items())
@@ -166,10 +165,10 @@ class UserCache:
         self._demote()
         while self.num_bytes > self.max_bytes and (filled := [each for each in self._releases if len(each)]):
             going = min(filled, key=UserStates.next_to_go)
-            key, state = going.forget_one()
+            evicted, its_state = going.forget_one()
             self.counters.evictions += 1
-            if self.file and (kept := state.in_file):
-                self.file.keep(key, kept, going.bundle_id)
+            if self.file and (kept := its_state.in_file):
+                self.file.keep(evicted, kept, going.bundle_id)
         self.counters.num_bytes = self.num_bytes
 
     def open_file(self, directory: Path, max_bytes: int) -> None:
@@ -187,7 +186,7 @@ class UserCache:
             return
         until = monotonic() + seconds
         for states in list(self._releases):
-            for key, state in states.oldest_last():
+            for key, state in states.newest_first():
                 if (kept := state.in_file) and not self.file.keep(key, kept, states.bundle_id, max(until - monotonic(), 0)):
                     break
         self.file.close()

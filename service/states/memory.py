@@ -12,6 +12,8 @@ from twotower.data.features import Floats
 from twotower.data.window import PAGE
 from twotower.model.config import ModelConfig
 
+UserKey = tuple[str, str]  # "user" or "session", and its id
+
 
 class Memory(Protocol):
     """What a reader keeps of the events that it has read of one history."""

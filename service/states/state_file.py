@@ -6,15 +6,14 @@ that is read anew, and is counted. The processes of a server share the file; an 
 L: events
 """
 
-import queue
 import sqlite3
 import sys
-import threading
 import zlib
 from collections.abc import Callable, Sequence
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
+from threading import Semaphore
 from typing import NamedTuple
 
 import msgspec
@@ -23,17 +22,26 @@ import numpy.typing as npt
 import torch
 
 from service.histories.history import StoredEvent
-from service.states.memory import ArrayMemory
+from service.states.memory import ArrayMemory, UserKey
 
 VERSION = 1
 FILE = "user-states.db"
 MAX_WAITING = 64  # states that wait to be written; further ones are dropped, because a request must not wait for the disk
-_BUSY_S = 0.05  # how long a read waits for another process
+_BUSY_S = 1.0  # how long a write waits for that of another process; reads wait for none
+_CHECKPOINTS = 5  # attempts, each of which waits so long
+# Errors that say nothing about the content of the file: it is locked, full, or cannot be opened or written.
+_HARMLESS = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+}
 _TABLE = "CREATE TABLE states (key BLOB PRIMARY KEY, number INTEGER, sum INTEGER, body BLOB)"
 _INDEX = "CREATE INDEX states_by_age ON states (number)"
 _DELETE_OLDEST = "DELETE FROM states WHERE key IN (SELECT key FROM states ORDER BY number LIMIT 16)"
-
-Key = tuple[str, str]  # of a user or session, as in `service.states.cache`
 
 
 class _Kept(msgspec.Struct, frozen=True, array_like=True):
@@ -58,92 +66,85 @@ class State(NamedTuple):
 class StateFile:
     """User states in a file of at most `max_bytes`, of the kind of machine that this is. `failed` is called for every trouble.
 
-    sqlite3.Error or OSError when no file can be made in the directory.
+    One thread writes, and the engine's thread reads. sqlite3.Error or OSError when no file can be made in the directory.
     """
 
     def __init__(self, directory: Path, max_bytes: int, failed: Callable[[], object]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._path, self._max_bytes, self._failed = directory / FILE, max_bytes, failed
-        self._connection = _opened(self._path)
-        self._lock = threading.Lock()  # of the connection
-        self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(MAX_WAITING)
-        self._thread = threading.Thread(target=self._work, name="user-states", daemon=True)
-        self._thread.start()
+        self._writer, self._reader = _opened(self._path), _opened(self._path)
+        self._writing = ThreadPoolExecutor(1, "user-states")
+        self._places = Semaphore(MAX_WAITING)
 
-    def keep(self, key: Key, state: State, bundle_id: str, wait_s: float = 0.0) -> bool:
+    def keep(self, key: UserKey, state: State, bundle_id: str, wait_s: float = 0.0) -> bool:
         """Write a state soon. False if too many wait already, and still do after `wait_s`. It must not change any more."""
-        try:
-            self._waiting.put(partial(self._put, key, state, bundle_id), wait_s > 0, wait_s)
-        except queue.Full:
+        if not self._places.acquire(timeout=wait_s):
             return False
+        self._writing.submit(self._put, key, state, bundle_id).add_done_callback(lambda _: self._places.release())
         return True
 
-    def find(self, key: Key, bundle_id: str, events: Sequence[StoredEvent], memory: ArrayMemory) -> State | None:
+    def find(self, key: UserKey, bundle_id: str, events: Sequence[StoredEvent], memory: ArrayMemory) -> State | None:
         """The state of a user as far as it is of the first of these events; None if there is none. `memory` must be empty."""
         try:
-            with self._lock:
-                row = self._connection.execute("SELECT sum, body FROM states WHERE key = ?", (_name(key),)).fetchone()
+            row = self._reader.execute("SELECT sum, body FROM states WHERE key = ?", (_name(key),)).fetchone()
             if row is None:
                 return None
-            if zlib.crc32(row[1]) != row[0]:
+            if not isinstance(row[1], bytes) or zlib.crc32(row[1]) != row[0]:
                 raise ValueError("the checksum is wrong")
             kept = msgspec.msgpack.decode(row[1], type=_Kept)
             if kept.space != _space(bundle_id):
                 raise ValueError("it is of another bundle, or of another machine")
             return _restored(kept, events, memory)
-        except (sqlite3.Error, ValueError):
+        except (sqlite3.Error, ValueError, msgspec.DecodeError):
             self._failed()
             return None
 
-    def forget(self, key: Key) -> None:
-        """Delete the state of a user, also one that waits to be written, and overwrite it in the file."""
-        done = threading.Event()
+    def forget(self, key: UserKey) -> None:
+        """Delete the state of a user, also one that waits to be written, and overwrite it in the file.
 
-        def delete() -> None:
-            try:
-                with self._lock:
-                    self._connection.execute("DELETE FROM states WHERE key = ?", (_name(key),))
-                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            except sqlite3.Error:
-                self._begin_anew()
-            finally:
-                done.set()
-
-        self._waiting.put(delete)
-        done.wait()
+        If that cannot be done, the whole file goes. sqlite3.Error or OSError if not even that can be done.
+        """
+        self._writing.submit(self._delete, key).result()
 
     def close(self) -> None:
         """Write what waits, and close the file."""
-        self._waiting.put(None)
-        self._thread.join()
-        self._connection.close()
+        self._writing.shutdown()
+        self._writer.close()
+        self._reader.close()
 
-    def _work(self) -> None:
-        while (work := self._waiting.get()) is not None:
-            work()
-
-    def _put(self, key: Key, state: State, bundle_id: str) -> None:
+    def _put(self, key: UserKey, state: State, bundle_id: str) -> None:
         body = msgspec.msgpack.encode(_kept(state, _space(bundle_id)))
         try:
-            with self._lock, self._connection as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                (number,) = connection.execute("SELECT coalesce(max(number), 0) + 1 FROM states").fetchone()
-                connection.execute("REPLACE INTO states VALUES (?, ?, ?, ?)", (_name(key), number, zlib.crc32(body), body))
-                while _num_bytes(connection) > self._max_bytes and connection.execute(_DELETE_OLDEST).rowcount:
+            with self._writer as writer:
+                writer.execute("BEGIN IMMEDIATE")
+                (number,) = writer.execute("SELECT coalesce(max(number), 0) + 1 FROM states").fetchone()
+                writer.execute("REPLACE INTO states VALUES (?, ?, ?, ?)", (_name(key), number, zlib.crc32(body), body))
+                while _num_bytes(writer) > self._max_bytes and writer.execute(_DELETE_OLDEST).rowcount:
                     pass
         except sqlite3.Error as error:
             self._failed()
-            if not isinstance(error, sqlite3.OperationalError):  # which a full disk or a lock of another process is
+            if _is_damaged(error):
                 self._begin_anew()
 
+    def _delete(self, key: UserKey) -> None:
+        try:
+            self._writer.execute("DELETE FROM states WHERE key = ?", (_name(key),))
+            # Before a checkpoint the log has the old pages too. It is made while no process reads.
+            for _ in range(_CHECKPOINTS):
+                (is_busy, _, _) = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                if not is_busy:
+                    return
+        except sqlite3.Error:
+            self._failed()
+        self._begin_anew()
+
     def _begin_anew(self) -> None:
-        with self._lock:
-            self._connection.close()
-            _remove(self._path)
-            self._connection = _opened(self._path)
+        self._writer.close()
+        _remove(self._path)
+        self._writer, self._reader = _opened(self._path), _opened(self._path)
 
 
-def _name(key: Key) -> bytes:
+def _name(key: UserKey) -> bytes:
     """The hash under which a user's state is kept."""
     return blake2b("\0".join(key).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
@@ -197,9 +198,16 @@ def _opened(path: Path) -> sqlite3.Connection:
     """A connection to the file, which is made anew if it is damaged or of another version. sqlite3.Error if that fails too."""
     try:
         return _connected(path)
-    except sqlite3.Error:
+    except sqlite3.Error as error:
+        if not _is_damaged(error):
+            raise
         _remove(path)
         return _connected(path)
+
+
+def _is_damaged(error: sqlite3.Error) -> bool:
+    """Whether the file itself is to blame."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_NOTADB) & 0xFF not in _HARMLESS
 
 
 def _remove(path: Path) -> None:

@@ -2,29 +2,19 @@
 
 import json
 import queue
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from tests.clients.local_server import LocalServer
 
 
-class PageServer:
+class PageServer(LocalServer):
     """Serves `pages` by their path. A page reports by a POST of JSON to `/report`."""
 
     def __init__(self) -> None:
         self.pages: dict[str, tuple[str, str]] = {}  # path -> content type and text
         self.reports: queue.Queue[Any] = queue.Queue()
-        self._listener = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"site": self}))
-        self._listener.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._listener.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._listener.shutdown()
-        self._listener.server_close()
+        super().__init__(_Handler, site=self)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,16 +1,15 @@
 """A proxy that passes requests on to a server, and does to them what networks and busy servers do."""
 
 import http.client
-import threading
 import time
 from collections import deque
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from service.api.codec import encode
 from service.api.errors import ErrorBody, ErrorDetail
+from tests.clients.local_server import LocalServer
 
 # What happens to a request. `lost`: the server never sees it. `unheard`: it does, but its answer is lost. `halved`: half of its
 # answer arrives. `late`: all of it does, after LATE_S. `refused`: 503 and Retry-After. The others are answers of something else.
@@ -28,7 +27,7 @@ class Seen(NamedTuple):
     body: bytes
 
 
-class Trouble:
+class Trouble(LocalServer):
     """`faults` happen to the requests that come, one each; then all is well."""
 
     def __init__(self, server: str) -> None:
@@ -37,17 +36,7 @@ class Trouble:
         self.seen: list[Seen] = []
         self.num_connections = 0
         self._target = urlsplit(server).netloc
-        self._listener = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"trouble": self}))
-        self._listener.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._listener.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._listener.shutdown()
-        self._listener.server_close()
+        super().__init__(_Handler, trouble=self)
 
     def ask(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         """What the server answers."""

@@ -290,7 +290,7 @@ def _in_percent(within: Interval) -> Interval:
 
 def _signed(within: Interval, sign: int) -> str:
     low, high = sorted(sign * (end if end is not None else np.inf) for end in (within.low, within.high))
-    return f"{sign * within.value:+.2g} [{low:+.2g}, {high:+.2g}]"
+    return f"{sign * within.value:+.2g} [{low:+.2g}, {high:+.2g}]".replace("-", "−")
 
 
 def _section(title: str, said: Sequence[str], groups: Sequence[Group], notes: Sequence[str]) -> Section:

@@ -9,6 +9,7 @@ N: items, V: vector width, D: embedding width, T: V - D, E: T + 2, W: V + 1, Q: 
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,13 @@ from twotower.index.scan import Rows
 _LEVELS = 127  # the largest code
 _MOST_WIDTH = 1024  # a sum of as many products of codes is exact in float32
 _TIMED_ROWS, _ROUNDS = 65_536, 5
+
+
+class _Level(NamedTuple):
+    """Queries as int8 codes and their scales."""
+
+    codes_QD: Tensor
+    scale_Q1: Tensor
 
 
 class IntegerRows(CodedRows):
@@ -53,13 +61,6 @@ class IntegerRows(CodedRows):
         out.mul_(self._scale_N[start:stop])
         exact_QE = np.concatenate([queries_QW[:, width:], slack_Q[:, None]], 1)
         out.addmm_(torch.from_numpy(exact_QE), self._exact_EN[:, start:stop])
-
-
-class _Level:
-    """Queries as int8 codes and their scales."""
-
-    def __init__(self, codes_QD: Tensor, scale_Q1: Tensor) -> None:
-        self.codes_QD, self.scale_Q1 = codes_QD, scale_Q1
 
 
 def _level(left_QD: npt.NDArray[np.float64]) -> tuple[_Level, npt.NDArray[np.float64]]:
@@ -104,7 +105,8 @@ def coded_rows(vectors_NV: Floats, codes_ND: npt.NDArray[np.int8], scale_N: Floa
 def can_be_integers(width: int) -> bool:
     """Whether embeddings of this width can be multiplied as integers, and torch's product of a sample is right.
 
-    torch 2.13 gives a wrong product of codes of width 1. Another processor may have another fault of this kind.
+    torch 2.13 gives a wrong product of codes of width 1 (findings/torch-int-mm-is-wrong-for-one-column.sh). Another processor may
+    have another fault of this kind.
     """
     if not 0 < width <= _MOST_WIDTH:
         return False

@@ -23,7 +23,7 @@ def propose(run: Run, release: str) -> str:
 
 
 def try_on_servers(run: Run, release: str) -> str:
-    """Wait until every server has judged the release. StepFailed, with the release withdrawn, unless it passed on all.
+    """Wait until every server has judged the release. StepRefused, with the release withdrawn, unless it passed on all.
 
     Where servers come and go, one that was taken away is not waited for, nor is one that came after the trial had begun: but a
     limit that it breaks counts.
@@ -38,9 +38,9 @@ def try_on_servers(run: Run, release: str) -> str:
     while True:
         servers = _servers(run) or servers
         heard = {server.url: heard.get(server.url, time.monotonic()) for server in servers}
-        for server in servers:
-            _ask(run, release, server, passed, heard)
         first = first or {server.url for server in servers}
+        for server in servers:
+            _ask(run, release, server, passed, heard, is_awaited=server.url in first)
         waiting = [server.url for server in servers if server.url in first and server.url not in passed]
         if newest(open_store(run.store)).sequence != run.night.sequence:
             raise StepFailed(f"the store's pointer was moved by someone else, so {release} is no longer tried")
@@ -51,12 +51,14 @@ def try_on_servers(run: Run, release: str) -> str:
         run.waits(min(POLL_S, run.config.canary.seconds / 4))
 
 
-def _ask(run: Run, release: str, server: Server, passed: dict[str, Json], heard: dict[str, float]) -> None:
-    """Note what one server says; StepFailed, with the release withdrawn, when it broke a limit there or was silent too long."""
+def _ask(run: Run, release: str, server: Server, passed: dict[str, Json], heard: dict[str, float], is_awaited: bool) -> None:
+    """Note what one server says; StepRefused, with the release withdrawn, when it broke a limit there, or when a server that is
+    waited for was silent too long.
+    """
     try:
         answer = server.releases()
     except Silent as silent:
-        if server.url not in passed and time.monotonic() - heard[server.url] > run.config.canary.patience_s:
+        if is_awaited and server.url not in passed and time.monotonic() - heard[server.url] > run.config.canary.patience_s:
             _withdraw(run, release, str(silent))
         return
     heard[server.url] = time.monotonic()

@@ -116,7 +116,9 @@ def load_config(path: Path) -> Config:
         config = msgspec.convert(content, Config)
     except msgspec.ValidationError as error:
         raise DataError(f"{path}: {error}") from error
-    _refuse_far_servers(config, path)
+    _check_servers(config, path)
+    if config.release.map_colour and not config.release.map:
+        raise DataError(f"{path}: in [release], map_colour colours a map, and none is drawn: add map = true")
     return config
 
 
@@ -131,8 +133,8 @@ def _refuse_unknown(content: dict[str, Any], table: type[msgspec.Struct], path: 
             _refuse_unknown(value, types[name], path, f"in [{name}], ")
 
 
-def _refuse_far_servers(config: Config, path: Path) -> None:
-    """A key must go over HTTPS, unless it stays on this machine."""
+def _check_servers(config: Config, path: Path) -> None:
+    """Each server needs a scheme, and those behind a name are asked by HTTP."""
     for server in config.canary.servers:
         if server.startswith(f"{DNS}https://"):
             raise DataError(f"{path}: in [canary], {server!r} cannot be: certificates are for names, and dns+ asks addresses")

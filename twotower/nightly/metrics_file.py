@@ -65,7 +65,8 @@ def write_metrics(path: Path, folder: Path, night: Night, is_running: bool) -> N
 def as_text(night: Night, last_success_s: float | None, is_running: bool, now_s: float) -> str:
     """The content of the file. Times are in seconds since 1970; a night that never ended well has no last success."""
     steps, states = night.steps, get_args(State)
-    took = [(f'step="{s.name}"', (s.ended - s.started).total_seconds()) for s in steps if s.started and s.ended]
+    times = [(step.name, step.started, step.ended) for step in steps]  # read once, for another thread may change them
+    took = [(f'step="{name}"', (ended - started).total_seconds()) for name, started, ended in times if started and ended]
     refused = {step.name: step.refused for step in steps}
     gauges: list[tuple[str, str, list[Sample]]] = [
         ("heartbeat_timestamp_seconds", "When the routine last wrote this file.", [("", now_s)]),

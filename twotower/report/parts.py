@@ -7,6 +7,8 @@ from typing import Literal
 
 from markupsafe import Markup
 
+from twotower.report.numbers import NOTHING, signed
+
 Kind = Literal["", "better", "undecided", "worse"]  # the colour of a verdict; a word or a sign always says the same
 Facts = Mapping[str, str]  # names and values
 
@@ -62,7 +64,7 @@ class Correlation:
     @property
     def text(self) -> str:
         """The value as it is written."""
-        return "–" if math.isnan(self.value) else f"{self.value:+.2f}".replace("-", "−")
+        return NOTHING if math.isnan(self.value) else signed(self.value, 2)
 
     @property
     def background(self) -> Markup:

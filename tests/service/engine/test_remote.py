@@ -28,7 +28,8 @@ from service.ranking.rules import Ranking
 from service.ranking.user_request import UserRequest, cost_of, is_patient
 from service.release.loaded import LoadedRelease
 from service.release.loading import load_release
-from service.states.cache import CacheCounters, UserCache, UserKey, UserStates, forget_users
+from service.states.cache import CacheCounters, UserCache, UserStates, forget_users
+from service.states.memory import UserKey
 from service.telemetry.deadlines import Deadlines
 from service.telemetry.metrics import Metrics
 from tests.service.conftest import NOW_MS, TwoReleases, recommend

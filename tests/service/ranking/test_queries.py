@@ -29,8 +29,8 @@ from service.ranking.queries import (
 )
 from service.ranking.user_request import ModelInput, UserRequest, read_input
 from service.release.loaded import LoadedRelease, hand_over_users
-from service.states.cache import UserCache, UserKey
-from service.states.memory import ArrayMemory
+from service.states.cache import UserCache
+from service.states.memory import ArrayMemory, UserKey
 from service.states.user_state import UserState
 from tests.service.conftest import NOW_MS, with_searches
 from twotower.data.features import Floats

@@ -23,7 +23,8 @@ from service.ranking.user_request import (
     read_input,
 )
 from service.release.loaded import LoadedRelease
-from service.states.cache import UserCache, UserKey
+from service.states.cache import UserCache
+from service.states.memory import UserKey
 from tests.service.conftest import NOW_MS
 
 ANN: UserKey = ("user", "ann")

@@ -43,10 +43,6 @@ def reopened(file: StateFile, tmp_path: Path, troubles: list[int], max_bytes: in
     return file
 
 
-def empty(config: ModelConfig) -> ArrayMemory:
-    return ArrayMemory(config)
-
-
 @pytest.fixture
 def config(release: LoadedRelease) -> ModelConfig:
     return release.towers.config.model
@@ -78,7 +74,7 @@ def test_a_state_comes_back_as_far_as_its_events_are_those_of_the_request(
 ) -> None:
     state = state_of(config, 65)
     assert file.keep(ANN, state, BUNDLE)
-    found = reopened(file, tmp_path, troubles).find(ANN, BUNDLE, EVENTS[:asked], empty(config))
+    found = reopened(file, tmp_path, troubles).find(ANN, BUNDLE, EVENTS[:asked], ArrayMemory(config))
     check_same(found, state, length)
     assert found is not None
     assert found.memory.knows_last is (length == 65), "the hidden state is of the last event alone"
@@ -90,12 +86,12 @@ def test_a_state_is_only_of_its_user_its_events_and_its_bundle(
 ) -> None:
     file.keep(ANN, state_of(config, 5), BUNDLE)
     reopened(file, tmp_path, troubles)
-    assert file.find(BOB, BUNDLE, EVENTS, empty(config)) is None
-    assert file.find(("session", "ann"), BUNDLE, EVENTS, empty(config)) is None
+    assert file.find(BOB, BUNDLE, EVENTS, ArrayMemory(config)) is None
+    assert file.find(("session", "ann"), BUNDLE, EVENTS, ArrayMemory(config)) is None
     assert not troubles
-    assert file.find(ANN, "bundle-000000000002", EVENTS, empty(config)) is None
+    assert file.find(ANN, "bundle-000000000002", EVENTS, ArrayMemory(config)) is None
     assert len(troubles) == 1
-    found = file.find(ANN, BUNDLE, EVENTS[1:], empty(config))
+    found = file.find(ANN, BUNDLE, EVENTS[1:], ArrayMemory(config))
     assert found is not None
     assert found.memory.length == 0
 
@@ -111,7 +107,7 @@ def test_no_id_stands_in_the_file_and_a_deleted_user_leaves_nothing(
     assert b"ann" not in contents(tmp_path)
     file.forget(ANN)
     assert mark not in contents(tmp_path)
-    assert file.find(ANN, BUNDLE, EVENTS, empty(config)) is None
+    assert file.find(ANN, BUNDLE, EVENTS, ArrayMemory(config)) is None
 
 
 def contents(directory: Path) -> bytes:
@@ -124,7 +120,7 @@ def test_a_full_file_loses_what_was_written_first(tmp_path: Path, troubles: list
     for number in range(200):
         assert file.keep(("user", str(number)), state, BUNDLE, wait_s=10)
     file = reopened(file, tmp_path, troubles, 1 << 21)
-    kept = [number for number in range(200) if file.find(("user", str(number)), BUNDLE, EVENTS, empty(config))]
+    kept = [number for number in range(200) if file.find(("user", str(number)), BUNDLE, EVENTS, ArrayMemory(config))]
     assert kept
     assert kept == list(range(200 - len(kept), 200))
     assert (tmp_path / FILE).stat().st_size < 2 << 21
@@ -143,7 +139,7 @@ def test_flipped_bits_are_a_miss_and_never_another_state(tmp_path: Path, config:
         content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
         (directory / FILE).write_bytes(content)
         file = StateFile(directory, 1 << 24, lambda: troubles.append(1))
-        if found := file.find(ANN, BUNDLE, EVENTS, empty(config)):
+        if found := file.find(ANN, BUNDLE, EVENTS, ArrayMemory(config)):
             check_same(found, state, 20)
             num_found += 1
         file.keep(BOB, state, BUNDLE)
@@ -157,7 +153,7 @@ def test_a_file_that_is_none_is_made_anew(tmp_path: Path, troubles: list[int], c
     file = StateFile(tmp_path, 1 << 24, lambda: troubles.append(1))
     state = state_of(config, 5)
     file.keep(ANN, state, BUNDLE)
-    check_same(reopened(file, tmp_path, troubles).find(ANN, BUNDLE, EVENTS, empty(config)), state, 5)
+    check_same(reopened(file, tmp_path, troubles).find(ANN, BUNDLE, EVENTS, ArrayMemory(config)), state, 5)
     file.close()
 
 
@@ -188,9 +184,42 @@ def test_a_writer_that_is_killed_leaves_whole_states(tmp_path: Path, tiny_store:
         troubles = list[int]()
         file = StateFile(tmp_path, 1 << 22, lambda troubles=troubles: troubles.append(1))  # type: ignore[misc]
         for seed in range(8):
-            if found := file.find(("user", str(seed)), BUNDLE, EVENTS, empty(config)):
+            if found := file.find(("user", str(seed)), BUNDLE, EVENTS, ArrayMemory(config)):
                 check_same(found, state_of(config, 64, seed), 64)
         file.close()
         assert not troubles
     with sqlite3.connect(tmp_path / FILE) as connection:
         assert connection.execute("SELECT count(*) FROM states").fetchone() == (8,)
+
+
+def test_a_file_that_cannot_be_written_holds_nobody_up(
+    file: StateFile, tmp_path: Path, config: ModelConfig, troubles: list[int]
+) -> None:
+    """As when the disk fails: states are not kept, and a user who must be forgotten is told so."""
+    blocked = tmp_path / FILE
+    file._writer.close()
+    for path in list(tmp_path.iterdir()):
+        path.unlink()
+    blocked.mkdir()
+    for _ in range(3):
+        file.keep(ANN, state_of(config, 5), BUNDLE, wait_s=5)
+        with pytest.raises((sqlite3.Error, OSError)):
+            file.forget(ANN)
+    assert len(troubles) == 6
+
+
+def test_a_locked_file_is_not_damaged(file: StateFile, tmp_path: Path, config: ModelConfig, troubles: list[int]) -> None:
+    state = state_of(config, 5)
+    file.keep(ANN, state, BUNDLE)
+    reopened(file, tmp_path, troubles)
+    with sqlite3.connect(tmp_path / FILE, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")  # as another process that writes
+        check_same(file.find(ANN, BUNDLE, EVENTS, ArrayMemory(config)), state, 5)
+        file.keep(BOB, state, BUNDLE)
+        second = StateFile(tmp_path, 1 << 24, lambda: None)
+        second.close()
+        file._writing.submit(int).result()
+        other.execute("COMMIT")
+    assert len(troubles) == 1, "the state that could not be written"
+    check_same(file.find(ANN, BUNDLE, EVENTS, ArrayMemory(config)), state, 5)
+    other.close()

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from msgspec.structs import replace
@@ -139,6 +139,15 @@ def test_servers_that_come_and_go_meanwhile(shop: Run, monkeypatch: pytest.Monke
     assert try_on_servers(shop, NEW).startswith("passed on 1 servers: 40 requests")
 
 
+def test_a_server_that_came_late_and_is_silent_is_not_waited_for(shop: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    stays, comes = Fake("http://stays", lambda n: told(passed=n > 3)), Fake("http://comes", lambda _: silent("http://comes"))
+    there = iter([[stays], [stays], *[[stays, comes]] * 9])
+    monkeypatch.setattr(canary, "_servers", lambda _: next(there))
+    clock = itertools.count()
+    monkeypatch.setattr("twotower.nightly.canary.time", SimpleNamespace(monotonic=lambda: next(clock) * 0.1))
+    assert try_on_servers(shop, NEW).startswith("passed on 1 servers")
+
+
 def test_a_server_that_came_late_and_breaks_a_limit_withdraws_it(shop: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     stays, comes = Fake("http://stays", lambda _: told()), Fake("http://comes", lambda _: told(quarantined={NEW: "p99"}))
     there = iter([[stays], [stays], *[[stays, comes]] * 9])
@@ -156,7 +165,7 @@ def test_a_name_that_no_server_has_is_told(shop: Run, monkeypatch: pytest.Monkey
         try_on_servers(shop, NEW)
 
 
-def silent(url: str) -> None:
+def silent(url: str) -> NoReturn:
     raise Silent(f"{url} names no server")
 
 
