@@ -1,9 +1,10 @@
-"""`twotower users`: tells a server of past events, deletes a user everywhere, and forgets what is old. It never prints an id."""
+"""`twotower users`: sends past events, reads histories ahead, deletes users everywhere, forgets what is old. It prints no id."""
 
 import argparse
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,9 @@ PAUSES_S = (1.0, 2.0, 4.0, 8.0)  # before a request is sent again
 
 
 def main(argv: list[str]) -> int:
-    """Send past events to a server, delete what is stored of a user, or of all users whose last event is old."""
+    """Send past events to a server, read histories ahead, delete what is stored of a user, or of all whose last event is old."""
     args = parser().parse_args(argv)
-    return {"import": _import, "delete": _delete, "expire": _expire}[args.action](args)
+    return {"import": _import, "warm": _warm, "delete": _delete, "expire": _expire}[args.action](args)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +38,14 @@ def parser() -> argparse.ArgumentParser:
     imported.add_argument("--schema", type=Path, required=True, help="schema.toml, which names the columns of --events")
     imported.add_argument("--server", metavar="URL", required=True, help="such as http://127.0.0.1:8000")
     imported.add_argument("--key-file", type=Path, metavar="FILE", help="API key with the scope events:write")
+    warm = actions.add_parser("warm", help="read the histories of recent users into the servers' file of user states")
+    warm.add_argument("--store", required=True, help="directory or s3://BUCKET/PREFIX of releases")
+    warm.add_argument("--release", metavar="ID", help="read with this release, which is about to be current (the current one)")
+    warm.add_argument("--verify-key", type=Path, metavar="PEM", help="only with a release signed by it")
+    warm.add_argument("--history", metavar="URL", required=True, help="sqlite:///FILE, the histories of the servers")
+    warm.add_argument("--days", type=float, required=True, help="users with an event in the last so many days")
+    warm.add_argument("--directory", type=Path, required=True, help="TWOTOWER_USER_CACHE_DIR of the servers on this machine")
+    warm.add_argument("--gb", type=float, default=2.0, help="TWOTOWER_USER_CACHE_GB of the servers (%(default)g)")
     delete = actions.add_parser("delete", help="delete one user from servers, histories and files of events")
     delete.add_argument("--user", required=True, metavar="ID")
     what = "ask this server process to forget the user: once for each process, by its admin port if it has one"
@@ -94,6 +103,38 @@ def _sent(server: "Server", events: Sequence[dict[str, Any]]) -> dict[str, Any]:
     raise AssertionError("the last attempt returns or raises")
 
 
+def _warm(args: argparse.Namespace) -> int:
+    from service.histories.sqlite_history import read, recent_users
+    from service.ranking.warm import room_for, warm
+    from service.release.loading import load_release
+    from service.states.cache import UserCache
+    from twotower.artefacts.signature import load_verifier
+    from twotower.progress import step
+
+    path, max_bytes, now_ms = sqlite_path(args.history), int(args.gb * 2**30), round(time.time() * 1000)
+    if path is None or not path.is_file():
+        raise EnvironmentProblem("--history must be sqlite:///FILE, and there: Redis does not know its users by their last event")
+    if not (args.days > 0 and max_bytes > 0):
+        raise DataError(f"--days {args.days:g} --gb {args.gb:g}: give numbers above 0")
+    verifier = load_verifier(args.verify_key) if args.verify_key else None
+    release, cache = load_release(args.store, verifier, release=args.release), UserCache(0)
+    cache.open_file(args.directory, max_bytes)
+    connection = connect(path, "histories", "--history")
+    with closing(connection):
+        users = recent_users(connection, round(now_ms - args.days * DAY_MS))
+        latest = users[max(len(users) - room_for(release, max_bytes), 0) :]
+        with step("read histories", len(latest), "users") as work:
+            histories = ((user, read(connection, user)) for user in latest)
+            warmed = warm(release, histories, now_ms, cache, work.advance)
+        cache.close()
+    print(f"{warmed.num_users:,} users are in the file, {warmed.num_events:,} events were read for that")
+    if left_out := len(users) - len(latest):
+        print(f"{left_out:,} users whose last event is older are left out: the file has no room for them")
+    if troubles := cache.counters.unreadable:
+        print(f"{troubles:,} states could not be read or written")
+    return 0
+
+
 def _delete(args: argparse.Namespace) -> int:
     from service.histories.event_files import remove_user
     from service.histories.sqlite_history import delete
@@ -149,7 +190,6 @@ def _columns(schema: Path | None) -> "EventColumns":
 def _in_file(path: Path, work: "Callable[[sqlite3.Connection], int]") -> int:
     """The result of `work` on a file of histories, which a server may have open too."""
     import sqlite3
-    from contextlib import closing
 
     if not path.is_file():
         raise EnvironmentProblem(f"{path} is not there: is --history right?")

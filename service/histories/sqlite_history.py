@@ -229,12 +229,16 @@ def delete(connection: sqlite3.Connection, user_id: str) -> int:
 
 def expire(connection: sqlite3.Connection, before_ms: int) -> int:
     """Delete all users whose last event is older; returns how many there were."""
-    heads = connection.execute("SELECT user_id, latest_ms FROM users").fetchall()
-    old = [user for user, latest_ms in heads if (latest_ms or _latest_ms(connection, user)) < before_ms]
+    old = [user for latest_ms, user in _last_events(connection) if latest_ms < before_ms]
     for user in old:
         _delete(connection, user)
     empty_log(connection)
     return len(old)
+
+
+def recent_users(connection: sqlite3.Connection, since_ms: int) -> list[str]:
+    """Users whose last event is of that moment or later, in the order of their last events."""
+    return [user for latest_ms, user in sorted(_last_events(connection)) if latest_ms >= since_ms]
 
 
 def empty_log(connection: sqlite3.Connection) -> None:
@@ -252,6 +256,12 @@ def _delete(connection: sqlite3.Connection, user_id: str) -> int:
         for table in ("users", "events", "event_ids", "items"):
             connection.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))  # noqa: S608 - the names are constants
     return count
+
+
+def _last_events(connection: sqlite3.Connection) -> list[tuple[int, str]]:
+    """The time of the last event of every user."""
+    heads = connection.execute("SELECT user_id, latest_ms FROM users").fetchall()
+    return [(latest_ms or _latest_ms(connection, user), user) for user, latest_ms in heads]
 
 
 def _latest_ms(connection: sqlite3.Connection, user_id: str) -> int:

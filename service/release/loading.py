@@ -43,13 +43,17 @@ def device_of(wanted: Wanted) -> Device:
 
 
 def load_release(
-    store: Address, signed_by: Verifier | None = None, device: Device = ON_CPU, pools: PagePools | None = None
+    store: Address,
+    signed_by: Verifier | None = None,
+    device: Device = ON_CPU,
+    pools: PagePools | None = None,
+    release: str | None = None,
 ) -> LoadedRelease:
-    """The release that the store's pointer names, verified, loaded and checked with its golden queries.
+    """A release of the store, by default the current one, verified, loaded and checked with its golden queries.
 
     StoreError when there is none; IntegrityError, FormatError or ReleaseMismatch when it must not be used.
     """
-    return open_release(fetch(open_store(store), read_pointer(store).release), signed_by, device, pools)
+    return open_release(fetch(open_store(store), release or read_pointer(store).release), signed_by, device, pools)
 
 
 def open_release(

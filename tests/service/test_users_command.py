@@ -15,6 +15,8 @@ import pytest
 from service.histories.history import StoredEvent
 from service.histories.redis_history import RedisHistory
 from service.histories.sqlite_history import SqliteHistory
+from service.ranking.warm import room_for
+from service.release.loaded import LoadedRelease
 from service.users_command import in_redis, main
 from twotower.data.features import DAY_MS
 from twotower.errors import DataError, EnvironmentProblem
@@ -164,12 +166,35 @@ def test_users_without_a_recent_event_are_forgotten(tmp_path: Path, capsys: pyte
     assert "secret" not in said
 
 
+def test_of_more_users_than_the_file_has_room_for_the_latest_are_warmed(
+    tiny_store: Path, tmp_path: Path, release: LoadedRelease, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = release.item_ids[:2]
+    late = event("late", 1, ids[0]), event("late", 3, ids[1])  # in the order of arrival, the last one is the older
+    store(
+        tmp_path / "h.db",
+        event("old", 9, ids[0]),
+        event("new", 2, ids[0]),
+        *late,
+        event("newest", 0.5),
+        event("gone", 40, ids[0]),
+    )
+    full_bytes = 2**30 / room_for(release, 2**30)
+    places = ["--history", f"sqlite:///{tmp_path / 'h.db'}", "--store", str(tiny_store), "--directory", str(tmp_path / "states")]
+    assert main(["warm", *places, "--days", "30", "--gb", str(3.5 * full_bytes / 2**30)]) == 0
+    said = capsys.readouterr().out
+    assert "2 users are in the file, 3 events were read" in said, "the newest has no event of an item of the catalogue"
+    assert "1 users whose last event is older are left out" in said
+
+
 def test_what_cannot_be_done_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nowhere = f"sqlite:///{tmp_path / 'nowhere.db'}"
     with pytest.raises(DataError, match="name where to delete"):
         main(["delete", "--user", "ann"])
     with pytest.raises(EnvironmentProblem, match=r"nowhere\.db is not there"):
         main(["delete", "--user", "ann", "--history", nowhere])
+    with pytest.raises(EnvironmentProblem, match="Redis does not know its users"):
+        main(["warm", "--store", "s", "--days", "7", "--directory", "d", "--history", "redis://x"])
     with pytest.raises(EnvironmentProblem, match="--history must be"):
         main(["delete", "--user", "ann", "--history", "mysql://x"])
     with pytest.raises(EnvironmentProblem, match="did not delete the user: Redis did not confirm"):

@@ -80,6 +80,15 @@ class CanaryTable(_Table, frozen=True, kw_only=True):
     patience_s: Positive = 300.0  # how long a server may be silent, or take to load a release
 
 
+class WarmTable(_Table, frozen=True, kw_only=True):
+    """Whose histories are read before a release becomes current, for servers on this machine."""
+
+    history: str | None = None  # URL of the servers' histories
+    directory: str | None = None  # TWOTOWER_USER_CACHE_DIR of the servers; without one, no history is read
+    gb: Positive = 2.0  # TWOTOWER_USER_CACHE_GB of the servers
+    days: Positive = 7.0  # users with an event in the last so many days
+
+
 class RetentionTable(_Table, frozen=True, kw_only=True):
     """What is forgotten with age."""
 
@@ -98,6 +107,7 @@ class Config(_Table, frozen=True, kw_only=True):
     train: TrainTable = TrainTable()
     evaluate: EvaluateTable = EvaluateTable()
     canary: CanaryTable = CanaryTable()
+    warm: WarmTable = WarmTable()
     retention: RetentionTable = RetentionTable()
 
 
@@ -117,6 +127,8 @@ def load_config(path: Path) -> Config:
     except msgspec.ValidationError as error:
         raise DataError(f"{path}: {error}") from error
     _check_servers(config, path)
+    if (config.warm.history is None) is not (config.warm.directory is None):
+        raise DataError(f"{path}: [warm] needs both: history, and the directory of the servers' file of user states")
     if config.release.map_colour and not config.release.map:
         raise DataError(f"{path}: in [release], map_colour colours a map, and none is drawn: add map = true")
     return config

@@ -188,7 +188,24 @@ def canary(run: Run) -> Ended:
 
 def promote_release(run: Run) -> Ended:
     """Make the release current, and see that the servers serve it; go back when one cannot."""
-    return NOTHING_NEW if run.night.release is None else Ended(promote(run, run.night.release))
+    if run.night.release is None:
+        return NOTHING_NEW
+    told = [*warm(run, run.night.release), promote(run, run.night.release)]
+    return Ended("; ".join(told))
+
+
+def warm(run: Run, release: str) -> Iterator[str]:
+    """Read histories of recent users with a release that the servers will soon serve. When it fails, they do it themselves."""
+    config, verify_key = run.config.warm, run.config.release.verify_key
+    if config.directory is None:
+        return
+    key = ("--verify-key", run.path(verify_key)) if verify_key else ()
+    file = ("--history", config.history, "--directory", run.path(config.directory), "--gb", config.gb, "--days", config.days)
+    try:
+        said = run.twotower("users", "warm", "--store", run.store, "--release", release, *key, *file)
+        yield said.strip().replace("\n", "; ")
+    except StepFailed as error:
+        yield f"no history was read ahead: {error}"
 
 
 def clean(run: Run) -> Ended:

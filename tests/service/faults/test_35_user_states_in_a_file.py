@@ -15,6 +15,7 @@ import pytest
 
 from service.release.loaded import LoadedRelease
 from service.states.state_file import FILE
+from service.users_command import main
 from tests.service.faults.processes import Running, serving
 
 USERS = [f"user-{number}" for number in range(20)]
@@ -56,6 +57,22 @@ def check_same(found: list[list[tuple[str, float]]], expected: list[list[tuple[s
     assert [[item_id for item_id, _ in items] for items in found] == [[item_id for item_id, _ in items] for items in expected]
     for ours, theirs in zip(found, expected, strict=True):
         assert [score for _, score in ours] == pytest.approx([score for _, score in theirs], abs=1e-5)
+
+
+def test_users_that_were_warmed_ahead_are_not_read_in_their_first_request(
+    tiny_store: Path, tmp_path: Path, item_ids: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = tmp_path / "history.db"
+    with serving(tiny_store, history) as server:
+        told(server, item_ids)
+        expected = answers(server)
+    options = ["--history", f"sqlite:///{history}", "--store", str(tiny_store), "--directory", str(tmp_path / "states")]
+    for num_events in (40 * len(USERS), 0):
+        assert main(["warm", *options, "--days", "100000"]) == 0
+        assert f"20 users are in the file, {num_events} events were read" in capsys.readouterr().out
+    with serving(tiny_store, history, user_cache_dir=tmp_path / "states", verify_share=1.0) as server:
+        check_same(answers(server), expected)
+        assert [count(server, name) for name in ("restored", "failures")] == [len(USERS), 0]
 
 
 @pytest.mark.parametrize("engine", ["thread", pytest.param("process", marks=pytest.mark.faults)])

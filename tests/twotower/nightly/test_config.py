@@ -46,6 +46,7 @@ def test_files_and_store_are_enough(tmp_path: Path) -> None:
         (MINIMAL + '[canary]\nservers = ["dns+localhost:9000"]', r"'dns\+localhost:9000' needs http://"),
         (MINIMAL + '[canary]\nservers = ["dns+https://servers:9000"]', r"certificates are for names"),
         (MINIMAL + 'device = "gpu"', r"Invalid enum value 'gpu'.*\$\.release\.device"),
+        (MINIMAL + '[warm]\nhistory = "sqlite:///h.db"', r"\[warm\] needs both"),
         ("[data]", r"missing required field"),
         ("[data", r"is not TOML"),
     ],

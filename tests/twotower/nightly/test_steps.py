@@ -13,7 +13,7 @@ from twotower.artefacts.release import open_store, read_pointer, write_pointer
 from twotower.errors import StoreError
 from twotower.nightly import steps
 from twotower.nightly.bundles import bundle_id
-from twotower.nightly.config import DataTable, RetentionTable, TrainTable
+from twotower.nightly.config import DataTable, RetentionTable, TrainTable, WarmTable
 from twotower.nightly.run import Run, StepFailed, StepRefused
 from twotower.nightly.status import new_night, write_night
 
@@ -184,6 +184,19 @@ def test_gates_are_read_back_from_the_store(shop: Run, commands: Commands) -> No
     file.write_text(json.dumps(content))
     with pytest.raises(StepRefused, match=f"broke {content['gates'][0]['name']}"):
         steps.gates(shop)
+
+
+def test_histories_are_read_ahead_with_the_release_that_is_about_to_be_served(shop: Run, commands: Commands) -> None:
+    shop.night.step("promote").state = "running"
+    shop.night.release = read_pointer(shop.store).release
+    shop.config = replace(shop.config, warm=WarmTable(history="sqlite:///h.db", directory="states"))
+    commands.answers = {"users warm": "5 users are in the file, 9 events were read for that\n"}
+    assert steps.promote_release(shop).message.startswith("5 users are in the file, 9 events were read for that; ")
+    words = commands.lines[0]
+    assert words[words.index("--release") + 1] == shop.night.release
+    assert words[words.index("--directory") + 1] == str(shop.home / "states")
+    commands.answers = {"users warm": (2, "the disk is full")}
+    assert steps.promote_release(shop).message.startswith("no history was read ahead: ")
 
 
 def test_old_nights_go_but_for_the_bundle_of_a_release(shop: Run, tiny_bundle: Path, commands: Commands) -> None:
