@@ -1,7 +1,7 @@
 """Writes what the Python client has in common with the server or with itself.
 
-`python -m clients.generate` writes its requests and answers, made of the types in `service/api`, and its sync client, made of the
-async one. A test holds that the committed files are what this makes.
+`python -m clients.generate` writes its requests, answers and limits, made of those in `service/api`, and its sync client, made of
+the async one. A test holds that the committed files are what this makes.
 """
 
 import inspect
@@ -16,7 +16,7 @@ import msgspec
 from msgspec import inspect as kinds
 
 from docs.generate_api import FEATURE, PROPERTY, descriptions, field_comments, routes, structs
-from service.api import errors, schemas
+from service.api import batches, errors, items, schemas
 from twotower.planning.training_plan import TrainingPlan
 
 PACKAGE = Path(__file__).parent / "python" / "twotower_client"
@@ -59,6 +59,12 @@ PLAN_HEAD = f'''"""What the server answers to a question for a training plan.
 
 import msgspec
 '''
+LIMITS_HEAD = f'''"""How many elements the server takes in one request.
+
+{MADE}
+"""
+
+'''
 ANSWERS_HEAD = f'''"""What the server answers. Fields that a newer server adds are ignored.
 
 {MADE}
@@ -79,6 +85,7 @@ def files() -> dict[Path, str]:
     texts = {
         "requests.py": REQUESTS_HEAD + "".join(request_types(asked)),
         "answers.py": ANSWERS_HEAD + "".join([*answer_types(given), *statuses()]),
+        "limits.py": LIMITS_HEAD + "".join(limits()),
         "plans.py": PLAN_HEAD + "".join(answer_types([TrainingPlan])),
         "client.py": sync_of((PACKAGE / "async_client.py").read_text()),
     }
@@ -105,6 +112,12 @@ def statuses() -> Iterator[str]:
     yield "\n\nSTATUS: dict[str, int] = {\n"
     yield from (f'    "{code}": {status},\n' for code, status in errors.STATUS.items())
     yield "}\n"
+
+
+def limits() -> Iterator[str]:
+    """The most events, changed items and requests of one body."""
+    most = {"MAX_EVENTS": schemas.MAX_EVENTS, "MAX_ITEMS": items.MAX_CHANGES, "MAX_BATCH": batches.MAX_BATCH}
+    yield from (f"{name} = {value}\n" for name, value in most.items())
 
 
 def reached(kinds_of_bodies: Sequence[type]) -> list[type]:

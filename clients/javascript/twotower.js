@@ -23,7 +23,7 @@ Every function is described in docs/clients.md. It works as a plain script (`two
     const base = url.replace(/\/+$/, "");
     const isForeign = new URL(base, location.href).origin !== location.origin;
     const headers = { "content-type": "application/json", ...(key && { authorization: "Bearer " + key }) };
-    let memory = {}; // where localStorage is blocked
+    let memory = null; // what localStorage did not take, because it is blocked or full
     let queue = [];
     let timer = 0;
     let failures = 0;
@@ -32,23 +32,25 @@ Every function is described in docs/clients.md. It works as a plain script (`two
     const isAllowed = () => consent && !isRefused();
     const load = () => {
       try {
-        return JSON.parse(localStorage.getItem(NAME)) || {};
+        return memory || JSON.parse(localStorage.getItem(NAME)) || {};
       } catch {
-        return memory;
+        return {}; // blocked, or written by something else
       }
     };
     const save = (state) => {
-      memory = state;
       try {
         localStorage.setItem(NAME, JSON.stringify(state));
-      } catch {}
+        memory = null;
+      } catch {
+        memory = state;
+      }
     };
     const forget = () => {
       queue = [];
-      memory = {};
+      memory = null;
       try {
         localStorage.removeItem(NAME);
-      } catch {}
+      } catch {} // blocked: nothing is there
     };
     const touch = (now) => {
       const state = load();
@@ -60,7 +62,7 @@ Every function is described in docs/clients.md. It works as a plain script (`two
     };
     const userOf = (state) => (typeof user === "function" ? user() : user) || state.user;
     const post = (path, body) =>
-      fetch(base + path, { method: "POST", headers, body, credentials: "omit", keepalive: body.length < KEPT_ALIVE });
+      fetch(base + path, { method: "POST", headers, body, credentials: "omit", keepalive: new Blob([body]).size < KEPT_ALIVE });
     const bodyOf = (events) => JSON.stringify({ events });
     const schedule = (ms) => {
       clearTimeout(timer);
@@ -74,15 +76,18 @@ Every function is described in docs/clients.md. It works as a plain script (`two
       isSending = true;
       try {
         const answer = await post("/v1/events", bodyOf(batch));
-        if (answer.status >= 500 || answer.status === 429) {
-          wait += 1000 * (Number(answer.headers.get("retry-after")) || 0);
-        } else {
+        wait += 1000 * (Number(answer.headers.get("retry-after")) || 0);
+        const { error, rejected } = await answer.json();
+        const told = error?.message ?? rejected;
+        if (!told) throw new Error(answer.url + " gave no answer of twotower");
+        if (answer.status < 500 && answer.status !== 429 && answer.status !== 408) {
           queue = queue.filter((event) => !batch.includes(event));
           failures = wait = 0;
-          const { error, rejected } = await answer.json();
-          if (error || rejected.length) console.warn(NAME, error ? error.message : rejected);
         }
-      } catch {}
+        if (told.length) console.warn(NAME, told);
+      } catch (failure) {
+        console.warn(NAME, failure);
+      }
       isSending = false;
       if (queue.length) schedule(wait);
     };
@@ -125,8 +130,11 @@ Every function is described in docs/clients.md. It works as a plain script (`two
     const recommend = async (request, first) => {
       const who = isAllowed() ? { user_id: userOf(touch(Date.now())) } : {};
       const answer = await post("/v1/recommend", JSON.stringify({ ...who, ...request }));
+      if (!answer.ok) {
+        const { error } = await answer.json().catch(() => ({}));
+        throw new Error(error?.message ?? answer.url + " answered with " + answer.status);
+      }
       const body = await answer.json();
-      if (!answer.ok) throw new Error(body.error.message);
       shown(body, first);
       return body;
     };

@@ -1,4 +1,3 @@
 import "./twotower.js";
 
-export const twotower = globalThis.twotower;
-export default twotower;
+export default globalThis.twotower;

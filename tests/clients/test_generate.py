@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from clients.generate import answer_types, request_types, statuses, sync_of
-from service.api.schemas import Feature, Id, Timestamp
+from clients.generate import answer_types, limits, request_types, statuses, sync_of
+from service.api.batches import MAX_BATCH
+from service.api.items import MAX_CHANGES
+from service.api.schemas import MAX_EVENTS, Feature, Id, Timestamp
 
 
 class Inner(msgspec.Struct, frozen=True):
@@ -61,6 +63,10 @@ def test_an_answer_is_a_struct_after_those_that_it_names_and_a_word_of_a_set_may
     assert "    part: list[Inner]  # its parts\n" in made
     assert "    kind: str = 'a'  # of two\n" in made
     assert '    "page_expired": 422,\n' in "".join(statuses())
+
+
+def test_the_limits_are_those_of_the_server() -> None:
+    assert "".join(limits()) == f"MAX_EVENTS = {MAX_EVENTS}\nMAX_ITEMS = {MAX_CHANGES}\nMAX_BATCH = {MAX_BATCH}\n"
 
 
 def test_the_sync_client_neither_awaits_nor_imports_asyncio() -> None:

@@ -12,10 +12,12 @@ from service.api.errors import ErrorBody, ErrorDetail
 from tests.clients.local_server import LocalServer
 
 # What happens to a request. `lost`: the server never sees it. `unheard`: it does, but its answer is lost. `halved`: half of its
-# answer arrives. `late`: all of it does, after LATE_S. `refused`: 503 and Retry-After. The others are answers of something else.
-Fault = Literal["lost", "unheard", "halved", "late", "refused", "bad_gateway", "other_json"]
+# answer arrives. `late`: all of it does, after LATE_S. `refused`: 503 and Retry-After. `slow`: 408, as when the
+# body took too long. The others are answers of something else.
+Fault = Literal["lost", "unheard", "halved", "late", "refused", "slow", "bad_gateway", "other_json"]
 LATE_S = 0.5
 REFUSAL = encode(ErrorBody(ErrorDetail(code="overloaded", message="too many requests wait", request_id="r")))
+SLOW = encode(ErrorBody(ErrorDetail(code="slow_body", message="the body did not arrive within 10 s", request_id="r")))
 
 
 class Seen(NamedTuple):
@@ -68,6 +70,8 @@ class _Handler(BaseHTTPRequestHandler):
         match fault:
             case "refused":
                 return self._answer(503, {"content-type": "application/json", "retry-after": trouble.retry_after}, REFUSAL)
+            case "slow":
+                return self._answer(408, {"content-type": "application/json"}, SLOW)
             case "bad_gateway":
                 return self._answer(502, {"content-type": "text/html"}, b"<h1>Bad\ngateway</h1>")
             case "other_json":

@@ -19,8 +19,7 @@ from twotower_client.version import __version__
 T = TypeVar("T")
 E = TypeVar("E")
 
-MAX_EVENTS, MAX_ITEMS, MAX_BATCH = 1024, 1000, 64  # elements that the server takes in one request
-LONGEST_S = 15.0  # of one attempt; longer than the server's own limit of 10 s, so that its answer arrives
+LONGEST_S = 15.0  # of each wait of an attempt; longer than the server's own limit of 10 s, so that its answer arrives
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Self, TypeVar, Unpack
 
 import httpx
 
-from twotower_client import calls
+from twotower_client import calls, limits
 from twotower_client.answers import (
     BatchResponse,
     CatalogueResponse,
@@ -50,8 +50,9 @@ T = TypeVar("T")
 class Client:
     """Calls a twotower server. It keeps its connections, so make one and use it for everything, from as many threads as you like.
 
-    `url` is the server's address, such as http://127.0.0.1:8000, and `api_key` is `ID.SECRET`. `timeout_s` is the limit of one
-    attempt. `http` is an httpx client of your own, for proxies or certificates; it stays open when this client closes.
+    `url` is the server's address, such as http://127.0.0.1:8000, and `api_key` is `ID.SECRET`. `timeout_s` limits each wait of
+    an attempt: for a connection, and for the next part of the answer. `http` is an httpx client of your own, for proxies or
+    certificates; it stays open when this client closes.
 
     Every method raises a TwotowerError, whose subclass, code, message and field say why. Calls are sent again as `retries` says,
     and only where that does no harm.
@@ -97,7 +98,7 @@ class Client:
     def recommend_batch(self, requests: Iterable[RecommendRequest]) -> list[RecommendResponse | ApiError]:
         """Answer many requests at once. A request that is refused has its error in its place, and spoils no other."""
         results: list[RecommendResponse | ApiError] = []
-        for part in calls.parts(requests, calls.MAX_BATCH):
+        for part in calls.parts(requests, limits.MAX_BATCH):
             results += calls.results(self._send(Call("POST", "/v1/recommend/batch", BatchResponse, {"requests": part})))
         return results
 
@@ -120,7 +121,7 @@ class Client:
         error's `unsent` holds its events with their ids: send these again, and then what is left of your iterator.
         """
         tally = calls.Tally()
-        for part in calls.parts(calls.with_ids(events), calls.MAX_EVENTS):
+        for part in calls.parts(calls.with_ids(events), limits.MAX_EVENTS):
             try:
                 tally.add(len(part), self._send(Call("POST", "/v1/events", EventsResponse, {"events": part})))
             except AllRejected as refused:
@@ -192,7 +193,7 @@ class Client:
 
     def _change_items(self, method: str, name: str, elements: Iterable[object]) -> ItemsResponse:
         tally = calls.Tally()
-        for part in calls.parts(elements, calls.MAX_ITEMS):
+        for part in calls.parts(elements, limits.MAX_ITEMS):
             tally.add(len(part), self._send(Call(method, "/v1/items", ItemsResponse, {name: part})))
         return tally.of_items()
 

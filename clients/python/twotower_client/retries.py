@@ -15,7 +15,7 @@ _PASSING = _UNDONE | {502, 504}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
-    """How often a call is sent, and how long it may take with all its waits."""
+    """How often a call is sent, and until when."""
 
     attempts: int = 4  # the first one included; 1 turns retries off
     first_wait_s: float = 0.2  # at most this before the second attempt, twice as much before the third, and so on

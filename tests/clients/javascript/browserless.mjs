@@ -27,9 +27,11 @@ const until = async (happens) => {
 };
 let open = 0;
 let answered = 0;
+const kept = []; // whether the browser is asked to finish the request of a page that is gone
 const realFetch = fetch;
 define("fetch", async (...request) => {
   open++;
+  kept.push(request[1].keepalive);
   try {
     return await realFetch(...request);
   } finally {
@@ -103,6 +105,25 @@ const scenarios = {
     shop.track("view", "item-1");
     shop.track("view", "item-1");
     await shop.flush();
+  },
+  async fullStorage() {
+    localStorage.setItem = () => {
+      throw new Error("QuotaExceededError");
+    };
+    const shop = make({ user: undefined });
+    const answer = await shop.recommend({ num_results: 1 });
+    for (let n = 0; n < 2; n++) shop.track("view", answer.items[0].item_id, { properties: { number: n } });
+    let sent;
+    const ask = fetch;
+    define("fetch", (url, init) => ask(url, { ...init, body: (sent = init.body) }));
+    await shop.flush();
+    return { answer: answer.recommendation_id, events: JSON.parse(sent).events };
+  },
+  async large() {
+    const shop = make();
+    shop.track("view", "item-1", { properties: { note: "食".repeat(25_000) } });
+    await shop.flush();
+    return kept;
   },
   async sessions() {
     const shop = make({ user: undefined });

@@ -61,13 +61,14 @@ def test_twenty_events_are_sent_at_once(server: Running) -> None:
 
 
 @needs_node
-@pytest.mark.parametrize("fault", ["refused", "lost", "unheard", "bad_gateway"])
+@pytest.mark.parametrize("fault", ["refused", "lost", "unheard", "halved", "slow", "bad_gateway", "other_json"])
 def test_events_are_sent_until_they_are_acknowledged_and_stored_once(server: Running, trouble: Trouble, fault: Any) -> None:
     trouble.faults.append(fault)
     trouble.retry_after = "0"
 
-    play("again", trouble.url, f"js-{fault}")
+    told = play("again", trouble.url, f"js-{fault}")
 
+    assert len(told["warnings"]) == 1
     assert len(events_of(server, f"js-{fault}")) == 1
     assert trouble.seen[0].body == trouble.seen[1].body
 
@@ -114,6 +115,26 @@ def test_a_browser_that_blocks_storage_still_sends_events_of_one_session(server:
 
     first, second = events_of(server, "js-blocked")
     assert first["session_id"] == second["session_id"]
+
+
+@needs_node
+def test_a_browser_whose_storage_is_full_still_knows_visitor_session_and_what_was_shown(server: Running) -> None:
+    told = play("fullStorage", server.address)["result"]
+
+    first, second = told["events"]
+    assert (first["user_id"], first["session_id"]) == (second["user_id"], second["session_id"])
+    assert (first["recommendation_id"], first["position"]) == (told["answer"], 1)
+
+
+@needs_node
+def test_a_request_of_more_bytes_than_browsers_keep_alive_is_an_ordinary_one(server: Running) -> None:
+    assert play("large", server.address)["result"] == [False]
+
+
+@needs_node
+def test_a_failed_recommendation_of_something_between_says_the_status(trouble: Trouble) -> None:
+    trouble.faults.append("bad_gateway")
+    assert "answered with 502" in play("refusedRequest", trouble.url)["result"]
 
 
 @needs_node
