@@ -54,7 +54,8 @@ def draw_known(directory: Path, served: Path, colour: str | None) -> ItemMap:
     rows_M = most_wanted(catalogue.vectors_NV, width)
     before = night_before(served, catalogue.ids(rows_M), np.ascontiguousarray(catalogue.vectors_NV[rows_M, :width]))
     known_M = before.known_M
-    layout = Layout(quantised(before.places_M2[known_M]), before.num_to_place)
+    kept = Before(before.places_M2[known_M], before.stays_M[known_M], before.num_placed)
+    layout = Layout(quantised(kept.places_M2), kept.num_to_place)
     return finish(directory, catalogue.items, rows_M[known_M], layout, colour)
 
 

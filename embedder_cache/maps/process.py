@@ -19,7 +19,7 @@ from twotower.errors import DataError, TwoTowerError
 from twotower.maps.item_map import MAP
 from twotower.progress import say, step
 
-LIMIT_S = 1800.0  # docs/nightly.md has what 92,331 items took
+LIMIT_S = 1800.0  # of the process; docs/nightly.md has what 92,331 items took
 _ENTRY = "embedder_cache.maps.process"
 
 
@@ -42,7 +42,6 @@ class MapOptions:
     """How the nightly job draws maps."""
 
     colour: str | None = None  # the column whose values colour the points; None takes the first that suits
-    limit_s: float = LIMIT_S  # for the process
 
     def require_column(self, columns: ItemColumns) -> None:
         """DataError unless the column that shall colour the points is a categorical feature of the items."""
@@ -84,13 +83,13 @@ def _run(directory: Path, served: Path | None, options: MapOptions, how: str) ->
     command = [sys.executable, "-P", "-m", _ENTRY, how, str(directory), str(served or ""), options.colour or ""]
     lifeline, held = os.pipe()  # the end that the process reads is closed when this process ends, however it ends
     try:
-        run = subprocess.run(command, stdin=lifeline, capture_output=True, text=True, timeout=options.limit_s, check=False)
+        run = subprocess.run(command, stdin=lifeline, capture_output=True, text=True, timeout=LIMIT_S, check=False)
         if run.returncode == 0:
             return msgspec.json.decode(run.stdout, type=Drawn)
         said = run.stderr.strip().rpartition("\n")[2]
         trouble = said or f"its process ended with {run.returncode}"
     except subprocess.TimeoutExpired:
-        trouble = f"it took longer than {options.limit_s:,.0f} s"
+        trouble = f"it took longer than {LIMIT_S:,.0f} s"
     except (OSError, msgspec.DecodeError) as error:
         trouble = str(error)
     finally:

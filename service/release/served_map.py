@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.artefacts.manifest import Manifest
-from twotower.maps.item_map import MAP, SIDE, ItemMap, Places, read_map
+from twotower.maps.item_map import MAP, SIDE, ItemMap, read_map
 
 MAGIC = b"TTM1"
 _NO_POINT = -1
@@ -36,7 +36,6 @@ class ServedMap:
     """A map, the body of its answer, and the way from items to points and back."""
 
     rows_M: npt.NDArray[np.uint32]  # item row of each point
-    places_M2: Places
     points_N: npt.NDArray[np.int32]  # point of each item row, -1 for an item that has none
     body: bytes
     compressed: bytes  # with gzip; brotli would save less than one part in a hundred more, at the same speed
@@ -56,7 +55,7 @@ def serve_map(drawn: ItemMap, release: str, num_items: int) -> ServedMap:
     points_N = np.full(num_items, _NO_POINT, np.int32)
     points_N[drawn.rows_M] = np.arange(len(drawn))
     body = packed(drawn, release)
-    return ServedMap(drawn.rows_M, drawn.places_M2, points_N, body, gzip.compress(body, mtime=0))
+    return ServedMap(drawn.rows_M, points_N, body, gzip.compress(body, mtime=0))
 
 
 def packed(drawn: ItemMap, release: str) -> bytes:

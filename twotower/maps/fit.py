@@ -14,7 +14,6 @@ LEAST = 64  # points; of fewer, the two directions in which they differ most mak
 _NEIGHBOURS = 15
 _EPOCHS, _EPOCHS_AGAIN = 200, 60  # from the start, and from places that were good last night
 _PACE_AGAIN = 0.3
-_SPAN = 10.0  # UMAP begins with places between 0 and this
 
 
 def fit_umap(units_MD: Floats, start_M2: Floats | None) -> Floats:

@@ -94,6 +94,21 @@ def test_a_night_on_which_nothing_changed_draws_the_same_file(release: Path, tmp
     assert (again / MAP).read_bytes() == (release / MAP).read_bytes()
 
 
+def test_new_items_that_are_left_out_do_not_count_as_put_beside_their_neighbours(
+    release: Path, tiny_shop: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """Twenty items come, and nothing else changes."""
+    items = pq.read_table(tiny_shop / "items.parquet")
+    new = items.slice(0, 20).set_column(0, "item_id", pa.array([f"new-{i}" for i in range(20)]))
+    pq.write_table(pa.concat_tables([items, new]), tmp_path / "items.parquet")
+    published = build_release(load_bundle(tiny_bundle), tmp_path / "items.parquet", tmp_path / "store", None)
+    draw(release, None, None, two_columns)
+
+    kept = draw_known(release_path(tmp_path / "store", published.release), release, None)
+
+    assert (len(kept), kept.info.num_placed) == (400, 0)
+
+
 def test_without_places_for_new_items_the_known_ones_stay_and_the_next_night_computes_all(release: Path, tmp_path: Path) -> None:
     draw(release, None, None, two_columns)
     other = Path(shutil.copytree(release, tmp_path / "other"))

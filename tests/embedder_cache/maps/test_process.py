@@ -103,10 +103,13 @@ def test_umap_gives_the_same_map_each_time(release: Path, tmp_path: Path) -> Non
     ],
     ids=["killed", "broken", "endless", "garbage"],
 )
-def test_what_goes_wrong_is_said_and_leaves_no_map(release: Path, program: Path, content: str, told: str) -> None:
+def test_what_goes_wrong_is_said_and_leaves_no_map(
+    release: Path, program: Path, content: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "LIMIT_S", 1 if content == ENDLESS else 60)
     program.write_text(content)
     (release / MAP).write_bytes(b"half a map")
-    drawn, trouble = draw_aside(release, None, MapOptions(limit_s=1 if content == ENDLESS else 60))
+    drawn, trouble = draw_aside(release, None, MapOptions())
     assert (drawn, trouble) == (None, f"this release has no map: {told}")
     assert not (release / MAP).exists()
 
