@@ -100,7 +100,7 @@ def build_app(
     follower = make_follower(context, source)
     keys = KeyRing(settings.keys, metrics) if settings.keys else None
     traces = open_traces(settings.otlp) if settings.otlp else None
-    adapter = make_adapter(context, source, keys) if settings.behaviorgpt else None
+    adapter = make_adapter(context, source, keys, follower) if settings.behaviorgpt else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -116,7 +116,7 @@ def build_app(
                 asyncio.create_task(context.comparisons.run_forever()),
                 asyncio.create_task(keep_marked(source.store, plan)),
                 asyncio.create_task(measure_lag(metrics.loop_lag)),
-                *([adapter.run()] if adapter else []),
+                *([asyncio.create_task(adapter.jobs())] if adapter and adapter.jobs else []),
             ]
             yield
             for task in running:

@@ -1,18 +1,18 @@
 """Puts the parts of this room together for one server."""
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from service.behaviorgpt.catalogues import CatalogueRoutes
+from service.behaviorgpt.catalogues import CatalogueRoutes, Uploads
 from service.behaviorgpt.events import EventTypes
 from service.behaviorgpt.ranking import RankingRoutes
 from service.behaviorgpt.refusals import Access
 from service.http.keys import KeyRing, Scope
 from service.http.route_table import Route
 from service.release.source import ReleaseSource
+from service.rollout.follow import Follower
 from service.routes.context import Context
 from service.settings import Settings
 from service.telemetry.request_record import RECORD
@@ -25,31 +25,38 @@ from twotower.errors import EnvironmentProblem
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """The routes of the client, and the task that does its jobs."""
+    """The routes of the client, and what does its jobs on the event loop; None where this server does none."""
 
     routes: tuple[Route, ...]
-    run: Callable[[], "asyncio.Task[None]"]
+    jobs: Callable[[], Coroutine[None, None, None]] | None
 
 
-def make_adapter(context: Context, source: ReleaseSource, keys: KeyRing | None) -> Adapter:
+def make_adapter(context: Context, source: ReleaseSource, keys: KeyRing | None, follower: Follower) -> Adapter:
     """The adapter of one server; EnvironmentProblem for a setting that cannot be used."""
-    settings = context.settings
-    folder = CatalogueFolder.open(Path(settings.behaviorgpt_dir), alone=settings.workers == 1)
-    off = reason_off(settings)
-    releases = CatalogueReleases(context.served, settings.behaviorgpt_catalog, None if off else folder)
-
-    def towers() -> tuple[Path, str]:
-        release = context.served.current.base
-        return release_path(source.store.local, release.id), release.info.bundle_id
-
-    runner, access = JobRunner(folder, towers), access_of(keys)
+    settings, access = context.settings, access_of(keys)
+    uploads = reason_off(settings) or uploads_of(context, source, follower)
+    folder = None if isinstance(uploads, str) else uploads.folder
+    releases = CatalogueReleases(context.served, settings.behaviorgpt_catalog, folder)
     try:
         types = EventTypes.of(settings.behaviorgpt_events, context.served.current.towers.schema.events)
     except ValueError as error:
         raise EnvironmentProblem(f"TWOTOWER_BEHAVIORGPT_EVENTS: {error}") from error
     ranking = RankingRoutes(context, releases, settings.behaviorgpt_catalog, types, access)
-    catalogues = CatalogueRoutes(context, folder, runner, releases, access, off)
-    return Adapter((*ranking.routes(), *catalogues.routes()), lambda: asyncio.create_task(runner.run_forever()))
+    catalogues = CatalogueRoutes(context, uploads, releases, access)
+    jobs = None if isinstance(uploads, str) else uploads.runner.run_forever
+    return Adapter((*ranking.routes(), *catalogues.routes()), jobs)
+
+
+def uploads_of(context: Context, source: ReleaseSource, follower: Follower) -> Uploads:
+    """The uploaded catalogues of a server, and what does their jobs; EnvironmentProblem when their folder cannot be used."""
+    served = context.served
+
+    def towers() -> tuple[Path, str]:
+        release = served.current.base
+        return release_path(source.store.local, release.id), release.info.bundle_id
+
+    folder = CatalogueFolder.open(Path(context.settings.behaviorgpt_dir), alone=context.settings.workers == 1)
+    return Uploads(folder, JobRunner(folder, towers, lambda: follower.named == served.current.id))
 
 
 def reason_off(settings: Settings) -> str | None:

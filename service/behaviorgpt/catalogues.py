@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,34 @@ _NAME_CHARACTERS = 128
 _STAGES = {"read": "read", "read items": "read", "embed items": "embed", "build the index": "index", "publish": "publish"}
 
 
-class CatalogueRoutes:
-    """Handlers of the routes of catalogues. `off` says why this server takes no uploads; None where it does."""
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """The uploaded catalogues of a server that takes some, and what does their jobs."""
 
-    def __init__(
-        self,
-        context: Context,
-        folder: CatalogueFolder,
-        runner: JobRunner,
-        releases: CatalogueReleases,
-        access: Access,
-        off: str | None = None,
-    ) -> None:
-        self._context, self._folder, self._runner, self._releases = context, folder, runner, releases
-        self._access, self._off = access, off
+    folder: CatalogueFolder
+    runner: JobRunner
+
+
+class CatalogueRoutes:
+    """Handlers of the routes of catalogues. `uploads` may be the reason why this server takes none."""
+
+    def __init__(self, context: Context, uploads: Uploads | str, releases: CatalogueReleases, access: Access) -> None:
+        self._context, self._may_upload, self._releases, self._access = context, uploads, releases, access
         self._served_id = context.settings.behaviorgpt_catalog
+
+    @property
+    def _uploads(self) -> Uploads:
+        if isinstance(self._may_upload, str):
+            raise ApiError("uploads_off", self._may_upload)
+        return self._may_upload
+
+    @property
+    def _folder(self) -> CatalogueFolder:
+        return self._uploads.folder
+
+    @property
+    def _runner(self) -> JobRunner:
+        return self._uploads.runner
 
     def routes(self) -> tuple[Route, ...]:
         """The routes with their handlers."""
@@ -103,7 +117,8 @@ class CatalogueRoutes:
 
     async def list(self, _: Request) -> Response:
         """GET /v1/catalogs: the served catalogue, then the uploaded ones."""
-        key_id, states = self._access.key_id(), await asyncio.to_thread(self._folder.states)
+        takes_none = isinstance(self._may_upload, str)
+        key_id, states = self._access.key_id(), [] if takes_none else await asyncio.to_thread(self._folder.states)
         entries = [CatalogueEntry(catalog_id=self._served_id, catalog_name=self._served_id, status="ready", owned=False)]
         entries += [
             CatalogueEntry(catalog_id=s.catalog_id, catalog_name=s.name, status=s.status, owned=s.owner == key_id) for s in states
@@ -159,8 +174,6 @@ class CatalogueRoutes:
 
     async def _receive(self, request: Request) -> tuple[Form, Path, int]:
         """The form of an upload, its file, which the caller has to move or remove, and the number of its ids."""
-        if self._off is not None:
-            raise ApiError("uploads_off", self._off)
         settings = self._context.settings
         directory = await asyncio.to_thread(self._folder.uploading)
         file = directory / "file"

@@ -41,6 +41,7 @@ class Follower:
         poll_s: float,
     ) -> None:
         self.sequence = 0  # sequence number of the last pointer that was handled
+        self.named: str | None = None  # the release that the pointer named at the last look
         self.quarantined: dict[str, str] = {}  # release -> reason
         self._served, self._loader, self._swapper, self._judge = served, loader, swapper, judge
         self._metrics, self._poll_s = metrics, poll_s
@@ -76,6 +77,7 @@ class Follower:
             pointer = None
             try:
                 pointer = await self._loader.pointer()
+                self.named = pointer.release
                 outcome = await self._follow(pointer)
             except Exception as error:  # even for a bug of ours, because the served release is not affected
                 outcome = self._refuse(pointer, error)

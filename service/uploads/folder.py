@@ -5,6 +5,7 @@ ROOT/<catalogue>/upload-<n>      the file of job n, as the client sent it
 ROOT/<catalogue>/rows-<n>.parquet  all rows after job n
 ROOT/<catalogue>/store/          its releases, as `twotower embed` writes them
 ROOT/<catalogue>/running         locked by the process whose job runs
+ROOT/<catalogue>/progress.json   the step of that job; items.parquet and bundle/ are what it gives `twotower embed`
 
 Several processes may share ROOT. Everything here blocks for the time of a few file operations.
 """
@@ -28,10 +29,11 @@ from twotower.artefacts.manifest import UNREADABLE, sync
 from twotower.errors import EnvironmentProblem
 
 STATE, LOCK, RUNNING = "state.json", ".lock", "running"
+PROGRESS, ITEMS, BUNDLE = "progress.json", "items.parquet", "bundle"
 UPLOADING, GONE = ".upload-", ".gone-"  # folders of uploads that are still coming, and of deleted catalogues
 CATALOGUE_ID = re.compile(r"cat_[0-9a-f]{12}")
 _JOB_ID = re.compile(r"job_([0-9a-f]{12})_(\d{1,9})")
-KEPT_JOBS = 20  # of each catalogue
+KEPT_JOBS = 20  # of each catalogue, beside those that are still to be done
 LEFT_BEHIND_S = 86_400.0  # an upload of this age was cut off by the end of its process
 
 
@@ -78,6 +80,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         return next((job for job in self.jobs if job.status == "pending"), None)
 
     @property
+    def error(self) -> str | None:
+        """Why the last job that failed did."""
+        return next((job.error for job in reversed(self.jobs) if job.status == "failed"), None)
+
+    @property
     def status(self) -> Literal["pending", "ready", "failed"]:
         """The state of the catalogue as a whole."""
         if self.release is not None:
@@ -85,9 +92,12 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         return "pending" if self.pending else "failed"
 
     def with_job(self, job: Job) -> "State":
-        """The state with a changed job, or a further one."""
+        """The state with a changed job, or a further one. Of the jobs that have ended the last are kept."""
         jobs = {known.number: known for known in self.jobs} | {job.number: job}
-        return msgspec.structs.replace(self, jobs=tuple(jobs.values())[-KEPT_JOBS:])
+        ended = [number for number, known in jobs.items() if known.status != "pending"]
+        for number in ended[:-KEPT_JOBS]:
+            del jobs[number]
+        return msgspec.structs.replace(self, jobs=tuple(jobs.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +138,7 @@ class CatalogueFolder:
             return None
         try:
             return msgspec.json.decode((self.path(catalog_id) / STATE).read_bytes(), type=State)
-        except (OSError, *UNREADABLE):
+        except (FileNotFoundError, NotADirectoryError, *UNREADABLE):
             return None
 
     def require(self, catalog_id: str) -> State:
@@ -181,19 +191,23 @@ class CatalogueFolder:
             return state, job
 
     def renew(self, catalog_id: str) -> None:
-        """A job that embeds the rows of a catalogue again, with the model that is served now."""
+        """A job that embeds the rows of a catalogue again, with the model that is served now; none for one that is gone."""
         with self._locked():
-            state = self.require(catalog_id)
-            if not state.pending:
+            state = self.find(catalog_id)
+            if state and not state.pending:
                 self._write(state.with_job(Job(number=_next_number(state), kind="renew")))
 
     def change(self, catalog_id: str, job: Job, **fields: str | None) -> State | None:
-        """Write a changed job and further fields; None when the catalogue was deleted meanwhile."""
+        """Write a job that has ended, and further fields, and remove what no job needs any more.
+
+        None when the catalogue was deleted meanwhile.
+        """
         with self._locked():
             if (state := self.find(catalog_id)) is None:
                 return None
             state = msgspec.structs.replace(state.with_job(job), **fields)
             self._write(state)
+            _clear(self.path(catalog_id), state)
             return state
 
     def delete(self, catalog_id: str) -> None:
@@ -248,6 +262,17 @@ class CatalogueFolder:
         with (self.root / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _clear(path: Path, state: State) -> None:
+    """Remove the files of jobs that have ended, and what was made for `twotower embed`."""
+    kept = {state.rows, *(upload_name(job) for job in state.jobs if job.status == "pending")}
+    for file in path.iterdir():
+        if file.name.startswith(("upload-", "rows-")) and file.name not in kept:
+            file.unlink(missing_ok=True)
+    shutil.rmtree(path / BUNDLE, ignore_errors=True)
+    for name in (ITEMS, PROGRESS):
+        (path / name).unlink(missing_ok=True)
 
 
 def upload_name(job: Job) -> str:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from service.uploads.columns import has_texts, items_of, read_plain
 from service.uploads.file_format import NOT_PARQUET
-from service.uploads.folder import STATE, Job, RejectedItem, RejectedItems, State, rows_name, upload_name
+from service.uploads.folder import BUNDLE, ITEMS, STATE, Job, RejectedItem, RejectedItems, State, rows_name, upload_name
 from service.uploads.sales import popularity_of
 from twotower.artefacts.bundle import KIND, METRICS, POPULARITY, PROVENANCE, TOWER_FILES, read_config, write_table
 from twotower.artefacts.manifest import seal, staging
@@ -28,11 +28,12 @@ from twotower.errors import DataError, TwoTowerError
 from twotower.progress import step
 from twotower.tables.ids import MAX_ID_BYTES, undecodable
 
-REJECTED, ITEMS, GATES = "rejected.json", "items.parquet", "gates.toml"
+REJECTED, GATES = "rejected.json", "gates.toml"
 NAMED_REJECTED = 100
 NICENESS = 10  # the server goes first
-# A catalogue may be another one after every upload, so only what holds for each on its own is a gate: rejected rows, vectors and
-# scores that are numbers, and the share of the exact results that the index finds.
+# A catalogue may be another one after every upload, so only what holds for each on its own is a gate: vectors and scores that are
+# numbers, and the share of the exact results that the index finds. Rows that cannot be used are left out before; the client hears
+# of them.
 LIMITS = "item_count_change = 1e12\ngolden_overlap = 0.0\nmissing_rise = 1.0\nsearch_p99_ms = 1000.0\n"
 
 
@@ -73,7 +74,7 @@ def rows_after(folder: Path, state: State, job: Job) -> pa.Table:
 
 def write_bundle(folder: Path, towers: Path, popularity: pa.Table) -> Path:
     """A bundle with the towers of a release and another popularity, in place of the one of a job before."""
-    path = folder / "bundle"
+    path = folder / BUNDLE
     shutil.rmtree(path, ignore_errors=True)
     with staging(folder) as made:
         for name in TOWER_FILES:

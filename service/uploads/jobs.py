@@ -7,22 +7,21 @@ was embedded is not embedded again. Of several servers that share a folder, the 
 import asyncio
 import logging
 import os
-import shutil
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
 from service.api.errors import ApiError
-from service.uploads.folder import CatalogueFolder, Job, RejectedItems, State, job_id_of, rows_name, upload_name
+from service.uploads.folder import PROGRESS, CatalogueFolder, Job, RejectedItems, State, job_id_of, rows_name
 from service.uploads.job import REJECTED
 from twotower.artefacts.manifest import UNREADABLE
 from twotower.progress import FILE
 
-PROGRESS, LOG = "progress.json", "job.log"
+LOG = "job.log"
 LOOK_EVERY_S = 1.0
 CHECK_TIMEOUT_S = 120.0
 _log = logging.getLogger("twotower.behaviorgpt")
@@ -40,14 +39,17 @@ class _Published(msgspec.Struct, frozen=True):
     """What `twotower embed --json` prints."""
 
     release: str
-    rejected: int
 
 
 class JobRunner:
-    """Does the jobs of one folder. `towers` is the directory of the release whose towers embed, and the id of its bundle."""
+    """Does the jobs of one folder. `towers` is the directory of the release whose towers embed, and the id of its bundle.
 
-    def __init__(self, folder: CatalogueFolder, towers: Callable[[], tuple[Path, str]]) -> None:
-        self._folder, self._towers = folder, towers
+    `is_current` says whether the store's pointer names that release. Only then are catalogues of another model embedded anew,
+    since two servers of one folder that serve different models would do that in turn.
+    """
+
+    def __init__(self, folder: CatalogueFolder, towers: Callable[[], tuple[Path, str]], is_current: Callable[[], bool]) -> None:
+        self._folder, self._towers, self._is_current = folder, towers, is_current
         self._process: asyncio.subprocess.Process | None = None
         self._running: str | None = None  # the catalogue whose job runs here
         self._news = asyncio.Event()
@@ -63,12 +65,10 @@ class JobRunner:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._news.wait(), LOOK_EVERY_S)
                 self._news.clear()
-                for state in await asyncio.to_thread(self._folder.states):
-                    if state.release and not state.pending and state.bundle_id != self._towers()[1]:
-                        await asyncio.to_thread(self._folder.renew, state.catalog_id)  # another model is served by now
-                        await self._try(state.catalog_id)
-                    elif state.pending:
-                        await self._try(state.catalog_id)
+                with _going_on("the uploaded catalogues could not be listed"):
+                    for state in await asyncio.to_thread(self._folder.states):
+                        with _going_on(f"the jobs of {state.catalog_id} could not be done"):
+                            await self._look_after(state)
         finally:
             self._stop()
 
@@ -84,8 +84,16 @@ class JobRunner:
         except (OSError, *UNREADABLE):
             return None
 
+    async def _look_after(self, state: State) -> None:
+        is_idle = state.release and not state.pending
+        if is_idle and state.bundle_id != self._towers()[1] and self._is_current():
+            await asyncio.to_thread(self._folder.renew, state.catalog_id)
+            await self._try(state.catalog_id)
+        elif state.pending:
+            await self._try(state.catalog_id)
+
     async def _try(self, catalog_id: str) -> None:
-        """Do the next job of a catalogue, unless another process does it. No failure ends this."""
+        """Do the next job of a catalogue, unless another process does it."""
         with self._folder.running(catalog_id) as lock:
             state = self._folder.find(catalog_id)
             if lock is None or state is None or (job := state.pending) is None:
@@ -93,7 +101,7 @@ class JobRunner:
             self._running = catalog_id
             try:
                 await self._do(state, job, lock)
-            except Exception as error:  # this task must not end: nothing would do jobs any more
+            except Exception as error:  # whatever it is, the client has to hear that its job has failed
                 _log.exception("job %s failed", job_id_of(state, job))
                 await self._fail(
                     catalog_id, job, f"the server failed: {type(error).__name__}; its log has more", self._towers()[1]
@@ -115,17 +123,13 @@ class JobRunner:
         rejected = msgspec.json.decode((path / REJECTED).read_bytes(), type=RejectedItems)
         done = msgspec.structs.replace(job, status="ready", rejected=rejected)
         fields = {"release": published.release, "rows": rows_name(job), "bundle_id": bundle_id}
-        after = await asyncio.to_thread(lambda: self._folder.change(state.catalog_id, done, **fields))
-        if after:
-            _clear(path, after)
+        await asyncio.to_thread(lambda: self._folder.change(state.catalog_id, done, **fields))
 
     async def _fail(self, catalog_id: str, job: Job, error: str, bundle_id: str | None = None) -> None:
         failed = msgspec.structs.replace(job, status="failed", error=error)
         # A catalogue that cannot be renewed for a bundle counts as renewed: it would fail again and again.
         fields = {"bundle_id": bundle_id} if job.kind == "renew" and bundle_id else {}
-        after = await asyncio.to_thread(lambda: self._folder.change(catalog_id, failed, **fields))
-        if after:
-            _clear(self._folder.path(catalog_id), after)
+        await asyncio.to_thread(lambda: self._folder.change(catalog_id, failed, **fields))
 
     async def _call(self, arguments: list[object], path: Path, lock: int) -> tuple[int, bytes, str]:
         """Run a job's process. Returns the exit status, what it printed, and its error in one line.
@@ -199,11 +203,10 @@ def error_in(text: str, code: int) -> str:
     return lines[-1] if lines and code == 2 else f"the job ended unexpectedly (status {code}); {LOG} of the catalogue has more"
 
 
-def _clear(path: Path, state: State) -> None:
-    """Remove what no job needs any more: the files of finished jobs, and tables that were made for `twotower embed`."""
-    kept = {state.rows, *(upload_name(job) for job in state.jobs if job.status == "pending")}
-    for file in path.iterdir():
-        if file.name.startswith(("upload-", "rows-", "items.")) and file.name not in kept:
-            file.unlink(missing_ok=True)
-    shutil.rmtree(path / "bundle", ignore_errors=True)
-    (path / PROGRESS).unlink(missing_ok=True)
+@contextmanager
+def _going_on(problem: str) -> Iterator[None]:
+    """Log what fails, and go on: the task that does jobs must not end, since nothing would do them any more."""
+    try:
+        yield
+    except Exception:
+        _log.exception(problem)

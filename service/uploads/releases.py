@@ -118,7 +118,7 @@ class CatalogueReleases:
         if state.release is None:
             if state.pending:
                 raise ApiError("catalog_pending", f"the catalogue {catalog_id!r} is still being embedded; ask for its job")
-            raise ApiError("not_found", f"the catalogue {catalog_id!r} could not be embedded: {state.jobs[-1].error}")
+            raise ApiError("not_found", f"the catalogue {catalog_id!r} could not be embedded: {state.error}")
         known = self._uploaded.get(catalog_id)
         if known and known[0] == state.release:
             return known[1]

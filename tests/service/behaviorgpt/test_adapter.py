@@ -16,9 +16,11 @@ from service.release.loaded import LoadedRelease
 from service.release.served_map import serve_map
 from service.settings import Settings
 from service.uploads.file_format import COLUMNS
+from service.uploads.folder import CatalogueFolder, job_id_of
+from service.uploads.jobs import JobRunner
 from tests.service.conftest import Client, MemoryHistory
 from tests.service.key_files import bearer, entry, write_keys
-from tests.service.uploads.files import catalogue
+from tests.service.uploads.files import catalogue, written
 from twotower.maps.item_map import ItemMap, MapInfo
 
 behaviorgpt = pytest.importorskip("behaviorgpt", reason="the client is not installed")
@@ -216,6 +218,34 @@ def test_a_server_without_the_option_has_none_of_these_routes(client: Client) ->
 def test_a_server_whose_model_runs_elsewhere_takes_no_uploads(tiny_store: Path) -> None:
     assert "--engine thread" in str(reason_off(Settings(store=tiny_store, engine="process")))
     assert reason_off(Settings(store=tiny_store)) is None
+
+
+def test_a_server_that_takes_no_uploads_leaves_those_of_others_alone(
+    connect: Callable[..., Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = CatalogueFolder.open(tmp_path / "catalogues", alone=True)
+    file = written(folder.uploading(), catalogue(id=["a"], name=["x"]))
+    state, job = folder.create("shop", None, file, False, most=1)
+    monkeypatch.setattr("service.behaviorgpt.adapter.find_spec", lambda _: None)
+    ran: list[JobRunner] = []
+    monkeypatch.setattr(JobRunner, "run_forever", lambda runner: ran.append(runner))
+    client = connect(behaviorgpt=True, behaviorgpt_dir=str(folder.root))
+    assert [told["catalog_id"] for told in client.get("/v1/catalogs").json()["catalogs"]] == ["retail_catalog"]
+    refused = [
+        client.request("DELETE", f"/v1/catalogs/{state.catalog_id}"),
+        client.get(f"/v1/embed-catalog/{job_id_of(state, job)}"),
+    ]
+    assert [(answer.status_code, answer.json()["error"]["code"]) for answer in refused] == [(501, "uploads_off")] * 2
+    assert ask(client, store_id=state.catalog_id).status_code == 404
+    assert (folder.states(), ran) == ([state], [])
+
+
+def test_a_server_that_takes_no_uploads_makes_no_folder(
+    connect: Callable[..., Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.behaviorgpt.adapter.find_spec", lambda _: None)
+    connect(behaviorgpt=True, behaviorgpt_dir=str(tmp_path / "catalogues"))
+    assert not (tmp_path / "catalogues").exists()
 
 
 def test_the_columns_of_an_upload_are_those_that_the_client_checks() -> None:

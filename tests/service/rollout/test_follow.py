@@ -95,6 +95,7 @@ def test_what_must_not_be_served_is_not_looked_at_again_until_the_pointer_moves(
     content = damage(two, two.second)
     assert [server.look(), server.look()] == ["refused", "unchanged"]
     assert server.follower.quarantined == {two.second: "integrity"}
+    assert server.follower.named == two.second
     assert server.count("twotower_release_load_failures_total", reason="integrity") == 1
     assert server.answer()[0] == two.first
     mend(two, two.second, content)

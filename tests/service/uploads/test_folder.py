@@ -1,9 +1,14 @@
 """Uploaded catalogues on the disk."""
 
+import errno
+import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from service.api.errors import ApiError
@@ -62,11 +67,74 @@ def test_a_job_that_is_done_makes_the_catalogue_ready_and_a_failed_one_changes_n
     assert (failed.status, failed.release) == ("ready", "release-1")
 
 
-def test_old_jobs_are_forgotten(folder: CatalogueFolder) -> None:
-    state, _ = create(folder)
+def test_old_jobs_are_forgotten_and_those_still_to_do_never(folder: CatalogueFolder) -> None:
+    state, first = create(folder)
     for number in range(2, KEPT_JOBS + 5):
         folder.change(state.catalog_id, Job(number=number, kind="add", status="ready"))
-    assert [job.number for job in folder.require(state.catalog_id).jobs] == list(range(5, KEPT_JOBS + 5))
+    kept = folder.require(state.catalog_id)
+    assert [job.number for job in kept.jobs] == [1, *range(5, KEPT_JOBS + 5)]
+    assert kept.pending == first
+
+
+def test_more_uploads_than_are_kept_may_wait(folder: CatalogueFolder) -> None:
+    for _ in range(KEPT_JOBS + 5):
+        state, _ = create(folder)
+    assert [job.number for job in state.jobs] == list(range(1, KEPT_JOBS + 6))
+
+
+def test_the_end_of_a_job_removes_its_files_and_none_of_a_job_that_came_meanwhile(folder: CatalogueFolder) -> None:
+    state, job = create(folder)
+    path = folder.path(state.catalog_id)
+    (path / "bundle").mkdir()
+    for name in ("items.parquet", "progress.json", "rows-1.parquet"):
+        (path / name).touch()
+    _, later = create(folder)
+    done = msgspec.structs.replace(job, status="ready")
+    folder.change(state.catalog_id, done, release="release-1", rows="rows-1.parquet")
+    assert sorted(file.name for file in path.iterdir()) == ["rows-1.parquet", "state.json", f"upload-{later.number}"]
+
+
+def test_no_file_is_removed_after_others_may_add_some(folder: CatalogueFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, job = create(folder)
+    iterdir, is_locked = Path.iterdir, []
+
+    def seen(path: Path) -> Iterator[Path]:
+        with (folder.root / ".lock").open("w") as lock, suppress(BlockingIOError):
+            is_locked.append(True)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_locked[-1] = False
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", seen)
+    folder.change(state.catalog_id, Job(number=job.number, kind="embed", status="failed"))
+    assert is_locked == [True]
+
+
+def test_the_reason_of_a_failed_catalogue_is_that_of_its_last_job_that_failed(folder: CatalogueFolder) -> None:
+    state, job = create(folder)
+    folder.change(state.catalog_id, Job(number=job.number, kind="embed", status="failed", error="no rows"))
+    state, _ = folder.note_keywords(state.catalog_id)
+    assert folder.require(state.catalog_id).error == "no rows"
+
+
+def test_a_catalogue_that_was_deleted_is_not_renewed(folder: CatalogueFolder) -> None:
+    state, _ = create(folder)
+    folder.delete(state.catalog_id)
+    folder.renew(state.catalog_id)
+    assert folder.states() == []
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_catalogue_that_is_gone(
+    folder: CatalogueFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, _ = create(folder)
+
+    def fail(_: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        folder.find(state.catalog_id)
 
 
 def test_a_deleted_catalogue_leaves_nothing(folder: CatalogueFolder) -> None:

@@ -1,18 +1,20 @@
 """Jobs of uploaded catalogues: what becomes of them when all goes well, when they fail, and when something is killed."""
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from service.api.errors import ApiError
-from service.uploads.folder import CatalogueFolder, Job, State
-from service.uploads.jobs import PROGRESS, JobRunner, count_ids, error_in
+from service.uploads.folder import PROGRESS, CatalogueFolder, Job, State
+from service.uploads.jobs import JobRunner, count_ids, error_in
 from tests.service.uploads.files import catalogue, written
 from twotower.artefacts.release import read_pointer, release_path
 
@@ -28,8 +30,9 @@ def create(folder: CatalogueFolder) -> State:
     return folder.create("shop", None, written(folder.uploading(), TABLE), False, most=2)[0]
 
 
-def runner_of(folder: CatalogueFolder, tiny_store: Path, bundle_id: str = "bundle-1") -> JobRunner:
-    return JobRunner(folder, lambda: (release_path(tiny_store, read_pointer(tiny_store).release), bundle_id))
+def runner_of(folder: CatalogueFolder, tiny_store: Path, bundle_id: str = "bundle-1", is_current: bool = True) -> JobRunner:
+    towers = release_path(tiny_store, read_pointer(tiny_store).release), bundle_id
+    return JobRunner(folder, lambda: towers, lambda: is_current)
 
 
 def run_until(runner: JobRunner, happens: Callable[[], bool]) -> None:
@@ -92,6 +95,59 @@ def test_a_catalogue_is_renewed_when_another_model_is_served_and_not_again_and_a
     renewed = folder.require(state.catalog_id)
     assert [(job.kind, job.status) for job in renewed.jobs] == [("embed", "ready"), ("renew", "failed")]
     assert (renewed.bundle_id, renewed.release) == ("bundle-2", "release-1")
+
+
+def test_only_for_the_release_that_the_pointer_names_is_a_catalogue_renewed(folder: CatalogueFolder, tiny_store: Path) -> None:
+    state = create(folder)
+    done = msgspec.structs.replace(state.jobs[0], status="ready")
+    folder.change(state.catalog_id, done, release="release-1", rows="rows-1.parquet", bundle_id="bundle-1")
+    looks = iter(range(30))
+    run_until(runner_of(folder, tiny_store, "bundle-2", is_current=False), lambda: next(looks) == 29)
+    assert len(folder.require(state.catalog_id).jobs) == 1
+
+
+def test_a_disk_that_fails_for_a_while_ends_nothing(
+    folder: CatalogueFolder, tiny_store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = create(folder)
+    done = msgspec.structs.replace(state.jobs[0], status="ready")
+    folder.change(state.catalog_id, done, release="release-1", rows="rows-1.parquet", bundle_id="bundle-1")
+
+    def failing_once(method: Any) -> Any:
+        failures = iter([True])
+
+        def call(*arguments: Any) -> Any:
+            if next(failures, False):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return method(*arguments)
+
+        return call
+
+    monkeypatch.setattr(CatalogueFolder, "renew", failing_once(CatalogueFolder.renew))
+    monkeypatch.setattr(CatalogueFolder, "states", failing_once(CatalogueFolder.states))
+    run_until(runner_of(folder, tiny_store, "bundle-2"), lambda: len(folder.require(state.catalog_id).jobs) == 2)
+    assert "the uploaded catalogues could not be listed" in caplog.text
+    assert f"the jobs of {state.catalog_id} could not be done" in caplog.text
+
+
+def test_a_catalogue_that_is_deleted_before_it_is_renewed_ends_nothing(
+    folder: CatalogueFolder, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, states = create(folder), CatalogueFolder.states
+    done = msgspec.structs.replace(state.jobs[0], status="ready")
+    folder.change(state.catalog_id, done, release="release-1", rows="rows-1.parquet", bundle_id="bundle-1")
+    looked = []
+
+    def as_before(own: CatalogueFolder) -> list[State]:
+        found = states(own)
+        if found:
+            folder.delete(state.catalog_id)
+        else:
+            looked.append(True)
+        return found
+
+    monkeypatch.setattr(CatalogueFolder, "states", as_before)
+    run_until(runner_of(folder, tiny_store, "bundle-2"), lambda: len(looked) > 1)
 
 
 def test_the_error_of_a_job_is_the_sentence_that_it_wrote() -> None:
