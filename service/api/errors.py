@@ -90,9 +90,3 @@ class ErrorBody(msgspec.Struct, frozen=True):
     """The body of every error response."""
 
     error: ErrorDetail
-
-
-class ErrorBodyWithDetail(ErrorBody, frozen=True):
-    """The body of error responses of a server with `--behaviorgpt`, whose client reads the message in `detail`."""
-
-    detail: str

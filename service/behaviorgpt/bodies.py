@@ -163,9 +163,3 @@ class JobAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str | None = None
     products_rejected: RejectedItems | None = None
     keywords: str | None = None
-
-
-class MapBody(msgspec.Struct, frozen=True):
-    """Asks for a map of catalogues."""
-
-    catalog_ids: Annotated[list[Words], Meta(min_length=1, max_length=16)]

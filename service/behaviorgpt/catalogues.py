@@ -16,7 +16,6 @@ from service.behaviorgpt.bodies import (
     CatalogueList,
     JobAnswer,
     KeywordsBody,
-    MapBody,
     StartedJob,
 )
 from service.behaviorgpt.refusals import Access, as_bad_request
@@ -31,7 +30,6 @@ from service.uploads.jobs import JobRunner, Progress, count_ids
 from service.uploads.releases import CatalogueReleases
 
 _keywords = msgspec.json.Decoder(KeywordsBody)
-_maps = msgspec.json.Decoder(MapBody)
 _NAME_CHARACTERS = 128
 # Parts of a job for the client, by the steps of `twotower embed`.
 _STAGES = {"read": "read", "read items": "read", "embed items": "embed", "build the index": "index", "publish": "publish"}
@@ -77,7 +75,6 @@ class CatalogueRoutes:
             _route("POST", f"{one}/items", self.add, "admin", gives=StartedJob),
             _route("POST", f"{one}/keywords", self.keywords, "admin", takes=KeywordsBody, gives=StartedJob),
             _route("GET", "/v1/{catalog_id:path}/umap", self.map, "recommend"),
-            _route("POST", "/v1/maps", self.maps, "recommend", takes=MapBody),
         )
 
     async def embed(self, request: Request) -> Response:
@@ -152,11 +149,6 @@ class CatalogueRoutes:
             raise ApiError("not_found", f"this server draws no map of {catalog_id!r}, only of {self._served_id!r}")
         text = await asyncio.to_thread(page_of, self._context.served.current, catalog_id)
         return Response(text, media_type="text/html")
-
-    async def maps(self, request: Request) -> Response:
-        """POST /v1/maps: refused, because maps of several catalogues are not drawn."""
-        await self._context.body(request, _maps)
-        raise ApiError("not_found", "this server draws no maps of several catalogues")
 
     @property
     def _served_job(self) -> str:

@@ -14,6 +14,7 @@ from service.histories.history import StoredEvent
 from service.histories.intake import to_stored
 from twotower.data.schema import Constant, EventColumns
 from twotower.data.words import tokens
+from twotower.tables.times import EARLIEST_MS, LATEST_MS
 
 QUERY_CHARACTERS = 256
 _DEFAULTS = {"viewItem": "view", "addToCart": "add_to_cart", "removeFromCart": "", "order": "purchase", "search": "search"}
@@ -80,6 +81,8 @@ def _expanded(
     for place, sent in enumerate(history):
         what, kind = sent.event, types.by_kind[sent.event.type]
         time_ms = now_ms if sent.timestamp is None else milliseconds(sent.timestamp)
+        if not EARLIEST_MS <= time_ms <= LATEST_MS:
+            raise ApiError("bad_request", f"history[{place}]: its timestamp is outside 1980 to 2100", "history")
         session_id, more = (sent.session_id or "")[:64] or None, _properties(sent.domains, columns)
         if what.type == "search":
             if kind and (query := query_of(what.query or "")):

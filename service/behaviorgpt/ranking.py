@@ -24,8 +24,9 @@ from service.behaviorgpt.bodies import (
 )
 from service.behaviorgpt.events import EventTypes, events_of, num_known, stored_form
 from service.behaviorgpt.filters import expression_of
-from service.behaviorgpt.refusals import Access, as_bad_request
+from service.behaviorgpt.refusals import Access, as_bad_request, checking
 from service.behaviorgpt.sections import Named, sections_of
+from service.histories.history import StoredEvent
 from service.http.route_table import Route
 from service.routes.asking import ask_release
 from service.routes.context import Context, now_ms
@@ -83,7 +84,8 @@ class RankingRoutes:
         catalogues = self._catalogues(request, body.store_id)
         target = await self._releases.target(catalogues, AboutUser())
         item_id = own_id(body.store_id or catalogues[0], body.product_id, self._served_id)
-        about = SimilarRequest(item_id=item_id, num_results=last, filter=self._filter(target, body.filters))
+        with checking():
+            about = SimilarRequest(item_id=item_id, num_results=last, filter=self._filter(target, body.filters))
         try:
             answer = await ask_release(self._context, target.chosen, about, started_s, self._context.calls.similar)
         except ApiError as error:
@@ -96,43 +98,44 @@ class RankingRoutes:
         self, request: Request, body: RankingBody, num_results: int, started_s: float
     ) -> tuple[Target, list[Recommended]]:
         """The best items for a body, and where they come from."""
-        catalogues, user_id = self._catalogues(request, body.store_id), user_of(body.user_id)
-        target = await self._releases.target(catalogues, AboutUser(user_id=user_id))
-        inline = await self._inline(body, user_id, target, started_s)
-        kind = self._types.order if body.type and body.type.name == "buy_next" else self._types.view
-        about = RecommendRequest(
-            user_id=user_id,
-            events=inline,
-            target_event_type=kind,
-            timestamp=body.timestamp,
-            num_results=num_results,
-            filter=self._filter(target, body.filters),
-        )
-        answer = await ask_release(self._context, target.chosen, about, started_s, self._context.calls.recommend)
+        with checking():
+            user = AboutUser(user_id=user_of(body.user_id))
+        target = await self._releases.target(self._catalogues(request, body.store_id), user)
+        sent = self._events(body, target)
+        # What is stored must be known before more is: else the same events would be stored again.
+        reading = msgspec.structs.replace(user, strict=body.register_event and bool(sent))
+        known = await self._context.histories.read(reading, self._context.deadlines.of(started_s, None))
+        first = num_known(known[0].events if known[0] else (), sent)
+        with checking():
+            about = RecommendRequest(
+                user_id=user.user_id,
+                events=sent[first:],  # also those that are stored now: they count as if they had been before
+                target_event_type=self._types.order if body.type and body.type.name == "buy_next" else self._types.view,
+                timestamp=body.timestamp,
+                num_results=num_results,
+                filter=self._filter(target, body.filters),
+            )
+        if body.register_event and user.user_id and about.events:
+            await self._store(stored_form(user.user_id, body, sent, first))
+        answer = await ask_release(self._context, target.chosen, about, started_s, self._context.calls.recommend, known)
         ranking = answer.result
         self._context.count_answer(answer.degraded + ranking.degraded, len(ranking.missing_item_ids), bool(ranking.items))
         return target, ranking.items
 
-    async def _inline(self, body: RankingBody, user_id: str | None, target: Target, started_s: float) -> list[Event]:
-        """The events of a body that no store holds. With `register_event` they are stored first, and none is left."""
-        columns = target.chosen.release.towers.schema.events
+    def _events(self, body: RankingBody, target: Target) -> list[Event]:
+        """The events of a body."""
         known = target.catalog_ids
 
         def qualify(catalog_id: str | None, item: str) -> str:
             return own_id(catalog_id if catalog_id in known else known[0], item, self._served_id)
 
-        events = events_of(body, self._types, columns, qualify, now_ms())
-        if user_id is None or not events:
-            return events
-        histories = self._context.histories
-        stored, _ = await histories.read(AboutUser(user_id=user_id), self._context.deadlines.of(started_s, None))
-        first = num_known(stored.events if stored else (), events)
-        if not body.register_event or first == len(events):
-            return events[first:]
+        return events_of(body, self._types, target.chosen.release.towers.schema.events, qualify, now_ms())
+
+    async def _store(self, events: list[StoredEvent]) -> None:
         self._access.require("events:write")
-        accepted = sum(await histories.confirmed("append", histories.store.append(stored_form(user_id, body, events, first))))
+        histories = self._context.histories
+        accepted = sum(await histories.confirmed("append", histories.store.append(events)))
         self._context.metrics.events.labels("accepted").inc(accepted)
-        return []
 
     def _catalogues(self, request: Request, store_id: str | None) -> tuple[str, ...]:
         """The catalogues that a request names: in one of two headers, or else in its body."""

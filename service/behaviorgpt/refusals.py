@@ -1,6 +1,7 @@
 """Refusals in the statuses that the client knows, and scopes that depend on what a request asks for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 
@@ -37,7 +38,14 @@ def as_bad_request(handler: Handler) -> Handler:
                 raise
             where = f"{error.field}: " if error.field and not error.message.startswith(error.field) else ""
             raise ApiError("bad_request", f"{where}{error.message}", error.field) from error
-        except ValueError as error:  # an id that is no id of ours, such as one with a NUL character
-            raise ApiError("bad_request", str(error)) from error
 
     return handle
+
+
+@contextmanager
+def checking() -> Iterator[None]:
+    """ApiError bad_request when a request of ours refuses what it is made of, such as an id with a NUL character."""
+    try:
+        yield
+    except ValueError as error:
+        raise ApiError("bad_request", str(error)) from error

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from service.api.errors import ApiError
 from service.api.schemas import AboutUser
@@ -11,6 +11,9 @@ from service.telemetry.deadlines import Deadlines
 from service.telemetry.metrics import Metrics
 
 T = TypeVar("T")
+
+FoundHistory: TypeAlias = tuple[UserHistory | None, list[str]]
+"""A stored history, or None where none was read, and notes for `degraded`."""
 
 HISTORY_UNAVAILABLE = "history_unavailable"
 
@@ -23,7 +26,7 @@ class HistoryReader:
     metrics: Metrics
     deadlines: Deadlines
 
-    async def read(self, request: AboutUser, deadline_s: float) -> tuple[UserHistory | None, list[str]]:
+    async def read(self, request: AboutUser, deadline_s: float) -> FoundHistory:
         """The stored history of the request's user, and notes for `degraded`.
 
         The history is None when the request names no user, replaces the history, or the store cannot answer. In the last case,

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from service.api.codec import INTERNAL_ERROR, T, decode, encode, explain
-from service.api.errors import ApiError, ErrorBody, ErrorBodyWithDetail, ErrorDetail
+from service.api.errors import ApiError, ErrorBody, ErrorDetail
 from service.api.parts import decode_parts
 from service.api.schemas import AllRejected, check_id
 from service.settings import Settings
@@ -109,10 +109,9 @@ def refusal(error: Exception, request_id: str, with_detail: bool = False) -> tup
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     detail = ErrorDetail(code=error.code, message=error.message, request_id=request_id, field=error.field)
-    body = ErrorBodyWithDetail(detail, error.message) if with_detail else ErrorBody(detail)
-    if error.rejected:
-        body = AllRejected(error=detail, rejected=list(error.rejected))
-    return error.status, headers, encode(body)
+    body = AllRejected(error=detail, rejected=list(error.rejected)) if error.rejected else ErrorBody(detail)
+    # The client behaviorgpt reads the message in `detail`.
+    return error.status, headers, encode(msgspec.structs.asdict(body) | {"detail": error.message} if with_detail else body)
 
 
 def request_id_of(headers: Headers) -> str:

@@ -45,8 +45,9 @@ class RouteTable:
             for path in route.paths:
                 methods = below.setdefault(around(path), {}) if "{" in path else self._exact.setdefault(path, {})
                 self._add(methods, route)
-        # Of several that a path fits, the one that says most about its end, then about its beginning.
-        self._below = sorted(below.items(), key=lambda known: (-len(known[0][1]), -len(known[0][0])))
+        # Of several that a path fits, the one that says most about its beginning, then about its end: any user's id may end in
+        # what stands behind the parameter of another route.
+        self._below = sorted(below.items(), key=lambda known: (-len(known[0][0]), -len(known[0][1])))
 
     @staticmethod
     def _add(methods: dict[str, Route], route: Route) -> None:

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 from service.api.schemas import AboutUser, to_ms
 from service.engine.thread import Place
 from service.histories.history import UserHistory
+from service.histories.reading import FoundHistory
 from service.ranking.user_request import UserRequest
 from service.release.loaded import LoadedRelease
 from service.rollout.served import Chosen
@@ -39,13 +40,15 @@ async def ask_model(context: Context, request: R, started_s: float, call: Call[R
     return await ask_release(context, context.served.choose(request), request, started_s, call)
 
 
-async def ask_release(context: Context, chosen: Chosen, request: R, started_s: float, call: Call[R, T]) -> ModelAnswer[R, T]:
-    """As `ask_model`, for a release that was chosen already."""
+async def ask_release(
+    context: Context, chosen: Chosen, request: R, started_s: float, call: Call[R, T], known: FoundHistory | None = None
+) -> ModelAnswer[R, T]:
+    """As `ask_model`, for a release that was chosen already. `known` is what was read of the user's history, if it was."""
     if record := RECORD.get():
         record.user_id, record.release = request.user_id, chosen.release.id
     deadline_s = context.deadlines.of(started_s, request.timeout_ms)
     with context.admission.take(chosen.release, request, deadline_s) as place:
-        stored, degraded = await context.histories.read(request, deadline_s)
+        stored, degraded = known or await context.histories.read(request, deadline_s)
         moment_ms = now_ms() if request.timestamp is None else to_ms(request.timestamp)
         user_request = UserRequest(request, stored or UserHistory(), moment_ms)
         with watch(chosen.variant, chosen.trial, context.metrics):

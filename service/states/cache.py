@@ -171,6 +171,13 @@ class UserCache:
                 self.file.keep(evicted, kept, going.bundle_id)
         self.counters.num_bytes = self.num_bytes
 
+    def forget(self, key: UserKey) -> None:
+        """Drop the state of a user in every release, those included that other catalogues or a rollback keep in memory."""
+        for states in self._releases:
+            states.drop(key)
+        if self.file:
+            self.file.forget(key)
+
     def open_file(self, directory: Path, max_bytes: int) -> None:
         """Keep states in a file too. EnvironmentProblem when none can be made there."""
         try:
@@ -212,9 +219,8 @@ class UserCache:
 
 
 def forget_users(states: UserStates, keys: Sequence[UserKey], cache: UserCache) -> list[None]:
-    """Drop the states of these users; the results are only there to be counted. Must run on the engine's thread."""
+    """Drop the states of these users in every release; the results are only there to be counted. For the engine's thread."""
     for key in keys:
         states.drop(key)
-        if cache.file:
-            cache.file.forget(key)
+        cache.forget(key)
     return [None] * len(keys)

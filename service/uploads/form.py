@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from service.api.errors import ApiError
 from service.http.messages import declared_length
+from service.uploads.file_format import NOT_PARQUET
 
 MAGIC = b"PAR1"  # how a Parquet file begins
 _MAX_FIELD_BYTES, _MAX_PARTS = 1024, 16
@@ -29,7 +30,8 @@ class Form:
         if kind != b"multipart/form-data" or not options.get(b"boundary"):
             raise ApiError("unsupported_media_type", "send the catalogue as multipart/form-data, in a part named file")
         self.file_name, self.fields = "", dict[str, str]()
-        self._path, self._max_bytes, self._num_bytes, self._num_parts = path, max_bytes, 0, 0
+        self._path, self._max_bytes, self._num_parts = path, max_bytes, 0
+        self._num_received, self._num_bytes = 0, 0  # of the form, and of its file
         self._file: BinaryIO | None = None
         self._header, self._headers = ["", ""], dict[str, str]()
         self._name, self._is_file, self._is_whole, self._start = "", False, False, b""
@@ -43,10 +45,16 @@ class Form:
             "on_part_end": self._end_part,
             "on_end": self._end,
         }
-        self._parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type]
+        try:
+            self._parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type]
+        except FormParserError as error:
+            raise ApiError("bad_request", f"the form cannot be read: {error}") from error
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the body; ApiError when they show that the upload cannot be used."""
+        self._num_received += len(data)
+        if self._num_received > self._max_bytes + _AROUND_BYTES:
+            raise too_large(self._max_bytes)
         try:
             self._parser.write(data)
         except MultipartParseError as error:
@@ -101,7 +109,7 @@ class Form:
         if len(self._start) < len(MAGIC):
             self._start += data[start : start + len(MAGIC) - len(self._start)]
             if not MAGIC.startswith(self._start[: len(MAGIC)]):
-                raise not_parquet()
+                raise ApiError("bad_request", NOT_PARQUET)
         assert self._file is not None, "it was opened with the part"
         self._file.write(memoryview(data)[start:end])
 
@@ -148,8 +156,3 @@ def too_large(max_bytes: int) -> ApiError:
     """The refusal of a file that is too large."""
     most = f"{max_bytes / 2**20:,.6g} MB"
     return ApiError("body_too_large", f"a catalogue may have at most {most}: TWOTOWER_BEHAVIORGPT_MAX_UPLOAD_MB of the server")
-
-
-def not_parquet() -> ApiError:
-    """The refusal of a file that is not Parquet."""
-    return ApiError("bad_request", "the file is not a Parquet file that can be read")

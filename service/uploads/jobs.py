@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from service.api.errors import ApiError
+from service.uploads.file_format import NOT_PARQUET
 from service.uploads.folder import PROGRESS, CatalogueFolder, Job, RejectedItems, State, job_id_of, rows_name
 from service.uploads.job import REJECTED
 from twotower.artefacts.manifest import UNREADABLE
@@ -24,6 +25,8 @@ from twotower.progress import FILE
 LOG = "job.log"
 LOOK_EVERY_S = 1.0
 CHECK_TIMEOUT_S = 120.0
+# How a file can end its reader.
+_CRASHES: frozenset[int] = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
 _log = logging.getLogger("twotower.behaviorgpt")
 
 
@@ -161,7 +164,10 @@ class JobRunner:
 
 
 async def count_ids(file: Path) -> int:
-    """The number of ids of an uploaded catalogue, read by a process of its own; ApiError bad_request when it is none."""
+    """The number of ids of an uploaded catalogue, read by a process of its own; ApiError bad_request when it is none.
+
+    RuntimeError when the process ends in a way that no file can be blamed for.
+    """
     process = await asyncio.create_subprocess_exec(
         *command("file_format", [file]),
         stdin=asyncio.subprocess.DEVNULL,
@@ -178,11 +184,14 @@ async def count_ids(file: Path) -> int:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if process.returncode == 2:
-        raise ApiError("bad_request", error_in(errors.decode(errors="replace"), 2))
-    if process.returncode:
-        _log.warning("the check of an upload ended with status %s: %s", process.returncode, errors.decode(errors="replace"))
-        raise ApiError("bad_request", "the file is not a Parquet file that can be read")
+    code, told = process.returncode or 0, errors.decode(errors="replace")
+    if code == 2:
+        raise ApiError("bad_request", error_in(told, 2))
+    if -code in _CRASHES:
+        _log.warning("the check of an upload was ended by signal %s: %s", -code, told)
+        raise ApiError("bad_request", NOT_PARQUET)
+    if code:
+        raise RuntimeError(f"the check of an upload ended with status {code}: {told}")
     return int(output)
 
 

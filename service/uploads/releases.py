@@ -28,7 +28,7 @@ from service.uploads.columns import roles_of, served_data, view_of_served, view_
 from service.uploads.folder import CATALOGUE_ID, CatalogueFolder, State
 from twotower.artefacts.release import release_path
 from twotower.data.json_values import json_rows
-from twotower.errors import TwoTowerError
+from twotower.errors import ArtefactError, IntegrityError, StoreError
 from twotower.index.scan import Float32Rows, Scan
 from twotower.index.search import Index
 from twotower.model.catalogue import ID_FIELD
@@ -111,6 +111,14 @@ class CatalogueReleases:
         self._drop_joined(catalog_id)
 
     async def _load(self, catalog_id: str) -> Uploaded:
+        folder, state = await self._find(catalog_id)
+        if known := self._known(state):
+            return known
+        async with self._loading:
+            return await self._open(folder, catalog_id)
+
+    async def _find(self, catalog_id: str) -> tuple[CatalogueFolder, State]:
+        """The state of a catalogue that has a release; ApiError for any other."""
         state = await asyncio.to_thread(self._folder.find, catalog_id) if self._folder else None
         if state is None or self._folder is None:
             self.forget(catalog_id)
@@ -119,20 +127,27 @@ class CatalogueReleases:
             if state.pending:
                 raise ApiError("catalog_pending", f"the catalogue {catalog_id!r} is still being embedded; ask for its job")
             raise ApiError("not_found", f"the catalogue {catalog_id!r} could not be embedded: {state.error}")
-        known = self._uploaded.get(catalog_id)
-        if known and known[0] == state.release:
-            return known[1]
-        async with self._loading:
-            known = self._uploaded.get(catalog_id)
-            if known and known[0] == state.release:
-                return known[1]
-            try:
-                uploaded = await asyncio.to_thread(open_uploaded, self._folder, state)
-            except (TwoTowerError, OSError) as error:
-                raise ApiError("not_found", f"the catalogue {catalog_id!r} cannot be read; upload it again") from error
-            self._drop_joined(catalog_id)
-            self._uploaded[catalog_id] = (state.release, uploaded)
-            return uploaded
+        return self._folder, state
+
+    def _known(self, state: State) -> Uploaded | None:
+        release, uploaded = self._uploaded.get(state.catalog_id, (None, None))
+        return uploaded if release == state.release else None
+
+    async def _open(self, folder: CatalogueFolder, catalog_id: str) -> Uploaded:
+        """Bring a catalogue into memory, unless another request did so meanwhile. One at a time."""
+        _, state = await self._find(catalog_id)
+        if known := self._known(state):
+            return known
+        try:
+            uploaded = await asyncio.to_thread(open_uploaded, folder, state)
+        except (ArtefactError, StoreError, FileNotFoundError) as error:
+            if (await self._find(catalog_id))[1] != state:  # a job has put other files in place of these
+                return await self._open(folder, catalog_id)
+            raise ApiError("not_found", f"the catalogue {catalog_id!r} cannot be read; upload it again") from error
+        assert state.release, "it was looked for"
+        self._drop_joined(catalog_id)
+        self._uploaded[catalog_id] = (state.release, uploaded)
+        return uploaded
 
     async def _join(self, parts: dict[str, Uploaded | LoadedRelease]) -> LoadedRelease:
         releases = [part if isinstance(part, LoadedRelease) else part.release for part in parts.values()]
@@ -143,11 +158,12 @@ class CatalogueReleases:
                 "these catalogues are embedded by different models: ask again when the older ones were embedded anew",
             )
         key = tuple(zip(parts, (release.number for release in releases), strict=True))
-        if key in self._joined:
-            self._joined.move_to_end(key)
-            return self._joined[key]
-        joined = await asyncio.to_thread(partial(join, list(parts.values())))
-        self._joined[key] = joined
+        if key not in self._joined:
+            async with self._loading:  # one at a time, since each copies all vectors
+                if key not in self._joined:
+                    self._joined[key] = await asyncio.to_thread(partial(join, list(parts.values())))
+        self._joined.move_to_end(key)
+        joined = self._joined[key]
         while len(self._joined) > JOINED_KEPT:
             self._joined.popitem(last=False)
         return joined
@@ -158,12 +174,15 @@ class CatalogueReleases:
 
 
 def open_uploaded(folder: CatalogueFolder, state: State) -> Uploaded:
-    """A catalogue in memory, verified and checked as every release is; TwoTowerError or OSError when it cannot be used."""
+    """A catalogue in memory, verified and checked as every release is; ArtefactError, StoreError or OSError when it cannot be."""
     assert state.release, "a catalogue without a release cannot be opened"
     assert state.rows, "a release has rows"
     path = folder.path(state.catalog_id)
     release = open_release(release_path(path / "store", state.release))
-    rows = pq.read_table(path / state.rows)
+    try:
+        rows = pq.read_table(path / state.rows)
+    except pa.ArrowInvalid as error:
+        raise IntegrityError(f"{path / state.rows} cannot be read: {error}") from error
     ids = pc.binary_join_element_wise(state.catalog_id, rows.column("id").combine_chunks(), _SPLIT)
     aligned = rows.take(pc.index_in(release.items.column(ID_FIELD), ids)).combine_chunks()
     view = view_of_upload(release, aligned)

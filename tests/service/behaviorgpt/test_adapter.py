@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.behaviorgpt.adapter import reason_off
+from service.histories.history import HistoryUnavailable, UserHistory
 from service.release.loaded import LoadedRelease
 from service.release.served_map import serve_map
 from service.settings import Settings
@@ -142,6 +143,53 @@ def test_events_to_store_are_stored_once_however_often_the_history_is_sent(ranke
     assert [(e["event_type"], e["item_id"]) for e in stored] == [("view", f"item-{n}") for n in (1, 2, 3)]
 
 
+class Counted(MemoryHistory):
+    """A store that counts how often it is read, and can stop to answer that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_reads, self.is_down = 0, False
+
+    async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
+        self.num_reads += 1
+        if self.is_down:
+            raise HistoryUnavailable("down")
+        return await super().read(user_id, known)
+
+
+def test_a_request_reads_the_history_once(connect: Callable[..., Client], tmp_path: Path) -> None:
+    store = Counted()
+    client = connect(store, behaviorgpt=True, behaviorgpt_dir=str(tmp_path / "catalogues"))
+    for num_asked, items in enumerate((["item-1"], ["item-1", "item-2"], ["item-1", "item-2"]), 1):
+        assert ask(client, user_id="ann", history=viewed(*items), register_event=True).status_code == 200
+        assert store.num_reads == num_asked
+
+
+def test_events_are_not_stored_while_it_is_unknown_which_are(connect: Callable[..., Client], tmp_path: Path) -> None:
+    store = Counted()
+    client = connect(store, behaviorgpt=True, behaviorgpt_dir=str(tmp_path / "catalogues"))
+    ask(client, user_id="ann", history=viewed("item-1"), register_event=True)
+    store.is_down = True
+    refused = ask(client, user_id="ann", history=viewed("item-1"), register_event=True)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "history_unavailable")
+    assert ask(client, user_id="ann", history=viewed("item-1")).status_code == 200
+    store.is_down = False
+    assert client.get("/v1/users/ann").json()["num_events"] == 1
+
+
+def test_a_request_that_is_refused_stores_nothing(ranked: Client) -> None:
+    assert ask(ranked, user_id="ann", history=viewed("item-1", "x" * 200), register_event=True).status_code == 400
+    assert ranked.get("/v1/users/ann").json()["num_events"] == 0
+
+
+def test_events_that_are_stored_by_a_request_count_in_its_ranking(ranked: Client) -> None:
+    history = viewed("item-1", "item-2")
+    stored, sent = (ask(ranked, user_id=f"{flag}", history=history, register_event=flag).json() for flag in (True, False))
+    pages = [answer["products"]["items"] for answer in (stored, sent)]
+    assert [item["id"] for item in pages[0]] == [item["id"] for item in pages[1]]
+    assert [item["score"] for item in pages[0]] == pytest.approx([item["score"] for item in pages[1]], abs=1e-4)  # now is later
+
+
 def test_a_query_of_a_search_is_stored_too(ranked: Client) -> None:
     ask(ranked, "search", user_id="ann", history=viewed("item-1"), query="green tea", register_event=True)
     stored = ranked.get("/v1/users/ann").json()["events"]
@@ -175,6 +223,7 @@ def test_without_a_user_nothing_is_stored(ranked: Client) -> None:
         ({"user_id": "a\0b"}, "NUL"),
         ({"history": viewed("x\0y")}, "NUL"),
         ({"timestamp": "yesterday"}, "timestamp"),
+        ({"history": [{**viewed("item-1")[0], "timestamp": "1200-01-01T00:00:00Z"}]}, "1980 to 2100"),
         ({"filters": {"colour": 1}}, "no attribute 'colour'"),
     ],
 )
@@ -246,6 +295,25 @@ def test_a_server_that_takes_no_uploads_makes_no_folder(
     monkeypatch.setattr("service.behaviorgpt.adapter.find_spec", lambda _: None)
     connect(behaviorgpt=True, behaviorgpt_dir=str(tmp_path / "catalogues"))
     assert not (tmp_path / "catalogues").exists()
+
+
+def test_a_bug_of_ours_is_not_called_a_bad_request(ranked: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("not enough values to unpack")
+
+    monkeypatch.setattr("service.behaviorgpt.ranking.events_of", fail)
+    with pytest.raises(ValueError, match="unpack"):  # a server answers it with 500, and logs it
+        ask(ranked)
+
+
+def test_every_error_has_its_message_in_detail_those_of_events_too(ranked: Client) -> None:
+    refused = ranked.post("/v1/events", {"events": [{"event_type": "view"}]}).json()
+    assert refused["detail"] == refused["error"]["message"]
+    assert len(refused["rejected"]) == 1
+
+
+def test_a_user_whose_id_ends_like_another_path_is_that_user(ranked: Client) -> None:
+    assert ranked.get("/v1/users/ann/umap").json()["user_id"] == "ann/umap"
 
 
 def test_the_columns_of_an_upload_are_those_that_the_client_checks() -> None:

@@ -49,5 +49,6 @@ def test_a_parameter_may_stand_in_the_middle_of_a_path() -> None:
     assert table.at("/v1/shops/items", True) == {"DELETE": one}  # nothing stands between the two
     assert table.at("/v1/a/map", True)["GET"] is shop_map
     assert table.at("/v1/map", True) == {}
+    assert table.at("/v1/shops/a/map", True) == {"DELETE": one}  # a shop whose id ends so, and no map of the shop "shops/a"
     assert table.parameters(items, "/v1/shops/a/b/items") == {"shop_id": "a/b"}
     assert table.parameters(one, "/v1/shops/a/b") == {"shop_id": "a/b"}

@@ -1,10 +1,15 @@
 """GET and DELETE /v1/users/{id} over HTTP."""
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
 
+from service.api.schemas import RecommendRequest
+from service.rollout.served import Chosen
+from service.routes.asking import ask_release
 from tests.service.conftest import Client, MemoryHistory, UnreachableHistory
 from tests.service.routes.bodies import event
 
@@ -31,6 +36,20 @@ def test_of_a_user_who_is_deleted_the_model_keeps_nothing(client: Client) -> Non
     client.request("DELETE", "/v1/users/ann")
     assert ("user", "ann") not in users
     assert len(client.context.follow_ups) == 0
+
+
+def test_of_a_user_who_is_deleted_nothing_is_kept_for_releases_beside_the_served_one(client: Client) -> None:
+    client.post("/v1/events", {"events": [event("item-1", "ann")]})
+    client.recommend(user_id="ann")
+    served = client.context.served.current
+    aside = replace(served)  # as a catalogue that is ranked with it, or the release before it
+    chosen = Chosen(aside, "current")
+    request = RecommendRequest(user_id="ann")
+    client.run(ask_release(client.context, chosen, request, time.monotonic(), client.context.calls.recommend))
+    assert ("user", "ann") in aside.users
+    client.request("DELETE", "/v1/users/ann")
+    assert ("user", "ann") not in aside.users
+    assert ("user", "ann") not in served.users
 
 
 def test_an_unknown_user_has_an_empty_history(client: Client) -> None:

@@ -81,6 +81,19 @@ def test_an_announced_length_beyond_the_limit_is_refused_at_once(tmp_path: Path)
     assert not (tmp_path / "file").exists()
 
 
+def test_what_follows_the_form_counts_too(tmp_path: Path) -> None:
+    body = part("file", FILE, "a") + b"--BOUND--\r\n" + bytes(1 << 20)
+    with pytest.raises(ApiError) as refused:
+        received([body[start : start + 10_000] for start in range(0, len(body), 10_000)], tmp_path / "file")
+    assert refused.value.status == 413
+
+
+def test_a_boundary_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ApiError, match="cannot be read") as refused:
+        received([BODY], tmp_path / "file", content_type=f"multipart/form-data; boundary={'B' * 300}")
+    assert refused.value.status == 400
+
+
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data", "multipart/mixed; boundary=x", ""])
 def test_only_multipart_forms_are_read(kind: str, tmp_path: Path) -> None:
     with pytest.raises(ApiError) as refused:

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -155,6 +156,23 @@ def test_the_error_of_a_job_is_the_sentence_that_it_wrote() -> None:
     assert "status -9" in error_in("twotower: error: half a", -9)
     assert "status 1" in error_in("Traceback (most recent call last):\n", 1)
     assert Job(number=1, kind="embed").status == "pending"
+
+
+@pytest.mark.parametrize(
+    ("ends", "error", "says"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", ApiError, "not a Parquet file"),  # as a file that is made to do harm might
+        ("os.kill(os.getpid(), signal.SIGKILL)", RuntimeError, "status -9"),
+        ("raise ModuleNotFoundError('pyarrow')", RuntimeError, "No|pyarrow"),
+    ],
+)
+def test_only_what_a_file_can_do_to_its_check_is_the_fault_of_the_file(
+    ends: str, error: type[Exception], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = f"import os, signal; {ends}"
+    monkeypatch.setattr("service.uploads.jobs.command", lambda *_: [sys.executable, "-c", program])
+    with pytest.raises(error, match=says):
+        asyncio.run(count_ids(tmp_path / "file"))
 
 
 def test_a_file_is_counted_by_a_process_of_its_own(tmp_path: Path) -> None:

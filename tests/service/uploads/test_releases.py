@@ -1,6 +1,8 @@
 """Catalogues in memory: alone, and several as one."""
 
 import asyncio
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +19,11 @@ from service.rollout.plan import Plan
 from service.rollout.served import ServedReleases
 from service.uploads.folder import CatalogueFolder, Job, State, rows_name
 from service.uploads.job import main
-from service.uploads.releases import CatalogueReleases, Uploaded, join, named, open_uploaded, own_id
+from service.uploads.releases import CatalogueReleases, Target, Uploaded, join, named, open_uploaded, own_id
 from tests.service.conftest import NOW_MS, recommend
 from tests.service.uploads.files import catalogue, written
 from twotower.artefacts.release import read_pointer, release_path
+from twotower.errors import IntegrityError
 
 IDS = [f"item-{n}" for n in range(12)]  # the shop has items of the same ids
 
@@ -123,6 +126,61 @@ def test_a_catalogue_that_cannot_be_ranked_is_refused(
     with pytest.raises(ApiError, match=says) as refused:
         asyncio.run(releases_of(release, folder).target([catalog_id], AboutUser()))
     assert refused.value.status == status
+
+
+def test_several_requests_at_once_join_catalogues_once(
+    release: LoadedRelease, folder: CatalogueFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    releases, ready, made = releases_of(release, folder), state_of(folder, "ready").catalog_id, []
+
+    def counted(parts: Sequence[Uploaded | LoadedRelease]) -> LoadedRelease:
+        made.append(join(parts))
+        return made[-1]
+
+    async def ask() -> list[Target]:
+        return await asyncio.gather(*(releases.target([ready, "shop"], AboutUser()) for _ in range(4)))
+
+    monkeypatch.setattr("service.uploads.releases.join", counted)
+    assert [target.chosen.release for target in asyncio.run(ask())] == made * 4
+
+
+def test_files_that_a_job_replaces_while_they_are_read_are_read_again(
+    release: LoadedRelease, folder: CatalogueFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, asked = state_of(folder, "ready"), []
+    before = msgspec.structs.replace(state, release="release-0", rows="rows-0.parquet")
+
+    def find(_: CatalogueFolder, catalog_id: str) -> State:
+        asked.append(catalog_id)
+        return before if len(asked) <= 2 else state
+
+    monkeypatch.setattr(CatalogueFolder, "find", find)
+    target = asyncio.run(releases_of(release, folder).target([state.catalog_id], AboutUser()))
+    assert target.chosen.release.id == state.release
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(IntegrityError("damaged"), 404), (FileNotFoundError("rows"), 404), (OSError(24, "too many"), None)]
+)
+def test_only_a_catalogue_that_is_gone_or_damaged_has_to_be_uploaded_again(
+    error: Exception, status: int | None, release: LoadedRelease, folder: CatalogueFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("service.uploads.releases.open_uploaded", fail)
+    with pytest.raises(ApiError if status else OSError) as refused:
+        asyncio.run(releases_of(release, folder).target([state_of(folder, "ready").catalog_id], AboutUser()))
+    assert getattr(refused.value, "status", None) == status
+
+
+def test_rows_that_are_damaged_are_said_to_be(folder: CatalogueFolder, tmp_path: Path) -> None:
+    copy = CatalogueFolder(tmp_path)
+    state = state_of(folder, "ready")
+    shutil.copytree(folder.path(state.catalog_id), copy.path(state.catalog_id))
+    (copy.path(state.catalog_id) / str(state.rows)).write_bytes(b"PAR1 no PAR1")
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        open_uploaded(copy, state)
 
 
 def test_catalogues_of_two_models_are_not_compared(release: LoadedRelease, folder: CatalogueFolder) -> None:
