@@ -24,7 +24,7 @@ from benchmarks.demo import OUT as DEMO
 from benchmarks.report import Row, merged, read_rows, write_report
 from benchmarks.serving_load.known_users import measure_known, two_versions
 from benchmarks.serving_load.swaps import NUM_SWAPS, SERVER_SETTINGS, Swapped, measure_swaps, two_releases
-from benchmarks.serving_rivals.in_process import Appended, Visited
+from benchmarks.serving_rivals.in_process import Appended, ColdRead, Visited
 from benchmarks.training_rivals.corpus import Corpus, run_twotower
 from benchmarks.training_rivals.environment import peer_python
 from loadtests.capacity import LIMIT_MS, SPARE, Load, Probe, capacity, loading, quantile
@@ -120,6 +120,18 @@ def append(material: Material) -> list[Row]:
         Row(metric="offline_cpu_ms", value=measured.offline_ms, unit="ms", better="lower"),
         Row(metric="cold_cpu_ms", value=measured.cold_ms, unit="ms", better="lower"),
         Row(metric="append_cpu_ms", value=measured.append_ms, unit="ms", better="lower"),
+    ]
+
+
+def cold(material: Material) -> list[Row]:
+    """A history of 256 events of a user of whom nothing is known, against bare matrix products in float32."""
+    measured = direct(ColdRead, "cold", material.store, material.histories)
+    share = measured.gemm_share
+    return [
+        Row(metric="cold_gemm_share", value=share, unit="of torch's products", better="higher", must=0.75, goal=0.9),
+        Row(metric="cold_fastest_gemm_share", value=measured.fastest_share, unit="of the fastest products", better="higher"),
+        Row(metric="torch_gemm_gflops", value=measured.torch_gflops, unit="GFLOP/s", better="higher"),
+        Row(metric="numpy_gemm_gflops", value=measured.numpy_gflops, unit="GFLOP/s", better="higher"),
     ]
 
 
@@ -228,6 +240,7 @@ def known(material: Material) -> list[Row]:
 SECTIONS: dict[str, Callable[[Material], list[Row]]] = {
     "framework": framework,
     "append": append,
+    "cold": cold,
     "compare": compare,
     "overload": overload,
     "swap": swap,

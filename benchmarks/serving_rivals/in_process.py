@@ -1,7 +1,7 @@
 """The model and the engine called directly, without HTTP, as the reference for the server.
 
-`python -m benchmarks.serving_rivals.in_process append|visits STORE HISTORIES [CONNECTIONS]` prints one line of JSON. It runs as
-a separate process, so that it can be pinned to the core of the servers.
+`python -m benchmarks.serving_rivals.in_process append|cold|visits STORE HISTORIES [CONNECTIONS]` prints one line of JSON. It runs
+as a separate process, so that it can be pinned to the core of the servers.
 
 N: items
 """
@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import torch
 
+from benchmarks.serving_rivals.bare_products import BareProducts, numpy_product, torch_product
 from benchmarks.serving_rivals.offline import offline_queries, offline_request
 from loadtests.generator import NUM_QUESTIONS, WARM_S
 from loadtests.traffic import MOMENT_MS, Json, Replay, read_histories
@@ -38,10 +39,11 @@ from twotower.data.features import Floats
 from twotower.data.window import PAGE, WINDOW
 
 NUM_USERS = 24
-ROUNDS = 5
+ROUNDS, COLD_ROUNDS = 5, 15
 TOP = 10
 SECONDS, NUM_VISITS = 6.0, 2000
 REMEMBERED_BYTES = 2**30  # enough for all users
+COLD_BYTES = 16 * 2**20  # some 25 users
 
 
 class Appended(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +55,15 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True):
     page_ms: float  # mean over 64 events in a row, one of which moves the anchor
     max_error: float  # of the score of any item, compared with the offline evaluation
     id_mismatches: int  # users whose top 10 differ
+
+
+class ColdRead(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole history of 256 events read by the service, against the matrix products of the layers. Medians."""
+
+    gemm_share: float  # of the rate of torch's products that reading reaches, everything beside the products included
+    fastest_share: float  # of the rate of torch's or numpy's products, whichever are faster
+    torch_gflops: float
+    numpy_gflops: float
 
 
 class Visited(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +110,22 @@ def measure_append(release: LoadedRelease, histories: Sequence[Sequence[StoredEv
         max_error=max(errors),
         id_mismatches=mismatches,
     )
+
+
+def measure_cold(release: LoadedRelease, histories: Sequence[Sequence[StoredEvent]]) -> ColdRead:
+    """Read each history anew, and compute bare products right after, so that both meet the same machine.
+
+    The budget for user states is small, as on a server that has been up for a while: a new state gets the memory of an old one.
+    """
+    products, cache = BareProducts.of(release.towers.config.model, WINDOW), UserCache(COLD_BYTES)
+    measured = []
+    for number, (_, events) in enumerate(itertools.product(range(COLD_ROUNDS), histories)):
+        _, ms = served(release, str(number), UserHistory().extended(events[:WINDOW]), cache)
+        gflops = [products.gflops_per_s(product) for product in (torch_product, numpy_product)]
+        reached = products.all_flops / ms / 1e6
+        measured.append((reached / gflops[0], reached / max(gflops), *gflops))
+    share, fastest_share, of_torch, of_numpy = np.median(measured, axis=0).tolist()
+    return ColdRead(gemm_share=share, fastest_share=fastest_share, torch_gflops=of_torch, numpy_gflops=of_numpy)
 
 
 def served(release: LoadedRelease, user_id: str, history: UserHistory, cache: UserCache) -> tuple[UserQuery, float]:
@@ -180,14 +207,15 @@ def main() -> None:
     """Run the measurement that the command line names."""
     what, store, histories, *rest = sys.argv[1:]
     release = load_release(Path(store))
-    measured: Appended | Visited
-    if what == "append":
+    measured: Appended | ColdRead | Visited
+    if what in ("append", "cold"):
         torch.set_num_threads(1)
         known = [
             [event for event in stored(history.events, history.user_id) if event.item_id in release.rows]
             for history in read_histories(Path(histories))
         ]
-        measured = measure_append(release, [events for events in known if len(events) >= WINDOW + PAGE][:NUM_USERS])
+        long = [events for events in known if len(events) >= WINDOW + PAGE][:NUM_USERS]
+        measured = measure_append(release, long) if what == "append" else measure_cold(release, long)
     else:
         replayed = itertools.islice(itertools.cycle(read_histories(Path(histories))), NUM_VISITS)
         visits = [visit(Replay.start(history, str(number))) for number, history in enumerate(replayed)]

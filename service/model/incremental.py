@@ -18,14 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from service.model.packed_layers import PackedLayers
 from service.states.memory import ArrayMemory, PastParts
 from twotower.data.features import Floats
-from twotower.kernels.packed_attention import causal_attention
-from twotower.kernels.rms_norm import add_rms_norm, rms_norm
-from twotower.kernels.rotary import turn
-from twotower.kernels.swiglu import swiglu
 from twotower.model.config import ModelConfig
 from twotower.model.contextualizer import Block, Contextualizer
 
@@ -55,8 +52,8 @@ class Incremental:
     def __init__(self, contextualizer: Contextualizer, config: ModelConfig) -> None:
         self._model, self._config = contextualizer, config
         self._heads, self._kv_heads = config.num_heads, config.num_kv_heads
-        self._blocks = [block for block in contextualizer.blocks if isinstance(block, Block)]
-        self._layers = [_Layer.of(block) for block in self._blocks]
+        self._layers = [_Layer.of(block) for block in contextualizer.blocks if isinstance(block, Block)]
+        self._packed = PackedLayers(contextualizer, config)
         self._cos_LE, self._sin_LE = contextualizer.cos_LE.numpy(), contextualizer.sin_LE.numpy()
         self._norm_D, self._empty_D = _array(contextualizer.norm), _detached(contextualizer.empty_history)
         self._attention = contextualizer.past_attention
@@ -102,41 +99,14 @@ class Incremental:
         """Read new events into several memories: `counts` events into each, at least one. No memory may occur twice."""
         for memory, count in zip(memories, counts, strict=True):
             memory.make_room(memory.length + count)
-        if max(counts) == 1:
-            last_QD = self._read_one_each(memories, events_TD)
-        else:
-            last_QD = self._read_packed(memories, counts, torch.from_numpy(events_TD))
+        is_single = max(counts) == 1
+        last_QD = self._read_one_each(memories, events_TD) if is_single else self._packed.read(memories, counts, events_TD)
         for memory, count, last_D in zip(memories, counts, last_QD, strict=True):
             memory.length += count
             memory.last_D = last_D
 
-    def _read_packed(self, memories: Sequence[ArrayMemory], counts: Sequence[int], x_TD: Tensor) -> Floats:
-        """Hidden state [Q, D] after the last event of each history. Products run over all events, attention per history."""
-        stops = np.cumsum(counts)
-        spans = [slice(stop - count, stop) for stop, count in zip(stops, counts, strict=True)]
-        positions_T = np.concatenate([np.arange(m.length, m.length + c) for m, c in zip(memories, counts, strict=True)])
-        cos_T1E, sin_T1E = (torch.from_numpy(table[positions_T])[:, None] for table in (self._cos_LE, self._sin_LE))
-        last_Q = torch.from_numpy(stops - 1)
-        for layer, block in enumerate(self._blocks):
-            is_last = layer == len(self._blocks) - 1
-            heads = block.qkv(rms_norm(x_TD, block.attention_norm.weight)).unflatten(1, (-1, block.head_width))
-            turned = turn(heads[:, : self._heads + self._kv_heads], cos_T1E, sin_T1E)
-            q_THE, k_TGE = turned[:, : self._heads], turned[:, self._heads :]
-            v_TGE = heads[:, self._heads + self._kv_heads :]
-            mixed = []
-            for memory, span in zip(memories, spans, strict=True):
-                keys, values = _stored(memory, layer, k_TGE[span].numpy(), v_TGE[span].numpy())
-                q_HTE = (q_THE[span][-1:] if is_last else q_THE[span]).transpose(0, 1)
-                mixed_HTE = causal_attention(q_HTE[None], torch.from_numpy(keys)[None], torch.from_numpy(values)[None])[0]
-                mixed.append(mixed_HTE.transpose(0, 1).flatten(1))
-            if is_last:
-                x_TD = x_TD[last_Q]
-            x_TD, normed_TD = add_rms_norm(x_TD, block.attention_out(torch.cat(mixed)), block.ffn_norm.weight)
-            x_TD = x_TD + block.down(swiglu(block.gate_up(normed_TD)))
-        return rms_norm(x_TD, self._model.norm.weight).numpy()
-
     def _read_one_each(self, memories: Sequence[ArrayMemory], x_QD: Floats) -> Floats:
-        """As `_read_packed`, for one event of each history, with numpy."""
+        """As `PackedLayers.read`, for one event of each history."""
         num_heads, num_turned, half = self._heads, self._heads + self._kv_heads, x_QD.shape[1] // self._heads // 2
         positions_Q = [memory.length for memory in memories]
         cos_Q1E, sin_Q1E = self._cos_LE[positions_Q][:, None], self._sin_LE[positions_Q][:, None]
@@ -216,14 +186,6 @@ class Incremental:
         scores_M = _apply(self._repeat_out, np.maximum(_apply(self._repeat_mid, np.maximum(hidden_MZ, 0)), 0))[:, 0]
         rank_R, (weight_R6, bias_R) = _apply(self._repeat_query, query_X), self._repeat_key
         return scores_M + features_M6 @ (rank_R @ weight_R6) + rank_R @ bias_R
-
-
-def _stored(memory: ArrayMemory, layer: int, k_TGE: Floats, v_TGE: Floats) -> tuple[Floats, Floats]:
-    """Store keys and values of new events in a layer of the memory; returns all of that layer, [G, C, E]."""
-    start, stop = memory.length, memory.length + len(k_TGE)
-    memory.keys_LGCE[layer, :, start:stop] = k_TGE.transpose(1, 0, 2)
-    memory.values_LGCE[layer, :, start:stop] = v_TGE.transpose(1, 0, 2)
-    return memory.keys_LGCE[layer, :, :stop], memory.values_LGCE[layer, :, :stop]
 
 
 def _rms(x_QD: Floats) -> Floats:

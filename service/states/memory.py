@@ -72,10 +72,15 @@ class ArrayMemory:
 
     def make_room(self, length: int) -> None:
         """Grow the arrays until they have room for `length` events."""
-        capacity = self.keys_LGCE.shape[2]
-        if length > capacity:
-            more = [(0, 0), (0, 0), (0, -(-length // PAGE) * PAGE - capacity), (0, 0)]
-            self.keys_LGCE, self.values_LGCE = np.pad(self.keys_LGCE, more), np.pad(self.values_LGCE, more)
+        if length > self.keys_LGCE.shape[2]:
+            room = -(-length // PAGE) * PAGE
+            self.keys_LGCE, self.values_LGCE = (self._grown(part, room) for part in (self.keys_LGCE, self.values_LGCE))
+
+    def _grown(self, part_LGCE: Floats, room: int) -> Floats:
+        layers, groups, _, width = part_LGCE.shape
+        grown_LGCE = np.empty((layers, groups, room, width), np.float32)
+        grown_LGCE[:, :, : self.length] = part_LGCE[:, :, : self.length]
+        return grown_LGCE
 
 
 class PastParts(NamedTuple):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.serving_rivals import in_process as direct
-from benchmarks.serving_rivals.in_process import measure_append, measure_visits
+from benchmarks.serving_rivals.bare_products import BareProducts, Product, torch_product
+from benchmarks.serving_rivals.in_process import measure_append, measure_cold, measure_visits
 from loadtests.traffic import Replay, read_histories, write_histories
 from service.histories.history import StoredEvent, UserHistory
 from service.model.reader import UserQuery
@@ -78,6 +79,25 @@ def test_another_answer_shows(
     measured = measure_append(release, histories)
     assert measured.max_error == pytest.approx(1000.0)
     assert measured.id_mismatches == 2
+
+
+def test_a_cold_history_is_held_against_bare_products(
+    release: LoadedRelease, histories: list[list[StoredEvent]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def rate(_: BareProducts, product: Product) -> float:
+        asked.append(product)
+        return 100.0 if product is torch_product else 400.0
+
+    monkeypatch.setattr(direct, "COLD_ROUNDS", 3)
+    monkeypatch.setattr(BareProducts, "gflops_per_s", rate)
+    monkeypatch.setattr(BareProducts, "all_flops", 2e8)
+    monkeypatch.setattr(direct, "served", lambda *_: (None, 4.0))
+    measured = measure_cold(release, histories)
+    assert (measured.gemm_share, measured.fastest_share) == (0.5, 0.125)
+    assert (measured.torch_gflops, measured.numpy_gflops) == (100.0, 400.0)
+    assert len(asked) == 2 * 3 * len(histories)
 
 
 def test_visits_are_made_of_the_engine_alone(
