@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ import torch
 
 from benchmarks import search
 from benchmarks.loss_memory import memory
-from benchmarks.report import DIRECTORY, Row, write_report
+from benchmarks.report import DIRECTORY, Row, merged, read_rows, write_report
 from benchmarks.training_throughput import GIGA, gemm_gflops
 from embedder_cache.build import build_release
 from embedder_cache.checks.gates import Limits
@@ -65,24 +66,19 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print the table and write build/bench/catalogue.json. Exit status 1 when a limit is missed."""
     parser = argparse.ArgumentParser(prog="benchmarks.catalogue", description=main.__doc__)
     parser.add_argument("--build", nargs=3, metavar=("BUNDLE", "ITEMS", "STORE"), help="one build; the benchmark calls itself")
+    parser.add_argument("--only", choices=SECTIONS, help="one section alone; its rows replace those of the last report")
     args = parser.parse_args(argv)
     if args.build:
         print(json.dumps(asdict(build_here(*map(Path, args.build)))))
         return 0
-    for size in SIZES:
+    for size in SIZES if args.only in (None, "growth") else SIZES[:2]:
         for changed in (0.0, CHANGED):
             write_catalogue(items_file(size, changed), size, changed)
     bundles = {name: make_bundle(WHERE / name, name) for name in ("small", "large")}
-    rows = encoding(bundles["large"], "") + encoding(bundles["small"], "_small")
-    write_report("catalogue", rows)
-    rows += growth(bundles["small"].path)
-    write_report("catalogue", rows)
-    for name, suffix in (("large", ""), ("small", "_small")):
-        rows += incremental(bundles[name].path, suffix)
+    rows = read_rows("catalogue") if args.only else []
+    for section in [args.only] if args.only else SECTIONS:
+        rows = merged(rows, SECTIONS[section](bundles))
         write_report("catalogue", rows)  # after each, so that a run cut short keeps what it measured
-    with step("search 92,000 items"):
-        rows += search.rows_of(search.measure(*search.synthetic()))
-    write_report("catalogue", rows)
     return 0 if all(row.meets_must for row in rows) else 1
 
 
@@ -98,7 +94,7 @@ def encoding(bundle: Bundle, suffix: str) -> list[Row]:
         num_embedded = sum(map(len, in_parallel(lambda t: embed_table(t, embedder, model.item_spec, model.table_rows), tables)))
         rates.append(num_embedded / (time.perf_counter() - started))
         fractions.append(rates[-1] / allowed)
-    bounds = (None, None) if suffix else (0.5, 0.7)
+    bounds = (None, None) if suffix else (0.7, 0.85)
     return [
         Row(
             metric=f"encode_gemm_fraction{suffix}",
@@ -172,6 +168,12 @@ def build_here(bundle: Path, items: Path, store: Path) -> Built:
     return Built(time.perf_counter() - started, memory("VmHWM") - baseline, published.num_embedded)
 
 
+def searching() -> list[Row]:
+    """The benchmark `search`, on made-up vectors."""
+    with step("search 92,000 items"):
+        return search.rows_of(search.measure(*search.synthetic()))
+
+
 def fresh(store: Path) -> Path:
     """An empty store."""
     shutil.rmtree(store, ignore_errors=True)
@@ -220,6 +222,13 @@ def make_bundle(path: Path, name: str) -> Bundle:
     save_bundle(path, build_embedder(model), Contextualizer(model), model, config.half_lives_days, schema, popularity, {}, {})
     return load_bundle(path)
 
+
+SECTIONS: dict[str, Callable[[dict[str, Bundle]], list[Row]]] = {
+    "encoding": lambda bundles: encoding(bundles["large"], "") + encoding(bundles["small"], "_small"),
+    "growth": lambda bundles: growth(bundles["small"].path),
+    "incremental": lambda bundles: incremental(bundles["large"].path, "") + incremental(bundles["small"].path, "_small"),
+    "search": lambda _: searching(),
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import catalogue
 from benchmarks.catalogue import Built, build_here, incremental, items_file, make_bundle, slope, write_catalogue
+from benchmarks.report import Row
 
 
 @pytest.fixture
@@ -45,6 +46,19 @@ def test_encoding_is_set_against_the_matrix_products_of_the_embedder(small: Path
     assert rows["encode_flops_per_item"] == 2 * model.embedder_hidden * (model.embedder_input + model.width)
     allowed = 1e9 / rows["encode_flops_per_item"]
     assert rows["encode_gemm_fraction"] == pytest.approx(rows["encode_items_per_s"] / allowed)
+
+
+def test_a_section_alone_replaces_its_rows(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = [Row(metric=metric, value=1.0, unit="", better="higher") for metric in ("encode_gemm_fraction", "rss_1m_gib")]
+    reported: list[Row] = []
+    monkeypatch.setattr(catalogue, "gemm_gflops", lambda: 1e-3)
+    monkeypatch.setattr(catalogue, "read_rows", lambda name: old)
+    monkeypatch.setattr(catalogue, "write_report", lambda name, rows: reported.extend(rows))
+    assert catalogue.main(["--only", "encoding"]) == 0
+    values = {row.metric: row.value for row in reported}
+    assert values["rss_1m_gib"] == 1.0
+    assert values["encode_gemm_fraction"] > 1.0
+    assert "incremental_fraction" not in values
 
 
 def test_growth_is_the_slope_of_the_last_decade(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from twotower.data.words import composed, composed_values, tokens
+from twotower.data.bags import Bags, list_bags, num_tokens_of, text_bags
+from twotower.data.words import composed_values
 from twotower.errors import DataError
 from twotower.tables.iso_times import parse_times
 from twotower.tables.plain import as_plain, plain_type
@@ -208,8 +209,8 @@ def num_tokens(column: pa.Array, name: str, kind: str) -> Ints:
         lengths: Ints = pc.list_value_length(as_lists(column, name, pa.string())).fill_null(0).to_numpy(zero_copy_only=False)
         return lengths
     encoded = as_values(column, name).dictionary_encode()
-    counts = np.array([*(len(tokens(text)) for text in encoded.dictionary.to_pylist()), 0])
-    of_rows: Ints = counts[encoded.indices.fill_null(len(counts) - 1).to_numpy(zero_copy_only=False)]
+    counts = np.append(num_tokens_of(encoded.dictionary), 0)
+    of_rows: Ints = counts[encoded.indices.fill_null(-1).to_numpy()]
     return of_rows
 
 
@@ -261,22 +262,10 @@ def _encode_hashed(column: pa.Array, field: FieldSpec, spec: FeatureSpec, table_
         case "categorical":
             return _encode_values(composed_values(as_values(column, field.name)), field.name, spec.num_hashes, table_rows)
         case "text":
-            encoded = as_values(column, field.name).dictionary_encode()
+            bags = _text_bags(as_values(column, field.name).dictionary_encode(), field.max_tokens)
         case _:
-            encoded = _encode_lists(column, field.name)
-    width = field.max_tokens
-    flat: list[str] = []  # one list for all values, because the garbage collector would walk a list for each again and again
-    counts: list[int] = []
-    for value in encoded.dictionary.to_pylist():
-        read = (tokens(value) if field.kind == "text" else value)[:width] or [_MISSING]
-        flat += read
-        counts.append(len(read))
-    num_read = np.array([*counts, 1])
-    rows_TH, signs_TH = _encode_values(pa.array([*flat, None], pa.string()), field.name, spec.num_hashes, table_rows)
-    signs_TH *= np.repeat(num_read**-0.5, num_read).astype(np.float32)[:, None]
-    filled = np.arange(width) < num_read[:, None]
-    index = encoded.indices.fill_null(len(counts)).to_numpy(zero_copy_only=False)
-    return _spread(rows_TH, filled)[index], _spread(signs_TH, filled)[index]
+            bags = list_bags(as_lists(column, field.name, pa.string()), field.max_tokens)
+    return _encode_bags(bags, field.name, spec.num_hashes, table_rows)
 
 
 def _encode_values(values: pa.Array, name: str, num_hashes: int, table_rows: int) -> tuple[Rows, Floats]:
@@ -284,22 +273,30 @@ def _encode_values(values: pa.Array, name: str, num_hashes: int, table_rows: int
     encoded = values.fill_null(_MISSING).dictionary_encode()
     rows_TH, signs_TH = hash_slots(fingerprint(name, encoded.dictionary), num_hashes, table_rows)
     index = encoded.indices.to_numpy()
-    return rows_TH[index], signs_TH[index]
+    return rows_TH.take(index, 0), signs_TH.take(index, 0)
 
 
-def _spread(tokens_TH: npt.NDArray[Any], filled_NW: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-    """Slots [N, W * H] of rows with up to W tokens each. Unused slots are row 0 with weight 0."""
-    out_NWH = np.zeros((*filled_NW.shape, tokens_TH.shape[1]), tokens_TH.dtype)
-    out_NWH[filled_NW] = tokens_TH
-    return out_NWH.reshape(len(filled_NW), -1)
+def _text_bags(texts: pa.DictionaryArray, width: int) -> Bags:
+    """The tokens of texts. Those of a text that occurs twice are found once, and a missing text has none."""
+    bags = text_bags(texts.dictionary, width)
+    codes_NW = np.concatenate([bags.codes_NW, np.full((1, width), -1, np.int32)])
+    return Bags(bags.distinct, codes_NW.take(texts.indices.fill_null(-1).to_numpy(), 0))
 
 
-def _encode_lists(column: pa.Array, name: str) -> pa.DictionaryArray:
-    """Dictionary encoding of a column of lists, which Arrow does not have."""
-    seen: dict[tuple[str, ...], int] = {}
-    lists = as_lists(column, name, pa.string()).to_pylist()
-    index = [None if v is None else seen.setdefault(tuple(composed(x) for x in v if x is not None), len(seen)) for v in lists]
-    return pa.DictionaryArray.from_arrays(pa.array(index, pa.int32()), pa.array([list(k) for k in seen], pa.list_(pa.string())))
+def _encode_bags(bags: Bags, name: str, num_hashes: int, table_rows: int) -> tuple[Rows, Floats]:
+    """Slots and weights [N, W * H] of bags of tokens. An empty bag holds the token of a missing value.
+
+    Unused slots are row 0 with weight 0.
+    """
+    num_read_N = np.count_nonzero(bags.codes_NW >= 0, 1)
+    codes_NW = bags.codes_NW.copy()
+    codes_NW[num_read_N == 0, 0] = len(bags.distinct)
+    prints = fingerprint(name, pa.concat_arrays([bags.distinct, pa.array([_MISSING])]))
+    rows_TH, signs_TH = (np.concatenate([x, np.zeros_like(x[:1])]) for x in hash_slots(prints, num_hashes, table_rows))
+    scales_N = (np.maximum(num_read_N, 1) ** -0.5).astype(np.float32)
+    slots_NWH, weights_NWH = rows_TH.take(codes_NW, 0), signs_TH.take(codes_NW, 0) * scales_N[:, None, None]
+    num_rows, width = codes_NW.shape
+    return slots_NWH.reshape(num_rows, width * num_hashes), weights_NWH.reshape(num_rows, width * num_hashes)
 
 
 def as_values(column: pa.Array, name: str) -> pa.Array:

@@ -10,8 +10,12 @@ from functools import cache
 from itertools import pairwise
 from unicodedata import category, normalize
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+OTHER, LETTER, UNSPACED, MARK = range(4)  # the kinds of characters
 
 _ASCII_WORD = re.compile(r"\w+")
 # Blocks of the scripts without spaces: Thai, Lao, Myanmar, Khmer, Tai, Balinese, Javanese, Han, Kana, Bopomofo.
@@ -25,6 +29,7 @@ _LAST_MARK = 0x1FFFF  # those beyond are variation selectors, which are removed
 _INVISIBLE = dict.fromkeys([0xAD, 0x34F, 0x640, 0x180B, 0x180C, 0x180D, 0x180E, *range(0x200C, 0x2010), *range(0x2060, 0x2065)])
 _INVISIBLE |= dict.fromkeys([*range(0xFE00, 0xFE10), 0xFEFF, *range(0xE0100, 0xE01F0)])
 _PREPARED = {**_INVISIBLE, 0x200B: " ", ord("™"): " ", ord("℠"): " "}  # NFKC would make a word such as "phonetm" of a trade mark
+_TO_PREPARE = frozenset(map(chr, _PREPARED))
 
 
 def tokens(text: str) -> list[str]:
@@ -45,7 +50,9 @@ def tokens(text: str) -> list[str]:
 
 def normalised(text: str) -> str:
     """The text in one of its equivalent spellings: NFKC with folded case, without what is invisible."""
-    folded = normalize("NFKC", text.translate(_PREPARED)).casefold()
+    if not _TO_PREPARE.isdisjoint(text):  # a look that costs less than to translate a text in vain
+        text = text.translate(_PREPARED)
+    folded = normalize("NFKC", text).casefold()
     return normalize("NFKC", folded).replace("i\u0307", "i")  # the dotted capital I of Turkish is an i
 
 
@@ -76,6 +83,24 @@ def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
 
     A word is such a letter, or a run of other letters and digits; each with its marks, which `\w` leaves out.
     """
-    marks = "".join(c for c in map(chr, range(0x300, _LAST_MARK)) if category(c).startswith("M"))
-    letter = rf"(?=\w)[{_UNSPACED}]"
+    marks, letter = _marks(_LAST_MARK), rf"(?=\w)[{_UNSPACED}]"
     return re.compile(rf"{letter}[{marks}]*|[^\W{_UNSPACED}](?:[^\W{_UNSPACED}]|[{marks}])*"), re.compile(letter)
+
+
+@cache
+def kinds_of_characters(stop: int) -> npt.NDArray[np.uint8]:
+    """The kind of each character before `stop`: a letter or digit, one of a script without spaces, a mark, or none of them."""
+    characters = np.arange(stop, dtype=np.uint32).tobytes().decode("utf-32-le", "surrogatepass")
+    kinds = np.zeros(stop, np.uint8)
+    for kind, pattern in ((LETTER, r"\w+"), (UNSPACED, rf"(?:(?=\w)[{_UNSPACED}])+")):
+        for run in re.finditer(pattern, characters):
+            kinds[run.start() : run.end()] = kind
+    for mark in _marks(stop):
+        kinds[ord(mark)] = MARK
+    return kinds
+
+
+@cache
+def _marks(stop: int) -> str:
+    """All marks before `stop`, but for variation selectors."""
+    return "".join(c for c in map(chr, range(0x300, min(stop, _LAST_MARK))) if category(c).startswith("M"))

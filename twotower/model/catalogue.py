@@ -26,7 +26,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 BATCH_ITEMS = 8192
-BLOCK_ITEMS = 2048  # embedded at once: few enough that intermediate results stay in the processor's cache
+BLOCK_ITEMS = 512  # embedded at once: few enough that intermediate results stay in the processor's cache
 GPU_BLOCK_ITEMS = 65_536  # on a GPU: enough to fill it
 SAMPLE_ITEMS = 100_000  # at least, of a larger catalogue, to choose how much of texts and lists is read
 ID_FIELD = "item_id"
@@ -165,7 +165,7 @@ def in_parallel(function: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
     """Yield `function(part)` of each part in order, from as many threads as torch uses, with few parts in memory.
 
     One thread works on each part, so that results do not depend on the number of threads. It is also faster, because one thread
-    multiplies matrices while another hashes strings, which Python does on one core.
+    multiplies matrices while another hashes strings.
     """
     num_threads = torch.get_num_threads()
     waiting: deque[Future[R]] = deque()
