@@ -6,12 +6,11 @@ const KEY = "twotower.key";
 const TIMEOUT_MS = 20000;
 
 /** An answer that is no success, in a sentence for people. `code` is the server's, or "unreachable". */
-export class Trouble extends Error {
-  constructor(sentence, code, status = 0, retryS = 0) {
+class Trouble extends Error {
+  constructor(sentence, code, status = 0) {
     super(sentence);
     this.code = code;
     this.status = status;
-    this.retryS = retryS;
   }
 }
 
@@ -51,20 +50,22 @@ export function post(path, body, options = {}) {
   return send("POST", path, JSON.stringify(body), options);
 }
 
-async function send(method, path, body, { signal = null, text = false } = {}) {
+/** `as` names the method of the answer that reads it. */
+async function send(method, path, body, { signal = null, as = "json", cache = "no-store" } = {}) {
   const headers = {};
   if (body !== null) headers["Content-Type"] = "application/json";
   if (readKey()) headers.Authorization = `Bearer ${readKey()}`;
   const limit = AbortSignal.timeout(TIMEOUT_MS);
   let response;
   try {
-    response = await fetch(path, { method, headers, body, cache: "no-store", signal: signal ? AbortSignal.any([signal, limit]) : limit });
+    response = await fetch(path, { method, headers, body, cache, signal: signal ? AbortSignal.any([signal, limit]) : limit });
+    if (response.ok) return await response[as]();
   } catch (error) {
     if (signal?.aborted) throw error;
     if (limit.aborted) throw new Trouble("The server took longer than 20 seconds. It may be busy: try again in a moment.", "slow");
+    if (error instanceof SyntaxError) throw new Trouble("Something else than this server answered. Is there a proxy between?", "unknown");
     throw new Trouble("The server cannot be reached. Is `twotower serve` still running? The page tries again when you do.", "unreachable");
   }
-  if (response.ok) return text ? response.text() : response.json();
   throw await troubleOf(response, path);
 }
 
@@ -76,7 +77,7 @@ async function troubleOf(response, path) {
     // An answer that is not ours, such as a proxy's page: its status says enough.
   }
   const retryS = Number(response.headers.get("retry-after")) || 0;
-  const trouble = new Trouble(sentenceOf(response.status, told, retryS, path), told.code ?? "unknown", response.status, retryS);
+  const trouble = new Trouble(sentenceOf(response.status, told, retryS, path), told.code ?? "unknown", response.status);
   if (trouble.status === 401) for (const listener of listeners) listener(trouble);
   return trouble;
 }

@@ -1,12 +1,12 @@
 // Starts the page: theme, panels, key, and the parts of the panel People.
 
-import { get, onKeyTrouble, readKey } from "./api.js";
+import { onKeyTrouble, readKey } from "./api.js";
 import { catalogue, readCatalogue } from "./catalogue.js";
 import { askKey, askStore, openItem } from "./dialogs.js";
-import { byId, el, fill, icon, many, say, sentence } from "./dom.js";
+import { byId, capital, el, fill, icon, many, say, sentence } from "./dom.js";
 import { startFind } from "./find.js";
 import { markMap, showMap } from "./mapview.js";
-import { showUser, startPeople } from "./people.js";
+import { showPeople, showUser, startPeople } from "./people.js";
 import { person, watch } from "./person.js";
 import { forgetPlaces, listed, noteInput, refresh, startRanked } from "./ranked.js";
 import { drawTimeline, search } from "./timeline.js";
@@ -37,6 +37,8 @@ async function start() {
     const tools = { open: openItem, store: () => askStore((user_id, told) => stored(user_id, told)) };
     startRanked({ open: openItem, onList: () => markMap(listed()) });
     startFind();
+    startPeople();
+    startSearch();
     for (const type of ["click", "keydown"]) addEventListener(type, (event) => noteInput(event.timeStamp), { capture: true });
     watch((what) => {
       if (shownPerson !== `${person.kind} ${person.id}`) forgetPlaces();
@@ -45,9 +47,8 @@ async function start() {
       drawTimeline(tools);
       refresh();
     });
-    setTimeout(startSearch, 300); // the description of the interface is large, and only this box waits for it
   }
-  await startPeople();
+  await showPeople();
   root.dataset.ready = "yes";
   showPanel();
 }
@@ -125,7 +126,7 @@ async function showPanel() {
     if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  document.title = name === "people" ? "twotower playground" : `${name[0].toUpperCase()}${name.slice(1)} · twotower playground`;
+  document.title = name === "people" ? "twotower playground" : `${capital(name)} · twotower playground`;
   if (root.dataset.ready !== "yes") return;
   if (name === "map") showMap(openItem, listed());
   if (name === "planner") (await import("./planner.js")).showPlanner(catalogue);
@@ -135,15 +136,7 @@ async function showPanel() {
   else server?.hideServer();
 }
 
-/** Shows the search box if this server's events may carry a query. */
-async function startSearch() {
-  try {
-    const described = await get("openapi.json");
-    if (!described.components.schemas.Event?.properties?.query) return;
-  } catch {
-    return; // without the description the box stays hidden, and the page works without it
-  }
-  byId("shop-search").hidden = false;
+function startSearch() {
   byId("shop-search").addEventListener("submit", (submitted) => {
     submitted.preventDefault();
     const text = byId("search-text").value.trim();

@@ -1,9 +1,9 @@
 // What the catalogue holds, how its items are named, and the colour of each group.
 
 import { get, post } from "./api.js";
-import { calm, count } from "./dom.js";
+import { calm } from "./dom.js";
+import { OWN_COLOURS, kindColour } from "./palette.js";
 
-const COLOURS = 12;
 const known = new Map(); // item_id -> its features, of all items that were shown
 
 /** The catalogue, once it is read. */
@@ -63,12 +63,10 @@ export function detailsOf(item_id) {
   return typeof price === "number" && price >= 0.005 ? [...fresh, price.toFixed(2)] : fresh;
 }
 
-/** The number of a group's colour; the last one is for small groups and for items without one. */
-export function colourOf(group) {
+/** The colour of a group, as CSS; small groups share one with items without a group. */
+export function groupColour(group) {
   const at = catalogue.groups.findIndex((one) => one.name === group);
-  return at >= 0 && at < COLOURS - 1 ? at : COLOURS - 1;
+  return kindColour(at >= 0 ? at : OWN_COLOURS);
 }
 
-export const colourVar = (item_id) => `var(--c${colourOf(groupOf(item_id))})`;
-
-export const sizeTold = () => `${count(catalogue.items)} items`;
+export const colourVar = (item_id) => groupColour(groupOf(item_id));

@@ -11,7 +11,6 @@ const PATHS = {
   up: "M12 19V5m-6 6 6-6 6 6",
   down: "M12 5v14m6-6-6 6-6-6",
   remove: "M6 6l12 12M18 6 6 18",
-  alike: "M8 8h8v8H8zM4 14V5a1 1 0 0 1 1-1h9M20 10v9a1 1 0 0 1-1 1h-9",
   key: "M15 4a5 5 0 1 1-3.6 8.5L5 19v2H3v-3l6.6-6.6A5 5 0 0 1 15 4Zm1.5 3.5h.01",
   sun: "M12 8a4 4 0 1 1 0 8 4 4 0 0 1 0-8ZM12 2v2M12 20v2M4.9 4.9l1.4 1.4M17.7 17.7l1.4 1.4M2 12h2M20 12h2M4.9 19.1l1.4-1.4M17.7 6.3l1.4-1.4",
   moon: "M20 14.5A8 8 0 0 1 9.5 4a8 8 0 1 0 10.5 10.5Z",
@@ -42,7 +41,7 @@ function setProps(node, props) {
     else if (name === "data") Object.assign(node.dataset, value);
     else if (name === "on") for (const [event, listener] of Object.entries(value)) node.addEventListener(event, listener);
     else if (name === "vars") for (const [key, one] of Object.entries(value)) node.style.setProperty(`--${key}`, one);
-    else if (name.includes("-") || name === "role" || name === "for" || name === "list") node.setAttribute(name, value);
+    else if (name.includes("-") || name === "role" || name === "for") node.setAttribute(name, value);
     else node[name] = value;
   }
 }

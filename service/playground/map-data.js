@@ -6,11 +6,11 @@ export const NO_COLOUR = 255;
 /** The header and the points of a map; throws an Error for other bytes. */
 export function decodeMap(buffer) {
   const bytes = new Uint8Array(buffer);
-  if (bytes.length < 8 || String.fromCharCode(...bytes.subarray(0, 4)) !== MAGIC) throw new Error("this is no map");
+  if (bytes.length < 8 || String.fromCharCode(...bytes.subarray(0, 4)) !== MAGIC) throw new Error("What the server gave is no map.");
   const start = 8 + new DataView(buffer).getUint32(4, true);
   const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, start)));
   const count = header.num_points;
-  if (bytes.length !== start + 5 * count) throw new Error("the map was cut short");
+  if (bytes.length !== start + 5 * count) throw new Error("The map was cut short on its way.");
   const row = (i) => bytes.subarray(start + i * count, start + (i + 1) * count);
   const [xLow, xHigh, yLow, yHigh] = [row(0), row(1), row(2), row(3)];
   const places = new Uint16Array(2 * count);
@@ -38,7 +38,7 @@ function cellStarts(places, count) {
 }
 
 /** Calls `visit(point, squared distance)` for each shown point within `reach` of a place, all in the units of the map. */
-export function visitNear(map, x, y, reach, isShown, visit) {
+function visitNear(map, x, y, reach, isShown, visit) {
   const cell = (at) => Math.min(255, Math.max(0, Math.floor(at) >> 8));
   for (let column = cell(x - reach); column <= cell(x + reach); column++) {
     for (let line = cell(y - reach); line <= cell(y + reach); line++) {

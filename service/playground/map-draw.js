@@ -26,9 +26,9 @@ void main() {
   ink = vec4(shade.rgb * cover, cover);
 }`;
 
-/** A painter for a canvas: {kind, load(map), paint(view, size, palette)}. `palette` has 256 times red, green, blue, alpha. */
-export function makePainter(canvas, allowWebGL = true) {
-  const gl = allowWebGL && hasGpu() && canvas.getContext("webgl2", { antialias: false, alpha: true, premultipliedAlpha: true });
+/** A painter for a canvas: {load(map), paint(view, size, palette)}. `palette` has 256 times red, green, blue, alpha. */
+export function makePainter(canvas) {
+  const gl = hasGpu() && canvas.getContext("webgl2", { antialias: false, alpha: true, premultipliedAlpha: true });
   return gl ? glPainter(canvas, gl) : pixelPainter(canvas);
 }
 
@@ -91,9 +91,7 @@ function glPainter(canvas, gl) {
 
   canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
   canvas.addEventListener("webglcontextrestored", () => loaded && load(loaded));
-  // Reading a pixel waits until all has been drawn: that is how long a redraw takes.
-  const finish = () => gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
-  return { kind: "webgl", load, paint, finish };
+  return { load, paint };
 }
 
 function pixelPainter(canvas) {
@@ -126,7 +124,7 @@ function pixelPainter(canvas) {
     context.putImageData(image, 0, 0);
   }
 
-  return { kind: "pixels", load: (loaded) => (map = loaded), paint, finish: () => context.getImageData(0, 0, 1, 1) };
+  return { load: (loaded) => (map = loaded), paint };
 }
 
 /** How many pixels to leave out at both ends of each row of a disc. */

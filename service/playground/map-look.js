@@ -1,19 +1,11 @@
 // How the map looks: its style, its colours on a light and a dark page, and the words on it.
 
+import { calm, el } from "./dom.js";
 import { NO_COLOUR, nearestPoints } from "./map-data.js";
+import { OWN_COLOURS, kindColour } from "./palette.js";
 
 const LARGE_REGIONS = 16; // named in larger letters
-export const NAMED_COLOURS = 14; // further kinds share one grey: more colours cannot be told apart
-
-const LIGHT = [
-  "#2f6fd0", "#e0822b", "#2f9e5b", "#c8427f", "#7d55c7", "#0f9aa8", "#b8860b", "#d64541",
-  "#6f9a1f", "#8c5a3c", "#4a5bb5", "#d0679d", "#3d8f7f", "#a05fb0",
-];
-const DARK = [
-  "#6ea8ff", "#ffae5e", "#62d28f", "#ff85b8", "#b394ff", "#4fd3df", "#f0cd55", "#ff8078",
-  "#b0db5a", "#d6a07a", "#92a2ff", "#ffa6d0", "#72ccb8", "#dd9bee",
-];
-const GREYS = { light: "#8b93a0", dark: "#7f8895" };
+const COVER = 200; // of 255, so that points below others are seen through them
 
 export const STYLE = `
 :host { display: block; position: relative; min-height: 320px; color: var(--ink, CanvasText); background: var(--card, var(--paper, Canvas));
@@ -23,17 +15,17 @@ canvas { position: absolute; inset: 0; width: 100%; height: 100%; }
 .ink { touch-action: none; cursor: grab; outline: none; }
 .ink.held { cursor: grabbing; }
 .ink.on { cursor: pointer; }
-.ink:focus-visible { outline: 3px solid var(--accent, var(--model, Highlight)); outline-offset: -3px; }
+.ink:focus-visible { outline: 3px solid var(--accent, var(--first, Highlight)); outline-offset: -3px; }
 button { font: inherit; color: inherit; background: none; border: 0; cursor: pointer; text-align: left; }
-button:focus-visible { outline: 2px solid var(--accent, var(--model, Highlight)); outline-offset: -2px; }
+button:focus-visible { outline: 2px solid var(--accent, var(--first, Highlight)); outline-offset: -2px; }
 .panel { position: absolute; background: color-mix(in srgb, var(--card, var(--paper, Canvas)) 88%, transparent); backdrop-filter: blur(6px);
   border: 1px solid var(--line, var(--grid, GrayText)); border-radius: 8px; }
 .legend { top: 10px; right: 10px; width: 196px; max-height: calc(100% - 20px); overflow-y: auto; padding: 6px 4px; font-size: 13px; }
 .legend .title { display: flex; justify-content: space-between; align-items: baseline; padding: 2px 8px 4px; color: var(--soft, var(--faint, GrayText)); font-size: 12px; }
-.legend .title button { color: var(--accent, var(--model, LinkText)); padding: 2px 4px; border-radius: 4px; }
+.legend .title button { color: var(--accent, var(--first, LinkText)); padding: 2px 4px; border-radius: 4px; }
 .kind { display: flex; width: 100%; gap: 8px; align-items: center; padding: 3px 8px; border-radius: 5px; min-height: 26px; }
 .kind:hover { background: color-mix(in srgb, currentColor 8%, transparent); }
-.kind i { flex: none; width: 11px; height: 11px; border-radius: 50%; }
+.kind i { flex: none; width: 11px; height: 11px; border-radius: 50%; background: var(--tint); }
 .kind b { flex: 1; font-weight: 400; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .kind span { color: var(--soft, var(--faint, GrayText)); font-variant-numeric: tabular-nums; font-size: 12px; }
 .kind[aria-pressed="false"] { opacity: .42; }
@@ -45,10 +37,11 @@ button:focus-visible { outline: 2px solid var(--accent, var(--model, Highlight))
   overflow-wrap: anywhere; z-index: 2; }
 .tip strong { display: block; font-weight: 600; line-height: 1.25; }
 .tip small { color: var(--soft, var(--faint, GrayText)); font-size: 12px; }
-.tip i { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 6px; }
+.tip i { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 6px; background: var(--tint); }
 .notice { position: absolute; inset: 0; display: grid; place-content: center; justify-items: center; gap: 10px; padding: 24px; text-align: center;
   color: var(--soft, var(--faint, GrayText)); }
 .notice button { border: 1px solid currentColor; border-radius: 6px; padding: 6px 14px; color: var(--ink, CanvasText); }
+.fault { left: 58px; bottom: 10px; max-width: calc(100% - 270px); margin: 0; padding: 7px 10px; font-size: 13px; }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 [hidden] { display: none !important; }
 @media (max-width: 620px) {
@@ -59,47 +52,36 @@ button:focus-visible { outline: 2px solid var(--accent, var(--model, Highlight))
   .kind span { display: none; }
   .zoom { bottom: 58px; }
   .zoom button { width: 44px; height: 44px; }
+  .fault { left: 64px; bottom: 58px; max-width: calc(100% - 74px); }
 }
 `;
 
-/** Red, green and blue of a colour as the browser computes it. */
-function parts(colour) {
-  const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  context.fillStyle = colour;
-  context.fillRect(0, 0, 1, 1);
-  return [...context.getImageData(0, 0, 1, 1).data];
-}
-
 /** The colours of the page that the map stands on. */
-export function readTheme(host) {
-  const style = getComputedStyle(host);
-  const [red, green, blue, cover] = parts(style.backgroundColor);
-  const isDark = cover > 0 && 0.299 * red + 0.587 * green + 0.114 * blue < 128;
-  const named = isDark ? DARK : LIGHT;
-  const grey = GREYS[isDark ? "dark" : "light"];
-  return {
-    isDark,
-    ink: style.color,
-    paper: style.backgroundColor,
-    accent: style.getPropertyValue("--accent").trim() || style.getPropertyValue("--model").trim() || (isDark ? "#7fb0ff" : "#1f5fbf"),
-    colourOf: (kind) => (kind < NAMED_COLOURS ? named[kind] : grey),
+export function readTheme(root) {
+  const { color, backgroundColor } = getComputedStyle(root.host);
+  const probe = el("i");
+  root.append(probe);
+  const read = (colour) => {
+    probe.style.color = colour;
+    return getComputedStyle(probe).color;
   };
+  const kinds = Array.from({ length: OWN_COLOURS + 1 }, (_, kind) => read(kindColour(kind)));
+  const accent = read("var(--accent, var(--first, Highlight))");
+  probe.remove();
+  return { ink: color, paper: backgroundColor, accent, kinds };
 }
 
-/** 256 colours for the painter. Kinds that are hidden are clear. */
+/** 256 colours for the painter: red, green, blue and cover of each kind. Kinds that are hidden have no cover. */
 export function paletteOf(theme, isShown) {
+  const context = el("canvas").getContext("2d", { willReadFrequently: true });
+  const kinds = theme.kinds.map((colour) => {
+    context.fillStyle = colour;
+    context.fillRect(0, 0, 1, 1);
+    return context.getImageData(0, 0, 1, 1).data.subarray(0, 3);
+  });
   const palette = new Uint8Array(1024);
-  for (let kind = 0; kind < 256; kind++) {
-    const [red, green, blue] = kind <= NAMED_COLOURS ? parts(theme.colourOf(kind)) : palette.subarray(4 * NAMED_COLOURS);
-    palette.set([red, green, blue, isShown(kind) ? (theme.isDark ? 205 : 190) : 0], 4 * kind);
-  }
+  for (let kind = 0; kind < 256; kind++) palette.set([...kinds[Math.min(kind, OWN_COLOURS)], isShown(kind) ? COVER : 0], 4 * kind);
   return palette;
-}
-
-/** A name for people: catalogues like to write in capitals. */
-export function pretty(name) {
-  const text = String(name).trim();
-  return text === text.toUpperCase() && text.length > 3 ? text[0] + text.slice(1).toLowerCase() : text;
 }
 
 /** The names of the regions, each with its width on the screen and the colour that most points around it have. */
@@ -108,7 +90,7 @@ export function nameRegions(map, widthOf) {
     const isLarge = place < LARGE_REGIONS;
     const colours = nearestPoints(map, x, y, 1500, () => true, 24).map((point) => map.colours[point]);
     const most = colours.sort((a, b) => colours.filter((c) => c === b).length - colours.filter((c) => c === a).length);
-    return { name: pretty(name), x, y, isLarge, width: widthOf(pretty(name), isLarge), colour: most[0] ?? NO_COLOUR };
+    return { name: calm(name), x, y, isLarge, width: widthOf(calm(name), isLarge), colour: most[0] ?? NO_COLOUR };
   });
 }
 

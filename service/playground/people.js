@@ -1,8 +1,9 @@
 // Who the page is about: somebody new, people made up from the catalogue's own groups, or a user of the store.
 
 import { get, idPath } from "./api.js";
-import { catalogue, colourOf, learn, remember } from "./catalogue.js";
+import { catalogue, groupColour, learn, remember } from "./catalogue.js";
 import { byId, calm, el, fill, many, say } from "./dom.js";
+import { OWN_COLOURS, kindColour } from "./palette.js";
 import { choose, person } from "./person.js";
 import { fold } from "./timeline.js";
 
@@ -14,15 +15,19 @@ const MAX_LISTED = 30;
 let made = [];
 let showing = 0;
 
-/** Draws the people that can be picked, and shows the first that has a history. */
-export async function startPeople() {
-  made = madeUp();
-  drawFaces();
+/** Makes the box of users work. */
+export function startPeople() {
   byId("lookup").addEventListener("submit", (submitted) => {
     submitted.preventDefault();
     showUser(byId("user").value.trim());
   });
   byId("user").addEventListener("input", () => suggest(byId("user").value));
+}
+
+/** Draws the people that can be picked, and shows the first that has a history, unless somebody is shown. */
+export async function showPeople() {
+  made = madeUp();
+  drawFaces();
   const asked = new URLSearchParams(location.search).get("user");
   if (asked) await showUser(asked);
   if (!person.name) await (made.length ? showMadeUp(made[0]) : showNew());
@@ -37,20 +42,20 @@ function madeUp() {
 
 function drawFaces() {
   const faces = [face({ name: "Newcomer", told: "no history", pressed: person.kind === "new", run: showNew, letter: "?" })];
-  if (person.kind === "user") faces.push(face({ name: person.id, told: "from the store", pressed: true, run: () => showUser(person.id), letter: "#", tint: 0 }));
+  if (person.kind === "user") faces.push(face({ name: person.id, told: "from the store", pressed: true, run: () => showUser(person.id), letter: "#", tint: kindColour(0) }));
   for (const one of made) {
     const told = [one.main, one.side].filter(Boolean).map((group) => calm(group.name));
     faces.push(
-      face({ name: one.name, told: told.join(", "), pressed: person.kind === "persona" && person.id === one.name, run: () => showMadeUp(one), letter: one.name[0], tint: colourOf(one.main.name) }),
+      face({ name: one.name, told: told.join(", "), pressed: person.kind === "persona" && person.id === one.name, run: () => showMadeUp(one), letter: one.name[0], tint: groupColour(one.main.name) }),
     );
   }
   fill(byId("faces"), faces);
 }
 
-function face({ name, told, pressed, run, letter, tint = 11 }) {
+function face({ name, told, pressed, run, letter, tint = kindColour(OWN_COLOURS) }) {
   return el(
     "button",
-    { type: "button", class: "face", "aria-pressed": String(pressed), vars: { tint: `var(--c${tint})` }, on: { click: run } },
+    { type: "button", class: "face", "aria-pressed": String(pressed), vars: { tint }, on: { click: run } },
     el("span", { class: "avatar", "aria-hidden": "true" }, letter),
     el("span", {}, el("span", { class: "name" }, name), el("span", { class: "sub" }, told)),
   );
@@ -61,7 +66,7 @@ function hint(text) {
   byId("who-hint").textContent = text;
 }
 
-export function showNew() {
+function showNew() {
   showing += 1;
   hint("");
   fold();
@@ -121,6 +126,7 @@ export async function showUser(id) {
   isBusy(true);
   try {
     const told = await get(`v1/users/${idPath(id)}`);
+    if (mine !== showing) return;
     if (!told.num_events) {
       hint(`The store has no events of “${id}”. Pick a name from the list of the box, or make somebody up: what you add here can be stored.`);
       say(byId("who-hint").textContent);

@@ -132,7 +132,7 @@ export function reset() {
   changed("All changes are undone.");
 }
 
-export const added = () => person.events.filter((event) => event.added);
+const added = () => person.events.filter((event) => event.added);
 
 /** The part of a request that says who it is about. A stored history is used as it is, unless it was edited. */
 export function about() {

@@ -1,7 +1,8 @@
 // The panel Planner: a budget of compute, and what GET /v1/plan says it is best spent on.
 
 import { get } from "./api.js";
-import { bytes, count, debounced, duration, el, fill, byId, power, sentence, short, svg } from "./dom.js";
+import { bytes, capital, count, debounced, duration, el, fill, byId, power, sentence, short, svg } from "./dom.js";
+import { kindColour } from "./palette.js";
 
 const [LOW, HIGH] = [12.8, 24]; // log10 of the budgets that can be planned for
 const START = 15;
@@ -125,13 +126,13 @@ function shares(cost) {
       "div",
       { class: "stacked" },
       el("span", { class: "label" }, label),
-      el("div", { class: "stack-bar", role: "img", "aria-label": parts.map(([name, share]) => `${name} ${Math.round(100 * share)} %`).join(", ") }, parts.map(([name, share], index) => el("span", { vars: { share: String(share), tint: `var(--c${index})` }, title: `${name}: ${Math.round(100 * share)} %` }, share > 0.14 ? `${name.replaceAll("_", " ")} ${Math.round(100 * share)} %` : ""))),
+      el("div", { class: "stack-bar", role: "img", "aria-label": parts.map(([name, share]) => `${name} ${Math.round(100 * share)} %`).join(", ") }, parts.map(([name, share], index) => el("span", { vars: { share: String(share), tint: kindColour(index) }, title: `${name}: ${Math.round(100 * share)} %` }, share > 0.14 ? `${name.replaceAll("_", " ")} ${Math.round(100 * share)} %` : ""))),
     );
   };
   return [bar("First stage", cost.stage_1), bar("Second stage", cost.stage_2), el("p", { class: "hint" }, `${power(cost.model_flops)} FLOPs by 6 N D; ${power(cost.exact_flops)} with every term counted.`)];
 }
 
 function notes(plan) {
-  const list = (title, texts, kind) => texts.length > 0 && [el("h3", {}, title), el("ul", { class: `notes ${kind}` }, texts.map((text) => el("li", {}, text.charAt(0).toUpperCase() + text.slice(1))))];
+  const list = (title, texts, kind) => texts.length > 0 && [el("h3", {}, title), el("ul", { class: `notes ${kind}` }, texts.map((text) => el("li", {}, capital(text))))];
   return [list("Think about", plan.warnings, "warn"), list("Taken for granted", plan.assumptions, "quiet")];
 }

@@ -6,7 +6,7 @@ import { byId, calm, capital, count, dayOf, debounced, el, fill, icon, say, sent
 import { about, actions, isOld, moment, person, rankFor, verb } from "./person.js";
 import { act } from "./timeline.js";
 
-export const SHOWN = 12;
+const SHOWN = 12;
 const WHY_AFTER_MS = 350; // reasons cost up to 17 times a list, so they are asked for once the clicks have ceased
 const options = { exclude_seen: false, diversity: 0, group: "", target: "" };
 
@@ -213,9 +213,11 @@ const whyLater = debounced(async (request, mine) => {
     ask("v1/score", { ...score, candidate_item_ids: shown.map((item) => item.item_id) }),
   ]);
   if (mine.signal.aborted) return;
-  if (chances.status === "fulfilled") drawChances(chances.value.items);
   reasons.clear();
+  if (chances.status === "fulfilled") drawChances(chances.value.items);
   if (explained.status === "fulfilled") drawReasons(explained.value.items);
+  const failed = [explained, chances].find((one) => one.status === "rejected");
+  if (failed) byId("when").prepend(el("span", { class: "fact warn" }, `Reasons or chances are missing. ${failed.reason.message}`));
 }, WHY_AFTER_MS);
 
 const rowOf = (id) => [...byId("ranked").children].find((node) => node.dataset.item === id);

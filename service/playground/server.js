@@ -70,7 +70,7 @@ async function drawReleases() {
 async function drawMetrics() {
   const [load, routes] = [byId("server-load"), byId("server-routes")];
   try {
-    const now = { at: performance.now(), metrics: parse(await get("metrics", {}, { text: true })) };
+    const now = { at: performance.now(), metrics: parse(await get("metrics", {}, { as: "text" })) };
     const rate = before ? (answered(now.metrics) - answered(before.metrics)) / ((now.at - before.at) / 1000) : null;
     const quick = quantile(now.metrics, before?.metrics, 0.5);
     if (before) {

@@ -2,6 +2,7 @@
 
 import { colourVar, detailsOf, groupOf, nameOf } from "./catalogue.js";
 import { byId, calm, capital, clockOf, dayOf, el, fill, icon, iconButton, many, say } from "./dom.js";
+import { OWN_COLOURS, kindColour } from "./palette.js";
 import { add, canUndo, move, person, remove, reset, undo, verb } from "./person.js";
 
 const SHOWN = 14; // events before "show all"
@@ -77,7 +78,7 @@ function eventRow(event, at, tools) {
       tabIndex: 0,
       "aria-label": `${label}. Alt and arrow keys move it, Delete removes it.`,
       data: { key: event.key },
-      vars: { tint: event.item_id && groupOf(event.item_id) ? colourVar(event.item_id) : "var(--c11)" },
+      vars: { tint: event.item_id && groupOf(event.item_id) ? colourVar(event.item_id) : kindColour(OWN_COLOURS) },
       on: { keydown: (pressed) => onKey(pressed, event, at, name) },
     },
     el("span", { class: "grip", title: "Drag to another place" }, icon("grip")),

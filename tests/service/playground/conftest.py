@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from benchmarks.browser.chromium import Browser, Page, browser, find_chromium
 from benchmarks.browser.playground import LISTED, QUIET
+from embedder_cache.build import build_release
+from embedder_cache.maps import process
+from embedder_cache.maps.drawing import draw
+from embedder_cache.maps.process import Drawn, MapOptions
 from tests.service.key_files import entry, write_keys
 from tests.service.test_command import serving
+from twotower.artefacts.bundle import load_bundle
+from twotower.data.features import Floats
+from twotower.maps.item_map import Places
 
 
 @pytest.fixture(scope="session")
@@ -40,13 +48,33 @@ class Shop:
 class Shops:
     """Three servers of the tiny shop, each with histories of its own."""
 
-    plain: Shop
+    plain: Shop  # its release has a map
     spare: Shop  # may be changed and ended
     guarded: Shop  # with a key for everything, one that only recommends, and one that may ask three times
 
 
 @pytest.fixture(scope="module")
-def shops(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shops]:
+def mapped_store(tiny_shop: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose release has a map: the items stand in a square, 20 beside each other, in the order of their rows."""
+    store = tmp_path_factory.mktemp("mapped")
+
+    def in_a_square(units_MD: Floats, start_M2: Floats | None) -> Floats:
+        rows_M = np.arange(len(units_MD))
+        return np.stack([rows_M % 20, rows_M // 20], 1).astype(np.float32)
+
+    def draw_here(directory: Path, served: Path | None, options: MapOptions, how: str) -> Drawn:
+        drawn = draw(directory, served, options.colour, in_a_square)
+        return Drawn(num_points=len(drawn), num_items=len(drawn), num_placed=0, colour=drawn.info.colour_column)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "_run", draw_here)  # UMAP takes a process of its own, and half a minute
+        items, events = tiny_shop / "items.parquet", tiny_shop / "events.parquet"
+        assert build_release(load_bundle(tiny_bundle), items, store, events, map_options=MapOptions()).num_points == 400
+    return store
+
+
+@pytest.fixture(scope="module")
+def shops(tiny_store: Path, mapped_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shops]:
     """They are started at the same time, because a start takes seconds."""
     directory = tmp_path_factory.mktemp("shops")
     everything, few = entry("all", "recommend", "events:write", "admin", "metrics"), entry("few", "recommend", rate=0.01, burst=3)
@@ -55,7 +83,7 @@ def shops(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
         def start(name: str) -> Shop:
             options = ["--history", f"sqlite:///{directory / name}.db", *(["--keys", str(keys)] if name == "guarded" else [])]
-            process, line = stack.enter_context(serving(tiny_store, *options))
+            process, line = stack.enter_context(serving(mapped_store if name == "plain" else tiny_store, *options))
             return Shop(line.split()[6], process)
 
         yield Shops(*pool.map(start, ("plain", "spare", "guarded")))
@@ -64,6 +92,22 @@ def shops(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(scope="module")
 def shop(shops: Shops) -> Shop:
     return shops.plain
+
+
+def window_places(page: Page, places_M2: Places) -> Floats:
+    """Where points are in the window, [M, 2], while a map of them is shown as a whole.
+
+    That is done when all are seen but for the outermost 4 of 1,000 at each side.
+    """
+    left, top, width, height = page.evaluate(
+        "(() => { const e = document.querySelector('#map'), b = e.getBoundingClientRect();"
+        "return [b.left + e.clientLeft, b.top + e.clientTop, e.clientWidth, e.clientHeight]; })()"
+    )
+    sorted_M2, outermost = np.sort(places_M2.astype(np.float32), axis=0), len(places_M2) * 4 // 1000
+    low_2, high_2 = sorted_M2[outermost], sorted_M2[-1 - outermost]
+    scale = min((np.array([width, height]) - 24) / (high_2 - low_2))
+    middle_2 = np.array([left + width / 2, top + height / 2])
+    return np.asarray(middle_2 + (places_M2 - (low_2 + high_2) / 2) * np.array([scale, -scale]), np.float32)
 
 
 class Tab:

@@ -145,16 +145,61 @@ def test_a_search_joins_the_history_as_an_event_with_its_text(tab: Tab) -> None:
     assert len(tab.history) == len(history) + 1, "a search without a letter or digit is none"
 
 
+def test_the_search_box_is_there_at_once(tab: Tab) -> None:
+    tab.open()
+    assert tab.page.evaluate("document.querySelector('#shop-search').offsetHeight") > 0
+    tab.page.wait_for(WHY)
+    assert not [url for url in tab.page.requests if "openapi" in url], "the description of all routes is for its reader"
+
+
 def test_options_change_the_list(tab: Tab) -> None:
     tab.open()
     tab.click(".options summary")
     tab.set("#only", "aisle 2", "change")
     tab.settle()
     assert all("aisle 2" in text for text in tab.texts("#ranked .text .sub"))
-    had = set(tab.history)
+
+
+def test_what_a_person_had_is_left_out_when_that_is_asked_for(tab: Tab) -> None:
+    had = tab.open("/?user=ann").listed[:6]
+    assert tab.shop.ask("POST", "/v1/events", json={"events": [event("fay", item, 9) for item in had]}).json()["accepted"] == 6
+    tab.open("/?user=fay")
+    assert set(had) & set(tab.listed), "otherwise there is nothing to leave out"
+    tab.click(".options summary")
     tab.click("#fresh")
-    assert had
+    assert not set(had) & set(tab.listed)
     assert len(tab.listed) == 12
+
+
+def test_what_keeps_the_reasons_away_is_told(tab: Tab) -> None:
+    tab.page.send("Network.setBlockedURLs", urls=["*/v1/score"])
+    tab.open()
+    tab.page.wait_for("document.querySelector('#when .warn')")
+    assert "cannot be reached" in tab.text("#when .warn")
+    assert all(tab.texts("#ranked .why")), "what came is shown"
+    tab.page.complaints.clear()  # the request itself
+
+
+def test_an_answer_about_a_user_that_nobody_waits_for_any_more_is_dropped(tab: Tab) -> None:
+    tab.page.send("Page.addScriptToEvaluateOnNewDocument", source=SLOW_USERS)
+    tab.open()
+    tab.set("#user", "nobody")
+    tab.page.evaluate("document.querySelector('#lookup').requestSubmit()")
+    tab.page.wait_for("window.letGo")
+    tab.click("#faces button:first-child")
+    tab.page.evaluate("letGo()")
+    tab.page.wait_for("window.isTold")
+    assert tab.page.evaluate("document.querySelector('#who-hint').hidden")
+
+
+SLOW_USERS = """const ask = fetch;
+window.fetch = async (path, init) => {
+  if (!String(path).includes('v1/users/')) return ask(path, init);
+  await new Promise((letGo) => (window.letGo = letGo));
+  const answer = await ask(path, init);
+  setTimeout(() => (window.isTold = true), 100);
+  return answer;
+};"""
 
 
 def test_a_user_without_a_history_is_told_in_a_sentence(tab: Tab) -> None:
@@ -188,21 +233,12 @@ def test_the_server_tells_its_health_load_and_releases(tab: Tab) -> None:
     assert "Memory of the process" in tab.text("#server-load")
 
 
-def test_the_map_is_drawn_or_its_want_is_told(tab: Tab) -> None:
-    tab.open("/#map")
-    shown = "(document.querySelector('#map').shadowRoot ?? document.querySelector('#map'))"
-    tab.page.wait_for(f"{shown}.querySelector('canvas') || /cannot be read/.test({shown}.textContent)")
-    assert tab.page.evaluate("document.querySelector('#map').offsetHeight") > 200
-    tab.page.complaints.clear()  # a release without a map answers 404
-
-
 @pytest.mark.parametrize("panel", PANELS)
 def test_nothing_has_to_be_scrolled_sideways_on_a_phone(tab: Tab, panel: str) -> None:
     tab.page.show_as(375, 720)
     tab.open(f"/#{panel}")
     tab.page.wait_for(f"document.querySelector('#panel-{panel}').offsetHeight > 200")
     assert tab.page.evaluate("document.documentElement.scrollWidth") == 375
-    tab.page.complaints.clear() if panel == "map" else None
 
 
 def test_it_is_dark_where_that_is_preferred_and_the_button_changes_it_for_good(tab: Tab) -> None:
@@ -284,8 +320,23 @@ def test_a_server_with_keys_asks_for_one_and_keeps_it_in_the_tab(locked: Tab) ->
     give_key(locked, "all")
     locked.page.wait_for("document.querySelectorAll('#ranked > li[data-item]').length === 12")
     assert locked.page.evaluate("[sessionStorage.length, localStorage.length]") == [1, 0]
-    locked.open()
+    locked.open("/#map")
     assert len(locked.listed) == 12
+    locked.page.wait_for("/has no map/.test(document.querySelector('#map').shadowRoot?.textContent)")
+
+
+def test_a_key_that_is_given_again_doubles_nothing(locked: Tab) -> None:
+    give_key(locked, "all")
+    locked.page.wait_for("document.documentElement.dataset.ready === 'yes'")
+    locked.page.click("#key")
+    locked.page.press("Enter")
+    locked.page.wait_for("!document.querySelector('dialog')")
+    locked.settle()
+    locked.page.requests.clear()
+    locked.set("#user", "ann")
+    locked.page.evaluate("document.querySelector('#lookup').requestSubmit()")
+    locked.page.wait_for("!document.querySelector('#who-hint').hidden")
+    assert len([url for url in locked.page.requests if url.endswith("/v1/users/ann")]) == 1
 
 
 def test_a_wrong_key_is_told(locked: Tab) -> None:
