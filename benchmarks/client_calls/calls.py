@@ -172,8 +172,15 @@ CALLS: Sequence[Call] = (
     ),
     Call(
         "a filter in two catalogues",
-        lambda c, k: c.complete([], catalog_ids=[SERVED, k.job.catalog_id], filters={"price": {"max": price_of(k.items[0])}}),
-        lambda r, k: bool(r.items) and all(price_of(item) <= price_of(k.items[0]) for item in r.items),
+        lambda c, k: c.complete(
+            [],
+            catalog_ids=[SERVED, k.job.catalog_id],
+            filters={"price": {"max": price_of(k.items[0])}, "catalog_id": k.job.catalog_id},
+        ),
+        lambda r, k: (
+            bool(r.items)
+            and all(price_of(item) <= price_of(k.items[0]) and item.catalog_id == k.job.catalog_id for item in r.items)
+        ),
     ),
     Call(
         "further items",

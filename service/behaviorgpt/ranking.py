@@ -1,5 +1,6 @@
 """The client's rankings: what comes next, search results, sections, and items like another one."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -72,7 +73,8 @@ class RankingRoutes:
         target, items = await self._ranked(request, body, GROUPED, started_s)
         shown = self._shown(target, items)
         told = [Named(str(item.data.get("name") or ""), _path(item.data.get("categories"))) for item in shown]
-        groups = sections_of(told, body.max_sections, body.max_products_per_section, body.min_products_per_section)
+        sizes = body.max_sections, body.max_products_per_section, body.min_products_per_section
+        groups = await asyncio.to_thread(sections_of, told, *sizes)  # names of many words take a while
         made = [Section(title=group.title, products=[shown[place] for place in group.places]) for group in groups]
         return self._context.encoded(SectionsAnswer(made))
 
@@ -144,7 +146,7 @@ class RankingRoutes:
         return tuple(filter(None, map(str.strip, several.split(",")))) or (one,)
 
     def _filter(self, target: Target, filters: Mapping[str, Any]) -> str | None:
-        return expression_of(filters, target.chosen.release.items.schema, target.features_of)
+        return expression_of(filters, target.chosen.release.items.schema, target.features_of, target.catalog_ids)
 
     def _page(self, target: Target, items: Sequence[Recommended], offset: int, limit: int) -> Response:
         products = Products(items=self._shown(target, items), offset=offset, limit=limit)

@@ -41,15 +41,18 @@ def sections_of(items: Sequence[Named], max_sections: int, max_items: int, min_i
     members, trust = candidates(items)
     least, left = max(min_items, 1), set(range(len(items)))
     made: list[Group] = []
-    while members and len(made) < max_sections:
-        weighed = {title: trust[title] * _weight(places, left, len(items), max_items) for title, places in members.items()}
-        title = max(weighed, key=lambda known: (weighed[known], known))
-        places = [place for place in members.pop(title) if place in left][:max_items]
-        if weighed[title] <= 0:
+    while len(made) < max_sections:
+        shown = {title: [place for place in places if place in left][:max_items] for title, places in members.items()}
+        # A title with too few items left never gets more of them. Most words are of one item, so few titles have to be weighed.
+        shown = {title: places for title, places in shown.items() if len(places) >= least}
+        if not shown:
             break
-        if len(places) >= least:
-            made.append(Group(title, places))
-            left.difference_update(places)
+        members = {title: members[title] for title in shown}
+        weights = {title: trust[title] * _weight(shown[title], len(members[title]), len(items)) for title in shown}
+        title = max(weights, key=lambda known: (weights[known], known))
+        made.append(Group(title, shown[title]))
+        left.difference_update(shown[title])
+        del members[title]
     if not made and len(items) >= least:
         return [Group("Recommended", list(range(len(items)))[:max_items])]
     return made
@@ -88,6 +91,5 @@ def _says_something(word: str) -> bool:
     return len(word) >= _MIN_WORD and word.isalpha() and word not in _FILLERS
 
 
-def _weight(places: Sequence[int], left: set[int], num_items: int, max_items: int) -> float:
-    shown = [place for place in places if place in left][:max_items]
-    return sum(1 / math.log2(place + 2) for place in shown) * math.log(num_items / len(places) + 1e-9)
+def _weight(shown: Sequence[int], num_fitting: int, num_items: int) -> float:
+    return sum(1 / math.log2(place + 2) for place in shown) * math.log(num_items / num_fitting + 1e-9)

@@ -7,7 +7,7 @@ N: items of all joined catalogues, V: vector width
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -33,6 +33,7 @@ from twotower.index.scan import Float32Rows, Scan
 from twotower.index.search import Index
 from twotower.model.catalogue import ID_FIELD
 
+CATALOGUE = "catalog_id"  # the column of several catalogues together that says of which one an item is
 JOINED_KEPT = 4  # combinations of catalogues that are kept in memory
 _SPLIT = "/"
 
@@ -161,7 +162,7 @@ class CatalogueReleases:
         if key not in self._joined:
             async with self._loading:  # one at a time, since each copies all vectors
                 if key not in self._joined:
-                    self._joined[key] = await asyncio.to_thread(partial(join, list(parts.values())))
+                    self._joined[key] = await asyncio.to_thread(partial(join, parts))
         self._joined.move_to_end(key)
         joined = self._joined[key]
         while len(self._joined) > JOINED_KEPT:
@@ -194,13 +195,13 @@ def uploaded_data(uploaded: Uploaded, item_ids: Sequence[str]) -> list[dict[str,
     return json_rows(uploaded.rows.take(pa.array([uploaded.release.rows[item_id] for item_id in item_ids], pa.int64())))
 
 
-def join(parts: Sequence[Uploaded | LoadedRelease]) -> LoadedRelease:
-    """One release with the items of all, in the order of the catalogues. The towers are those of the first."""
-    releases = [part if isinstance(part, LoadedRelease) else part.release for part in parts]
-    views = [view_of_served(part) if isinstance(part, LoadedRelease) else part.release.items for part in parts]
+def join(parts: Mapping[str, Uploaded | LoadedRelease]) -> LoadedRelease:
+    """One release with the items of all catalogues, in their order. The towers are those of the first."""
+    releases = [part if isinstance(part, LoadedRelease) else part.release for part in parts.values()]
+    views = [view_of_served(part) if isinstance(part, LoadedRelease) else part.release.items for part in parts.values()]
     rows = [np.flatnonzero(release.listed()) for release in releases]
     vectors_NV = np.concatenate([release.vectors(mine).numpy() for release, mine in zip(releases, rows, strict=True)])
-    taken = [view.take(pa.array(mine)) for view, mine in zip(views, rows, strict=True)]
+    taken = [_of(name, view.take(pa.array(mine))) for name, view, mine in zip(parts, views, rows, strict=True)]
     items = pa.concat_tables(taken, promote_options="permissive").combine_chunks()
     item_ids: list[str] = items.column(ID_FIELD).to_pylist()
     scan = Scan(Float32Rows(vectors_NV))
@@ -217,3 +218,9 @@ def join(parts: Sequence[Uploaded | LoadedRelease]) -> LoadedRelease:
         added=None,
         device_model=None,
     )
+
+
+def _of(catalog_id: str, items: pa.Table) -> pa.Table:
+    """Items with the catalogue that they are of."""
+    told = pa.array([catalog_id] * len(items), pa.string()).dictionary_encode()
+    return pa.table({name: items.column(name) for name in items.column_names} | {CATALOGUE: told})

@@ -1,6 +1,7 @@
 """The public client, as it is on PyPI, against a real server: a hundred calls, the classes of its errors, and bad uploads."""
 
 import io
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.behaviorgpt.adapter import reason_off
+from service.behaviorgpt.sections import Group, sections_of
 from service.histories.history import HistoryUnavailable, UserHistory
 from service.release.loaded import LoadedRelease
 from service.release.served_map import serve_map
@@ -257,6 +259,18 @@ def test_keys_and_limits_raise_the_errors_that_the_client_has_classes_for(connec
     assert (stored.status_code, stored.json()["detail"]) == (403, "this needs the scope events:write, which this key lacks")
     late = post(reader)
     assert (late.status_code, "retry-after" in late.headers) == (429, True)
+
+
+def test_sections_are_made_beside_the_event_loop(ranked: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def noted(*arguments: Any) -> list[Group]:
+        threads.append(threading.current_thread())
+        return sections_of(*arguments)
+
+    monkeypatch.setattr("service.behaviorgpt.ranking.sections_of", noted)
+    assert ask(ranked, "sections").json()["sections"]
+    assert threads != [threading.main_thread()]
 
 
 def test_a_server_without_the_option_has_none_of_these_routes(client: Client) -> None:

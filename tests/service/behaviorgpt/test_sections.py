@@ -1,6 +1,11 @@
 """Rankings in sections."""
 
-from service.behaviorgpt.sections import Named, sections_of, title_of, words_of
+from typing import Any
+
+import pytest
+
+from service.behaviorgpt import sections
+from service.behaviorgpt.sections import Named, _weight, sections_of, title_of, words_of
 
 SHELF = [
     Named("GREEN TEA 20 BAGS", ("DRINKS", "TEA")),
@@ -28,6 +33,20 @@ def test_what_all_items_share_says_nothing() -> None:
     same = [Named(f"tea {word}", ("Drinks",)) for word in ("a1", "b2", "c3")]
     (group,) = sections_of(same, max_sections=5, max_items=2, min_items=2)
     assert (group.title, group.places) == ("Recommended", [0, 1])
+
+
+def test_only_titles_with_enough_items_left_are_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
+    weighed = []
+
+    def weight(*arguments: Any) -> float:
+        weighed.append(arguments)
+        return _weight(*arguments)
+
+    monkeypatch.setattr(sections, "_weight", weight)
+    items = [Named(f"{'abcdefgh'[n % 8] * 5} {'xy'[n % 2] * 3}{chr(ord('a') + n // 8) * 4}", ()) for n in range(160)]
+    groups = sections_of(items, max_sections=3, max_items=100, min_items=20)
+    assert sorted(group.title for group in groups) == ["Aaaaa", "Bbbbb", "Ccccc"]
+    assert len(weighed) == 8 + 7 + 6  # of the words and pairs, eight words are of twenty items
 
 
 def test_too_few_items_make_no_section() -> None:

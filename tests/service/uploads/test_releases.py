@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def test_an_uploaded_catalogue_has_its_own_rows_in_filters(uploaded: Uploaded) -
 
 
 def test_joined_catalogues_rank_as_each_of_them_alone(release: LoadedRelease, uploaded: Uploaded) -> None:
-    joined = join([release, uploaded])
+    joined = join({"shop": release, "other": uploaded})
     assert len(joined) == len(release) + len(uploaded.release)
     request = RecommendRequest(num_results=50)
     alone = [recommend(part, request, UserHistory(), NOW_MS).items for part in (release, uploaded.release)]
@@ -75,7 +75,7 @@ def test_joined_catalogues_rank_as_each_of_them_alone(release: LoadedRelease, up
 
 
 def test_events_of_each_catalogue_are_read_where_both_are_ranked(release: LoadedRelease, uploaded: Uploaded) -> None:
-    joined, ours = join([release, uploaded]), uploaded.release.item_ids[0]
+    joined, ours = join({"shop": release, "other": uploaded}), uploaded.release.item_ids[0]
     events = [Event(event_type="view", timestamp=NOW_MS - n, item_id=item) for n, item in enumerate(["item-1", ours])]
     request = RecommendRequest(events=events)
     assert recommend(joined, request, UserHistory(), NOW_MS).events_used == 2
@@ -85,16 +85,21 @@ def test_events_of_each_catalogue_are_read_where_both_are_ranked(release: Loaded
 
 def test_changed_items_are_joined_as_they_are_served(release: LoadedRelease, uploaded: Uploaded) -> None:
     changed = with_item_changes(release, {"item-1": None, "new": {"title": "fresh soap"}})
-    joined = join([changed, uploaded])
+    joined = join({"shop": changed, "other": uploaded})
     assert "new" in joined.rows
     assert "item-1" not in joined.rows
     assert len(joined) == len(release) + len(uploaded.release)
 
 
 def test_one_filter_holds_for_both_catalogues(release: LoadedRelease, uploaded: Uploaded) -> None:
-    joined = join([release, uploaded])
+    joined = join({"shop": release, "other": uploaded})
     found = np.array(joined.item_ids)[joined.filters.mask("price < 2")]
     assert {named(item, "shop")[0] for item in found} == {"shop", uploaded.release.item_ids[0].partition("/")[0]}
+
+
+def test_an_item_of_several_catalogues_says_in_which_it_is(release: LoadedRelease, uploaded: Uploaded) -> None:
+    joined = join({"shop": release, "other": uploaded})
+    assert joined.filters.mask("catalog_id == 'other'").tolist() == [False] * len(release) + [True] * len(uploaded.release)
 
 
 def releases_of(release: LoadedRelease, folder: CatalogueFolder | None) -> CatalogueReleases:
@@ -133,7 +138,7 @@ def test_several_requests_at_once_join_catalogues_once(
 ) -> None:
     releases, ready, made = releases_of(release, folder), state_of(folder, "ready").catalog_id, []
 
-    def counted(parts: Sequence[Uploaded | LoadedRelease]) -> LoadedRelease:
+    def counted(parts: Mapping[str, Uploaded | LoadedRelease]) -> LoadedRelease:
         made.append(join(parts))
         return made[-1]
 
