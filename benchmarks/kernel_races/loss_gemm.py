@@ -19,7 +19,7 @@ from training.losses.frozen_log_partition import frozen_log_partition
 
 WIDTH, NUM_DAYS, TURNS = 128, 8, 3
 GEMM_SIZE = 1024
-MUST = 1.3
+MUST, GOAL = 1.3, 1.15
 
 
 def rows(num_queries: int = 1024, num_candidates: int = 2_000_000) -> list[Row]:
@@ -40,7 +40,7 @@ def rows(num_queries: int = 1024, num_candidates: int = 2_000_000) -> list[Row]:
     return [
         Row(metric="loss_s", value=loss_s, unit="s", better="lower"),
         Row(metric="loss_products_s", value=products_s, unit="s, by the GEMM rate", better="lower"),
-        Row(metric="loss_gemm_ratio", value=loss_s / products_s, unit="", better="lower", must=MUST),
+        Row(metric="loss_gemm_ratio", value=loss_s / products_s, unit="", better="lower", must=MUST, goal=GOAL),
     ]
 
 

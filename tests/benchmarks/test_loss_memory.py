@@ -23,7 +23,7 @@ def test_rows_hold_the_peak_beside_its_prediction() -> None:
     assert rows["loss_predicted_mb"].value == pytest.approx(Size().predicted_bytes / 1e6)
     assert rows["loss_logits_mb"].value == pytest.approx(4096 * 1_000_000 * 4 / 1e6)
     assert rows["loss_gflops"].value == pytest.approx(4 * 4096 * 1_000_000 * 128 / 10 / 1e9), "of what was drawn"
-    assert rows["loss_gemm_share"].value == pytest.approx(rows["loss_gflops"].value / 300)
+    assert rows["pool_gemm_ratio"].value == pytest.approx(300 / rows["loss_gflops"].value)
 
 
 def test_what_is_predicted_does_not_grow_with_queries_times_candidates() -> None:

@@ -4,7 +4,8 @@ Q: queries, D: item width, P: popularity dimensions, V: D + P, U: distinct days 
 C: candidates of one tile, B: queries of one tile, M: certain pairs of a query and an item
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from training.kernels.candidates import CandidateSet, Certain, Chunk, Days, ItemVectors, Pool
 from training.kernels.softmax_state import BITS, SoftmaxState, concatenate, empty_state, finite, merge
+from twotower.model.catalogue import in_parallel
 
 TILE_SCORES = 1 << 19  # 2 MB, which fit the processor's cache
 TILE_QUERIES = 1024  # many queries and few items, because items are then read from memory the fewest times
@@ -44,36 +46,80 @@ class Pairs:
     place_M: Tensor
     extra_M: Tensor
 
+    def of(self, here: Tensor, first_query: int, first_place: int) -> "Pairs":
+        """The pairs with these indices, counted from a query and a place on."""
+        return Pairs(self.query_M[here] - first_query, self.place_M[here] - first_place, self.extra_M[here])
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Tiles of scores, and the pairs in each; tiles go over the blocks of queries first, then over the candidates."""
+
+    num_candidates: int  # of a tile
+    num_queries: int  # of a tile
+    num_blocks: int
+    order_M: Tensor  # indices of the pairs, tile by tile
+    bounds: Sequence[int]  # where each tile begins in `order_M`
+
+    @staticmethod
+    def of(pairs: Pairs, num_queries: int, num_candidates: int) -> "Tiles":
+        """The tiles for so many queries and candidates."""
+        width = TILE_SCORES // max(min(num_queries, TILE_QUERIES), 1)
+        num_blocks = -(-num_queries // TILE_QUERIES)
+        tile_M = pairs.place_M // width * num_blocks + pairs.query_M // TILE_QUERIES
+        sorted_M, order_M = torch.sort(tile_M, stable=True)
+        num_tiles = -(-num_candidates // width) * num_blocks
+        bounds = torch.searchsorted(sorted_M, torch.arange(num_tiles + 1, device=sorted_M.device)).tolist()
+        return Tiles(min(width, num_candidates), min(num_queries, TILE_QUERIES), num_blocks, order_M, bounds)
+
+    @property
+    def num_scores(self) -> int:
+        """The scores of a tile."""
+        return self.num_candidates * self.num_queries
+
+    def spans(self, num_candidates: int) -> Iterator[tuple[int, int]]:
+        """The candidates of each column of tiles."""
+        width = max(self.num_candidates, 1)
+        return ((start, min(start + width, num_candidates)) for start in range(0, num_candidates, width))
+
+    def pairs_of(self, number: int, first_query: int) -> Tensor:
+        """Indices of the pairs in one tile: of a column of tiles, and of the block that begins with a query."""
+        tile = number * self.num_blocks + first_query // TILE_QUERIES
+        return self.order_M[self.bounds[tile] : self.bounds[tile + 1]]
+
 
 def scan(
     query_QV: Tensor, pairs: Pairs, day_Q: Tensor, catalogue: ItemVectors, candidates: CandidateSet
 ) -> tuple[SoftmaxState, Tensor]:
     """The state over all candidates, and the scores of the pairs, whose places are columns of the candidates."""
-    num_queries, days, width = min(len(query_QV), TILE_QUERIES), Days(day_Q), catalogue.vectors_ND.shape[1]
-    num_candidates = TILE_SCORES // max(num_queries, 1)
-    starts = range(0, len(query_QV), TILE_QUERIES)
-    blocks = [_Block(query_QV[start : start + TILE_QUERIES], width) for start in starts]
-    scratch = query_QV.new_empty(1 + len(catalogue.popularity_PTN), num_queries * min(len(candidates), num_candidates))
+    days, width = Days(day_Q), catalogue.vectors_ND.shape[1]
+    tiles = Tiles.of(pairs, len(query_QV), len(candidates))
+    blocks = [_Block(query_QV[start : start + TILE_QUERIES], start, width) for start in range(0, len(query_QV), TILE_QUERIES)]
     score_M = torch.empty_like(pairs.extra_M)
-    by_tile = _pairs_by_tile(pairs, len(candidates), num_candidates, len(blocks))
-    for start in range(0, len(candidates), num_candidates):
-        chunk = candidates.chunk(catalogue, start, min(start + num_candidates, len(candidates)), days)
-        for first, block in zip(starts, blocks, strict=True):
-            here = next(by_tile)
-            scores_BC, *popularity = block.score(chunk, chunk.day_index_Q[first : first + TILE_QUERIES], scratch)
-            at_M = pairs.query_M[here] - first, pairs.place_M[here] - start
-            score_M[here] = pair_score_M = scores_BC[at_M] + pairs.extra_M[here]
-            if chunk.log_weight_C is not None:
-                scores_BC.add_(chunk.log_weight_C, alpha=BITS)
-            scores_BC[at_M] = pair_score_M
-            block.add(scores_BC, chunk.items_CD, popularity)
+    # A thread takes whole blocks of queries. If threads shared each operation, they would wait for each other ten times a tile.
+    num_threads = min(torch.get_num_threads(), len(blocks))
+
+    @torch.no_grad()  # which other threads do not inherit
+    def scan_blocks(some: Sequence[_Block]) -> None:
+        scratch = query_QV.new_empty(1 + len(catalogue.popularity_PTN), tiles.num_scores)
+        for number, (start, stop) in enumerate(tiles.spans(len(candidates))):
+            chunk = candidates.chunk(catalogue, start, stop, days)
+            for block in some:
+                here = tiles.pairs_of(number, block.start)
+                score_M[here] = block.add_chunk(chunk, pairs.of(here, block.start, start), scratch)
+
+    if num_threads > 1:
+        deque(in_parallel(scan_blocks, [blocks[thread::num_threads] for thread in range(num_threads)]), maxlen=0)
+    elif blocks:
+        scan_blocks(blocks)
     return concatenate([block.state for block in blocks]) if blocks else empty_state(query_QV), score_M
 
 
 class _Block:
     """Some of the queries, and their softmax over the tiles added so far."""
 
-    def __init__(self, query_BV: Tensor, width: int) -> None:
+    def __init__(self, query_BV: Tensor, start: int, width: int) -> None:
+        self.start = start  # the first of the queries
         self._query_BD, self._query_BP = query_BV[:, :width].contiguous(), query_BV[:, width:]
         self._state = empty_state(self._query_BD)
         self._popularity_BP = torch.zeros_like(self._query_BP)
@@ -83,6 +129,18 @@ class _Block:
         """The softmax over the tiles added so far."""
         sum_BV = torch.cat([self._state.sum_QV, self._popularity_BP], 1)
         return SoftmaxState(self._state.highest_Q, self._state.total_Q, sum_BV)
+
+    def add_chunk(self, chunk: Chunk, pairs: Pairs, scratch: Tensor) -> Tensor:
+        """Add the candidates of a chunk, and return the scores of the certain pairs among them."""
+        day_index_B = chunk.day_index_Q[self.start : self.start + len(self._query_BD)]
+        scores_BC, *popularity = self.score(chunk, day_index_B, scratch)
+        at_M = pairs.query_M, pairs.place_M
+        score_M = scores_BC[at_M] + pairs.extra_M
+        if chunk.log_weight_C is not None:
+            scores_BC.add_(chunk.log_weight_C, alpha=BITS)
+        scores_BC[at_M] = score_M
+        self.add(scores_BC, chunk.items_CD, popularity)
+        return score_M
 
     def score(self, chunk: Chunk, day_index_B: Tensor, scratch: Tensor) -> list[Tensor]:
         """The scores of a tile and each popularity dimension of it, all [B, C], written into `scratch`.
@@ -110,15 +168,6 @@ class _Block:
         self._popularity_BP.mul_(shrink_B1)
         for sum_B, popularity_BC in zip(self._popularity_BP.T, popularity, strict=True):
             sum_B += popularity_BC.mul_(weights_BC).sum(1)
-
-
-def _pairs_by_tile(pairs: Pairs, num_candidates: int, tile_candidates: int, num_blocks: int) -> Iterator[Tensor]:
-    """The indices of the pairs in each tile; tiles go over the blocks of queries first, then over the candidates."""
-    tile_M = pairs.place_M // tile_candidates * num_blocks + pairs.query_M // TILE_QUERIES
-    sorted_M, order_M = torch.sort(tile_M, stable=True)
-    num_tiles = -(-num_candidates // tile_candidates) * num_blocks
-    bounds = torch.searchsorted(sorted_M, torch.arange(num_tiles + 1, device=sorted_M.device)).tolist()
-    return (order_M[start:stop] for start, stop in pairwise(bounds))
 
 
 def scan_missing(query_QV: Tensor, pairs: Pairs, day_Q: Tensor, catalogue: ItemVectors) -> tuple[SoftmaxState, Tensor]:
