@@ -44,6 +44,7 @@ class Measured:
 
     exact_speedup_b1: float
     exact_speedup_b64: float
+    int8_over_flat_b1: float  # time of one query
     int8_id_mismatches: int
     int8_bytes_fraction: float
     approx_recall100: float
@@ -68,6 +69,7 @@ def rows_of(measured: Measured) -> list[Row]:
     return [
         Row(metric="exact_speedup_b1", value=measured.exact_speedup_b1, unit="x FAISS flat", better="higher", must=1.0),
         Row(metric="exact_speedup_b64", value=measured.exact_speedup_b64, unit="x FAISS flat", better="higher", must=3.0),
+        Row(metric="int8_over_flat_b1", value=measured.int8_over_flat_b1, unit="of flat's", better="lower", must=1.5, goal=0.8),
         Row(metric="int8_id_mismatches", value=measured.int8_id_mismatches, unit="queries", better="lower", must=0),
         Row(metric="int8_bytes_fraction", value=measured.int8_bytes_fraction, unit="of float32", better="lower", must=0.30),
         Row(metric="approx_recall100", value=measured.approx_recall100, unit="ivfpq", better="higher", must=0.95),
@@ -102,6 +104,7 @@ def measure(vectors_NV: Floats, width: int, queries_QV: Floats) -> Measured:
         return Measured(
             exact_speedup_b1=faiss_s / flat_s,
             exact_speedup_b64=faiss_batch_s / flat_batch_s,
+            int8_over_flat_b1=int8_s / flat_s,
             int8_id_mismatches=mismatches(flat, int8, queries_QV),
             int8_bytes_fraction=int8.finder.num_bytes / vectors_NV.nbytes,
             approx_recall100=recall(found_QK, truth_QK),
