@@ -21,6 +21,7 @@ def test_it_measures_what_is_asked_of_search(monkeypatch: pytest.MonkeyPatch) ->
     assert {row.metric: row.must for row in rows_of(measured) if row.must is not None} == {
         "exact_speedup_b1": 1.0,
         "exact_speedup_b64": 3.0,
+        "int8_over_flat_b1": 1.5,
         "int8_id_mismatches": 0,
         "int8_bytes_fraction": 0.30,
         "approx_recall100": 0.95,
