@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.browser.chromium import ALT, Browser
+from benchmarks.browser.playground import EXPLAINED
 from tests.service.playground.conftest import Shop, Shops, Tab
 
 PANELS = ("people", "map", "planner", "server")
-WHY = "[...document.querySelectorAll('#ranked .why')].every((e) => e.textContent)"
 
 
 def event(user: str, item: str, at: int) -> dict[str, object]:
@@ -30,7 +30,7 @@ def test_it_loads_with_a_person_a_history_and_a_list_with_reasons(tab: Tab) -> N
     assert len(tab.listed) == 12
     assert len(tab.history) >= 5
     assert tab.page.evaluate("document.querySelector('.face[aria-pressed=true] .name').textContent") == "Ada"
-    tab.page.wait_for(WHY)
+    tab.page.wait_for(EXPLAINED)
     tab.page.wait_for("[...document.querySelectorAll('#ranked .chance')].every((e) => /%|1 in/.test(e.textContent))")
     assert "ms" in tab.text("#facts")
 
@@ -148,7 +148,7 @@ def test_a_search_joins_the_history_as_an_event_with_its_text(tab: Tab) -> None:
 def test_the_search_box_is_there_at_once(tab: Tab) -> None:
     tab.open()
     assert tab.page.evaluate("document.querySelector('#shop-search').offsetHeight") > 0
-    tab.page.wait_for(WHY)
+    tab.page.wait_for(EXPLAINED)
     assert not [url for url in tab.page.requests if "openapi" in url], "the description of all routes is for its reader"
 
 
