@@ -114,6 +114,7 @@ def work(settings: "Settings", listener: socket.socket, index: int = 0, promise:
     config = uvicorn.Config(
         app.asgi,
         http=protocol(settings.client_timeout_s, app.asgi),
+        proxy_headers=False,  # nothing here asks who the client is
         ws="none",
         log_config=None,
         access_log=False,
@@ -173,10 +174,12 @@ def listen(host: str, port: int) -> socket.socket:
 def open_history(settings: "Settings", metrics: "Metrics") -> "HistoryStore":
     """The store that --history names, behind a cache of recent users; EnvironmentProblem when it cannot be used."""
     from service.histories.remembered import RememberedHistories
+    from service.histories.sqlite_history import SqliteHistory
 
-    histories = RememberedHistories(
-        open_history_store(settings, metrics), settings.history_cache_mb * 2**20, metrics.history_rollbacks.inc
-    )
+    store = open_history_store(settings, metrics)
+    histories = RememberedHistories(store, settings.history_cache_mb * 2**20, metrics.history_rollbacks.inc)
+    if isinstance(store, SqliteHistory):
+        histories.follow(store)
     metrics.history_cache.set_function(lambda: histories.num_bytes)
     return histories
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from operator import attrgetter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -127,6 +127,21 @@ class UserHistory:
                     del items[min(items, key=lambda item: (items[item].last_ms, item))]
         events = in_time_order(self.events + added, len(self.events))[-KEPT_EVENTS:]
         return UserHistory(events, self.num_events + len(added), items, self.epoch, tag)
+
+
+class Growth(NamedTuple):
+    """What one write of a store added to the history of a user, who had `num_before` events of `epoch` then."""
+
+    user_id: str
+    epoch: str
+    num_before: int
+    events: tuple[StoredEvent, ...]
+    tag: str
+
+    def of(self, before: UserHistory) -> UserHistory | None:
+        """The history after the write; None if it did not follow this history."""
+        follows = (before.epoch, before.num_events) == (self.epoch, self.num_before)
+        return before.extended(self.events, self.tag) if follows else None
 
 
 class HistoryStore(Protocol):

@@ -1,16 +1,22 @@
-"""A cache of recent users' histories in front of a store, so that a read fetches only the events appended since."""
+"""A cache of recent users' histories in front of a store, so that a read fetches only the events appended since.
+
+In front of a SQLite file a read often asks the store nothing: the cache hears what this process writes, and the file tells at
+once whether anyone else wrote.
+"""
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from weakref import WeakValueDictionary
 
 import msgspec
 
-from service.histories.history import KEPT_EVENTS, HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
+from service.histories.history import KEPT_EVENTS, Growth, HistoryStore, HistoryUnavailable, StoredEvent, UserHistory
+from service.histories.sqlite_history import SqliteHistory
 
+_MOST_GROWTHS = 64  # writes of one user that wait for the next read; after more, the store is read
 # Estimated sizes of Python objects.
 _EVENT_BYTES = 220  # without its texts
 _ITEM_BYTES = 180
@@ -21,6 +27,8 @@ _USER_BYTES = 1000
 class _Held:
     history: UserHistory
     num_bytes: int
+    version: int | None = None  # of the store, since when it and `growths` are all that it has; None: it must be read
+    growths: tuple[Growth, ...] = ()  # what this process wrote since
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -29,6 +37,7 @@ class _Turn:
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     began: int = -1
+    is_written: bool = False  # whether this process wrote to the user's history during the last read
     outcome: UserHistory | HistoryUnavailable = field(default_factory=UserHistory)
 
 
@@ -44,7 +53,13 @@ class RememberedHistories:
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
         self._ticks = count()
+        self._version: Callable[[], int | None] = lambda: None
+        self._last_version: int | None = None
         self.num_bytes = 0
+
+    def follow(self, store: SqliteHistory) -> None:
+        """Hear what the store writes, so that most reads need not ask it."""
+        self._version, store.on_growth, store.on_change = store.version, self._grow, self._doubt
 
     async def append(self, events: Sequence[StoredEvent]) -> list[bool]:
         """Append to the store; the cache follows with the next read."""
@@ -52,6 +67,8 @@ class RememberedHistories:
 
     async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
         """The store's history. Concurrent reads of one user share one read of the store, if it begins after they were called."""
+        if (history := self._known_now(user_id)) is not None:
+            return known if known is not None and _version(known) == _version(history) else history
         turn = self._turns.get(user_id)
         if turn is None:
             turn = self._turns[user_id] = _Turn()
@@ -61,7 +78,7 @@ class RememberedHistories:
             if turn.began < called:
                 began = next(self._ticks)
                 try:
-                    turn.outcome = await self._read(user_id, known)
+                    turn.outcome = await self._read(user_id, known, turn)
                 except HistoryUnavailable as error:
                     turn.outcome = error
                 turn.began = began
@@ -83,18 +100,61 @@ class RememberedHistories:
         """Close the store."""
         await self._store.close()
 
-    async def _read(self, user_id: str, known: UserHistory | None) -> UserHistory:
+    def _known_now(self, user_id: str) -> UserHistory | None:
+        """The history as it is in the store now, if that is known without a read of it."""
         held = self._held.get(user_id)
+        if held is None or held.version is None or (version := self._version()) is None:
+            return None
+        self._last_version = version
+        if version != held.version:
+            return None
+        history = held.history
+        for growth in held.growths:
+            if (grown := growth.of(history)) is None:
+                return None
+            history = grown
+        if held.growths:
+            self._forget(user_id)
+            self._remember(user_id, _Held(history, _weigh(history, held), version))
+        else:
+            self._held.move_to_end(user_id)
+        return history
+
+    def _grow(self, growth: Growth) -> None:
+        """Note what this process wrote to the history of a user."""
+        self._note_writing(growth.user_id)
+        if (held := self._held.get(growth.user_id)) is not None:
+            is_noted = held.version is not None and len(held.growths) < _MOST_GROWTHS
+            growths = (*held.growths, growth) if is_noted else ()
+            self._held[growth.user_id] = replace(held, version=held.version if is_noted else None, growths=growths)
+
+    def _doubt(self, user_id: str) -> None:
+        """The next read must ask the store."""
+        self._note_writing(user_id)
+        if (held := self._held.get(user_id)) is not None:
+            self._held[user_id] = replace(held, version=None, growths=())
+
+    def _note_writing(self, user_id: str) -> None:
+        if turn := self._turns.get(user_id):
+            turn.is_written = True
+
+    async def _read(self, user_id: str, known: UserHistory | None, turn: _Turn) -> UserHistory:
+        # The version of a moment before the read: what others write from then on makes it another one. What this process writes
+        # is noted in the turn until the read is over, and on what is held from then on.
+        held, version, turn.is_written = self._held.get(user_id), self._version(), False
+        version = self._last_version if version is None else version
         found = await self._store.read(user_id, held.history if held else known)
+        version = None if turn.is_written else version
         if held and found is held.history:
             if user_id in self._held:  # otherwise it was evicted or deleted meanwhile
+                self._held[user_id] = _Held(found, held.num_bytes, version)
                 self._held.move_to_end(user_id)
             return found
         if held and _went_back(held.history, found):
             self._on_rollback()
         self._forget(user_id)
         if found.num_events:  # unknown users would only evict known ones
-            self._remember(user_id, _Held(found, _weigh(found, held)))
+            self._remember(user_id, _Held(found, _weigh(found, held), version))
         return found
 
     def _remember(self, user_id: str, held: _Held) -> None:

@@ -1,25 +1,29 @@
 """Histories in one SQLite file: the default, for one server on one machine.
 
-Writes run on one thread of the store and reads on another. The file is in WAL mode, so a read does not wait for a write that
-waits for the disk.
+Writes run on one thread of the store, several in one transaction, and reads on another. The file is in WAL mode, so a read does
+not wait for a write that waits for the disk.
 """
 
 import asyncio
 import secrets
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
 from pathlib import Path
-from typing import TypeVar
+from threading import Lock
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from service.histories.grouped_writes import GroupedWrites
 from service.histories.history import (
     KEPT_EVENT_IDS,
     KEPT_EVENTS,
     KEPT_ITEMS,
     FailureReason,
+    Growth,
     HistoryUnavailable,
     PastItem,
     StoredEvent,
@@ -74,57 +78,149 @@ class _Head:
     latest_ms: int | None = 0
 
 
+class Appended(NamedTuple):
+    """For each event whether it was new, and what the transaction added to each user."""
+
+    stored: list[bool]
+    grown: tuple[Growth, ...]
+
+
+Write = tuple[StoredEvent, ...] | str  # events to append, or the id of a user to delete
+Written = Appended | int
+
+
 class SqliteHistory:
-    """A HistoryStore in the file at `path`. A missing file is created; EnvironmentProblem when the file cannot be used."""
+    """A HistoryStore in the file at `path`. A missing file is created; EnvironmentProblem when the file cannot be used.
+
+    `on_growth` is called on the event loop for each user whose history a write of this store extended, and `on_change` for each
+    whose history a write deleted, or may have changed although it failed; both before the writer goes on.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._writing = ThreadPoolExecutor(1, "history-write")
-        self._reading = ThreadPoolExecutor(1, "history-read")
         self._writer = connect(path, WHAT, OPTION)
         make_tables(self._writer, path, WHAT, OPTION, _TABLES, VERSION, _UPGRADES)
         self._reader = connect(path, WHAT, OPTION)
+        self._writer_is_taken = Lock()
+        self._writes: GroupedWrites[Write, Written] = GroupedWrites("history-write", self._write, self._written)
+        self._reading = ThreadPoolExecutor(1, "history-read")
+        self.on_growth: Callable[[Growth], None] = lambda _: None
+        self.on_change: Callable[[str], None] = lambda _: None
 
     async def append(self, events: Sequence[StoredEvent]) -> list[bool]:
         """Append in one transaction, which is on the disk when this returns."""
-        return await self._call(self._writing, lambda: append(self._writer, events))
+        done = await self._writes(tuple(events))
+        assert isinstance(done, Appended)
+        return done.stored
 
     async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
         """Read everything from one consistent snapshot."""
-        return await self._call(self._reading, lambda: read(self._reader, user_id, known))
+        return await self._read(lambda: read(self._reader, user_id, known))
 
     async def list_users(self, after: str, prefix: str, limit: int) -> list[tuple[str, int]] | None:
         """The users as their table has them, in the order of the bytes of their ids."""
-        return await self._call(self._reading, lambda: list_users(self._reader, after, prefix, limit))
+        return await self._read(lambda: list_users(self._reader, after, prefix, limit))
 
     async def delete(self, user_id: str) -> int:
         """Delete in one transaction, which is on the disk when this returns."""
-        return await self._call(self._writing, lambda: delete(self._writer, user_id))
+        count = await self._writes(user_id)
+        assert isinstance(count, int)
+        return count
 
     async def close(self) -> None:
         """Wait for running calls, then close the file."""
-        for pool, connection in ((self._writing, self._writer), (self._reading, self._reader)):
-            pool.shutdown()
-            connection.close()
+        self._writes.close()
+        self._reading.shutdown()
+        self._writer.close()
+        self._reader.close()
 
-    async def _call(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    def version(self) -> int | None:
+        """A number that changes when anything but this store changes the file; None while this store writes.
+
+        It is known at once: this takes microseconds, and may run on the event loop.
+        """
+        if not self._writer_is_taken.acquire(blocking=False):
+            return None
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, work)
+            return int(self._writer.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error:
+            return None
+        finally:
+            self._writer_is_taken.release()
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reading, work)
         except (sqlite3.Error, msgspec.DecodeError) as error:
-            reason = _REASONS.get(getattr(error, "sqlite_errorname", ""), "damaged")
-            raise HistoryUnavailable(f"the history file cannot be used: {error}", reason) from error
+            raise _unavailable(error) from error
+
+    def _write(self, writes: Sequence[Write]) -> list[Written | Exception]:
+        outcomes: list[Written | Exception] = []
+        with self._writer_is_taken:
+            for is_deletion, group in groupby(writes, lambda write: isinstance(write, str)):
+                if is_deletion:
+                    outcomes += [_attempt(lambda: delete(self._writer, str(user))) for user in group]  # noqa: B023 # called at once
+                else:
+                    outcomes += self._append([events for events in group if not isinstance(events, str)])
+        return outcomes
+
+    def _append(self, appends: "Sequence[tuple[StoredEvent, ...]]") -> "Sequence[Appended | Exception]":
+        """All in one transaction. If it fails over the data of some users, each gets its own, so that only theirs fail."""
+        done = _attempt(lambda: append(self._writer, [event for events in appends for event in events]))
+        if not isinstance(done, Exception):
+            stored = iter(done.stored)
+            each = [Appended(list(islice(stored, len(events))), ()) for events in appends]
+            return [each[0]._replace(grown=done.grown), *each[1:]]
+        is_theirs = not isinstance(done.__cause__, sqlite3.OperationalError)
+        if len(appends) == 1 or not is_theirs:
+            return [done] * len(appends)
+        return [outcome for events in appends for outcome in self._append([events])]
+
+    def _written(self, write: Write, outcome: Written | Exception) -> None:
+        if isinstance(outcome, Appended):
+            for growth in outcome.grown:
+                self.on_growth(growth)
+        else:
+            for user in {write} if isinstance(write, str) else {event.user_id for event in write}:
+                self.on_change(user)
 
 
-def append(connection: sqlite3.Connection, events: Sequence[StoredEvent]) -> list[bool]:
-    """Store events in one transaction. Returns for each whether it was new."""
+def _attempt(work: Callable[[], T]) -> T | Exception:
+    try:
+        return work()
+    except (sqlite3.Error, msgspec.DecodeError) as error:
+        unavailable = _unavailable(error)
+        unavailable.__cause__ = error
+        return unavailable
+    except Exception as error:
+        return error
+
+
+def _unavailable(error: Exception) -> HistoryUnavailable:
+    reason = _REASONS.get(getattr(error, "sqlite_errorname", ""), "damaged")
+    return HistoryUnavailable(f"the history file cannot be used: {error}", reason)
+
+
+def append(connection: sqlite3.Connection, events: Sequence[StoredEvent]) -> Appended:
+    """Store events in one transaction."""
     tag = secrets.token_hex(8)
     with connection:  # commits, or rolls back on an error
         connection.execute("BEGIN IMMEDIATE")
-        heads = {user: _head(connection, user) for user in {e.user_id for e in events}}
+        before = {user: _head(connection, user) for user in {e.user_id for e in events}}
+        heads = {user: replace(head) for user, head in before.items()}
         stored = [_append_one(connection, event, heads[event.user_id], tag) for event in events]
         for user, head in heads.items():
             head.epoch = head.epoch or tag
             _trim(connection, user, head)
-    return stored
+    return Appended(stored, tuple(_grown(events, stored, before, tag)))
+
+
+def _grown(events: Sequence[StoredEvent], stored: Sequence[bool], before: dict[str, _Head], tag: str) -> Iterator[Growth]:
+    added: dict[str, list[StoredEvent]] = {}
+    for event, is_new in zip(events, stored, strict=True):
+        if is_new:
+            added.setdefault(event.user_id, []).append(event)
+    for user, new in added.items():
+        yield Growth(user, before[user].epoch, before[user].num_events, tuple(new), tag)
 
 
 def _head(connection: sqlite3.Connection, user_id: str) -> _Head:
@@ -152,7 +248,7 @@ def _count_item(connection: sqlite3.Connection, event: StoredEvent, item_id: str
     past, met = PastItem.after(_past_item(row[:-1]) if row else None, event), row[-1] if row else seq
     values = (past.count, past.first_ms, past.last_ms, *past.decayed, msgspec.json.encode(sorted(past.event_types)), met)
     connection.execute("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (event.user_id, item_id, *values))
-    if row is None:
+    if row is None and seq > KEPT_ITEMS:  # before, there cannot be more items than may be kept
         connection.execute(
             "DELETE FROM items WHERE user_id = ?1 AND item_id IN"
             " (SELECT item_id FROM items WHERE user_id = ?1 ORDER BY last_ms DESC, item_id DESC LIMIT -1 OFFSET ?2)",
@@ -167,11 +263,12 @@ def _past_item(row: tuple[int, int, int, float, float, float, bytes]) -> PastIte
 
 def _trim(connection: sqlite3.Connection, user_id: str, head: _Head) -> None:
     """Delete the events and event ids beyond the bounds, and store the head."""
-    if head.latest_ms is not None:
+    if head.num_events > KEPT_EVENTS and head.latest_ms is not None:
         connection.execute("DELETE FROM events WHERE user_id = ? AND seq <= ?", (user_id, head.num_events - KEPT_EVENTS))
     elif head.num_events > KEPT_EVENTS:
         head.latest_ms = _trim_by_time(connection, user_id, head.num_events)
-    connection.execute("DELETE FROM event_ids WHERE user_id = ? AND seq <= ?", (user_id, head.num_events - KEPT_EVENT_IDS))
+    if head.num_events > KEPT_EVENT_IDS:
+        connection.execute("DELETE FROM event_ids WHERE user_id = ? AND seq <= ?", (user_id, head.num_events - KEPT_EVENT_IDS))
     values = (user_id, head.epoch, head.num_events, head.latest_ms)
     connection.execute("INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?)", values)
 

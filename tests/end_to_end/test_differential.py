@@ -202,7 +202,9 @@ def server(shop: Shop, queries: list[Query], tmp_path_factory: pytest.TempPathFa
     build_release(load_bundle(shop.bundle), shop.items, directory / "store", None)
     # Nothing is refused however slow the machine, and what is kept of users is used as it is.
     settings = Settings(store=directory / "store", torch_threads=1, max_wait_s=600, request_timeout_s=600, verify_share=0)
-    history = RememberedHistories(SqliteHistory(directory / "history.db"), settings.history_cache_mb << 20, lambda: None)
+    file = SqliteHistory(directory / "history.db")
+    history = RememberedHistories(file, settings.history_cache_mb << 20, lambda: None)
+    history.follow(file)
     with Client(settings, load_release(directory / "store"), history) as client:
         random = Random(0)
         for place, query in enumerate(queries):

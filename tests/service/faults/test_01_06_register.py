@@ -36,6 +36,9 @@ def test_a_read_knows_every_event_acknowledged_before_it_began(
 
 async def check(stores: list[HistoryStore], proxies: list[FaultProxy]) -> None:
     servers = [RememberedHistories(store, 10**8, lambda: None) for store in stores]
+    for server, store in zip(servers, stores, strict=True):
+        if isinstance(store, SqliteHistory):
+            server.follow(store)
     for proxy in proxies:
         await proxy.__aenter__()
     disturbing = asyncio.create_task(disturb(proxies))

@@ -1,12 +1,15 @@
 import asyncio
 import tracemalloc
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from service.histories.history import KEPT_EVENTS, HistoryUnavailable, StoredEvent, UserHistory
 from service.histories.remembered import RememberedHistories, _weigh
+from service.histories.sqlite_history import SqliteHistory
 from tests.service.conftest import MemoryHistory
 
 ROOM = 10**9
@@ -228,3 +231,110 @@ def test_the_estimate_is_near_what_python_takes() -> None:
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert sum(_weigh(history, None) for history in kept) == pytest.approx(taken, rel=0.4)
+
+
+class NotedReads(SqliteHistory):
+    """A file that notes which users are read from it, and waits with what it read when told to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.asked: list[str] = []
+        self.gate: asyncio.Event | None = None
+
+    async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
+        self.asked.append(user_id)
+        found = await super().read(user_id, known)
+        if self.gate:
+            await self.gate.wait()
+        return found
+
+
+def followed(path: Path, check: Callable[[NotedReads, RememberedHistories], Awaitable[None]]) -> None:
+    async def run() -> None:
+        store = NotedReads(path)
+        histories = RememberedHistories(store, ROOM, lambda: None)
+        histories.follow(store)
+        await check(store, histories)
+        await histories.close()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_what_this_process_wrote_is_known_without_a_read(tmp_path: Path) -> None:
+    async def check(store: NotedReads, histories: RememberedHistories) -> None:
+        await histories.append([event()])
+        await histories.read("ann")
+        for item in ("hat", "glove", "hat"):
+            await histories.append([event(item), event(item, "bob")])
+        grown = await histories.read("ann")
+        assert store.asked == ["ann"]
+        assert grown == await store.read("ann")
+        assert await histories.read("ann") is grown
+        assert await histories.read("ann", UserHistory(*vars_of(grown))) == grown
+
+    followed(tmp_path / "h.db", check)
+
+
+def vars_of(history: UserHistory) -> tuple[Any, ...]:
+    return history.events, history.num_events, history.items, history.epoch, history.tag
+
+
+def test_what_anyone_else_wrote_is_read(tmp_path: Path) -> None:
+    async def check(store: NotedReads, histories: RememberedHistories) -> None:
+        other = SqliteHistory(tmp_path / "h.db")
+        await histories.append([event()])
+        assert (await histories.read("ann")).seq == 1
+        await other.append([event("hat")])
+        assert (await histories.read("ann")).seq == 2
+        await histories.append([event("glove")])
+        await other.delete("ann")
+        assert (await histories.read("ann")).seq == 0
+        assert store.asked == ["ann"] * 3
+        await other.close()
+
+    followed(tmp_path / "h.db", check)
+
+
+def test_a_user_deleted_during_a_read_is_read_again(tmp_path: Path) -> None:
+    async def check(store: NotedReads, histories: RememberedHistories) -> None:
+        await histories.append([event()])
+        store.gate = asyncio.Event()
+        reading = asyncio.create_task(histories.read("ann"))
+        while not store.asked:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.1)  # it has read, and not yet told
+        await histories.delete("ann")
+        store.gate.set()
+        assert (await reading).seq == 1
+        assert (await histories.read("ann")).seq == 0
+
+    followed(tmp_path / "h.db", check)
+
+
+def test_an_append_whose_caller_left_is_known_too(tmp_path: Path) -> None:
+    async def check(store: NotedReads, histories: RememberedHistories) -> None:
+        await histories.append([event()])
+        await histories.read("ann")
+        with store._writer_is_taken:
+            appending = asyncio.create_task(histories.append([event("hat")]))
+            await asyncio.sleep(0.1)  # its turn has come, and the file is busy
+            appending.cancel()
+            await asyncio.wait([appending])
+        await histories.append([event(user="bob")])
+        assert [e.item_id for e in (await histories.read("ann")).events] == ["shoe", "hat"]
+
+    followed(tmp_path / "h.db", check)
+
+
+def test_a_write_that_failed_leaves_a_doubt_that_a_read_ends(tmp_path: Path) -> None:
+    async def check(store: NotedReads, histories: RememberedHistories) -> None:
+        await histories.append([event()])
+        await histories.read("ann")
+        store._writer.execute("PRAGMA query_only = ON")
+        with pytest.raises(HistoryUnavailable):
+            await histories.append([event("hat")])
+        store._writer.execute("PRAGMA query_only = OFF")
+        assert (await histories.read("ann")).seq == 1
+        assert store.asked == ["ann", "ann"]
+
+    followed(tmp_path / "h.db", check)

@@ -136,3 +136,62 @@ def test_users_are_listed_by_their_ids_with_the_number_of_their_events(tmp_path:
     assert prefixed == [("ann", 2), ("anna", 1)]
     assert both == [("anna", 1)]
     assert literal == [("b%", 1)]
+
+
+def test_appends_that_share_a_transaction_each_learn_what_was_new(tmp_path: Path) -> None:
+    async def run() -> list[list[bool]]:
+        store = SqliteHistory(tmp_path / "h.db")
+        first = await asyncio.gather(*(store.append([event(key=key), event("bob", key)]) for key in ("1", "2", "1")))
+        history = await store.read("ann")
+        assert [e.event_id for e in history.events] == ["1", "2"]
+        await store.close()
+        return first
+
+    assert asyncio.run(run()) == [[True, True], [True, True], [False, False]]
+
+
+def test_one_damaged_user_fails_alone_though_others_were_to_share_the_transaction(tmp_path: Path) -> None:
+    store = SqliteHistory(tmp_path / "h.db")
+    asyncio.run(store.append([event("bob")] * 256))
+    store._writer.execute("UPDATE events SET payload = 'x' WHERE user_id = 'bob'")
+    late = msgspec.structs.replace(event("bob"), time_ms=0)  # the others must be looked at, to see which of them goes
+
+    async def run() -> None:
+        asked = [store.append(events) for events in ([event("ann")], [late], [event("cid")])]
+        ann, bob, cid = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(bob, HistoryUnavailable)
+        assert (ann, cid) == ([True], [True])
+        assert [(await store.read(user)).num_events for user in ("ann", "cid")] == [1, 1]
+        await store.close()
+
+    asyncio.run(run())
+
+
+def test_a_group_that_the_disk_refuses_is_not_tried_one_by_one(tmp_path: Path) -> None:
+    store = SqliteHistory(tmp_path / "h.db")
+    store._writer.execute("PRAGMA query_only = ON")  # what an OperationalError says of one, it says of all
+    begun: list[str] = []
+    store._writer.set_trace_callback(lambda sql: begun.append(sql) if sql.startswith("BEGIN") else None)
+    outcomes = store._write([(event("ann"),), (event("bob"),)])
+    assert [type(outcome) for outcome in outcomes] == [HistoryUnavailable] * 2
+    assert len(begun) == 1
+    asyncio.run(store.close())
+
+
+def test_its_version_changes_with_what_others_write_and_is_unknown_while_it_writes(tmp_path: Path) -> None:
+    store, other = (SqliteHistory(tmp_path / "h.db") for _ in range(2))
+
+    async def run() -> None:
+        before = store.version()
+        assert before is not None
+        await store.append([event()])
+        await store.delete("ann")
+        assert store.version() == before
+        await other.append([event()])
+        assert store.version() not in (before, None)
+        with store._writer_is_taken:
+            assert store.version() is None
+        for opened in (store, other):
+            await opened.close()
+
+    asyncio.run(run())
