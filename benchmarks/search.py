@@ -23,7 +23,8 @@ from benchmarks.report import Row, write_report
 from embedder_cache.build import sample_queries
 from embedder_cache.checks.index_choice import make_index, recall
 from twotower.artefacts.bundle import load_towers
-from twotower.artefacts.release import VECTORS, read_pointer, release_path, verify_release
+from twotower.artefacts.parts import read_vectors
+from twotower.artefacts.release import read_pointer, release_path, verify_release
 from twotower.data.features import Floats
 from twotower.index.files import open_index, write_index
 from twotower.index.kinds import IndexInfo, Kind
@@ -160,7 +161,7 @@ def of_store(store: Path) -> tuple[Floats, int, Floats]:
     """Vectors of the current release, and queries that its contextualizer computes from made-up histories."""
     path = release_path(store, read_pointer(store).release)
     manifest, info = verify_release(path)
-    towers, vectors_NV = load_towers(path, manifest), np.load(path / VECTORS, allow_pickle=False)
+    towers, vectors_NV = load_towers(path, manifest), read_vectors(path, info)
     return vectors_NV, towers.config.model.width, sample_queries(towers, vectors_NV, info.popularity_as_of_ms, 256)
 
 

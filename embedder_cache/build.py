@@ -5,11 +5,9 @@ N: items, D: item vector width, P: popularity and signal dimensions, V: D + P
 
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 import numpy as np
@@ -19,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from embedder_cache.catalogue.intake import Intake, reasons, take_in
+from embedder_cache.catalogue.intake import reasons, take_in
 from embedder_cache.catalogue.opened_release import OpenedRelease
 from embedder_cache.catalogue.popularity import expect_new_items, popularity_from_bundle, popularity_from_events
 from embedder_cache.catalogue.signals import announced
@@ -39,15 +37,18 @@ from embedder_cache.checks.gates import (
 )
 from embedder_cache.checks.holdout import ask_both, holdout_gates
 from embedder_cache.checks.index_choice import RequestedKind, make_index, refuse_without_gpu
-from embedder_cache.embedding.interrupted_run import Note, Work, work_directory
-from embedder_cache.embedding.local_engine import Embedded, Engine, embed_content_here, embed_here, item_vectors, still_to_embed
-from embedder_cache.embedding.unchanged_items import Kept, kept_embeddings
+from embedder_cache.embedding.changed_items import link, patch_on
+from embedder_cache.embedding.interrupted_run import work_directory
+from embedder_cache.embedding.item_files import embed_items
+from embedder_cache.embedding.local_engine import Engine, embed_content_here, embed_here
+from embedder_cache.embedding.unchanged_items import kept_embeddings
 from embedder_cache.maps.process import MapOptions, draw_map
 from embedder_cache.publish import publishing
-from twotower.artefacts.bundle import TOWER_FILES, Bundle, Towers, read_table
+from twotower.artefacts.bundle import TOWER_FILES, Bundle, Towers
 from twotower.artefacts.item_changes import Changes
 from twotower.artefacts.manifest import seal
-from twotower.artefacts.release import CONTENT, GATES, GOLDEN, INFO, ITEMS, KIND, REJECTED, VECTORS, Address, ReleaseInfo
+from twotower.artefacts.parts import read_items
+from twotower.artefacts.release import GATES, GOLDEN, INFO, KIND, REJECTED, VECTORS, Address, ReleaseInfo
 from twotower.artefacts.signature import Signer
 from twotower.data.features import DAY_MS, Floats, Ints
 from twotower.device import ON_CPU, Device
@@ -104,6 +105,8 @@ def build_release(
     aside: bool = False,
     by_content: bool = False,
     map_options: MapOptions | None = None,
+    most_changed: float = 0.10,
+    prove: bool = False,
 ) -> Published:
     """Embed `items` with `bundle`, build the index, check and publish the release. The pointer moves last, and not if `aside`.
 
@@ -114,7 +117,8 @@ def build_release(
     or deleted through a server. Embedded items stay on disk until a release is published, so that the run after a stopped one
     continues with them. An index of a kind for GPUs is built on `device`, and `auto` chooses one for it. `by_content` embeds
     here, without the ids: for a catalogue that the bundle was not trained on. `map_options` asks for a map; when
-    drawing it fails, the release goes out without one.
+    drawing it fails, the release goes out without one. Up to a share of `most_changed`, changed items are written alone, beside
+    links to the files of the served release, which are read again only to `prove` them.
     """
     refuse_without_gpu(index, device)  # now, and not after hours of embedding
     columns = bundle.towers.schema.items
@@ -123,7 +127,7 @@ def build_release(
     # Vectors that were embedded with ids and without are never mixed.
     space, engine = bundle.towers.config.vector_space_id, embed_content_here if by_content else engine
     kept_space = f"{space}-content" if by_content else space
-    with publishing(store, signer) as publication:
+    with publishing(store, signer, prove) as publication:
         directory, served = publication.directory, publication.served
         with step("read items"):
             intake = take_in(items, columns, bundle.towers.config.model.item_spec, delta, served_columns(served))
@@ -140,15 +144,26 @@ def build_release(
         if as_of_ms is not None and time.time_ns() // 1_000_000 - as_of_ms > limits.log_age_days * DAY_MS:
             say(f"  the last event is of {datetime.fromtimestamp(as_of_ms / 1000, UTC):%Y-%m-%d}: popularity is as of then")
         popularity_NP = np.concatenate([popularity.log_NP, announced(signals, bundle.towers, item_ids, as_of_ms)], 1)
-        for name in TOWER_FILES:
-            shutil.copyfile(bundle.path / name, directory / name)
+        copy_towers(bundle, served, directory)
         kept = kept_embeddings(intake, served, kept_space)
+        patch = patch_on(served, bundle, items, intake, kept, popularity_NP.shape[1], most_changed)
         started, work_path = time.monotonic(), work_directory(publication.store.local) / kept_space
         with step("embed items", total=len(item_ids), unit="items") as done:
-            num_embedded = embed_items(engine, bundle, items, work_path, directory, intake, kept, popularity_NP, done.advance)
+            job = (directory, intake, popularity_NP, done.advance)
+            if patch:
+                num_embedded = patch.write(engine, bundle, items, *job)
+            else:
+                num_embedded = embed_items(engine, bundle, items, work_path, kept, *job)
+        if len(intake.rejected):
+            pq.write_table(intake.rejected, directory / REJECTED)
         embed_s = time.monotonic() - started
-        expect_new_items(directory / VECTORS, bundle, item_ids, popularity.age_days_N)
-        vectors_NV = np.load(directory / VECTORS, mmap_mode="c")  # torch refuses a read-only map
+        if patch:
+            vectors_NV = patch.vectors(directory, popularity_NP)
+            expect_new_items(vectors_NV, bundle, item_ids, popularity.age_days_N)
+            num_parts = patch.finish(directory, vectors_NV[:, bundle.towers.config.model.width :])
+        else:
+            expect_new_items(np.load(directory / VECTORS, mmap_mode="r+"), bundle, item_ids, popularity.age_days_N)
+            vectors_NV, num_parts = np.load(directory / VECTORS, mmap_mode="c"), 0  # torch refuses a read-only map
         # On one thread, like the vectors: several threads may round otherwise, and every night would publish a change.
         (golden,) = in_parallel(lambda ids: golden_queries(bundle, ids, vectors_NV, as_of_ms), [item_ids])
         (directory / GOLDEN).write_bytes(msgspec.json.encode(golden))
@@ -160,7 +175,13 @@ def build_release(
         queries_QV = holdout.new.queries_QV if holdout else sample_queries(bundle.towers, vectors_NV, as_of_ms, SAMPLE_QUERIES)
         with step("build the index"):
             made = make_index(
-                directory, np.asarray(vectors_NV), bundle.towers.config.model.width, index, queries_QV, device=device
+                directory,
+                np.asarray(vectors_NV),
+                bundle.towers.config.model.width,
+                index,
+                queries_QV,
+                device=device,
+                stored=num_parts == 0,
             )
         info = ReleaseInfo(
             bundle_id=bundle.manifest.id,
@@ -170,13 +191,14 @@ def build_release(
             popularity_as_of_ms=as_of_ms,
             index=made.info,
             delta_sequence=intake.changes.sequence,
+            num_parts=num_parts,
         )
         (directory / INFO).write_bytes(msgspec.json.encode(info))
         num_points = draw_map(directory, served, map_options) if map_options else 0
         gates = [
             rejected_gate(len(intake.rejected), len(intake.accepted_R), limits, next(iter(reasons(intake.rejected)), None)),
             *check_gates(bundle, item_ids, vectors_NV, popularity.coverage, served, limits),
-            *column_gates(read_table(directory / ITEMS), columns, served, limits),
+            *column_gates(read_items(directory, info), columns, served, limits),
             *index_gates(made.report, served, limits),
             size_gate(directory, limits),
         ]
@@ -189,7 +211,7 @@ def build_release(
         require(gates, forced)
         (directory / GATES).write_bytes(report(gates, forced, len(item_ids), made.report))
         with step("publish"):
-            manifest = seal(directory, KIND, parent=bundle.manifest.id)
+            manifest = seal(directory, KIND, parent=bundle.manifest.id, digest=publication.digest)
             release, changed = publication.publish(manifest, aside)
         shutil.rmtree(work_directory(publication.store.local), ignore_errors=True)
     return Published(
@@ -212,7 +234,7 @@ def served_columns(served: OpenedRelease | None) -> pa.Schema | None:
     """The columns of the item table that is served now; None when there is none, or it cannot be read."""
     try:
         return None if served is None else served.items.schema
-    except (OSError, pa.ArrowInvalid):
+    except (ArtefactError, OSError, pa.ArrowInvalid):
         return None
 
 
@@ -227,62 +249,14 @@ def say_popularity_of_training(served: OpenedRelease | None) -> None:
         say(f"  WARNING: no --events given, so popularity is that of training; the served release's is of {moment:%Y-%m-%d}")
 
 
-def embed_items(
-    engine: Engine,
-    bundle: Bundle,
-    items: Path,
-    work_path: Path,
-    directory: Path,
-    intake: Intake,
-    kept: Kept,
-    popularity_NP: Floats,
-    on_items: Callable[[int], None],
-) -> int:
-    """Write every item and its vector. Returns how many items this run embedded: kept ones and those of a stopped run aside.
-
-    `work_path` is where a stopped run left its own.
-    """
-    width, fresh_N = bundle.towers.config.model.width, kept.rows_N < 0
-    work = Work(work_path, width)
-    found = work.find(intake, fresh_N)
-    num_to_embed = int(np.count_nonzero(still_to_embed(intake, kept, found)))
-    if resumed := int(np.count_nonzero(fresh_N)) - num_to_embed:
-        say(f"  going on with {resumed:,} items embedded by a run that was stopped")
-    batches = item_vectors(engine, bundle, items, intake, kept, found)
-    with (directory / VECTORS).open("wb") as file, work.journal(directory / VECTORS, intake, fresh_N) as note:
-        write_items(directory, file, intake, batches, popularity_NP, width, note, on_items)
-    return num_to_embed
-
-
-def write_items(
-    directory: Path,
-    vectors_file: BinaryIO,
-    intake: Intake,
-    batches: Embedded,
-    popularity_NP: Floats,
-    width: int,
-    note: Note,
-    on_items: Callable[[int], None],
-) -> None:
-    """Stream the catalogue into vectors.npy [N, V], items.arrow and content.npy with a few batches in memory."""
-    shape = (len(intake.item_ids), width + popularity_NP.shape[1])
-    with pa.OSFile(str(directory / ITEMS), "wb") as sink:
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(vectors_file, header)
-        writer: pa.ipc.RecordBatchFileWriter | None = None
-        for table, place, vectors_nD in batches:
-            writer = writer or pa.ipc.new_file(sink, table.schema)
-            writer.write_table(table)
-            rows_nV, offset = np.concatenate([vectors_nD, popularity_NP[place]], 1, dtype=np.float32), vectors_file.tell()
-            vectors_file.write(rows_nV.data)
-            vectors_file.flush()
-            note(place, offset, rows_nV)
-            on_items(len(table))
-        assert writer is not None, "a catalogue without items is refused when it is taken in"
-        writer.close()
-    np.save(directory / CONTENT, intake.content_N)
-    if len(intake.rejected):
-        pq.write_table(intake.rejected, directory / REJECTED)
+def copy_towers(bundle: Bundle, served: OpenedRelease | None, directory: Path) -> None:
+    """Put the bundle's towers into the directory: links to the served release's, if they are the same."""
+    before = served.manifest.files if served is not None and served.manifest is not None else {}
+    for name in TOWER_FILES:
+        if served is not None and before.get(name) == bundle.manifest.files[name]:
+            link(served.path / name, directory / name)
+        else:
+            shutil.copyfile(bundle.path / name, directory / name)
 
 
 def golden_queries(

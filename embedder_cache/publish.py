@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedder_cache.catalogue.opened_release import OpenedRelease, open_release
-from twotower.artefacts.manifest import MANIFEST, Manifest, parse_manifest, staging, sync
+from twotower.artefacts.manifest import MANIFEST, Digest, Manifest, parse_manifest, sha256, staging, sync
+from twotower.artefacts.proofs import Proofs
 from twotower.artefacts.release import (
     GATES,
     KIND,
@@ -66,6 +67,7 @@ class Publication:
     directory: Path  # where the release is built
     signer: Signer | None
     served: OpenedRelease | None  # the release that is served now, opened and hashed once for the whole run
+    digest: Digest = sha256  # reads no file again that was read when `served` was opened
 
     def publish(self, manifest: Manifest, aside: bool = False) -> tuple[str, bool]:
         """Put the sealed directory into the store, read it back and make it current. Returns its id, and whether that changed.
@@ -87,7 +89,7 @@ class Publication:
         release = known if known and whole else manifest.id
         if not whole:
             self.store.add(self.directory, release)
-            verify(self.store, release, signed_by)
+            verify(self.store, release, signed_by, self.digest)
         pointer = self.at_start.pointer
         changed = pointer is None or (pointer.sequence, pointer.release) != (self.at_start.sequence, release)
         if aside:
@@ -104,14 +106,14 @@ class Publication:
         return manifest is not None and manifest.id == release
 
 
-def open_served(store: Store, at_start: PointerAtStart) -> OpenedRelease | None:
+def open_served(store: Store, at_start: PointerAtStart, digest: Digest = sha256) -> OpenedRelease | None:
     """The release that is served now, or None when there is none to compare with, which is said unless this is the first run."""
     pointer = at_start.pointer
     if pointer is None:
         return None
     try:
         if pointer.release in store.releases():
-            return open_release(store, pointer.release)
+            return open_release(store, pointer.release, digest)
         say(f"  {pointer.release} is current but not in {store}: nothing is compared with it")
     except ArtefactError as error:
         say(f"  the release served now cannot be read, so nothing is compared with it: {error}")
@@ -119,8 +121,11 @@ def open_served(store: Store, at_start: PointerAtStart) -> OpenedRelease | None:
 
 
 @contextmanager
-def publishing(address: Address, signer: Signer | None = None) -> Iterator[Publication]:
-    """Lock the store on this machine, open the release served now, and make a directory to build the new release in."""
+def publishing(address: Address, signer: Signer | None = None, prove: bool = False) -> Iterator[Publication]:
+    """Lock the store on this machine, open the release served now, and make a directory to build the new release in.
+
+    With `prove`, files that the new release shares with the one served now are read again with it.
+    """
     store = open_store(address)
     make_store(store.local)
     with only_publisher(store.local):
@@ -128,7 +133,9 @@ def publishing(address: Address, signer: Signer | None = None) -> Iterator[Publi
         at_start = newest(store)
         with staging(store.local / RELEASES) as directory:
             try:
-                yield Publication(store, at_start, directory, signer, open_served(store, at_start))
+                proofs = Proofs()
+                served = open_served(store, at_start, proofs.read)
+                yield Publication(store, at_start, directory, signer, served, sha256 if prove else proofs.digest)
             except OSError as error:
                 raise EnvironmentProblem(
                     f"cannot build a release in {store.local}: {error}. What is served has not changed; run this again once "

@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from twotower.artefacts.bundle import Towers, load_towers, read_table
-from twotower.artefacts.release import ITEMS, VECTORS, read_pointer, read_release_manifest, release_path
+from twotower.artefacts.bundle import Towers, load_towers
+from twotower.artefacts.parts import read_items, read_vectors
+from twotower.artefacts.release import read_info, read_pointer, read_release_manifest, release_path
 from twotower.data.features import EncodedRows, Ints, encode_rows
 from twotower.data.item_statistics import item_statistics
 from twotower.data.window import WINDOW, History
@@ -77,10 +78,11 @@ class PlainModel:
         torch.set_num_threads(num_threads)
         faiss.omp_set_num_threads(num_threads)
         path = release_path(store, read_pointer(store).release)
-        vectors_NV = np.load(path / VECTORS, allow_pickle=False)
+        info = read_info(path)
+        vectors_NV = np.array(read_vectors(path, info))
         index = faiss.IndexFlatIP(vectors_NV.shape[1])
         index.add(vectors_NV)
-        item_ids = read_table(path / ITEMS).column(ID_FIELD).to_pylist()
+        item_ids = read_items(path, info).column(ID_FIELD).to_pylist()
         rows = {item_id: row for row, item_id in enumerate(item_ids)}
         return PlainModel(load_towers(path, read_release_manifest(path)), torch.from_numpy(vectors_NV), index, item_ids, rows)
 

@@ -8,16 +8,16 @@ from functools import cached_property
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
 from embedder_cache.catalogue.demand import Shares, demand
-from twotower.artefacts.bundle import Towers, load_towers, read_table
+from twotower.artefacts.bundle import Towers, load_towers
 from twotower.artefacts.cache import fetch
-from twotower.artefacts.manifest import Manifest
-from twotower.artefacts.release import GOLDEN, ITEMS, VECTORS, ReleaseInfo, read_info, read_release_manifest, verify_release
+from twotower.artefacts.manifest import Digest, Manifest, sha256
+from twotower.artefacts.parts import part_lengths, read_content, read_items, read_rows, read_vectors
+from twotower.artefacts.release import GOLDEN, ReleaseInfo, read_info, read_release_manifest, verify_release
 from twotower.artefacts.store import LocalStore, Store
-from twotower.data.features import Floats
+from twotower.data.features import Floats, Hashes, Ints
 from twotower.errors import ArtefactError
 from twotower.model.catalogue import ID_FIELD
 from twotower.model.golden import GoldenQuery
@@ -25,7 +25,7 @@ from twotower.model.golden import GoldenQuery
 
 @dataclass(frozen=True)
 class OpenedRelease:
-    """Item table and vectors stay on disk.
+    """Item table and vectors stay on disk, unless they are in parts, which are put together in memory.
 
     A damaged release has `damage` in place of a manifest. Its items and golden queries may still be looked at, if they can be
     read, because a count of items is better than none; its vectors and towers must not be used.
@@ -54,8 +54,8 @@ class OpenedRelease:
 
     @cached_property
     def items(self) -> pa.Table:
-        """The item table, memory-mapped."""
-        return read_table(self.path / ITEMS)
+        """The item table, memory-mapped if it is whole; ReleaseMismatch when its parts do not fit together."""
+        return read_items(self.path, self.info)
 
     @cached_property
     def item_ids(self) -> pa.Array:
@@ -64,9 +64,23 @@ class OpenedRelease:
 
     @cached_property
     def vectors_NV(self) -> Floats:
-        """Item vectors with popularity and signals, memory-mapped copy-on-write because torch refuses a read-only map."""
-        vectors_NV: Floats = np.load(self.path / VECTORS, mmap_mode="c", allow_pickle=False)
-        return vectors_NV
+        """Item vectors with popularity and signals, memory-mapped if they are whole."""
+        return read_vectors(self.path, self.info)
+
+    @cached_property
+    def content_N(self) -> Hashes:
+        """A hash of each item's features."""
+        return read_content(self.path, self.info)
+
+    @cached_property
+    def rows(self) -> Ints:
+        """Where each item stands in all parts taken together, [N]."""
+        return read_rows(self.path, self.info)
+
+    @cached_property
+    def part_lengths(self) -> list[int]:
+        """The number of rows of each part; one part when the items are whole."""
+        return part_lengths(self.path, self.info)
 
     @cached_property
     def golden(self) -> list[GoldenQuery]:
@@ -88,15 +102,15 @@ class OpenedRelease:
         return None
 
 
-def open_release(store: Store, release: str) -> OpenedRelease:
+def open_release(store: Store, release: str, digest: Digest = sha256) -> OpenedRelease:
     """A release of the store with every file hashed once; StoreError when the store does not have it.
 
     The copy of a release in a bucket is hashed when it is fetched, and ArtefactError is raised when it is not to be had whole.
     """
-    path = fetch(store, release)
+    path = fetch(store, release, digest=digest)
     if not isinstance(store, LocalStore):
         return OpenedRelease(path, read_release_manifest(path))
     try:
-        return OpenedRelease(path, verify_release(path)[0])
+        return OpenedRelease(path, verify_release(path, digest=digest)[0])
     except (ArtefactError, OSError) as error:
         return OpenedRelease(path, None, error)

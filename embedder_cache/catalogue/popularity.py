@@ -67,16 +67,16 @@ def popularity_from_bundle(bundle: Bundle, item_ids: pa.Array) -> Popularity:
     return Popularity(log_NP, np.zeros(len(item_ids), np.float32))
 
 
-def expect_new_items(vectors: Path, bundle: Bundle, item_ids: pa.Array, age_days_N: Floats) -> None:
-    """Add to the popularity in vectors.npy, for items that training did not know, what the bought items most like them sell."""
+def expect_new_items(vectors_NV: Floats, bundle: Bundle, item_ids: pa.Array, age_days_N: Floats) -> None:
+    """Add to the popularity in the vectors, for items that training did not know, what the bought items most like them sell."""
     width, half_life = bundle.towers.config.model.width, bundle.towers.config.popularity_half_lives_days[0]
     known_N = pc.is_in(item_ids, bundle.popularity.column("item_id").combine_chunks()).to_numpy(zero_copy_only=False)
     new = np.flatnonzero(~known_N)
     if not len(new):
         return
-    vectors_NV = np.load(vectors, mmap_mode="r+")
     log_N = np.array(vectors_NV[:, width])
     bought = BoughtItems.of(vectors_NV[:, :width], log_N, np.flatnonzero(known_N))
+    if not len(bought.rows_B):
+        return
     neighbours_AK = bought.log_popularity_B[bought.nearest(vectors_NV[new, :width])]
     vectors_NV[new, width] = with_expected(log_N[new], neighbours_AK, age_days_N[new], half_life)
-    vectors_NV.flush()

@@ -106,8 +106,11 @@ def load_limits(path: Path | None) -> Limits:
 
 def refuse_nonsense(vectors_NV: npt.NDArray[np.float32], width: int, golden: Sequence[GoldenQuery]) -> None:
     """DataError for vectors or scores that cannot rank anything, forced or not. The first `width` columns are the embedding."""
-    not_finite = int((~np.isfinite(vectors_NV)).any(1).sum())
-    zero = int((~vectors_NV[:, :width].any(1)).sum())
+    not_finite = zero = 0
+    for begin in range(0, len(vectors_NV), BATCH_ITEMS):  # few enough rows that they are still in the cache when read again
+        part_BV = np.asarray(vectors_NV[begin : begin + BATCH_ITEMS])
+        not_finite += int((~np.isfinite(part_BV)).any(1).sum())
+        zero += int((~part_BV[:, :width].any(1)).sum())
     if not_finite or zero:
         raise DataError(f"{NOT_PUBLISHED}{not_finite} item vectors are not finite and {zero} are zero. Train the bundle again.")
     if not all(np.isfinite(query.top_scores).all() for query in golden):
@@ -148,12 +151,14 @@ def golden_overlap(
     """Mean share of the promised answers that the new release gives too, at the same depth. Removed items do not count."""
     model, vectors = bundle.towers.config.model, torch.from_numpy(vectors_NV)
     shares = []
+    named = [item_id for query in promised for item_id in (*query.item_ids, *query.top_item_ids)]
+    rows = dict(zip(named, rows_of(pa.array(named, item_ids.type), item_ids), strict=True))  # all at once: a pass over all ids
     for query in promised:
-        known = rows_of(pa.array(query.item_ids, item_ids.type), item_ids)
+        known = np.array([rows[item_id] for item_id in query.item_ids], np.int64)
         here = known >= 0
         request = golden_request(model, known[here], np.array(query.times_ms, np.int64)[here], query.now_ms)
         scores_N = answer(bundle.towers.contextualizer, model, vectors, [request]).dense_scores(vectors)[0]
-        wanted = rows_of(pa.array(query.top_item_ids, item_ids.type), item_ids)
+        wanted = np.array([rows[item_id] for item_id in query.top_item_ids], np.int64)
         wanted = wanted[wanted >= 0]
         if len(wanted):
             top = scores_N.topk(min(len(query.top_item_ids), len(vectors))).indices.numpy()
@@ -217,7 +222,7 @@ def column_gates(items: pa.Table, columns: ItemColumns, served: OpenedRelease | 
             for name in columns.features
             if name in before.column_names
         }
-    except (OSError, pa.ArrowInvalid):
+    except (ArtefactError, OSError, pa.ArrowInvalid):
         return []  # that it cannot be read is said by `check_gates`
     why = "; ".join(changed) or None
     gates = [Gate(name="columns_of_another_type", value=len(changed), at_most=0, unit="columns", why=why)]
@@ -280,8 +285,8 @@ def unchanged_gate(
     rows, same = np.flatnonzero(old_rows_N >= 0), 0
     for begin in range(0, len(rows), BATCH_ITEMS):
         part = rows[begin : begin + BATCH_ITEMS]
-        new_ND, old_ND = vectors_NV[part, :width], old_vectors_NV[old_rows_N[part], :width]
-        same += int((new_ND.view(np.uint32) == old_ND.view(np.uint32)).all(1).sum())
+        new_BV, old_BV = np.take(vectors_NV, part, 0), np.take(old_vectors_NV, old_rows_N[part], 0)
+        same += int((new_BV[:, :width].view(np.uint32) == old_BV[:, :width].view(np.uint32)).all(1).sum())
     return Gate(name="unchanged_bit_equal", value=same / len(rows) if len(rows) else 1.0, at_least=1.0)
 
 

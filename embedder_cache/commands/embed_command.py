@@ -7,6 +7,7 @@ from twotower.device_option import add_device_option
 from twotower.index.kinds import KINDS
 
 ENGINES = ("local", "ray")
+MOST_CHANGED = 0.10
 EPILOG = (
     "Run it every night from cron or a Kubernetes CronJob; it is safe to kill and to run again. Exit status 0: published, or "
     "nothing had changed; 2: refused or wrong input, and what was served stays. Watch the age of --metrics; go back with "
@@ -38,6 +39,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--gates", type=Path, metavar="TOML", help="limits that a release must keep; see docs/nightly.md")
     parser.add_argument("--force", action="store_true", help="publish although a limit is broken; needs --reason")
     parser.add_argument("--reason", help="why, for the release's gates.json")
+    parser.add_argument(
+        "--patch",
+        type=float,
+        default=MOST_CHANGED,
+        metavar="SHARE",
+        help="write only what changed, up to this share of the items (default: %(default)s); 0 writes all of them every night",
+    )
+    parser.add_argument("--prove", action="store_true", help="read files again that the release shares with the served one")
     parser.add_argument("--aside", action="store_true", help="put the release into the store, but leave the current one current")
     parser.add_argument("--map", action="store_true", help="draw the map of the catalogue too; needs pip install 'twotower[map]'")
     parser.add_argument(
@@ -54,6 +63,8 @@ def main(argv: list[str]) -> int:
         parser.error("--by-content embeds in this process: leave out --engine")
     if args.map_colour and not args.map:
         parser.error("--map-colour needs --map")
+    if not 0 <= args.patch <= 1:
+        parser.error("--patch must be a share from 0 to 1")
     if args.keep is not None and args.keep < 1:
         parser.error("--keep must be 1 or more")
 
@@ -98,6 +109,8 @@ def main(argv: list[str]) -> int:
         aside=args.aside,
         by_content=args.by_content,
         map_options=MapOptions(args.map_colour) if args.map else None,
+        most_changed=args.patch,
+        prove=args.prove,
     )
     seconds = time.monotonic() - started
     if args.metrics:

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 
 from embedder_cache.catalogue.intake import Intake
 from embedder_cache.catalogue.opened_release import OpenedRelease
-from twotower.artefacts.release import CONTENT
-from twotower.data.features import Ints
+from twotower.data.features import Ints, rows_of
 from twotower.progress import say
 
 
@@ -34,10 +32,9 @@ def kept_embeddings(intake: Intake, served: OpenedRelease | None, vector_space_i
         say(f"  the release served now is damaged, so every item is embedded again: {served.damage}")
         return nothing
     before = served.item_ids
-    rows_N = pc.index_in(intake.item_ids, before).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    rows_N = np.arange(len(before)) if intake.item_ids.equals(before) else rows_of(intake.item_ids, before)
     num_gone = len(before) - int(np.count_nonzero(rows_N >= 0))
     if served.info.vector_space_id != vector_space_id:
         return Kept(nothing.rows_N, nothing.vectors, num_gone)
-    content_M = np.load(served.path / CONTENT, mmap_mode="r", allow_pickle=False)
-    same_N = (rows_N >= 0) & (content_M[rows_N] == intake.content_N)
+    same_N = (rows_N >= 0) & (served.content_N[rows_N] == intake.content_N)
     return Kept(np.where(same_N, rows_N, -1), served.vectors_NV, num_gone)

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.artefacts.bundle import SCHEMA, read_config, read_table
-from twotower.artefacts.release import ITEMS, VECTORS
+from twotower.artefacts.bundle import SCHEMA, read_config
+from twotower.artefacts.parts import read_items, read_vectors
+from twotower.artefacts.release import read_info
 from twotower.data.features import Floats, Ints
 from twotower.data.schema import load_schema
 from twotower.maps.colours import choose_columns, colour_points, name_regions
@@ -26,13 +27,13 @@ class Catalogue:
     """Items and vectors in the directory of a release."""
 
     items: pa.Table
-    vectors_NV: Floats  # memory-mapped
+    vectors_NV: Floats
 
     @classmethod
     def read(cls, directory: Path) -> "Catalogue":
         """Those of a directory that was verified, or is being built."""
-        vectors_NV = np.load(directory / VECTORS, mmap_mode="r", allow_pickle=False)
-        return cls(read_table(directory / ITEMS), vectors_NV)
+        info = read_info(directory)
+        return cls(read_items(directory, info), read_vectors(directory, info))
 
     def ids(self, rows: Ints) -> pa.Array:
         """The ids of some items."""

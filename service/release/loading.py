@@ -21,10 +21,11 @@ from service.release.golden import replay_golden_queries
 from service.release.loaded import LoadedRelease
 from service.release.placing import needs_of, placed
 from service.release.served_map import read_served_map
-from twotower.artefacts.bundle import load_towers, read_table
+from twotower.artefacts.bundle import load_towers
 from twotower.artefacts.cache import fetch
 from twotower.artefacts.manifest import UNREADABLE, Manifest
-from twotower.artefacts.release import GOLDEN, ITEMS, VECTORS, Address, ReleaseInfo, open_store, read_pointer, verify_release
+from twotower.artefacts.parts import read_items, read_vectors
+from twotower.artefacts.release import GOLDEN, Address, ReleaseInfo, open_store, read_pointer, verify_release
 from twotower.artefacts.signature import Verifier
 from twotower.data.features import Floats
 from twotower.device import ON_CPU, Device, choose, with_room
@@ -73,8 +74,7 @@ def read_release(
     here holds Python's global lock for long, because other threads may be answering requests meanwhile.
     """
     towers = load_towers(path, manifest)
-    vectors_NV = np.load(path / VECTORS, mmap_mode="c", allow_pickle=False)
-    items = read_table(path / ITEMS)
+    vectors_NV, items = read_vectors(path, info), read_items(path, info)
     check_agreement(path, info, vectors_NV, items)
     index = open_index(path, np.asarray(vectors_NV), towers.config.model.width, info.index, device)
     item_ids, rows = read_ids(items)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.end_to_end.conftest import Nights
 from tests.service.conftest import Following
-from twotower.artefacts.release import list_releases, newest, read_pointer, release_path, verify_release
+from twotower.artefacts.release import list_releases, newest, read_info, read_pointer, release_path, verify_release
 
 
 def check(store: Path) -> None:
@@ -75,6 +75,9 @@ def test_it_may_be_killed_at_every_step(nights: Nights, store: Path, watcher: li
     assert ended.status == 0, ended.said
     check_ended(store)
     assert step > 40, "or the steps are not seen any more"
+    parts = [read_info(release_path(store, release)).num_parts for release in list_releases(store)]
+    assert parts.count(0) > 1, "all items are written anew when a tenth has changed"
+    assert {2, 3} <= set(parts), "and only those that changed on other nights"
     assert len(watcher) > 10
 
 

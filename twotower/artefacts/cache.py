@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from twotower.artefacts.manifest import Digest, sha256
 from twotower.artefacts.release import Pointer, is_sound, newest, read_pointer, record, require, verify_release
 from twotower.artefacts.retention import collect
 from twotower.artefacts.signature import Verifier
@@ -9,17 +10,17 @@ from twotower.artefacts.store import GRACE_MINUTES, RELEASES, LocalStore, Store
 from twotower.errors import StoreError
 
 
-def fetch(store: Store, release: str, signed_by: Verifier | None = None) -> Path:
+def fetch(store: Store, release: str, signed_by: Verifier | None = None, digest: Digest = sha256) -> Path:
     """Directory of a release on this machine. A release of a bucket is downloaded once, verified, and kept.
 
     StoreError, IntegrityError, FormatError or ReleaseMismatch when it cannot be had whole. That of a directory store is not read.
     """
     require(store, release)
     path = store.local / RELEASES / release
-    if isinstance(store, LocalStore) or is_sound(path, signed_by):
+    if isinstance(store, LocalStore) or is_sound(path, signed_by, digest):
         return path
     with store.reread(release, signed_by) as directory:
-        verify_release(directory, signed_by)
+        verify_release(directory, signed_by, digest)
         cache = LocalStore(store.local)
         with cache.exclusive():
             if not is_sound(path, signed_by):  # else another process was faster

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,10 @@ MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises for unexpected bytes
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,80}", re.IGNORECASE)
+
+
+Digest = Callable[[Path], str]
+"""Hex digest (SHA-256) of a file: `sha256`, or one that knows files which were read before (see proofs.py)."""
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -51,9 +55,15 @@ def staging(parent: Path) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def seal(directory: Path, kind: str, parent: str | None) -> Manifest:
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(directory: Path, kind: str, parent: str | None, digest: Digest = sha256) -> Manifest:
     """Hash and sync every file, then write the manifest. Equal content gives an equal id."""
-    files = {f.name: FileEntry(f.stat().st_size, sha256(f)) for f in sorted(directory.iterdir())}
+    files = {f.name: FileEntry(f.stat().st_size, digest(f)) for f in sorted(directory.iterdir())}
     manifest = Manifest(kind=kind, format_version=FORMAT_VERSION, id=content_id(kind, files), parent=parent, files=files)
     for name in files:
         sync(directory / name)
@@ -77,14 +87,14 @@ def refuse_existing(path: Path) -> None:
         raise EnvironmentProblem(f"{path} exists already: choose another place, or delete it first")
 
 
-def verify_directory(path: Path, kind: str, signed_by: Verifier | None = None) -> Manifest:
+def verify_directory(path: Path, kind: str, signed_by: Verifier | None = None, digest: Digest = sha256) -> Manifest:
     """Hash every file of a directory and return its manifest; IntegrityError or FormatError when one is not as listed."""
     manifest = read_manifest(path, kind, signed_by)
     for name, entry in manifest.files.items():
         file = path / name
         if file.is_symlink() or not file.is_file():
             raise IntegrityError(f"{path}: {name} is missing or is not a plain file. {_MEND[kind]}")
-        if file.stat().st_size != entry.size or sha256(file) != entry.sha256:
+        if file.stat().st_size != entry.size or digest(file) != entry.sha256:
             raise IntegrityError(f"{path}: {name} is not the file that was published (size or sha256 differs). {_MEND[kind]}")
     return manifest
 
@@ -127,12 +137,6 @@ def content_id(kind: str, files: dict[str, FileEntry]) -> str:
 def _read_plain(path: Path) -> bytes | None:
     """Content of a file; None when it is missing, or a link, which could lead anywhere."""
     return path.read_bytes() if path.is_file() and not path.is_symlink() else None
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -12,11 +12,10 @@ from typing import NamedTuple
 import msgspec
 
 from twotower.artefacts.bundle import TOWER_FILES, read_config
-from twotower.artefacts.manifest import MANIFEST, UNREADABLE, Manifest, read_manifest, verify_directory
+from twotower.artefacts.manifest import MANIFEST, UNREADABLE, Digest, Manifest, read_manifest, sha256, verify_directory
 from twotower.artefacts.signature import Verifier
 from twotower.artefacts.store import RELEASES, LocalStore, Store
 from twotower.errors import ArtefactError, EnvironmentProblem, ReleaseMismatch, StoreError
-from twotower.index.kinds import FILES as INDEX_FILES
 from twotower.index.kinds import IndexInfo
 
 KIND = "release"
@@ -24,7 +23,8 @@ VECTORS, ITEMS = "vectors.npy", "items.arrow"
 CONTENT, REJECTED = "content.npy", "rejected.parquet"  # a hash per item; the rejected rows, if there were any
 NOT_PUBLISHED = "not published: "  # begins what `twotower embed` says of a release that broke a limit
 GOLDEN, GATES, INFO = "golden.json", "gates.json", "release.json"
-FILES = (*TOWER_FILES, VECTORS, ITEMS, CONTENT, GOLDEN, GATES, INFO)  # and the files of the index's kind
+ROWS, POPULARITY = "rows.npy", "popularity.npy"  # of a release in parts (see parts.py)
+FILES = (*TOWER_FILES, GOLDEN, GATES, INFO)  # and those of the items, and of the index's kind
 POINTER, POINTERS = "CURRENT", "pointers"
 MAX_ROLLBACKS = 16  # that can follow one another
 _POINTER_NAME = re.compile(r"\d{12}\.json")
@@ -41,6 +41,23 @@ class ReleaseInfo(msgspec.Struct, frozen=True, kw_only=True):
     popularity_as_of_ms: int | None
     index: IndexInfo = IndexInfo()
     delta_sequence: int = 0  # sequence number of the last item change that it contains
+    num_parts: int = 0  # of the items; 0 when they are whole
+
+    @property
+    def part_files(self) -> list[tuple[str, str, str]]:
+        """Vectors, items and content hashes of each part; of items that are whole there is one."""
+        return part_names(self.num_parts) or [(VECTORS, ITEMS, CONTENT)]
+
+    @property
+    def files(self) -> list[str]:
+        """The files that the release must have, apart from those that every release has."""
+        names = [name for part in self.part_files for name in part]
+        return [*names, *((ROWS, POPULARITY) if self.num_parts else ()), *self.index.files]
+
+
+def part_names(num_parts: int) -> list[tuple[str, str, str]]:
+    """The names of the files of each part: vectors, items and content hashes."""
+    return [(f"part{n:02}.npy", f"part{n:02}.arrow", f"part{n:02}.content.npy") for n in range(num_parts)]
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,15 +208,15 @@ def rollbacks(pointer: Pointer) -> tuple[str, ...]:
     return (pointer.previous, *pointer.earlier) if pointer.previous else ()
 
 
-def verify_release(path: Path, signed_by: Verifier | None = None) -> tuple[Manifest, ReleaseInfo]:
+def verify_release(path: Path, signed_by: Verifier | None = None, digest: Digest = sha256) -> tuple[Manifest, ReleaseInfo]:
     """Verify the signature (if `signed_by` is given), all hashes, that no part is missing, and that all are of one vector space.
 
     IntegrityError, FormatError or ReleaseMismatch otherwise.
     """
-    manifest = verify_directory(path, KIND, signed_by)
+    manifest = verify_directory(path, KIND, signed_by, digest)
     require_files(path, manifest, FILES)
     info = read_info(path)
-    require_files(path, manifest, INDEX_FILES[info.index.kind])
+    require_files(path, manifest, info.files)
     if manifest.parent != info.bundle_id:  # the id covers the files, not this line of the manifest
         raise ReleaseMismatch(
             f"{path}: {MANIFEST} says that it was made with {manifest.parent}, {INFO} with {info.bundle_id}. "
@@ -235,20 +252,20 @@ def read_release_manifest(path: Path) -> Manifest:
     return read_manifest(path, KIND)
 
 
-def is_sound(path: Path, signed_by: Verifier | None = None) -> bool:
+def is_sound(path: Path, signed_by: Verifier | None = None, digest: Digest = sha256) -> bool:
     """Whether a release directory passes `verify_release`."""
     try:
-        verify_release(path, signed_by)
+        verify_release(path, signed_by, digest)
     except ArtefactError:
         return False
     return True
 
 
-def verify(store: Store, release: str, signed_by: Verifier | None) -> Manifest:
+def verify(store: Store, release: str, signed_by: Verifier | None, digest: Digest = sha256) -> Manifest:
     """Read and verify all of a release in the store, and return its manifest; StoreError or ArtefactError otherwise."""
     require(store, release)
     with store.reread(release, signed_by) as path:
-        return verify_release(path, signed_by)[0]
+        return verify_release(path, signed_by, digest)[0]
 
 
 def activate(store: Store, release: str, signed_by: Verifier | None) -> Pointer:

@@ -22,6 +22,8 @@ from twotower.errors import ReleaseMismatch
 from twotower.index.scan import max_norm
 
 Code = Literal["float16", "int8"]
+Codes = tuple[npt.NDArray[Any], Floats, npt.NDArray[np.float16]]
+"""Codes [N, D], their scales [N], and norms [N] of what they leave, rounded up."""
 _LEVELS: dict[Code, int] = {"float16": 1, "int8": 127}  # the largest code
 _BLOCK_ROWS = 8192  # few enough to stay in the cache between decoding and multiplying
 
@@ -79,8 +81,8 @@ def write_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> None:
         raise OSError(f"cannot write {file}: {error}") from error
 
 
-def encoded(vectors_NV: Floats, width: int, code: Code) -> tuple[npt.NDArray[Any], Floats, npt.NDArray[np.float16]]:
-    """Codes [N, D] of the first `width` columns, their scales [N], and norms [N] of what they leave, rounded up."""
+def encoded(vectors_NV: Floats, width: int, code: Code) -> Codes:
+    """Codes of the first `width` columns."""
     codes_ND = np.empty((len(vectors_NV), width), code)
     scale_N, residual_N = np.empty(len(vectors_NV), np.float32), np.empty(len(vectors_NV), np.float16)
     for start, stop in _blocks(0, len(vectors_NV)):
@@ -95,9 +97,7 @@ def encoded(vectors_NV: Floats, width: int, code: Code) -> tuple[npt.NDArray[Any
     return codes_ND, scale_N, residual_N
 
 
-def read_codes(
-    file: Path, vectors_NV: Floats, width: int, code: Code
-) -> tuple[npt.NDArray[Any], Floats, npt.NDArray[np.float16]]:
+def read_codes(file: Path, vectors_NV: Floats, width: int, code: Code) -> Codes:
     """What `encoded` made of these vectors; ReleaseMismatch when a row's bound shows that they were made from other vectors."""
     try:
         parts = load_file(file)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twotower.data.features import Floats
 from twotower.device import ON_CPU, Device
-from twotower.index.coded import CodedRows, read_codes, write_codes
+from twotower.index.coded import Code, CodedRows, Codes, encoded, read_codes, write_codes
 from twotower.index.integers import coded_rows, exact_rows
 from twotower.index.kinds import CODES, FAISS, IndexInfo, Kind
 from twotower.index.scan import Float32Rows, Rows, Scan
@@ -51,9 +51,9 @@ def open_index(directory: Path, vectors_NV: Floats, width: int, info: IndexInfo,
         case "flat":
             rows = exact_rows(vectors_NV, width)
         case "flat16":
-            rows = CodedRows(vectors_NV, *read_codes(directory / CODES, vectors_NV, width, "float16"))
+            rows = CodedRows(vectors_NV, *_codes(directory, vectors_NV, width, info, "float16"))
         case "int8":
-            rows = coded_rows(vectors_NV, *read_codes(directory / CODES, vectors_NV, width, "int8"))
+            rows = coded_rows(vectors_NV, *_codes(directory, vectors_NV, width, info, "int8"))
         case "ivfpq" | "hnsw":
             from twotower.index.approximate import read_faiss
 
@@ -70,3 +70,8 @@ def open_index(directory: Path, vectors_NV: Floats, width: int, info: IndexInfo,
             return Index(info.kind, vectors_NV, moved, exact=Scan(Float32Rows(vectors_NV)), omitting=moved)
     scan = Scan(rows)
     return Index(info.kind, vectors_NV, scan, exact=scan)
+
+
+def _codes(directory: Path, vectors_NV: Floats, width: int, info: IndexInfo, code: Code) -> Codes:
+    """The stored codes of these vectors, or else new ones, which are the same."""
+    return read_codes(directory / CODES, vectors_NV, width, code) if info.stored else encoded(vectors_NV, width, code)

@@ -23,6 +23,7 @@ Kind = Literal["flat", "flat16", "int8", "ivfpq", "hnsw", "milvus", "gpu_flat16"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 GPU_KINDS: tuple[GpuKind, ...] = get_args(GpuKind)
 EXACT: frozenset[Kind] = frozenset({"flat", "flat16", "int8"})
+CODED: frozenset[Kind] = frozenset({"flat16", "int8"})  # made from each vector by itself, in about the time of reading them
 CODES, FAISS = "index.safetensors", "index.faiss"
 FILES: dict[Kind, tuple[str, ...]] = {
     "flat": (),
@@ -42,3 +43,9 @@ class IndexInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: Kind = "flat"
     effort: int = 0  # of an approximate kind, see `FaissFinder`, `MilvusFinder` and `GpuFinder`
+    stored: bool = True  # else codes are made from the vectors when the index is opened, and the kind adds no file
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that the index adds to a release."""
+        return FILES[self.kind] if self.stored else ()

@@ -23,7 +23,7 @@ def test_remembered_popularity_follows_the_item_not_its_row(tiny_bundle: Path) -
     assert values[2, 0] == bundle.popularity["log_popularity"][0].as_py()[0]
 
 
-def test_only_items_that_training_did_not_know_get_what_is_expected_of_new_ones(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_only_items_that_training_did_not_know_get_what_is_expected_of_new_ones(tiny_bundle: Path) -> None:
     """The new item has the vector of the most popular one, five times over, so its neighbours are those five."""
     bundle = load_bundle(tiny_bundle)
     item_ids = pa.array([*bundle.popularity["item_id"].to_pylist(), "new"])
@@ -32,9 +32,8 @@ def test_only_items_that_training_did_not_know_get_what_is_expected_of_new_ones(
     vectors_NV = np.random.default_rng(0).normal(size=(len(item_ids), width + 2)).astype(np.float32)
     vectors_NV[top, :width] = vectors_NV[-1, :width] = 3 * np.eye(width)[0]
     vectors_NV[:, width] = log_N
-    np.save(tmp_path / "vectors.npy", vectors_NV)
-    expect_new_items(tmp_path / "vectors.npy", bundle, item_ids, np.zeros(len(item_ids), np.float32))
-    after_NV = np.load(tmp_path / "vectors.npy")
+    after_NV = vectors_NV.copy()
+    expect_new_items(after_NV, bundle, item_ids, np.zeros(len(item_ids), np.float32))
     expected = np.exp(log_N[-1]) + np.sqrt(np.exp(log_N[top])).mean() ** 2
     assert np.exp(after_NV[-1, width]) == pytest.approx(expected, rel=1e-4)
     after_NV[-1, width] = vectors_NV[-1, width]

@@ -232,6 +232,8 @@ COLUMNS = ItemColumns(features={"price": "numeric", "code": "categorical"})
 
 def test_a_column_of_another_type_and_one_that_lost_its_values_are_refused(tmp_path: Path) -> None:
     write_table(tmp_path / ITEMS, pa.table({"item_id": ["a", "b"], "price": [1.0, float("nan")], "code": [1, 2]}))
+    info = ReleaseInfo(bundle_id="b", vector_space_id="v", num_items=2, vector_width=1, popularity_as_of_ms=None)
+    (tmp_path / INFO).write_bytes(msgspec.json.encode(info))
     tonight = pa.table({"item_id": ["a", "b"], "price": pa.nulls(2, pa.float64()), "code": ["1", "x"]})
     assert failed(column_gates(tonight, COLUMNS, OpenedRelease(tmp_path, None), Limits())) == [
         "columns of another type is 1, must be at most 0: 'code' holds text, in the served release numbers",
