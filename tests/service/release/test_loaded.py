@@ -98,7 +98,7 @@ def test_damage_to_any_file_is_refused_before_any_parser_sees_it(
     times: int,
 ) -> None:
     publish(kind, tiny_shop, tiny_bundle, tmp_path)
-    for parser in ("load_towers", "read_table", "open_index", "np.load"):
+    for parser in ("load_towers", "read_vectors", "read_items", "open_index", "read_golden"):
         monkeypatch.setattr(f"service.release.loading.{parser}", no_parser)
     path, rng = directory(tmp_path), np.random.default_rng(0)
     files = sorted(path.iterdir())

@@ -1,4 +1,4 @@
-"""A release in parts answers as a whole one of the same catalogue, item by item."""
+"""A release in parts answers as a whole one of the same catalogue, item by item, and is refused when a part is damaged."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +12,12 @@ import pytest
 from embedder_cache.build import build_release
 from embedder_cache.embedding import changed_items
 from service.histories.history import UserHistory
-from service.release.loading import load_release
+from service.release.loading import load_release, open_release
 from service.settings import Settings
 from tests.service.conftest import Client, MemoryHistory
 from twotower.artefacts.bundle import load_bundle
-from twotower.artefacts.release import read_info, read_pointer, release_path
+from twotower.artefacts.release import read_info, read_pointer, release_path, verify_release
+from twotower.errors import IntegrityError
 from twotower.index.kinds import Kind
 
 NUM_PARTS = 3
@@ -69,6 +70,37 @@ def both(
     yield clients[0], clients[1]
     for client in clients:
         client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def parts(tiny_bundle: Path, tiny_shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of a release in parts."""
+    monkeypatch.setattr(changed_items, "LEAST_BYTES", 0)
+    for items in nights(pq.read_table(tiny_shop / "items.parquet")):
+        pq.write_table(items, tmp_path / "items.parquet")
+        build_release(load_bundle(tiny_bundle), tmp_path / "items.parquet", tmp_path, None, forced="a test")
+    return release_path(tmp_path, read_pointer(tmp_path).release)
+
+
+def test_a_part_that_is_gone_cut_or_has_a_flipped_bit_is_refused_before_it_is_parsed(
+    parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for parser in ("load_towers", "read_vectors", "read_items", "open_index"):
+        monkeypatch.setattr(f"service.release.loading.{parser}", lambda *_: pytest.fail("parsed before it was verified"))
+    files = [file for file in sorted(parts.iterdir()) if file.name.startswith(("part", "rows", "popularity"))]
+    assert len(files) == 3 * NUM_PARTS + 2
+    rng = np.random.default_rng(0)
+    for file in files:
+        data = file.read_bytes()
+        place = int(rng.integers(len(data)))
+        for damaged in (data[:place], data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :], None):
+            file.unlink()
+            if damaged is not None:
+                file.write_bytes(damaged)
+            with pytest.raises(IntegrityError, match=file.name):
+                open_release(parts)
+            file.write_bytes(data)
+    verify_release(parts)
 
 
 def same(answers: tuple[dict[str, Any], dict[str, Any]]) -> None:
