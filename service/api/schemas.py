@@ -25,6 +25,7 @@ MAX_LISTED_IDS = 10_000
 MAX_PROMOTIONS = 10  # each needs a search of its own
 MAX_EXPLAINED = 20
 MAX_FILTER_CHARACTERS = 1000
+_BACKSLASH = ord("\\")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _EXACT = 2**53  # many JSON clients read numbers as doubles, which cannot hold all larger integers
@@ -243,7 +244,7 @@ class PlainRecommendRequest(RecommendRequest, frozen=True, kw_only=True, forbid_
 
 def is_plain(body: bytes) -> bool:
     """Whether a JSON body is ASCII without \\u escapes. Then no text in it has NUL, or more bytes than characters."""
-    return body.isascii() and b"\\u" not in body
+    return body.isascii() and (_BACKSLASH not in body or b"\\u" not in body)  # one byte is found ten times as fast as two
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):

@@ -67,8 +67,8 @@ class RememberedHistories:
 
     async def read(self, user_id: str, known: UserHistory | None = None) -> UserHistory:
         """The store's history. Concurrent reads of one user share one read of the store, if it begins after they were called."""
-        if (history := self._known_now(user_id)) is not None:
-            return known if known is not None and _version(known) == _version(history) else history
+        if (history := self.known_now(user_id)) is not None:
+            return _same(known, history)
         turn = self._turns.get(user_id)
         if turn is None:
             turn = self._turns[user_id] = _Turn()
@@ -85,7 +85,7 @@ class RememberedHistories:
             outcome = turn.outcome
         if isinstance(outcome, HistoryUnavailable):
             raise HistoryUnavailable(str(outcome), outcome.reason) from outcome
-        return known if known is not None and _version(known) == _version(outcome) else outcome
+        return _same(known, outcome)
 
     async def list_users(self, after: str, prefix: str, limit: int) -> list[tuple[str, int]] | None:
         """The store's list."""
@@ -100,7 +100,7 @@ class RememberedHistories:
         """Close the store."""
         await self._store.close()
 
-    def _known_now(self, user_id: str) -> UserHistory | None:
+    def known_now(self, user_id: str) -> UserHistory | None:
         """The history as it is in the store now, if that is known without a read of it."""
         held = self._held.get(user_id)
         if held is None or held.version is None or (version := self._version()) is None:
@@ -166,6 +166,10 @@ class RememberedHistories:
     def _forget(self, user_id: str) -> None:
         if held := self._held.pop(user_id, None):
             self.num_bytes -= held.num_bytes
+
+
+def _same(known: UserHistory | None, found: UserHistory) -> UserHistory:
+    return known if known is not None and _version(known) == _version(found) else found
 
 
 def _version(history: UserHistory) -> tuple[str, int, str]:

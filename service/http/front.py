@@ -1,10 +1,11 @@
 """The first code that every request meets, in pure ASGI: it gives the request an id, checks its key and limits, and counts it.
 
-It also serves the hot routes itself, without Request and Response objects: at 50 events, making these costs more time than
+It also answers the hot routes itself, from bytes to bytes: at 50 events, the objects of ASGI and Starlette cost more time than
 decoding the body.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Coroutine, Sequence
 from random import random
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -15,32 +16,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.errors import ApiError
 from service.http.cors import AllowedOrigins
 from service.http.keys import KeyRing
-from service.http.messages import JSON, Headers, RawHeaders, check_media_type, declared_length, read_body, refusal, request_id_of
+from service.http.messages import JSON, Headers, RawHeaders, check_whole, declared_length, read_body, refusal, request_id_of
 from service.http.route_table import Route, RouteTable, choose
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_record import RECORD, RequestRecord
 
-DECODED = "decoded"  # the key in a request's state under which its body is kept when it was decoded early
 SLOW_S = 0.5  # a request that takes longer is always reported
+_log = logging.getLogger(__name__)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _BEFORE_ROUTING = frozenset({401, 403, 429})
 _UNFINISHED = frozenset({408, 413})  # refused while the body was still coming
 _TYPE, _LENGTH, _ID, _CLOSE = (b"content-type", JSON), b"content-length", b"x-request-id", (b"connection", b"close")
 
 
-class Refusal(NamedTuple):
-    """The answer to a request that is refused early, before it reaches the application."""
+class Answer(NamedTuple):
+    """A whole answer."""
 
     status: int
     headers: RawHeaders
     body: bytes
-
-
-class Decoded(NamedTuple):
-    """The decoded body of a request that is served; None if the body is not valid."""
-
-    request: Any
 
 
 class Front:
@@ -58,7 +53,7 @@ class Front:
     ) -> None:
         self.app, self.table, self.keys, self.is_busy = app, table, keys, is_busy
         self.num_in_flight = 0
-        self.refusable = {path.encode(): route for route in table.routes if route.refuse_early for path in route.paths}
+        self.hot = {path.encode(): route for route in table.routes if route.hot for path in route.paths}
         self._settings, self._metrics, self._reporters = settings, metrics, reporters
         self._origins = AllowedOrigins(settings.cors_origins or "")
         metrics.in_flight.set_function(lambda: self.num_in_flight)
@@ -70,7 +65,7 @@ class Front:
                 await self.app(scope, receive, send)
             return
         headers: Headers = dict(scope["headers"])
-        record = RequestRecord(request_id_of(headers), perf_counter(), headers.get(b"traceparent", b"").decode("latin-1"))
+        record = _record(headers)
         RECORD.set(record)
         self.num_in_flight += 1
         shared = self._origins.of(headers)
@@ -80,11 +75,11 @@ class Front:
                 record.method = "OPTIONS"
                 await self._send(send, record, 200, permit, b"")
                 return
-            route = self._find(scope, headers, record, private)
+            route = self._find(scope["method"], scope["path"], headers, record, private)
             if route.hot:
                 as_read = self._origins.as_json(headers) if route.takes_beacons else headers
                 body = await read_body(receive, as_read, self._settings)
-                answer = await route.hot(self._decoded(route, scope, body))
+                answer = await route.hot(self._decoded(route, body))
                 await self._send(send, record, route.status, [_TYPE, *shared], answer)
             else:
                 scope.setdefault("state", {}).update(request_id=record.request_id, private=private)
@@ -106,37 +101,58 @@ class Front:
             self.num_in_flight -= 1
             self._finish(record)
 
-    def early(self, path: bytes, raw_headers: RawHeaders, body: bytes) -> "Refusal | Decoded":
-        """A refusal for a POST to one of `refusable` when there is no room for it, otherwise its decoded body.
+    def answer(self, path: bytes, raw_headers: RawHeaders, body: bytes) -> Answer | Coroutine[Any, Any, Answer]:
+        """The answer to a POST of one of `hot` whose body is there; a refusal for lack of room is given at once.
 
-        The API key is checked only later. Under heavy overload most requests are refused, and the time that refusals take is lost
-        to the other requests, so a refusal must be cheap.
+        The API key is checked after that: under heavy overload most requests are refused, and the time that refusals take is
+        lost to the other requests, so a refusal must be cheap.
         """
-        route, headers = self.refusable[path], dict(raw_headers)
-        record = RequestRecord(request_id_of(headers), perf_counter(), headers.get(b"traceparent", b"").decode("latin-1"))
-        record.method, record.route = route.method, route.paths[0]
-        assert route.decode, "a route that refuses early is hot"
-        assert route.refuse_early, "`refusable` holds no other"
-        request = None
-        try:
-            check_media_type(headers)
-            with self._metrics.stage("decode"):
-                request = route.decode(body)
-            route.refuse_early(request)
-        except ApiError as error:
-            if error.code == "overloaded":
-                record.status, named, text = self._refuse(error, record)
-                self._finish(record)
-                return Refusal(record.status, _whole(named + self._origins.of(headers), record, text), text)
-        return Decoded(request)  # None for a bad body, which is then refused in the usual way
+        route, headers, request = self.hot[path], dict(raw_headers), None
+        if route.refuse_early and self.is_busy():
+            try:
+                check_whole(headers, body, self._settings)
+                request = self._decoded(route, body)
+                route.refuse_early(request)
+            except ApiError as error:
+                if error.code == "overloaded":
+                    record = _record(headers)
+                    record.method, record.route = route.method, route.paths[0]
+                    refused = self._refused(error, record, headers)
+                    self._finish(record)
+                    return refused
+        return self._answer(route, path.decode(), headers, body, request)
 
-    def _decoded(self, route: Route, scope: Scope, body: bytes) -> Any:
-        """The body of a hot route, decoded now unless that was done early."""
-        if (request := scope.get("state", {}).get(DECODED)) is not None:
-            return request
+    async def _answer(self, route: Route, path: str, headers: Headers, body: bytes, request: Any) -> Answer:
+        """The answer of a hot route. `request` is its body if that is decoded already."""
+        record = _record(headers)
+        RECORD.set(record)
+        self.num_in_flight += 1
+        try:
+            self._find("POST", path, headers, record, private=False)
+            as_read = self._origins.as_json(headers) if route.takes_beacons else headers
+            check_whole(as_read, body, self._settings)
+            assert route.hot, "only hot routes are answered here"
+            text = await route.hot(self._decoded(route, body) if request is None else request)
+            record.status = route.status
+            return Answer(route.status, _whole([_TYPE, *self._origins.of(headers)], record, text), text)
+        except Exception as error:
+            if not isinstance(error, ApiError):
+                _log.exception("request %s failed", record.request_id)
+            return self._refused(error, record, headers)
+        finally:
+            self.num_in_flight -= 1
+            self._finish(record)
+
+    def _decoded(self, route: Route, body: bytes) -> Any:
+        """The body of a hot route, decoded."""
         assert route.decode, "a hot route has a decoder"
         with self._metrics.stage("decode"):
             return route.decode(body)
+
+    def _refused(self, error: Exception, record: RequestRecord, headers: Headers) -> Answer:
+        record.status, named, text = self._refuse(error, record)
+        farewell = _farewell(record.status, headers, self._settings)
+        return Answer(record.status, _whole(named + self._origins.of(headers) + farewell, record, text), text)
 
     def _refuse(self, error: Exception, record: RequestRecord) -> tuple[int, RawHeaders, bytes]:
         """Status, headers and body of the refusal for an error. It is counted and noted on the record."""
@@ -146,12 +162,11 @@ class Front:
             self._metrics.rejected.labels(error.code).inc()
         return status, [(name.encode(), value.encode()) for name, value in extra.items()], body
 
-    def _find(self, scope: Scope, headers: Headers, record: RequestRecord, private: bool) -> Route:
+    def _find(self, method: str, path: str, headers: Headers, record: RequestRecord, private: bool) -> Route:
         """The route of a request that may be served, otherwise ApiError.
 
         The key is checked before the route, so that a caller without a valid key cannot find out which routes exist.
         """
-        path, method = scope["path"], scope["method"]
         methods = self.table.at(path, private)
         found = methods.get(method)
         record.method = method if method in _METHODS else "other"
@@ -196,6 +211,10 @@ class Front:
         if self._reporters and (record.has_failed or record.duration_s > SLOW_S or random() < rate):  # noqa: S311 # no secret
             for report in self._reporters:
                 report(record)
+
+
+def _record(headers: Headers) -> RequestRecord:
+    return RequestRecord(request_id_of(headers), perf_counter(), headers.get(b"traceparent", b"").decode("latin-1"))
 
 
 def _whole(headers: RawHeaders, record: RequestRecord, body: bytes) -> RawHeaders:

@@ -1,27 +1,46 @@
-"""uvicorn's HTTP protocol with a limit for slow clients, and early refusals when the server is full."""
+"""uvicorn's HTTP protocol with a limit for slow clients, and a short way for the hot routes: from bytes to bytes, in one task.
+
+For each request of an ASGI application, uvicorn makes some ten objects and calls, which cost more than the rest of the answer.
+"""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.http.front import DECODED, Decoded, Refusal
+from service.http.front import Answer
 from service.http.messages import RawHeaders
 
+_CLOSE = (b"connection", b"close")
 
-class EarlyRefusal(Protocol):
-    """Decides, while the server is busy, whether a request is refused before uvicorn starts to handle it."""
 
-    def is_busy(self) -> bool:
-        """Whether a request that arrives now might be refused."""
+class Hot(Protocol):
+    """Answers whole requests."""
 
     @property
-    def refusable(self) -> Collection[bytes]:
-        """Paths whose POST requests may be refused early."""
+    def hot(self) -> Collection[bytes]:
+        """Paths whose POST requests it answers."""
 
-    def early(self, path: bytes, raw_headers: RawHeaders, body: bytes) -> Refusal | Decoded:
-        """A refusal, or the decoded body of a request that is to be served."""
+    def answer(self, path: bytes, raw_headers: RawHeaders, body: bytes) -> Answer | Coroutine[Any, Any, Answer]:
+        """The answer, now or later. It raises nothing."""
+
+
+class _Never:
+    """Stands in for the event that tells an application of new parts of a body: nobody waits for it."""
+
+    def set(self) -> None:
+        """Tell nobody."""
+
+
+class HotCycle:
+    """A request on the short way, as uvicorn's protocol sees it: as one that an application is answering."""
+
+    __slots__ = ("disconnected", "keep_alive", "response_complete")
+    message_event = _Never()
+
+    def __init__(self) -> None:
+        self.disconnected, self.keep_alive, self.response_complete = False, True, False
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -33,13 +52,13 @@ class PatientProtocol(HttpToolsProtocol):
 
     # Set in the subclass that `protocol` makes.
     patience_s: float
-    early_refusal: EarlyRefusal | None
+    hot: Hot | None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
-        self._is_held, self._held_body, self._has_refused = False, b"", False
+        self._is_held, self._held_body, self._was_answered = False, b"", False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's signature
         """Start the timer for the head of the first request."""
@@ -54,26 +73,25 @@ class PatientProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass the bytes to the parser. A timer starts only if a head is incomplete, and it counts from the head's first byte."""
-        self._has_refused = False
+        self._was_answered = False
         super().data_received(data)
         if self._is_held:
             self._let_in()
-        if self._has_refused or (self.cycle and not self.cycle.response_complete):
+        if self._was_answered or (self.cycle and not self.cycle.response_complete):
             self._stop_head_timer()
         elif self._head_timer is None and not self.transport.is_closing():
             self._head_timer = self.loop.call_later(self.patience_s, self.transport.abort)
 
     def on_headers_complete(self) -> None:
-        """Keep a request that may be refused from uvicorn until its body is complete, if the body comes with the same bytes."""
-        early = self.early_refusal
-        self._is_held = early is not None and self.url in early.refusable and self._may_be_held() and early.is_busy()
+        """Keep a request of a hot route from uvicorn, if its body comes with the same bytes and it has its turn now."""
+        self._is_held = self.hot is not None and self.url in self.hot.hot and self._may_be_held()
         if not self._is_held:
             super().on_headers_complete()
 
     def _may_be_held(self) -> bool:
         parser, is_free = self.parser, self.cycle is None or self.cycle.response_complete
         is_usual = parser.get_method() == b"POST" and parser.should_keep_alive() and not parser.should_upgrade()
-        return is_free and is_usual and not self.flow.write_paused
+        return is_free and is_usual and not self.flow.write_paused and parser.get_http_version() == "1.1"
 
     def on_body(self, body: bytes) -> None:
         """Keep the body of a held request; pass any other body on to uvicorn."""
@@ -83,16 +101,20 @@ class PatientProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Refuse a held request, or hand it to uvicorn."""
-        if self._is_held:
-            assert self.early_refusal, "a request is held only for it"
-            verdict = self.early_refusal.early(self.url, self.headers, self._held_body)
-            if isinstance(verdict, Refusal):
-                self._refuse(verdict)
-                return
-            self._let_in()
-            self.scope["state"][DECODED] = verdict.request
-        super().on_message_complete()
+        """Answer a held request."""
+        if not self._is_held:
+            super().on_message_complete()
+            return
+        assert self.hot, "a request is held only for it"
+        body, self._is_held, self._held_body, self._was_answered = self._held_body, False, b"", True
+        self.cycle = cycle = HotCycle()  # type: ignore[assignment] # all that uvicorn looks at
+        answer = self.hot.answer(self.url, self.headers, body)
+        if isinstance(answer, Answer):
+            self._reply(cycle, answer)
+        else:
+            task = self.loop.create_task(self._reply_later(cycle, answer))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
 
     def _let_in(self) -> None:
         body, self._is_held, self._held_body = self._held_body, False, b""
@@ -100,10 +122,23 @@ class PatientProtocol(HttpToolsProtocol):
         if body:
             super().on_body(body)
 
-    def _refuse(self, refusal: Refusal) -> None:
-        self._is_held, self._held_body, self._has_refused = False, b"", True
-        lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *refusal.headers)]
-        self.transport.write(b"".join([STATUS_LINE[refusal.status], *lines, b"\r\n", refusal.body]))
+    async def _reply_later(self, cycle: HotCycle, answering: Coroutine[Any, Any, Answer]) -> None:
+        answer = await answering
+        if self.flow.write_paused and not cycle.disconnected:
+            await self.flow.drain()
+        self._reply(cycle, answer)
+
+    def _reply(self, cycle: HotCycle, answer: Answer) -> None:
+        cycle.response_complete = True
+        if cycle.disconnected or self.transport.is_closing():
+            return
+        defaults = self.server_state.default_headers
+        is_last = not cycle.keep_alive or _CLOSE in answer.headers or _CLOSE in defaults
+        farewell = [_CLOSE] if is_last and _CLOSE not in answer.headers and _CLOSE not in defaults else []
+        lines = [b"%b: %b\r\n" % header for header in (*defaults, *answer.headers, *farewell)]
+        self.transport.write(b"".join([STATUS_LINE[answer.status], *lines, b"\r\n", answer.body]))
+        if is_last:
+            self.transport.close()
         self.on_response_complete()
 
     def pause_writing(self) -> None:
@@ -130,6 +165,6 @@ class PatientProtocol(HttpToolsProtocol):
             self._head_timer = None
 
 
-def protocol(patience_s: float, early_refusal: EarlyRefusal | None = None) -> type[asyncio.Protocol]:
-    """The protocol class for uvicorn, with this time limit for slow clients and these early refusals."""
-    return type("Protocol", (PatientProtocol,), {"patience_s": patience_s, "early_refusal": early_refusal})
+def protocol(patience_s: float, hot: Hot | None = None) -> type[asyncio.Protocol]:
+    """The protocol class for uvicorn, with this time limit for slow clients and this short way for the hot routes."""
+    return type("Protocol", (PatientProtocol,), {"patience_s": patience_s, "hot": hot})

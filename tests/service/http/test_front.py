@@ -1,6 +1,6 @@
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from service.engine.thread import Engine
-from service.http.front import DECODED, Decoded, Front, Refusal
+from service.http.front import Answer, Front
 from service.http.route_table import Route, RouteTable
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -110,19 +110,19 @@ def test_a_flood_of_refusals_does_not_flood_the_log(connect: Callable[..., Clien
 JSON_HEADERS = [(b"content-type", b"application/json"), (b"x-request-id", b"mine")]
 
 
-def test_early_is_refused_what_would_be_refused_by_the_route_and_it_is_counted(
+def test_a_full_server_refuses_at_once_as_its_route_would_and_it_is_counted(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     front, body = client.app.asgi, b'{"user_id": "ann"}'
     assert not front.is_busy()
-    let_in = front.early(b"/v1/recommend", JSON_HEADERS, body)
-    assert isinstance(let_in, Decoded)
-    assert let_in.request.user_id == "ann"
+    let_in = front.answer(b"/v1/recommend", JSON_HEADERS, body)
+    assert isinstance(let_in, Coroutine)
+    assert client.run(let_in).status == 200
     fill(monkeypatch)
     assert front.is_busy()
     for path in (b"/v1/recommend", b"/recommend"):
-        refusal = front.early(path, JSON_HEADERS, body)
-        assert isinstance(refusal, Refusal)
+        refusal = front.answer(path, JSON_HEADERS, body)
+        assert isinstance(refusal, Answer)
         by_the_route = client.request("POST", path.decode(), content=body, headers=dict(JSON_HEADERS))
         assert (refusal.status, json.loads(refusal.body)) == (503, by_the_route.json())
         assert {name: value for name, value in refusal.headers if name != b"content-type"} == {
@@ -140,16 +140,21 @@ def test_a_server_that_is_leaving_refuses_nothing_early(client: Client, monkeypa
     assert not client.app.asgi.is_busy()
 
 
-@pytest.mark.parametrize(("headers", "body"), [(JSON_HEADERS, b"{"), (JSON_HEADERS, b'{"num_results": 0}'), ([], b"{}")])
-def test_what_is_wrong_with_a_body_is_said_by_the_way_of_all_requests(
-    client: Client, monkeypatch: pytest.MonkeyPatch, headers: list[tuple[bytes, bytes]], body: bytes
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [(JSON_HEADERS, b"{", 400), (JSON_HEADERS, b'{"num_results": 0}', 422), ([], b"{}", 415)],
+)
+def test_a_full_server_still_says_what_is_wrong_with_a_request(
+    client: Client, monkeypatch: pytest.MonkeyPatch, headers: list[tuple[bytes, bytes]], body: bytes, status: int
 ) -> None:
     fill(monkeypatch)
-    assert client.app.asgi.early(b"/v1/recommend", headers, body) == Decoded(None)
+    answering = client.app.asgi.answer(b"/v1/recommend", headers, body)
+    assert isinstance(answering, Coroutine)
+    assert client.run(answering).status == status
 
 
-def test_only_requests_that_may_find_no_room_can_be_refused_early(client: Client) -> None:
-    assert set(client.app.asgi.refusable) == {b"/v1/recommend", b"/recommend"}
+def test_the_routes_of_bytes_are_answered_on_the_short_way(client: Client) -> None:
+    assert set(client.app.asgi.hot) == {b"/v1/recommend", b"/recommend", b"/v1/events", b"/events"}
 
 
 class Parts:
@@ -164,18 +169,15 @@ class Parts:
         self.num_inside += 1
         await Response("inside")(scope, receive, send)
 
-    def call(self, method: str, path: str, body: bytes = b"{}", **state: Any) -> httpx.Response:
-        async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
-            await self.front({**scope, "state": dict(state)}, receive, send)
-
+    def call(self, method: str, path: str, body: bytes = b"{}") -> httpx.Response:
         async def ask() -> httpx.Response:
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(with_state), base_url="http://shop") as http:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.front), base_url="http://shop") as http:
                 return await http.request(method, path, content=body, headers={"content-type": "application/json"})
 
         return asyncio.run(ask())
 
 
-def test_a_body_that_was_decoded_early_is_not_decoded_again() -> None:
+def test_a_full_server_that_has_room_after_all_decodes_a_body_once() -> None:
     decoded = list[bytes]()
 
     def decode(body: bytes) -> str:
@@ -186,13 +188,30 @@ def test_a_body_that_was_decoded_early_is_not_decoded_again() -> None:
         return json.dumps(request).encode()
 
     parts = Parts(Route("POST", ("/hot",), decode=decode, hot=serve, refuse_early=lambda _: None))
-    verdict = parts.front.early(b"/hot", JSON_HEADERS, b"1")
-    assert (verdict, decoded) == (Decoded("now"), [b"1"])
-    assert parts.call("POST", "/hot", b"2", **{DECODED: "early"}).json() == "early"
+    parts.front.is_busy = lambda: True
+    answering = parts.front.answer(b"/hot", JSON_HEADERS, b"1")
+    assert isinstance(answering, Coroutine)
+    assert asyncio.run(_result(answering)).body == b'"now"'
     assert decoded == [b"1"]
-    assert parts.call("POST", "/hot", b"2", **{DECODED: None}).json() == "now"  # a bad body is decoded again, and refused
-    assert parts.call("POST", "/hot", b"3").json() == "now"
-    assert decoded == [b"1", b"2", b"3"]
+    assert parts.call("POST", "/hot", b"2").json() == "now"
+    assert decoded == [b"1", b"2"]
+
+
+async def _result(answering: Coroutine[Any, Any, Answer]) -> Answer:
+    return await answering
+
+
+def test_a_bug_of_a_hot_route_is_answered_and_logged_and_its_text_stays_here(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(_: str) -> bytes:
+        raise ZeroDivisionError("a secret")
+
+    parts = Parts(Route("POST", ("/hot",), decode=lambda body: body.decode(), hot=fail))
+    answering = parts.front.answer(b"/hot", JSON_HEADERS, b"1")
+    assert isinstance(answering, Coroutine)
+    answer = asyncio.run(_result(answering))
+    assert answer.status == 500
+    assert b"a secret" not in answer.body
+    assert "a secret" in caplog.text
 
 
 IDS = ["ann", "a/b", "a//b/", "/", "a\nb", "a\r\nb\u2028c", "\n", "🧦", "{id}", "%2F"]
