@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from service.compiled.functions import CompiledModel, compiled_model
 from service.histories.history import StoredEvent
 from service.model.event_contexts import Contexts
 from service.model.incremental import Incremental
 from service.model.item_vectors import ItemVectors
 from service.model.query_vectors import query_vectors, searched_vector
 from service.model.reader import Question, UserQuery
-from service.states.memory import ArrayMemory, PastParts
+from service.states.memory import ArrayMemory
 from twotower.artefacts.bundle import Towers
 from twotower.data.features import Floats, Ints, event_time_features
 
@@ -28,6 +29,8 @@ class CpuReader:
         self._model = Incremental(towers.contextualizer, self._config)
         self._contexts = Contexts(towers, self._model.embed_slots, self._config.width)
         self._no_past_parts = self._model.no_past_parts()
+        self._compiled = compiled_model(self._model.weights)
+        self._nothing_D = np.zeros(self._config.width, np.float32)
 
     @property
     def tolerance(self) -> float:
@@ -38,18 +41,29 @@ class CpuReader:
         """See `Reader`."""
         return ArrayMemory(self._config)
 
-    def past_parts(self, rows_M: Ints) -> PastParts:
+    def past_parts(self, rows_M: Ints) -> Floats:
         """See `Reader`."""
         return self._model.past_parts(self._vectors.take(rows_M).numpy()) if len(rows_M) else self._no_past_parts
 
     def answer(self, questions: Sequence[Question]) -> list[UserQuery]:
         """See `Reader`. It searches for no other items."""
         unread = [(q, q.memory.length) for q in questions if q.memory.length < len(q.events)]
-        for single in (True, False):
-            group = [(q, kept) for q, kept in unread if (len(q.events) - kept == 1) is single]
-            if group:
-                self._read(group)
+        one = [(q, kept) for q, kept in unread if len(q.events) == kept + 1]
+        if one and self._compiled:
+            for question, _ in one:
+                self._read_one(self._compiled, question)
+        elif one:
+            self._read(one)
+        if len(one) < len(unread):
+            self._read([(q, kept) for q, kept in unread if len(q.events) > kept + 1])
         return [self._query(question) for question in questions]
+
+    def _read_one(self, compiled: CompiledModel, question: Question) -> None:
+        """Read the last event, the only new one."""
+        memory, last = _memory_of(question), question.events[-1:]
+        before_ms = question.events[-2].time_ms if memory.length else -1
+        item_D, context_D = self._vectors_of(last)[0], self._contexts.of(last)[0]
+        compiled.read(item_D, context_D, self._contexts.values(last[0]), (before_ms, last[0].time_ms), memory)
 
     def _read(self, group: Sequence[tuple[Question, int]]) -> None:
         """Read the events after the kept ones of each history."""
@@ -73,15 +87,27 @@ class CpuReader:
         return vectors_TD
 
     def _query(self, question: Question) -> UserQuery:
-        features_M6, activity_6, parts = question.features_M6, question.activity_6, question.past.parts
-        wanted_D = self._contexts.wanted(question.wanted_event_type)
-        beside = np.concatenate([question.times_R, activity_6])
-        query_X = self._model.query(_memory_of(question).last_D, wanted_D, beside, features_M6, parts)
+        past, now_ms, memory = question.past.rows, question.now_ms, _memory_of(question)
+        hidden_D = self._model.hidden(memory.last_D, self._contexts.wanted(question.wanted_event_type))
+        added_D = searched_vector(self._towers, question.events, now_ms)
+        if added_D is None:
+            added_D = self._nothing_D
+        if self._compiled:
+            last_ms = question.events[-1].time_ms if question.events else now_ms
+            query_V, scores_M = self._compiled.ask(hidden_D, added_D, past, now_ms, last_ms)
+        else:
+            query_V, scores_M = self._asked(question, hidden_D, added_D)
+        return UserQuery(query_V, past.numbers_M4[:, 0].copy(), scores_M)
+
+    def _asked(self, question: Question, hidden_D: Floats, added_D: Floats) -> tuple[Floats, Floats]:
+        """As `CompiledModel.ask`, with numpy."""
+        features_M6, activity_6, parts_MS = question.features_M6, question.activity_6, question.past.rows.parts_MS
+        beside = np.concatenate([question.times_7[: self._config.request_time_width], activity_6])
+        query_X = self._model.query(hidden_D, beside, features_M6, parts_MS)
         query_V = self._model.vector(query_X)
-        if (added_D := searched_vector(self._towers, question.events, question.now_ms)) is not None:
-            query_V[: len(added_D)] += added_D
-        past_scores_M = parts.vector_MV @ query_V + self._model.repeat_scores(query_X, features_M6, activity_6, parts)
-        return UserQuery(query_V, question.past.statistics.item_rows_M, past_scores_M)
+        query_V[: len(added_D)] += added_D
+        repeat_M = self._model.repeat_scores(query_X, features_M6, activity_6, parts_MS)
+        return query_V, parts_MS[:, : len(query_V)] @ query_V + repeat_M
 
 
 def _memory_of(question: Question) -> ArrayMemory:

@@ -23,7 +23,6 @@ from service.model.packing import Array, Inputs, Shape
 from service.model.pages import PagedMemory
 from service.model.query_vectors import query_vectors, searched_vector
 from service.model.reader import Question, UserQuery
-from service.states.memory import PastParts
 from twotower.artefacts.bundle import Towers
 from twotower.data.features import Floats, Ints, Rows
 
@@ -51,10 +50,9 @@ class DeviceReader:
         """See `Reader`."""
         return PagedMemory(self._model.pool)
 
-    def past_parts(self, rows_M: Ints) -> PastParts:
+    def past_parts(self, rows_M: Ints) -> Floats:
         """See `Reader`. Nothing is kept: what the model computes of past items is computed on the device with every request."""
-        num = len(rows_M)
-        return PastParts(*(np.zeros(shape, np.float32) for shape in ((num, 0), (0, num, 0), (0, num, 0), (num, 0))))
+        return np.zeros((len(rows_M), 0), np.float32)
 
     def answer(self, questions: Sequence[Question]) -> list[UserQuery]:
         """See `Reader`. After an error, such as too little memory on the device, the memories of its batch are empty."""
@@ -124,8 +122,8 @@ class DeviceReader:
         """The sizes of the batch: those of a graph if one has room for it, else rounded up."""
         counts = [len(question.events) - start for question, start in zip(questions, starts, strict=True)]
         found = 0 if self._has_changes or self._model.catalogue is None else max(q.num_others for q in questions)
-        excluded = max(len(q.past.statistics) if q.num_others else 0 for q in questions) if found else 0
-        num, past = _power_of_two(len(questions)), sum(len(question.past.statistics) for question in questions)
+        excluded = max(q.past.rows.num if q.num_others else 0 for q in questions) if found else 0
+        num, past = _power_of_two(len(questions)), sum(question.past.rows.num for question in questions)
         if max(counts) <= 1:
             for shape in self._model.graphs:
                 if (
@@ -175,11 +173,11 @@ class DeviceReader:
                 here.lengths_Q[place], here.is_empty_Q[place] = len(question.events), 0
                 here.last_Q[place] = firsts[place] + count - 1
                 here.pages_QP[place, : len(memories[place].pages)] = memories[place].pages
-            here.times_QR[place], here.activity_Q6[place] = question.times_R, question.activity_6
+            here.times_QR[place], here.activity_Q6[place] = question.times_7[: here.times_QR.shape[1]], question.activity_6
             here.wanted_QS[place], here.wanted_weights_QS[place] = _unpacked(self._contexts.wanted(question.wanted_event_type))
         start = 0
         for place, question in enumerate(questions):
-            rows, stop = question.past.statistics.item_rows_M, start + len(question.past.statistics)
+            rows, stop = question.past.statistics.item_rows_M, start + question.past.rows.num
             here.past_rows_M[start:stop], here.past_offsets_F[place + 1 :] = rows, stop
             here.past_features_M6[start:stop] = question.features_M6
             if shape.num_found and question.num_others:
@@ -218,7 +216,7 @@ class DeviceReader:
         queries, start = list[UserQuery](), 0
         queries_QV = queries_QZ[:, : self._model.vectors_NV.shape[1]]
         for place, question in enumerate(questions):
-            rows, stop = question.past.statistics.item_rows_M, start + len(question.past.statistics)
+            rows, stop = question.past.statistics.item_rows_M, start + question.past.rows.num
             others = self._others(queries_QV[place], place, question, found) if found and question.num_others else None
             query = UserQuery(queries_QV[place], rows, past_M[start:stop], others)
             queries.append(self._with_search(question, query))

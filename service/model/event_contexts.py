@@ -3,7 +3,8 @@
 What comes from event types and categories is cached, because most events have one of few combinations. Numbers are encoded anew,
 because they rarely repeat.
 
-T: events, K: cached combinations, W: numbers cached of each, S: hash slots of a context, F: dense features
+T: events, K: cached combinations, W: numbers cached of each, S: hash slots of a context,
+N: numeric features, F: dense features
 """
 
 import math
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from service.histories.history import StoredEvent
@@ -48,9 +50,13 @@ class Contexts:
 
     def numbers(self, events: Sequence[StoredEvent]) -> Floats:
         """The encoded numeric features of each event, [T, F]."""
-        values = [np.array([number_of(e.properties.get(field.name)) for e in events]) for field in self._numbers]
-        parts = [piecewise_linear(values_T, field.edges) for values_T, field in zip(values, self._numbers, strict=True)]
+        values_TN = np.array([self.values(event) for event in events])
+        parts = [piecewise_linear(values_T, field.edges) for values_T, field in zip(values_TN.T, self._numbers, strict=True)]
         return np.concatenate(parts, 1) if parts else np.zeros((len(events), 0), np.float32)
+
+    def values(self, event: StoredEvent) -> npt.NDArray[np.float64]:
+        """The numeric features of an event, [N], NaN where they are missing."""
+        return np.array([number_of(event.properties.get(field.name)) for field in self._numbers], np.float64)
 
     def _keep(self, missing: Set[tuple[str | None, ...]], wanted: Sequence[tuple[str | None, ...]]) -> None:
         """Compute the missing combinations and cache them.

@@ -2,17 +2,20 @@
 
 There are two, which compute the same: `cpu_reader` and `device_reader`. A release has one, used by the engine's thread alone.
 
-M: past items of one request, V: vector width, R: time features of a request, K: results
+M: past items of one request, V: vector width, K: results
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from service.histories.history import StoredEvent
-from service.states.memory import Memory, PastParts
+from service.states.memory import Memory
 from service.states.user_state import PastState
-from twotower.data.features import Floats, Ints
+from twotower.data.features import Floats, Ints, request_time_features
+from twotower.data.item_statistics import activity_features, past_features
 
 
 class Question(NamedTuple):
@@ -21,12 +24,28 @@ class Question(NamedTuple):
     memory: Memory
     events: tuple[StoredEvent, ...]  # the window of the history, without events that the model does not read
     past: PastState
-    features_M6: Floats  # of the past items at the moment of the request
-    activity_6: Floats
-    times_R: Floats
     wanted_event_type: str | None
     now_ms: int
     num_others: int = 0  # how many of the best items that are not past items to search for, if the reader can
+
+    @property
+    def features_M6(self) -> Floats:
+        """Features of the past items at the moment of the request."""
+        return past_features(self.past.statistics, self.now_ms)
+
+    @property
+    def activity_6(self) -> Floats:
+        """Activity of the user at that moment."""
+        activity_16 = activity_features(self.past.statistics, np.zeros(self.past.rows.num, np.int64), np.array([self.now_ms]))
+        activity_6: Floats = activity_16[0]
+        return activity_6
+
+    @property
+    def times_7(self) -> Floats:
+        """Time features of the request; how many of the first of them the model reads is a matter of its configuration."""
+        now_1, last_ms = np.array([self.now_ms]), self.events[-1].time_ms if self.events else self.now_ms
+        times_7: Floats = request_time_features(now_1, np.array([last_ms]))[0]
+        return times_7
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +72,8 @@ class Reader(Protocol):
     def new_memory(self) -> Memory:
         """The memory of a history of which nothing was read."""
 
-    def past_parts(self, rows_M: Ints) -> PastParts:
-        """What is kept of past items, given by their rows."""
+    def past_parts(self, rows_M: Ints) -> Floats:
+        """What is kept of past items, given by their rows: one row of floats for each."""
 
     def answer(self, questions: Sequence[Question]) -> list[UserQuery]:
         """Read what is new of each history into its memory, then make the queries. No memory may occur twice."""

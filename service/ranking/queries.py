@@ -3,7 +3,7 @@
 Runs on the engine's thread. `twotower.model.scoring` computes the same for the offline evaluation, from whole histories; a test
 checks that both agree.
 
-Q: requests, M: past items of one, R: time features of a request
+Q: requests, M: past items of one
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,8 +22,6 @@ from service.release.loaded import LoadedRelease
 from service.states.cache import UserCache
 from service.states.memory import ArrayMemory, UserKey
 from service.states.user_state import NO_RELEASE, PastState, UserState
-from twotower.data.features import request_time_features
-from twotower.data.item_statistics import activity_features, past_features
 
 _NONE = np.zeros(0, np.int64)
 
@@ -162,16 +160,10 @@ def move_on(release: LoadedRelease, state: UserState, cache: UserCache) -> None:
 
 def _question(release: LoadedRelease, state: UserState, model_input: ModelInput, num_others: int) -> Question:
     """What the reader needs of one request; events and past items of the state become those of the request."""
-    events, now_ms = model_input.known_events, model_input.now_ms
+    events = model_input.known_events
     state.keep(events)
     update_past_items(release, state, model_input)
-    statistics, now_Q = state.past.statistics, np.array([now_ms])
-    activity_6 = activity_features(statistics, np.zeros(len(statistics), np.int64), now_Q)[0]
-    last_Q = np.array([events[-1].time_ms]) if events else now_Q
-    times_R = request_time_features(now_Q, last_Q)[0, : release.towers.config.model.request_time_width]
-    features_M6 = past_features(statistics, now_ms)
-    wanted = model_input.target_event_type
-    return Question(state.memory, events, state.past, features_M6, activity_6, times_R, wanted, now_ms, num_others)
+    return Question(state.memory, events, state.past, model_input.target_event_type, model_input.now_ms, num_others)
 
 
 def update_past_items(release: LoadedRelease, state: UserState, model_input: ModelInput) -> None:

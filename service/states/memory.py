@@ -1,10 +1,9 @@
-"""What a reader remembers of one history: keys and values of its events, and what it has computed of past items.
+"""What a reader remembers of the events of one history: their keys and values.
 
-L: layers; C: events a memory has room for; G: key/value heads; E: head width; D: width; M: past items; V: vector width; H: heads
-of the attention over past items; A: width of such a head; Z: hidden width of the repeat score
+L: layers; C: events a memory has room for; G: key/value heads; E: head width; D: width
 """
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -81,12 +80,3 @@ class ArrayMemory:
         grown_LGCE = np.empty((layers, groups, room, width), np.float32)
         grown_LGCE[:, :, : self.length] = part_LGCE[:, :, : self.length]
         return grown_LGCE
-
-
-class PastParts(NamedTuple):
-    """What the model computes from past items independently of the request: vectors, keys, values, a part of the repeat score."""
-
-    vector_MV: Floats
-    key_HMA: Floats
-    value_HMD: Floats
-    repeat_MZ: Floats

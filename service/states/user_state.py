@@ -1,40 +1,91 @@
 """The state of one user: the events read, the model's memory of them, and past items.
 
-L: events, M: past items, V: vector width
+L: events, M: past items, S: columns of what a reader keeps of one
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from service.histories.history import PastItem, StoredEvent
-from service.states.memory import ArrayMemory, Memory, PastParts
+from service.states.memory import ArrayMemory, Memory
 from service.states.state_file import State
-from twotower.data.features import Ints
+from twotower.data.features import Floats, Ints
 from twotower.data.item_statistics import ItemStatistics
+from twotower.data.window import PAGE
 
 NO_RELEASE = -1  # of a state that comes from the file
 _BYTES_PER_ITEM = 200  # about what the entries of dictionaries take
 _BYTES_PER_EVENT = 300  # of an event that only this state holds, such as an inline event of a session
 
 
+class Rows(NamedTuple):
+    """Past items: row in the catalogue, count, first and last time of each, decayed counts, and what the reader keeps of it."""
+
+    numbers_M4: Ints
+    decayed_M3: npt.NDArray[np.float64]
+    parts_MS: Floats
+
+    @property
+    def num(self) -> int:
+        """The number of items."""
+        return len(self.numbers_M4)
+
+    @staticmethod
+    def of(item_rows_M: Ints, items: Sequence[PastItem], parts_MS: Floats) -> "Rows":
+        """The rows of some items."""
+        numbers = [(row, o.count, o.first_ms, o.last_ms) for row, o in zip(item_rows_M.tolist(), items, strict=True)]
+        decayed = np.array([o.decayed for o in items], np.float64)
+        return Rows(np.array(numbers, np.int64).reshape(-1, 4), decayed.reshape(-1, 3), parts_MS)
+
+    def first(self, num: int) -> "Rows":
+        """The first items, without a copy."""
+        return Rows(self.numbers_M4[:num], self.decayed_M3[:num], self.parts_MS[:num])
+
+    def longer(self, num: int) -> "Rows":
+        """A copy with room for so many items."""
+        more = Rows(np.empty((num, 4), np.int64), np.empty((num, 3)), np.empty((num, self.parts_MS.shape[1]), np.float32))
+        more.put(0, self)
+        return more
+
+    def put(self, start: int, rows: "Rows") -> None:
+        """Write other items over those from `start` on."""
+        places = slice(start, start + rows.num)
+        self.numbers_M4[places], self.decayed_M3[places], self.parts_MS[places] = rows
+
+    def kept(self, kept_M: npt.NDArray[np.bool_]) -> "Rows":
+        """A copy of some items."""
+        return Rows(self.numbers_M4[kept_M], self.decayed_M3[kept_M], self.parts_MS[kept_M])
+
+
 class PastState:
-    """Past items of one user: their statistics as arrays, and what the model has computed from them."""
+    """Past items of one user: their statistics as arrays, and what the model has computed from them. It grows by whole pages."""
 
-    __slots__ = ("_items", "_place", "parts", "statistics")
+    __slots__ = ("_items", "_place", "_room", "_rows")
 
-    def __init__(self, parts: PastParts) -> None:
+    def __init__(self, none_0S: Floats) -> None:
         self._items: Mapping[str, PastItem] = {}
         self._place: dict[str, int] = {}
-        self.parts = parts
-        self.statistics = ItemStatistics.empty()
+        self._room = self._rows = Rows.of(np.zeros(0, np.int64), (), none_0S)
+
+    @property
+    def rows(self) -> Rows:
+        """The items that are in the release, in the order in which they came first. Valid until the next update."""
+        return self._rows
+
+    @property
+    def statistics(self) -> ItemStatistics:
+        """Statistics of the items of `rows`."""
+        item_rows_M, count_M, first_ms_M, last_ms_M = self._rows.numbers_M4.T
+        return ItemStatistics(item_rows_M, count_M, first_ms_M, last_ms_M, self._rows.decayed_M3)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the arrays, and an estimate for the dictionaries."""
-        return sum(part.nbytes for part in self.parts) + _BYTES_PER_ITEM * len(self._items)
+        """Bytes of the arrays, room for further items included, and an estimate for the dictionaries."""
+        return sum(part.nbytes for part in self._room) + _BYTES_PER_ITEM * len(self._items)
 
     def beyond(self, items: Mapping[str, PastItem]) -> list[str] | None:
         """Ids of `items` that are new. None if `items` does not begin with the known items: then a new state is needed."""
@@ -43,54 +94,31 @@ class PastState:
         ids = list(items)
         return ids[len(self._items) :] if ids[: len(self._items)] == list(self._items) else None
 
-    def update(self, items: Mapping[str, PastItem], added: Sequence[str], added_rows: Ints, parts: PastParts) -> None:
+    def update(self, items: Mapping[str, PastItem], added: Sequence[str], added_rows: Ints, parts_MS: Floats) -> None:
         """Move on to `items`. Of the new ones, only `added` are in the release; they have these rows and parts."""
         before, self._items = self._items, items
-        changed = [i for i, then, now in zip(before, before.values(), items.values(), strict=False) if then is not now]
-        known = [i for i in changed if i in self._place]
+        for (item_id, then), now in zip(before.items(), items.values(), strict=False):
+            if then is not now and (place := self._place.get(item_id)) is not None:
+                self._rows.numbers_M4[place, 1:] = (now.count, now.first_ms, now.last_ms)
+                self._rows.decayed_M3[place] = now.decayed
         if added:
-            self._append([items[i] for i in added], added, added_rows, parts)
-        if known:
-            s, places, values = self.statistics, [self._place[i] for i in known], [items[i] for i in known]
-            s.count_M[places] = [o.count for o in values]
-            s.first_ms_M[places] = [o.first_ms for o in values]
-            s.last_ms_M[places] = [o.last_ms for o in values]
-            s.decayed_M3[places] = [o.decayed for o in values]
+            self._append(added, Rows.of(added_rows, [items[i] for i in added], parts_MS))
 
-    def _append(self, values: Sequence[PastItem], ids: Sequence[str], rows: Ints, parts: PastParts) -> None:
-        s, first = self.statistics, len(self.statistics)
-        self._place.update((item_id, first + place) for place, item_id in enumerate(ids))
-        self.statistics = ItemStatistics(
-            np.concatenate([s.item_rows_M, rows]),
-            np.concatenate([s.count_M, [o.count for o in values]]),
-            np.concatenate([s.first_ms_M, [o.first_ms for o in values]]),
-            np.concatenate([s.last_ms_M, [o.last_ms for o in values]]),
-            np.concatenate([s.decayed_M3, [o.decayed for o in values]]),
-        )
-        self.parts = PastParts(
-            np.concatenate([self.parts.vector_MV, parts.vector_MV]),
-            np.concatenate([self.parts.key_HMA, parts.key_HMA], 1),
-            np.concatenate([self.parts.value_HMD, parts.value_HMD], 1),
-            np.concatenate([self.parts.repeat_MZ, parts.repeat_MZ]),
-        )
+    def _append(self, ids: Sequence[str], rows: Rows) -> None:
+        first, stop = self._rows.num, self._rows.num + rows.num
+        self._place.update(zip(ids, range(first, stop), strict=True))
+        if stop > self._room.num:
+            self._room = self._rows.longer(-(-stop // PAGE) * PAGE)
+        self._rows = self._room.first(stop)
+        self._rows.put(first, rows)
 
     def without(self, item_id: str, row: int) -> "PastState":
         """A copy of the state without this item."""
-        kept_M = self.statistics.item_rows_M != row
-        copy = PastState(self.parts)
+        kept_M = self._rows.numbers_M4[:, 0] != row
+        copy = PastState(self._rows.parts_MS[:0])
         copy._items = {other: item for other, item in self._items.items() if other != item_id}
-        kept = [other for other in self._place if other != item_id]
-        copy._place = {other: place for place, other in enumerate(kept)}
-        copy.parts = PastParts(
-            self.parts.vector_MV[kept_M],
-            self.parts.key_HMA[:, kept_M],
-            self.parts.value_HMD[:, kept_M],
-            self.parts.repeat_MZ[kept_M],
-        )
-        s = self.statistics
-        copy.statistics = ItemStatistics(
-            s.item_rows_M[kept_M], s.count_M[kept_M], s.first_ms_M[kept_M], s.last_ms_M[kept_M], s.decayed_M3[kept_M]
-        )
+        copy._place = {other: place for place, other in enumerate(other for other in self._place if other != item_id)}
+        copy._room = copy._rows = self._rows.kept(kept_M)
         return copy
 
 
@@ -103,7 +131,7 @@ class UserState:
 
     __slots__ = ("events", "memory", "past", "prints_L", "release")
 
-    def __init__(self, memory: Memory, no_items: PastParts, release: int) -> None:
+    def __init__(self, memory: Memory, no_items: Floats, release: int) -> None:
         self.events: tuple[StoredEvent, ...] = ()
         self.prints_L = np.zeros(0, np.uint64)
         self.memory = memory
@@ -135,7 +163,7 @@ class UserState:
         self.events = events[: self.memory.length]
         return self.memory.length
 
-    def move_on(self, release: int, prints_L: npt.NDArray[np.uint64], no_items: PastParts) -> bool:
+    def move_on(self, release: int, prints_L: npt.NDArray[np.uint64], no_items: Floats) -> bool:
         """Become a state of another release of the same bundle, in which the items of `events` have these fingerprints.
 
         Returns whether events must be read again: those from the first on whose item has another vector there.

@@ -30,6 +30,12 @@ def on_tensors(release: LoadedRelease, dtype: torch.dtype = torch.float32, pool_
     return with_model_on_tensors(searched, dtype, pool_bytes)
 
 
+def with_numpy(release: LoadedRelease) -> LoadedRelease:
+    """The release on a machine on which nothing can be compiled."""
+    with patch("service.model.cpu_reader.compiled_model", return_value=None):
+        return dataclasses.replace(release)
+
+
 def with_model_on_tensors(release: LoadedRelease, dtype: torch.dtype, pool_bytes: int = 64 << 20) -> LoadedRelease:
     """The release with its model on CPU tensors, searched as before: a reference that sorts all scores is slow."""
     return placed(release, Device(CPU, dtype), PagePools(pool_bytes))

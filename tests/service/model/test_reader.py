@@ -17,15 +17,20 @@ from service.ranking.user_request import ModelInput, UserRequest, read_input
 from service.release.loaded import LoadedRelease
 from service.states.user_state import UserState
 from tests.service.conftest import NOW_MS, with_searches
-from tests.service.placed import on_tensors, without_past_attention_and_clock
+from tests.service.placed import on_tensors, with_numpy, without_past_attention_and_clock
 
 TOLERANCE = 2e-5
 
 
-@pytest.fixture(scope="module", params=["cpu", "device", "cpu, as for leave-one-out", "device, as for leave-one-out"])
+READERS = ("cpu", "numpy", "device")
+
+
+@pytest.fixture(scope="module", params=[*READERS, *(f"{reader}, as for leave-one-out" for reader in READERS)])
 def served(request: pytest.FixtureRequest, release: LoadedRelease) -> LoadedRelease:
     device, _, kind = request.param.partition(", ")
     of_a_kind = without_past_attention_and_clock(release) if kind else release
+    if device == "numpy":
+        return with_numpy(of_a_kind)
     return of_a_kind if device == "cpu" else on_tensors(of_a_kind)
 
 

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from benchmarks.serving_rivals.offline import offline_request, offline_scores
 from service.api.schemas import Event, RecommendRequest
 from service.histories.history import StoredEvent, UserHistory
-from service.model.cpu_reader import TOLERANCE
-from service.model.incremental import Incremental
-from service.model.reader import UserQuery
+from service.model.cpu_reader import TOLERANCE, CpuReader
+from service.model.reader import Question, UserQuery
 from service.ranking.queries import (
     new_state,
     queries_from,
@@ -30,7 +29,7 @@ from service.ranking.queries import (
 from service.ranking.user_request import ModelInput, UserRequest, read_input
 from service.release.loaded import LoadedRelease, hand_over_users
 from service.states.cache import UserCache
-from service.states.memory import ArrayMemory, UserKey
+from service.states.memory import UserKey
 from service.states.user_state import UserState
 from tests.service.conftest import NOW_MS, with_searches
 from twotower.data.features import Floats
@@ -165,13 +164,13 @@ def test_states_taken_over_from_earlier_releases_give_exact_queries(
 def test_a_release_in_which_only_popularity_changed_reads_no_event_again(
     own_release: LoadedRelease, histories: Histories, cache: UserCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    num_read, read = list[int](), Incremental.read
+    num_read, read = list[int](), CpuReader.answer
 
-    def noted(model: Incremental, memories: Sequence[ArrayMemory], counts: Sequence[int], events_TD: Floats) -> None:
-        num_read.extend(counts)
-        read(model, memories, counts, events_TD)
+    def noted(reader: CpuReader, questions: Sequence[Question]) -> list[UserQuery]:
+        num_read.extend(len(question.events) - question.memory.length for question in questions)
+        return read(reader, questions)
 
-    monkeypatch.setattr(Incremental, "read", noted)
+    monkeypatch.setattr(CpuReader, "answer", noted)
     user, history = next(iter(histories.items()))
     fewer, heir = UserHistory().extended(history.events[:-1]), another(own_release, share=0)
     queries_of(own_release, [("user", user)], [input_of(own_release, fewer)], cache)

@@ -1,0 +1,1 @@
+"""What the model does for one user after one new event, as compiled functions. Runs on the engine's thread."""
