@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     page_pool_mb: int = Field(default=2048, ge=1)  # on a GPU, for the keys and values of histories: a quarter of a MB or so each
     user_cache_mb: int = Field(default=512, ge=0)  # for cached user states: about half a MB for each user
     user_cache_dir: Path | None = None  # of a file for the states that memory has no room for, and for the next start
-    user_cache_gb: float = Field(default=2.0, gt=0)  # of that file: some 8,000 users
+    user_cache_gb: float = Field(default=2.0, gt=0)  # of that file: some 4,500 users
     heartbeat_limit_s: float = Field(default=10.0, gt=0)  # an engine that has not moved for longer counts as stuck
     history_cache_mb: int = Field(default=256, ge=0)  # room for about 1,000 users with 256 events each
     redis_timeout_s: float = Field(default=0.05, gt=0)  # of a read: half the time a web page has for its recommendations

@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks import catalogue
 from benchmarks.catalogue import Built, build_here, incremental, items_file, make_bundle, slope, write_catalogue
+from benchmarks.large import measure
+from benchmarks.large.measure import measure_large
 from benchmarks.report import Row
 
 
@@ -74,3 +76,17 @@ def test_one_build_can_run_in_a_process_of_its_own(small: Path, capsys: pytest.C
     built = Built(**json.loads(capsys.readouterr().out))
     assert built.num_embedded == 100
     assert built.seconds > 0
+
+
+def test_a_large_catalogue_is_built_served_and_swapped(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "NUM_ITEMS", 3_000)
+    monkeypatch.setattr(measure, "CHANGED", 0.05)
+    rows = {row.metric: row for row in measure_large(make_bundle(small / "small", "small"), build_here, small)}
+    assert {name: row.must for name, row in rows.items() if row.must} == {
+        "large_build_s": 360.0,
+        "large_build_gib": 8.0,
+        "large_exact_over_faiss": 0.5,
+        "large_swap_memory": 1.15,
+    }
+    assert all(row.value > 0 for row in rows.values())
+    assert list(small.glob("large-*")) == [], "nothing stays on the disk"
