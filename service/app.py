@@ -19,6 +19,7 @@ from service.http.front import Front
 from service.http.keys import KeyRing
 from service.http.openapi import document
 from service.http.route_table import RouteTable
+from service.model.cpu_dtype import name_of
 from service.process.readiness import Readiness
 from service.release.changes import ItemChanges
 from service.release.loaded import LoadedRelease
@@ -163,7 +164,7 @@ def make_engine(settings: Settings, source: ReleaseSource) -> tuple[Engine, User
     """The engine that the settings choose, and its cache of user states."""
     limits = Limits(settings.batch_requests, settings.batch_tokens, settings.max_queued, settings.max_wait_s)
     if settings.engine == "process":
-        remote = RemoteEngine(setup_of(settings, source.store.local), limits)
+        remote = RemoteEngine(setup_of(settings, source.store.local, name_of(source.device.dtype)), limits)
         return remote, remote.cache
     cache = UserCache(settings.user_cache_mb << 20, settings.verify_share)
     if settings.user_cache_dir:

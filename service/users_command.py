@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     warm.add_argument("--history", metavar="URL", required=True, help="sqlite:///FILE, the histories of the servers")
     warm.add_argument("--days", type=float, required=True, help="users with an event in the last so many days")
     warm.add_argument("--directory", type=Path, required=True, help="TWOTOWER_USER_CACHE_DIR of the servers on this machine")
+    warm.add_argument("--dtype", choices=("auto", "fp32", "bf16"), default="auto", help="TWOTOWER_DTYPE of the servers (auto)")
     warm.add_argument("--gb", type=float, default=2.0, help="TWOTOWER_USER_CACHE_GB of the servers (%(default)g)")
     delete = actions.add_parser("delete", help="delete one user from servers, histories and files of events")
     delete.add_argument("--user", required=True, metavar="ID")
@@ -106,7 +107,7 @@ def _sent(server: "Server", events: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _warm(args: argparse.Namespace) -> int:
     from service.histories.sqlite_history import read, recent_users
     from service.ranking.warm import room_for, warm
-    from service.release.loading import load_release
+    from service.release.loading import device_of, load_release
     from service.states.cache import UserCache
     from twotower.artefacts.signature import load_verifier
     from twotower.progress import step
@@ -117,7 +118,8 @@ def _warm(args: argparse.Namespace) -> int:
     if not (args.days > 0 and max_bytes > 0):
         raise DataError(f"--days {args.days:g} --gb {args.gb:g}: give numbers above 0")
     verifier = load_verifier(args.verify_key) if args.verify_key else None
-    release, cache = load_release(args.store, verifier, release=args.release), UserCache(0)
+    release = load_release(args.store, verifier, device_of("cpu", args.dtype), release=args.release)
+    cache = UserCache(0)
     cache.open_file(args.directory, max_bytes)
     connection = connect(path, "histories", "--history")
     with closing(connection):

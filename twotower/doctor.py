@@ -34,6 +34,12 @@ if not why:
     gpu = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
 print(json.dumps({"version": torch.__version__, "threads": torch.get_num_threads(), "gpu": gpu, "why": why}))
 """
+_BF16 = """
+import torch
+torch.set_num_threads(1)
+from service.model.cpu_dtype import MIN_SPEEDUP, has_bf16, measured_speedup
+print(json.dumps({"needed": MIN_SPEEDUP, "speedup": measured_speedup() if has_bf16() else None}))
+"""
 _FAISS = """
 import faiss, numpy
 index = faiss.IndexFlatIP(4)
@@ -110,6 +116,7 @@ def examine(probe: RunProbe, redis_url: str | None, packages: frozenset[str] = D
         library_check("numpy", probe, "numpy"),
         torch_check(torch),
         cores_check(torch, usable_cores()),
+        *([bf16_check(probe(_BF16, ""))] if "service" in packages else []),
         memory_check(available_bytes()),
         faiss_check(probe(_FAISS, ""), required=bool(packages)),
         sqlite_check(probe(_SQLITE, "")),
@@ -168,6 +175,18 @@ def cores_check(torch: Probe, cores: float) -> Check:
     crowded = isinstance(threads, int) and threads > max(1, cores)
     advice = f"set OMP_NUM_THREADS={max(1, int(cores))}: torch would start more threads than there are cores" if crowded else ""
     return Check("cores", f"{cores:g} usable, {threads or 'no'} torch threads", works=not crowded, required=False, advice=advice)
+
+
+def bf16_check(bf16: Probe) -> Check:
+    """How fast a server reads histories with bfloat16 on this CPU, and so what `--dtype auto` takes."""
+    if bf16.failure:
+        return Check("bf16 on the CPU", bf16.failure, works=False, required=False)
+    speedup, needed = bf16.facts.get("speedup"), bf16.facts.get("needed")
+    state = "the processor has no AVX512-BF16 and no AMX: auto takes fp32"
+    if isinstance(speedup, float) and isinstance(needed, float):
+        taken = "bf16" if speedup >= needed else f"fp32, because {needed:g} are needed"
+        state = f"{speedup:.1f} times as fast as fp32: auto takes {taken}"
+    return Check("bf16 on the CPU", state, works=True, required=False)
 
 
 def memory_check(num_bytes: int | None) -> Check:

@@ -46,6 +46,7 @@ class ReleasesResponse(msgspec.Struct, frozen=True, kw_only=True):
     previous: str | None  # the release served before, if it is still in memory for an instant rollback
     canary: str | None  # the release on trial, which answers a share of the requests
     trial: TrialReport | None  # how the trial goes, if there is one
+    cpu_dtype: Literal["fp32", "bf16"]  # what the model multiplies for the serving release, where it runs on a CPU
     quarantined: dict[str, str]  # releases that are not served until the pointer moves, with the reason
     releases: list[ReleaseEntry]  # the releases of the store, oldest first
 

@@ -15,6 +15,7 @@ from service.api.errors import ApiError, Code
 from service.api.schemas import RecommendRequest, SimilarRequest
 from service.api.scores import ScoreRequest
 from service.histories.history import UserHistory
+from service.model.cpu_dtype import DtypeName
 from service.states.cache import CacheCounters
 from service.states.memory import UserKey
 from twotower.device_option import Wanted
@@ -40,6 +41,7 @@ class Setup(msgspec.Struct, frozen=True):
     user_cache_bytes: int
     verify_share: float
     device: Wanted = "cpu"
+    dtype: DtypeName = "fp32"  # on a CPU
     page_pool_bytes: int = 0  # for the histories on a GPU
     user_cache_dir: str | None = None  # of the file of user states
     user_file_bytes: int = 0

@@ -58,7 +58,7 @@ class EngineProcess:
     """Runs an ordinary engine with the releases that the server has loaded here, and answers the server's calls."""
 
     def __init__(self, setup: Setup) -> None:
-        self._setup, self._device, self._pools = setup, device_of(setup.device), PagePools(setup.page_pool_bytes)
+        self._setup, self._device, self._pools = setup, device_of(setup.device, setup.dtype), PagePools(setup.page_pool_bytes)
         self._releases: dict[int, LoadedRelease] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by the number of the call
         self._batches: deque[tuple[int, int]] = deque()

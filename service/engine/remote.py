@@ -42,6 +42,7 @@ from service.engine.frames import (
     State,
 )
 from service.engine.thread import CLOSE_S, Batched, Engine, Limits, Place
+from service.model.cpu_dtype import DtypeName
 from service.ranking.rules import Ranking
 from service.ranking.score import Scores
 from service.ranking.similar import SimilarItems
@@ -267,7 +268,7 @@ def note(book: UserCache, users: UserStates, key: UserKey, num_bytes: int | None
         book.put(users, key, cast(UserState, _Elsewhere(num_bytes)))
 
 
-def setup_of(settings: Settings, releases: Path) -> Setup:
+def setup_of(settings: Settings, releases: Path, dtype: DtypeName = "fp32") -> Setup:
     """The Setup of the process, from the settings of the server; EnvironmentProblem for a device that this machine has not."""
     device_of(settings.device)
     return Setup(
@@ -279,6 +280,7 @@ def setup_of(settings: Settings, releases: Path) -> Setup:
         user_cache_bytes=settings.user_cache_mb << 20,
         verify_share=settings.verify_share,
         device=settings.device,
+        dtype=dtype,
         page_pool_bytes=settings.page_pool_mb << 20,
         user_cache_dir=str(settings.user_cache_dir) if settings.user_cache_dir else None,
         user_file_bytes=int(settings.user_cache_gb * 2**30),

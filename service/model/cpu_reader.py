@@ -6,6 +6,7 @@ T: events read at once, of all histories
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 
 from service.compiled.functions import CompiledModel, compiled_model
 from service.histories.history import StoredEvent
@@ -19,14 +20,16 @@ from twotower.artefacts.bundle import Towers
 from twotower.data.features import Floats, Ints, event_time_features
 
 TOLERANCE = 1e-3  # of a score; rounding changes a score by a hundredth of that
+_TOLERANCES = {torch.float32: TOLERANCE, torch.bfloat16: 1e-1}  # of products in this dtype
 
 
 class CpuReader:
     """Implements `Reader` with `Incremental`."""
 
-    def __init__(self, towers: Towers, vectors: ItemVectors, rows: Mapping[str, int]) -> None:
+    def __init__(self, towers: Towers, vectors: ItemVectors, rows: Mapping[str, int], dtype: torch.dtype = torch.float32) -> None:
         self._towers, self._config, self._vectors, self._rows = towers, towers.config.model, vectors, rows
-        self._model = Incremental(towers.contextualizer, self._config)
+        self._model = Incremental(towers.contextualizer, self._config, dtype)
+        self._tolerance = _TOLERANCES[dtype]
         self._contexts = Contexts(towers, self._model.embed_slots, self._config.width)
         self._no_past_parts = self._model.no_past_parts()
         self._compiled = compiled_model(self._model.weights)
@@ -35,7 +38,7 @@ class CpuReader:
     @property
     def tolerance(self) -> float:
         """See `Reader`."""
-        return TOLERANCE
+        return self._tolerance
 
     def new_memory(self) -> ArrayMemory:
         """See `Reader`."""

@@ -38,14 +38,17 @@ class _Layer(NamedTuple):
 
 
 class Incremental:
-    """Reads new events into memories and computes queries. One per release; it only changes the memories that it is given."""
+    """Reads new events into memories and computes queries. One per release; it only changes the memories that it is given.
 
-    def __init__(self, contextualizer: Contextualizer, config: ModelConfig) -> None:
+    `dtype` is that of the products over many events; those of few rows are in float32.
+    """
+
+    def __init__(self, contextualizer: Contextualizer, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
         self._model, self._config = contextualizer, config
         self._heads, self._kv_heads = config.num_heads, config.num_kv_heads
         self.weights = weights_of(contextualizer, config)
         self._layers = [_Layer(*layer) for layer in zip(*map(_transposed, self.weights.layers[:4]), strict=True)]
-        self._packed = PackedLayers(contextualizer, config)
+        self._packed = PackedLayers(contextualizer, config, dtype)
         self._empty_D = detached(contextualizer.empty_history)
 
     @torch.inference_mode()

@@ -8,7 +8,7 @@ T: events read at once; C: events of one history so far; H: heads; G: key/value 
 P: half of it; D: width; F: width of the feed-forward layer; Q: histories
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -27,44 +27,44 @@ MOST_EVENTS = 512  # of one pass through the layers: what lies between two produ
 _BLOCK = 64  # queries whose scores are computed at once; keys after the last of them are left out
 
 Complex = npt.NDArray[np.complex64]
+Product = Callable[[Floats], Floats]  # of rows with weights
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """Weights of one layer for products with rows of unit norm."""
+    """The products of one layer, of rows of unit norm but for `out`."""
 
-    query: Floats  # [D, H E], scaled for the softmax
-    key_value: Floats  # [D, 2 G E]
-    out: Floats
-    gate: Floats
-    up: Floats
-    down: Floats
+    query: Product  # [T, H E], scaled for the softmax
+    key_value: Product  # [T, 2 G E]
+    out: Product
+    feed_forward: Product
 
     @staticmethod
-    def of(block: Block) -> "_Layer":
+    def of(block: Block, dtype: torch.dtype) -> "_Layer":
         width, of_query = block.head_width, block.num_heads * block.head_width
         norm_D, ffn_norm_D = _array(block.attention_norm.weight), _array(block.ffn_norm.weight)
         root = np.float32(len(norm_D) ** 0.5)  # rows of unit norm, times this, have unit root-mean-square
-        query, key, value = np.split(
-            _array(block.qkv.weight) * (norm_D * root), [of_query, of_query + block.num_kv_heads * width]
-        )
+        of_heads = [of_query, of_query + block.num_kv_heads * width]
+        query, key, value = np.split(_array(block.qkv.weight) * (norm_D * root), of_heads)
         gate, up = np.split(_array(block.gate_up.weight) * (ffn_norm_D * root), 2)
         return _Layer(
-            _rows(_paired(query * np.float32(width**-0.5), width)),
-            _rows(np.concatenate([_paired(key, width), value])),
-            _rows(_array(block.attention_out.weight)),
-            _rows(gate),
-            _rows(up),
-            _rows(_array(block.down.weight)),
+            _product(_paired(query * np.float32(width**-0.5), width), dtype),
+            _product(np.concatenate([_paired(key, width), value]), dtype),
+            _product(_array(block.attention_out.weight), dtype),
+            _feed_forward(gate, up, _array(block.down.weight), dtype),
         )
 
 
 class PackedLayers:
-    """Reads the new events of several histories with the same products."""
+    """Reads the new events of several histories with the same products.
 
-    def __init__(self, contextualizer: Contextualizer, config: ModelConfig) -> None:
+    With bfloat16, products multiply rounded numbers and sum them in float32. Everything else is float32 anyway.
+    """
+
+    def __init__(self, contextualizer: Contextualizer, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
+        self.dtype = dtype
         self._heads, self._groups = config.num_heads, config.num_kv_heads
-        self._layers = [_Layer.of(block) for block in contextualizer.blocks if isinstance(block, Block)]
+        self._layers = [_Layer.of(block, dtype) for block in contextualizer.blocks if isinstance(block, Block)]
         self._norm_D = _array(contextualizer.norm.weight) * np.float32(config.width**0.5)
         turns_LP = np.empty(contextualizer.cos_LE.shape, np.complex64)
         turns_LP.real, turns_LP.imag = _array(contextualizer.cos_LE), _array(contextualizer.sin_LE)
@@ -81,14 +81,14 @@ class PackedLayers:
         turns_THP = np.concatenate([self._turns_LHP[m.length : m.length + c] for m, c in zip(memories, counts, strict=True)])
         for number, layer in enumerate(self._layers):
             normed_TD = _unit(x_TD)
-            self._store(memories, counts, number, normed_TD @ layer.key_value, turns_THP[:, : self._groups])
+            self._store(memories, counts, number, layer.key_value(normed_TD), turns_THP[:, : self._groups])
             asked_counts = counts
             if number == len(self._layers) - 1:
                 last_Q, asked_counts = stops - 1, [1] * len(counts)
                 x_TD, normed_TD, turns_THP = x_TD[last_Q], normed_TD[last_Q], turns_THP[last_Q]
-            query_THP = _turned(normed_TD @ layer.query, turns_THP)
-            x_TD = x_TD + self._attended(memories, counts, number, query_THP, asked_counts) @ layer.out
-            x_TD += _gated(_unit(x_TD), layer) @ layer.down
+            query_THP = _turned(layer.query(normed_TD), turns_THP)
+            x_TD = x_TD + layer.out(self._attended(memories, counts, number, query_THP, asked_counts))
+            x_TD += layer.feed_forward(_unit(x_TD))
         return _unit(x_TD) * self._norm_D
 
     def _store(
@@ -162,11 +162,37 @@ def _unit(x_TD: Floats) -> Floats:
     return unit_TD
 
 
-def _gated(normed_TD: Floats, layer: _Layer) -> Floats:
-    """SwiGLU of the feed-forward layer (Shazeer 2020, eq. 6), [T, F]."""
-    gate_TF, up_TF = torch.from_numpy(normed_TD @ layer.gate), torch.from_numpy(normed_TD @ layer.up)
-    gated_TF: Floats = functional.silu(gate_TF, inplace=True).mul_(up_TF).numpy()
-    return gated_TF
+def _product(weights_XD: Floats, dtype: torch.dtype) -> Product:
+    """Products of rows with these weights, which are copied as the products read them."""
+    if dtype == torch.float32:
+        weights_DX = np.ascontiguousarray(weights_XD.T)
+        return lambda rows_TD: rows_TD @ weights_DX
+    rounded_XD = torch.from_numpy(weights_XD).to(dtype)
+    return lambda rows_TD: _single(functional.linear(torch.from_numpy(rows_TD).to(dtype), rounded_XD))
+
+
+def _feed_forward(gate_FD: Floats, up_FD: Floats, down_DF: Floats, dtype: torch.dtype) -> Product:
+    """The feed-forward layer: SwiGLU (Shazeer 2020, eq. 6) and the product after it."""
+    if dtype == torch.float32:
+        gate, up, down = (_product(weights, dtype) for weights in (gate_FD, up_FD, down_DF))
+        return lambda rows_TD: down(_gated(torch.from_numpy(gate(rows_TD)), torch.from_numpy(up(rows_TD))).numpy())
+    gate_in, up_in, down_in = (torch.from_numpy(weights).to(dtype) for weights in (gate_FD, up_FD, down_DF))
+
+    def in_half(rows_TD: Floats) -> Floats:
+        rounded_TD = torch.from_numpy(rows_TD).to(dtype)
+        gated_TF = _gated(functional.linear(rounded_TD, gate_in), functional.linear(rounded_TD, up_in))
+        return _single(functional.linear(gated_TF, down_in))
+
+    return in_half
+
+
+def _gated(gate_TF: torch.Tensor, up_TF: torch.Tensor) -> torch.Tensor:
+    return functional.silu(gate_TF, inplace=True).mul_(up_TF)
+
+
+def _single(rows: torch.Tensor) -> Floats:
+    single: Floats = rows.float().numpy()
+    return single
 
 
 def _turned(x_TX: Floats, turns_THP: Complex) -> Complex:
@@ -184,11 +210,6 @@ def _unpair(heads: Complex, into: Floats) -> None:
     """Write heads [..., P] of complex numbers as two halves, [..., 2 P]."""
     half = heads.shape[-1]
     into[..., :half], into[..., half:] = heads.real, heads.imag
-
-
-def _rows(weights_XD: Floats) -> Floats:
-    """Weights for products of rows with them, laid out as these products read them."""
-    return np.ascontiguousarray(weights_XD.T)
 
 
 def _array(weights: torch.Tensor) -> Floats:

@@ -101,7 +101,7 @@ def restored(release: LoadedRelease, key: UserKey, model_input: ModelInput, cach
     state = new_state(release)
     if not isinstance(state.memory, ArrayMemory):  # a device has it
         return None
-    found = cache.file.find(key, release.info.bundle_id, model_input.known_events, state.memory)
+    found = cache.file.find(key, release.state_space, model_input.known_events, state.memory)
     if found is None:
         return None
     cache.counters.restored += 1

@@ -71,6 +71,6 @@ def _warm_some(
     if states:
         queries_from(release, states, inputs)
     for key, state in zip(keys, states, strict=True):
-        if (kept := state.in_file) is None or not cache.file.keep(key, kept, release.info.bundle_id, _WAIT_S):
+        if (kept := state.in_file) is None or not cache.file.keep(key, kept, release.state_space, _WAIT_S):
             raise EnvironmentProblem("the file of user states takes nothing more: is its disk full or very slow?")
     warmed.num_users += len(states)

@@ -10,6 +10,7 @@ from itertools import count
 
 import numpy as np
 import pyarrow as pa
+import torch
 from torch import Tensor
 
 from service.histories.history import StoredEvent
@@ -65,6 +66,7 @@ class LoadedRelease:
     filters: Filters | JoinedFilters
     added: Added | None = None
     device_model: DeviceModel | None = None  # None: the model runs on the CPU
+    dtype: torch.dtype = torch.float32  # of the products over many events, on the CPU
     item_map: ServedMap | None = None  # of the items that the release was built with
     reader: Reader = field(init=False)
     users: UserStates = field(init=False)  # cached user states; the next release of the same bundle takes them over
@@ -75,11 +77,13 @@ class LoadedRelease:
         added_AV = None if self.added is None else self.added.vectors_AV
         vectors, model = ItemVectors(self.vectors_NV, added_AV), self.device_model
         reader: Reader = (
-            CpuReader(self.towers, vectors, self.rows) if model is None else DeviceReader(model, self.towers, self.rows, added_AV)
+            CpuReader(self.towers, vectors, self.rows, self.dtype)
+            if model is None
+            else DeviceReader(model, self.towers, self.rows, added_AV)
         )
         object.__setattr__(self, "item_vectors", vectors)
         object.__setattr__(self, "reader", reader)
-        object.__setattr__(self, "users", UserStates(self.info.bundle_id))
+        object.__setattr__(self, "users", UserStates(self.state_space))
         object.__setattr__(self, "number", next(_NUMBERS))
 
     def __len__(self) -> int:
@@ -94,10 +98,15 @@ class LoadedRelease:
         """The release without item changes."""
         return self if self.added is None else self.added.base
 
+    @property
+    def state_space(self) -> str:
+        """What user states of two releases must have in common for one to be used by the other: the towers and the dtype."""
+        return self.info.bundle_id if self.dtype == torch.float32 else f"{self.info.bundle_id} {self.dtype}"
+
     def can_take_over(self, before: "LoadedRelease") -> bool:
         """Whether user states of the other release can be used here: both have the same towers, and memories of one kind."""
         pools = [release.device_model and release.device_model.pool for release in (self, before)]
-        return self.info.bundle_id == before.info.bundle_id and pools[0] is pools[1]
+        return self.state_space == before.state_space and pools[0] is pools[1]
 
     def vectors(self, rows: Ints) -> Tensor:
         """Vectors [M, V] of some rows, added ones included."""

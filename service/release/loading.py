@@ -15,11 +15,13 @@ import pyarrow as pa
 import torch
 
 from service.kernels.finder import on_device
+from service.model.cpu_dtype import WantedDtype, dtype_on_cpu
 from service.model.pages import PagePools
 from service.release.filters import Filters
 from service.release.golden import replay_golden_queries
 from service.release.loaded import LoadedRelease
 from service.release.placing import needs_of, placed
+from service.release.rounding import with_products_in
 from service.release.served_map import read_served_map
 from twotower.artefacts.bundle import load_towers
 from twotower.artefacts.cache import fetch
@@ -38,9 +40,13 @@ from twotower.model.golden import GoldenQuery
 _IDS_AT_ONCE, _ROWS_AT_ONCE = 4096, 65_536
 
 
-def device_of(wanted: Wanted) -> Device:
-    """The device on which an engine computes, in bfloat16 on a GPU; EnvironmentProblem when this machine does not have it."""
-    return choose(wanted, torch.bfloat16)
+def device_of(wanted: Wanted, dtype: WantedDtype = "fp32") -> Device:
+    """The device on which an engine computes; EnvironmentProblem when this machine does not have it.
+
+    `dtype` is for a CPU; `auto` measures which is faster. A GPU computes in bfloat16.
+    """
+    device = choose(wanted, torch.bfloat16)
+    return device if device.is_gpu else replace(device, dtype=dtype_on_cpu(dtype))
 
 
 def load_release(
@@ -70,8 +76,8 @@ def read_release(
 ) -> LoadedRelease:
     """The release in a directory that was just verified; ReleaseMismatch when its golden queries get other answers.
 
-    The model runs on `device`, with pages from `pools`. An exact index and one of a kind for GPUs are searched there. Nothing
-    here holds Python's global lock for long, because other threads may be answering requests meanwhile.
+    The model runs on `device` in its dtype, with pages from `pools`. An exact index and one of a kind for GPUs are searched
+    there. Nothing here holds Python's global lock for long, because other threads may be answering requests meanwhile.
     """
     towers = load_towers(path, manifest)
     vectors_NV, items = read_vectors(path, info), read_items(path, info)
@@ -97,8 +103,11 @@ def read_release(
         assert pools is not None, "a server on a GPU has pools"
         device = with_room(device, needs_of(release, device, pools))
     release = replace(release, index=on_device(release.index, device))
-    replay_golden_queries(release, read_golden(path))
-    return placed(release, device, pools) if device.is_gpu and pools is not None else release
+    golden = read_golden(path)
+    replay_golden_queries(release, golden)
+    if device.is_gpu and pools is not None:
+        return placed(release, device, pools)
+    return with_products_in(release, device.dtype, golden)
 
 
 def read_ids(items: pa.Table) -> tuple[list[str], dict[str, int]]:

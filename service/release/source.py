@@ -28,7 +28,8 @@ class ReleaseSource:
 def source_of(settings: Settings) -> ReleaseSource:
     """The source that the settings name; EnvironmentProblem for a key, a URL or a device that cannot be used."""
     signed_by = load_verifier(settings.verify_key) if settings.verify_key else None
-    device = device_of(settings.device) if settings.engine == "thread" else ON_CPU
+    # With an engine of its own, this process computes nothing, and tells what the engine does on a CPU.
+    device = device_of(settings.device if settings.engine == "thread" else "cpu", settings.dtype)
     return ReleaseSource(open_store(settings.store), signed_by, device, PagePools(settings.page_pool_mb << 20))
 
 

@@ -13,6 +13,7 @@ from service.api import releases as release_schemas
 from service.api.errors import ApiError
 from service.http.messages import check_media_type, read_json, reply
 from service.http.route_table import Route
+from service.model.cpu_dtype import name_of
 from service.release.source import ReleaseSource
 from service.rollout.follow import Follower
 from service.routes.context import Context
@@ -49,6 +50,7 @@ class Admin:
             previous=previous.id if previous else None,
             canary=now.trial.release if now.trial else None,
             trial=trial_report(now.trial) if now.trial else None,
+            cpu_dtype=name_of(now.current.dtype),
             quarantined=dict(self._follower.quarantined),
             releases=await asyncio.to_thread(release_entries, self._source.store.local),
         )

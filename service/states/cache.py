@@ -48,8 +48,8 @@ class UserStates:
     Not thread-safe: only the engine's thread changes it.
     """
 
-    def __init__(self, bundle_id: str = "") -> None:
-        self.bundle_id = bundle_id  # of the release
+    def __init__(self, space: str = "") -> None:
+        self.space = space  # what states must have in common to replace one another
         self._once: OrderedDict[UserKey, UserState] = OrderedDict()
         self._again: OrderedDict[UserKey, UserState] = OrderedDict()
         self._bytes: dict[UserKey, int] = {}
@@ -130,7 +130,7 @@ class UserStates:
         used = self._used
         self._once, self._again, self._bytes, self._used = before._once, before._again, before._bytes, before._used
         self.num_bytes, self.again_bytes = before.num_bytes, before.again_bytes
-        UserStates.__init__(before, before.bundle_id)
+        UserStates.__init__(before, before.space)
         for key, state in mine:
             self.take(key)
             self.add(key, state, used[key])
@@ -168,7 +168,7 @@ class UserCache:
             evicted, its_state = going.forget_one()
             self.counters.evictions += 1
             if self.file and (kept := its_state.in_file):
-                self.file.keep(evicted, kept, going.bundle_id)
+                self.file.keep(evicted, kept, going.space)
         self.counters.num_bytes = self.num_bytes
 
     def forget(self, key: UserKey) -> None:
@@ -194,7 +194,7 @@ class UserCache:
         until = monotonic() + seconds
         for states in list(self._releases):
             for key, state in states.newest_first():
-                if (kept := state.in_file) and not self.file.keep(key, kept, states.bundle_id, max(until - monotonic(), 0)):
+                if (kept := state.in_file) and not self.file.keep(key, kept, states.space, max(until - monotonic(), 0)):
                     break
         self.file.close()
 

@@ -47,7 +47,7 @@ _DELETE_OLDEST = "DELETE FROM states WHERE key IN (SELECT key FROM states ORDER 
 class _Kept(msgspec.Struct, frozen=True, array_like=True):
     """One state in the file. Arrays are their bytes, in the byte order of the machine."""
 
-    space: str  # see `_space`
+    space: str  # see `_space_here`
     events: bytes  # the hash of each event, uint64 [L]
     prints: bytes  # fingerprint of the item vector of each event, uint64 [L]
     keys: bytes
@@ -76,14 +76,14 @@ class StateFile:
         self._writing = ThreadPoolExecutor(1, "user-states")
         self._places = Semaphore(MAX_WAITING)
 
-    def keep(self, key: UserKey, state: State, bundle_id: str, wait_s: float = 0.0) -> bool:
+    def keep(self, key: UserKey, state: State, space: str, wait_s: float = 0.0) -> bool:
         """Write a state soon. False if too many wait already, and still do after `wait_s`. It must not change any more."""
         if not self._places.acquire(timeout=wait_s):
             return False
-        self._writing.submit(self._put, key, state, bundle_id).add_done_callback(lambda _: self._places.release())
+        self._writing.submit(self._put, key, state, space).add_done_callback(lambda _: self._places.release())
         return True
 
-    def find(self, key: UserKey, bundle_id: str, events: Sequence[StoredEvent], memory: ArrayMemory) -> State | None:
+    def find(self, key: UserKey, space: str, events: Sequence[StoredEvent], memory: ArrayMemory) -> State | None:
         """The state of a user as far as it is of the first of these events; None if there is none. `memory` must be empty."""
         try:
             row = self._reader.execute("SELECT sum, body FROM states WHERE key = ?", (_name(key),)).fetchone()
@@ -92,8 +92,8 @@ class StateFile:
             if not isinstance(row[1], bytes) or zlib.crc32(row[1]) != row[0]:
                 raise ValueError("the checksum is wrong")
             kept = msgspec.msgpack.decode(row[1], type=_Kept)
-            if kept.space != _space(bundle_id):
-                raise ValueError("it is of another bundle, or of another machine")
+            if kept.space != _space_here(space):
+                raise ValueError("it is of another bundle, another dtype or another machine")
             return _restored(kept, events, memory)
         except (sqlite3.Error, ValueError, msgspec.DecodeError):
             self._failed()
@@ -112,8 +112,8 @@ class StateFile:
         self._writer.close()
         self._reader.close()
 
-    def _put(self, key: UserKey, state: State, bundle_id: str) -> None:
-        body = msgspec.msgpack.encode(_kept(state, _space(bundle_id)))
+    def _put(self, key: UserKey, state: State, space: str) -> None:
+        body = msgspec.msgpack.encode(_kept(state, _space_here(space)))
         try:
             with self._writer as writer:
                 writer.execute("BEGIN IMMEDIATE")
@@ -149,9 +149,9 @@ def _name(key: UserKey) -> bytes:
     return blake2b("\0".join(key).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _space(bundle_id: str) -> str:
+def _space_here(space: str) -> str:
     """What a state must have in common with its reader: the bundle, and how this machine rounds."""
-    return f"{bundle_id} {sys.byteorder} {torch.__version__} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{space} {sys.byteorder} {torch.__version__} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _kept(state: State, space: str) -> _Kept:

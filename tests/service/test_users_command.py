@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,8 +17,11 @@ import pytest
 from service.histories.history import StoredEvent
 from service.histories.redis_history import RedisHistory
 from service.histories.sqlite_history import SqliteHistory
+from service.model.cpu_dtype import DTYPES
 from service.ranking.warm import room_for
 from service.release.loaded import LoadedRelease
+from service.release.loading import device_of, load_release
+from service.states.state_file import FILE
 from service.users_command import in_redis, main
 from twotower.data.features import DAY_MS
 from twotower.errors import DataError, EnvironmentProblem
@@ -185,6 +190,17 @@ def test_of_more_users_than_the_file_has_room_for_the_latest_are_warmed(
     said = capsys.readouterr().out
     assert "2 users are in the file, 3 events were read" in said, "the newest has no event of an item of the catalogue"
     assert "1 users whose last event is older are left out" in said
+
+
+def test_states_are_warmed_in_the_dtype_of_the_servers(tiny_store: Path, tmp_path: Path, release: LoadedRelease) -> None:
+    store(tmp_path / "h.db", event("ann", 2, release.item_ids[0]), event("ann", 1, release.item_ids[1]))
+    places = ["--history", f"sqlite:///{tmp_path / 'h.db'}", "--store", str(tiny_store), "--directory", str(tmp_path / "states")]
+    assert main(["warm", *places, "--days", "30", "--dtype", "bf16"]) == 0
+    spaces = {name: load_release(tiny_store, device=device_of("cpu", name)).state_space for name in DTYPES}
+    with closing(sqlite3.connect(tmp_path / "states" / FILE)) as states:
+        ((body,),) = states.execute("SELECT body FROM states")
+    assert spaces["bf16"].encode() in body
+    assert spaces["bf16"] != spaces["fp32"]
 
 
 def test_what_cannot_be_done_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

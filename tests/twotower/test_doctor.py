@@ -28,7 +28,20 @@ def test_this_machine_has_what_is_required(capsys: pytest.CaptureFixture[str]) -
     assert main([]) == 0
 
     shown = capsys.readouterr().out
-    for what in ("Python", "torch", "FAISS", "pyarrow", "numpy", "SQLite", "redis client", "cores", "memory", "GPU", "Triton"):
+    for what in (
+        "Python",
+        "torch",
+        "FAISS",
+        "pyarrow",
+        "numpy",
+        "SQLite",
+        "redis client",
+        "cores",
+        "bf16",
+        "memory",
+        "GPU",
+        "Triton",
+    ):
         assert what in shown
 
 
@@ -90,6 +103,25 @@ def test_more_threads_than_cores_is_said() -> None:
 
     assert not check.works
     assert "OMP_NUM_THREADS=2" in check.advice
+
+
+@pytest.mark.parametrize(
+    ("speedup", "state"),
+    [
+        (1.04, "1.0 times as fast as fp32: auto takes fp32, because 1.5 are needed"),
+        (2.5, "2.5 times as fast as fp32: auto takes bf16"),
+        (None, "the processor has no AVX512-BF16 and no AMX: auto takes fp32"),
+    ],
+)
+def test_what_a_server_takes_for_auto_is_said(speedup: float | None, state: str) -> None:
+    check = doctor.bf16_check(Probe({"speedup": speedup, "needed": 1.5}))
+    assert (check.state, check.works, check.required) == (state, True, False)
+
+
+def test_only_a_server_is_asked_for_bf16() -> None:
+    assert not [c for c in examine(everything_works, None, frozenset({"embedder_cache"})) if c.what == "bf16 on the CPU"]
+    failed = find(examine(only_fails("measured_speedup", "no room"), None), "bf16 on the CPU")
+    assert (failed.state, failed.works, failed.required) == ("no room", False, False)
 
 
 def test_a_container_with_little_memory_left_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

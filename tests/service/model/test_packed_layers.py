@@ -59,6 +59,15 @@ def test_histories_of_several_passes_are_read_as_each_alone(
                 np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+def test_rounded_products_err_by_their_last_digits(layers: PackedLayers, release: LoadedRelease) -> None:
+    rounded = PackedLayers(release.towers.contextualizer, release.towers.config.model, torch.bfloat16)
+    x_TD = drawn(80, release.towers.config.model.width)
+    (exact_QD, (exact,)), (near_QD, (near,)) = (read(each, release, [80], x_TD) for each in (layers, rounded))
+    for ours, theirs in ((near_QD, exact_QD), (near.keys_LGCE[:, :, :80], exact.keys_LGCE[:, :, :80])):
+        error = np.abs(ours - theirs).max() / np.abs(theirs).max()
+        assert 1e-4 < error < 0.05
+
+
 def test_events_are_not_changed(layers: PackedLayers, release: LoadedRelease) -> None:
     x_TD = drawn(5, release.towers.config.model.width)
     before_TD = x_TD.copy()

@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 
 from service.engine.remote import setup_of
+from service.model.cpu_dtype import name_of
 from service.release.source import ReleaseSource, first_release, source_of
 from service.rollout.pinned import pinned_releases
 from service.rollout.plan import Arm, Plan
@@ -39,6 +40,13 @@ def test_the_process_that_answers_has_the_gpu(
     settings = Settings(store=two.store, device="cuda", engine=engine)
     assert source_of(settings).device.torch_device.type == device
     assert setup_of(settings, two.store).device == "cuda"
+
+
+@pytest.mark.parametrize(("dtype", "name"), [("fp32", "fp32"), ("bf16", "bf16")])
+def test_both_processes_know_the_dtype(two: TwoReleases, dtype: Literal["fp32", "bf16"], name: str) -> None:
+    source = source_of(settings := Settings(store=two.store, dtype=dtype, engine="process"))
+    assert name_of(source.device.dtype) == name
+    assert setup_of(settings, two.store, name_of(source.device.dtype)).dtype == name
 
 
 def test_it_is_what_the_pointer_names(two: TwoReleases) -> None:

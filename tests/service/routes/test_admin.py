@@ -61,6 +61,7 @@ def test_the_list_of_releases_says_what_became_of_each(shop: Shop, two: TwoRelea
     client = shop(two.first)
     listed = client.get("/v1/releases").json()
     assert (listed["serving"], listed["previous"], listed["canary"], listed["quarantined"]) == (two.first, None, None, {})
+    assert listed["cpu_dtype"] == "fp32"
     assert [(entry["id"], entry["current"]) for entry in listed["releases"]] == [(two.first, False), (two.second, True)]
     vectors = release_path(two.store, two.second) / VECTORS
     content = vectors.read_bytes()
