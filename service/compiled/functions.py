@@ -30,11 +30,12 @@ class Functions(NamedTuple):
     """Compiled functions; see `loops`. They refuse arguments of other types."""
 
     read: Callable[..., Any]
+    keep: Callable[..., Any]
     ask: Callable[..., Any]
 
 
 class CompiledModel:
-    """Reads one event of a user, and asks for the query and the scores of past items, each in one call."""
+    """Reads one event of a user, keeps one past item, and asks for the query and the scores of past items, each in one call."""
 
     def __init__(self, weights: Weights, functions: Functions) -> None:
         self._weights, self._functions = weights, functions
@@ -46,6 +47,11 @@ class CompiledModel:
         event = (item_D, context_D, numbers_N, *times_ms)
         memory.last_D = self._functions.read(weights.entry, weights.layers, *event, memory.length, *arrays)
         memory.length += 1
+
+    def keep(self, vector_V: Floats) -> Floats:
+        """What is kept of a past item, [1, S], from its vector with popularity."""
+        kept: Floats = self._functions.keep(self._weights.past, vector_V)
+        return kept
 
     def ask(self, hidden_D: Floats, added_D: Floats, past: Rows, now_ms: int, last_ms: int) -> tuple[Floats, Floats]:
         """Query vector [V] and full scores of past items [M]; see `loops.ask`."""
@@ -78,7 +84,7 @@ def _compile() -> tuple[Functions, bool]:
     import numba
 
     made, loops = [], import_module(LOOPS)
-    for function, types in ((loops.read, loops.READ), (loops.ask, loops.ASK)):
+    for function, types in ((loops.read, loops.READ), (loops.keep, loops.KEEP), (loops.ask, loops.ASK)):
         made.append(numba.njit(cache=True, nogil=True, **loops.OPTIONS)(function))
         made[-1].compile(types)
         made[-1].disable_compile()

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from numba import float32, float64, int64, types
 from numba.extending import register_jitable
 
-from service.compiled.weights import Entry, Head, Layers
+from service.compiled.weights import Entry, Head, Layers, Past
 from service.states.user_state import Rows
 from twotower.data.features import DAY_MS, Floats
 from twotower.data.item_statistics import HALF_LIVES_DAYS
@@ -230,6 +230,22 @@ def read(
     return scaled
 
 
+def keep(past: Past, vector_V: Floats) -> Floats:
+    """What is kept of a past item, [1, S], from its vector with popularity; see `Past` for the columns."""
+    D, V, Z = past.scaled_SD.shape[1], len(vector_V), len(past.repeat_bias_Z)
+    S, scaled = V + len(past.scaled_SD), np.empty(D, np.float32)
+    kept = np.empty((1, S), np.float32)
+    _copy(vector_V, kept[0, :V])
+    _scale(vector_V[:D], scaled)
+    _product(past.scaled_SD, scaled, kept[0, V:])
+    for z in range(Z):
+        total = past.repeat_bias_Z[z]
+        for p in range(V - D):
+            total += past.repeat_popularity_ZP[z, p] * (np.float32(1.5) + vector_V[D + p] / np.float32(5))
+        kept[0, S - Z + z] += total
+    return kept
+
+
 @_inner
 def _features(past: Rows, now_ms: int, features_6M: Floats, activity_6: Floats) -> None:
     """See `past_features` and `activity_features` of `twotower.data.item_statistics`."""
@@ -359,3 +375,4 @@ _rows = types.NamedTuple([_array(int64, 2), _array(float64, 2), _array(float32, 
 _event = (_vector_type, _vector_type, _numbers, int64, int64)
 READ = _vector_type(_entry, _weights(Layers._fields, Layers), *_event, int64, _memory, _memory)
 ASK = types.Tuple([_vector_type, _vector_type])(_weights(Head._fields, Head), _vector_type, _vector_type, _rows, int64, int64)
+KEEP = _array(float32, 2)(_weights(Past._fields, Past), _vector_type)

@@ -46,7 +46,10 @@ class CpuReader:
 
     def past_parts(self, rows_M: Ints) -> Floats:
         """See `Reader`."""
-        return self._model.past_parts(self._vectors.take(rows_M).numpy()) if len(rows_M) else self._no_past_parts
+        if not len(rows_M):
+            return self._no_past_parts
+        vectors_MV = self._vectors.take(rows_M).numpy()
+        return self._compiled.keep(vectors_MV[0]) if self._compiled and len(rows_M) == 1 else self._model.past_parts(vectors_MV)
 
     def answer(self, questions: Sequence[Question]) -> list[UserQuery]:
         """See `Reader`. It searches for no other items."""

@@ -39,5 +39,5 @@ def fingerprints(vectors_MD: Floats) -> npt.NDArray[np.uint64]:
     Multilinear hashing (Carter & Wegman 1979) of the values' bits, which is a product and a sum.
     """
     words_MD = np.ascontiguousarray(vectors_MD).view(np.uint32).astype(np.uint64)
-    prints_M: npt.NDArray[np.uint64] = (words_MD * _MIXERS[: words_MD.shape[1]]).sum(1, dtype=np.uint64)
+    prints_M: npt.NDArray[np.uint64] = words_MD @ _MIXERS[: words_MD.shape[1]]
     return prints_M

@@ -34,13 +34,6 @@ class Rows(NamedTuple):
         """The number of items."""
         return len(self.numbers_M4)
 
-    @staticmethod
-    def of(item_rows_M: Ints, items: Sequence[PastItem], parts_MS: Floats) -> "Rows":
-        """The rows of some items."""
-        numbers = [(row, o.count, o.first_ms, o.last_ms) for row, o in zip(item_rows_M.tolist(), items, strict=True)]
-        decayed = np.array([o.decayed for o in items], np.float64)
-        return Rows(np.array(numbers, np.int64).reshape(-1, 4), decayed.reshape(-1, 3), parts_MS)
-
     def first(self, num: int) -> "Rows":
         """The first items, without a copy."""
         return Rows(self.numbers_M4[:num], self.decayed_M3[:num], self.parts_MS[:num])
@@ -48,13 +41,8 @@ class Rows(NamedTuple):
     def longer(self, num: int) -> "Rows":
         """A copy with room for so many items."""
         more = Rows(np.empty((num, 4), np.int64), np.empty((num, 3)), np.empty((num, self.parts_MS.shape[1]), np.float32))
-        more.put(0, self)
+        more.numbers_M4[: self.num], more.decayed_M3[: self.num], more.parts_MS[: self.num] = self
         return more
-
-    def put(self, start: int, rows: "Rows") -> None:
-        """Write other items over those from `start` on."""
-        places = slice(start, start + rows.num)
-        self.numbers_M4[places], self.decayed_M3[places], self.parts_MS[places] = rows
 
     def kept(self, kept_M: npt.NDArray[np.bool_]) -> "Rows":
         """A copy of some items."""
@@ -69,7 +57,7 @@ class PastState:
     def __init__(self, none_0S: Floats) -> None:
         self._items: Mapping[str, PastItem] = {}
         self._place: dict[str, int] = {}
-        self._room = self._rows = Rows.of(np.zeros(0, np.int64), (), none_0S)
+        self._room = self._rows = Rows(np.zeros((0, 4), np.int64), np.zeros((0, 3)), none_0S)
 
     @property
     def rows(self) -> Rows:
@@ -102,15 +90,16 @@ class PastState:
                 self._rows.numbers_M4[place, 1:] = (now.count, now.first_ms, now.last_ms)
                 self._rows.decayed_M3[place] = now.decayed
         if added:
-            self._append(added, Rows.of(added_rows, [items[i] for i in added], parts_MS))
+            self._append(added, [items[i] for i in added], added_rows, parts_MS)
 
-    def _append(self, ids: Sequence[str], rows: Rows) -> None:
-        first, stop = self._rows.num, self._rows.num + rows.num
+    def _append(self, ids: Sequence[str], items: Sequence[PastItem], item_rows: Ints, parts_MS: Floats) -> None:
+        first, stop = self._rows.num, self._rows.num + len(ids)
         self._place.update(zip(ids, range(first, stop), strict=True))
         if stop > self._room.num:
             self._room = self._rows.longer(-(-stop // PAGE) * PAGE)
-        self._rows = self._room.first(stop)
-        self._rows.put(first, rows)
+        self._rows = rows = self._room.first(stop)
+        numbers = [(row, o.count, o.first_ms, o.last_ms) for row, o in zip(item_rows.tolist(), items, strict=True)]
+        rows.numbers_M4[first:], rows.decayed_M3[first:], rows.parts_MS[first:] = numbers, [o.decayed for o in items], parts_MS
 
     def without(self, item_id: str, row: int) -> "PastState":
         """A copy of the state without this item."""

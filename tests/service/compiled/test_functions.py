@@ -17,10 +17,13 @@ SMALL = """
 import numba
 
 OPTIONS = {}
-READ = ASK = numba.float64(numba.float64)
+READ = KEEP = ASK = numba.float64(numba.float64)
 
 def read(x):
     return 2 * x
+
+def keep(x):
+    return x + 1
 
 def ask(x):
     return 3 * x
@@ -69,17 +72,17 @@ def test_no_call_compiles_anything(kept: Path, caplog: pytest.LogCaptureFixture)
 
 
 def test_what_another_processor_compiled_is_compiled_anew_with_a_line(kept: Path, caplog: pytest.LogCaptureFixture) -> None:
-    code = "import numba, small_loops as k; [numba.njit(cache=True)(f).compile(k.READ) for f in (k.read, k.ask)]"
+    code = "import numba, small_loops as k; [numba.njit(cache=True)(f).compile(k.READ) for f in (k.read, k.keep, k.ask)]"
     other = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(kept), "PYTHONPATH": str(kept.parent)}
     subprocess.run([sys.executable, "-c", code], env=os.environ | other, check=True)
     there = set(kept.rglob("*.nbc"))
-    assert len(there) == 2
+    assert len(there) == 3
     functions, lines = made(caplog)
     assert functions is not None
     assert functions.read(2.0) == 4.0
     assert len(lines) == 1
     assert lines[0].startswith("compiled what reads appended events for this processor")
-    assert len(set(kept.rglob("*.nbc"))) == 4
+    assert len(set(kept.rglob("*.nbc"))) == 6
 
 
 def test_without_numba_numpy_computes(kept: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
