@@ -46,6 +46,7 @@ from twotower.progress import step
 SIZES = (10_000, 100_000, 1_000_000)
 CHANGED = 0.01
 ROUNDS = 3
+ENCODING_ROUNDS = 7  # short ones, because another program beside one of them spoils it
 WHERE = DIRECTORY / "catalogue"
 COLUMNS = ItemColumns(
     title="title",
@@ -96,7 +97,7 @@ def encoding(bundle: Bundle, suffix: str) -> list[Row]:
     flops = 2 * (model.embedder_input * model.embedder_hidden + model.embedder_hidden * model.width)
     tables = list(stream_items(items_file(SIZES[1], 0.0), COLUMNS))
     fractions, rates = [], []
-    for _ in range(ROUNDS):
+    for _ in range(ENCODING_ROUNDS):
         allowed = gemm_gflops() * GIGA / flops
         started = time.perf_counter()
         num_embedded = sum(map(len, in_parallel(lambda t: embed_table(t, embedder, model.item_spec, model.table_rows), tables)))

@@ -19,6 +19,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(catalogue, "WHERE", tmp_path)
     monkeypatch.setattr(catalogue, "SIZES", (100, 200, 400))
     monkeypatch.setattr(catalogue, "ROUNDS", 1)
+    monkeypatch.setattr(catalogue, "ENCODING_ROUNDS", 1)
     for size in catalogue.SIZES:
         for changed in (0.0, catalogue.CHANGED):
             write_catalogue(items_file(size, changed), size, changed)

@@ -26,7 +26,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 BATCH_ITEMS = 8192
-BLOCK_ITEMS = 512  # embedded at once: few enough that intermediate results stay in the processor's cache
+BLOCK_ITEMS = 1024  # embedded at once: few enough that intermediate results stay in the processor's cache
 GPU_BLOCK_ITEMS = 65_536  # on a GPU: enough to fill it
 SAMPLE_ITEMS = 100_000  # at least, of a larger catalogue, to choose how much of texts and lists is read
 ID_FIELD = "item_id"
@@ -114,12 +114,17 @@ def encode_items(table: pa.Table, spec: FeatureSpec, table_rows: int) -> Encoded
 
 def embed_rows(embedder: Embedder, rows: EncodedRows) -> torch.Tensor:
     """Vectors [N, D] of encoded items, block by block and without gradients, on the device of the embedder."""
-    device, parts = device_of_weights(embedder), []
+    device = device_of_weights(embedder)
+    vectors_ND: torch.Tensor | None = None
     block = BLOCK_ITEMS if device.type == "cpu" else GPU_BLOCK_ITEMS
     with torch.inference_mode():
         for start in range(0, len(rows), block):
-            parts.append(embedder(*on(device, tensors(rows.take(slice(start, start + block))))))
-    return torch.cat(parts)
+            part_nD: torch.Tensor = embedder(*on(device, tensors(rows.take(slice(start, start + block)))))
+            if vectors_ND is None:
+                vectors_ND = part_nD.new_empty(len(rows), part_nD.shape[1])
+            vectors_ND[start : start + block] = part_nD
+    assert vectors_ND is not None, "no rows"
+    return vectors_ND
 
 
 def embed_catalogue(

@@ -1,6 +1,7 @@
 """The small tower: features of an item -> one vector. It never sees the user, the request or the day.
 
-N: items, S: hash slots, F: dense features, K: hashed fields, E: table width, D: model width
+N: items, S: hash slots, F: dense features, K: hashed fields, E: table width, H: hidden width,
+D: model width
 """
 
 import math
@@ -8,10 +9,10 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from twotower.kernels.gather_pool import gather_pool
 from twotower.model.config import ModelConfig
+from twotower.model.linear import linear, linear_gelu
 
 Embedder: TypeAlias = nn.Module
 """Any module made from a ModelConfig that maps (slots_NS, weights_NS, dense_NF) to vectors [N, D], each row for itself.
@@ -34,7 +35,8 @@ class MlpEmbedder(nn.Module):
     def forward(self, slots_NS: Tensor, weights_NS: Tensor, dense_NF: Tensor) -> Tensor:
         """Item vectors [N, D]."""
         fields_NKE = gather_pool(self.table, slots_NS, weights_NS, self.slot_counts)
-        return self.out(functional.gelu(self.hidden(torch.cat([fields_NKE.flatten(1), dense_NF], 1))))  # type: ignore[no-any-return]
+        hidden_NH = linear_gelu(torch.cat([fields_NKE.flatten(1), dense_NF], 1), self.hidden)
+        return linear(hidden_NH, self.out)
 
 
 def initialise(table_RE: Tensor, *layers: nn.Linear) -> None:
