@@ -25,13 +25,7 @@ MUST, GOAL = 1.3, 1.15
 def rows(num_queries: int = 1024, num_candidates: int = 2_000_000) -> list[Row]:
     """The rows of the section `loss` of `benchmarks/kernels.py`."""
     loss = loss_of(num_queries, num_candidates)
-    left, right, out = (torch.randn(GEMM_SIZE, GEMM_SIZE) for _ in range(3))
-    num_products = round(2 * num_queries * num_candidates * WIDTH / GEMM_SIZE**3)
-
-    def products() -> None:
-        for _ in range(num_products):
-            torch.mm(left, right, out=out)
-
+    products = products_of(4 * num_queries * num_candidates * WIDTH)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     turns = [(cpu_seconds(loss), cpu_seconds(products)) for _ in range(TURNS)]
@@ -59,6 +53,18 @@ def loss_of(num_queries: int, num_candidates: int) -> Callable[[], None]:
         torch.autograd.grad(total, query_QV)
 
     return loss
+
+
+def products_of(flops: float) -> Callable[[], None]:
+    """A function that does so many FLOPs in square matrix products."""
+    left, right, out = (torch.randn(GEMM_SIZE, GEMM_SIZE) for _ in range(3))
+    num_products = round(flops / (2 * GEMM_SIZE**3))
+
+    def products() -> None:
+        for _ in range(num_products):
+            torch.mm(left, right, out=out)
+
+    return products
 
 
 def cpu_seconds(run: Callable[[], object]) -> float:

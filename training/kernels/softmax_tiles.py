@@ -46,8 +46,12 @@ class Pairs:
     place_M: Tensor
     extra_M: Tensor
 
-    def of(self, here: Tensor, first_query: int, first_place: int) -> "Pairs":
-        """The pairs with these indices, counted from a query and a place on."""
+    def ordered(self, order_M: Tensor) -> "Pairs":
+        """The pairs in this order."""
+        return Pairs(self.query_M[order_M], self.place_M[order_M], self.extra_M[order_M])
+
+    def of(self, here: slice, first_query: int, first_place: int) -> "Pairs":
+        """The pairs of a slice, counted from a query and a place on."""
         return Pairs(self.query_M[here] - first_query, self.place_M[here] - first_place, self.extra_M[here])
 
 
@@ -82,10 +86,10 @@ class Tiles:
         width = max(self.num_candidates, 1)
         return ((start, min(start + width, num_candidates)) for start in range(0, num_candidates, width))
 
-    def pairs_of(self, number: int, first_query: int) -> Tensor:
-        """Indices of the pairs in one tile: of a column of tiles, and of the block that begins with a query."""
+    def pairs_of(self, number: int, first_query: int) -> slice:
+        """Where in the order the pairs of one tile are: of a column of tiles, and of the block that begins with a query."""
         tile = number * self.num_blocks + first_query // TILE_QUERIES
-        return self.order_M[self.bounds[tile] : self.bounds[tile + 1]]
+        return slice(self.bounds[tile], self.bounds[tile + 1])
 
 
 def scan(
@@ -95,7 +99,7 @@ def scan(
     days, width = Days(day_Q), catalogue.vectors_ND.shape[1]
     tiles = Tiles.of(pairs, len(query_QV), len(candidates))
     blocks = [_Block(query_QV[start : start + TILE_QUERIES], start, width) for start in range(0, len(query_QV), TILE_QUERIES)]
-    score_M = torch.empty_like(pairs.extra_M)
+    pairs, ordered_M = pairs.ordered(tiles.order_M), torch.empty_like(pairs.extra_M)
     # A thread takes whole blocks of queries. If threads shared each operation, they would wait for each other ten times a tile.
     num_threads = min(torch.get_num_threads(), len(blocks))
 
@@ -106,13 +110,14 @@ def scan(
             chunk = candidates.chunk(catalogue, start, stop, days)
             for block in some:
                 here = tiles.pairs_of(number, block.start)
-                score_M[here] = block.add_chunk(chunk, pairs.of(here, block.start, start), scratch)
+                ordered_M[here] = block.add_chunk(chunk, pairs.of(here, block.start, start), scratch)
 
     if num_threads > 1:
         deque(in_parallel(scan_blocks, [blocks[thread::num_threads] for thread in range(num_threads)]), maxlen=0)
     elif blocks:
         scan_blocks(blocks)
-    return concatenate([block.state for block in blocks]) if blocks else empty_state(query_QV), score_M
+    state = concatenate([block.state for block in blocks]) if blocks else empty_state(query_QV)
+    return state, torch.empty_like(ordered_M).index_copy_(0, tiles.order_M, ordered_M)
 
 
 class _Block:
