@@ -1,8 +1,10 @@
 """The reported figures are computed right from the measurements."""
 
+import pytest
+
 from benchmarks import serving
 from benchmarks.report import Row
-from benchmarks.serving import Capacities, compared, overloaded, swapped
+from benchmarks.serving import Capacities, FrameworkPair, compared, framework_rows, overloaded, swapped
 from benchmarks.serving_load.swaps import Swapped
 from loadtests.capacity import Probe
 from loadtests.generator import Measured
@@ -60,3 +62,13 @@ def test_swaps_are_judged_by_the_worst_of_their_answers() -> None:
     rows = by_name(swapped(Swapped(num_swaps=99, num_failures=1, steady_p99_ms=10.0, swap_p99_ms=14.0, swap_s=0.5)))
     assert rows["disjoint_swap_p99_ratio"].value == 1.4
     assert [metric for metric, row in rows.items() if not row.meets_must] == ["swap_failures", "swaps"]
+
+
+def test_the_framework_is_judged_by_the_median_of_pairs() -> None:
+    pairs = [FrameworkPair(0.06, 0.03), FrameworkPair(0.40, 0.20), FrameworkPair(0.09, 0.03)]
+    rows = by_name(framework_rows(pairs, [FrameworkPair(0.05, 0.04)]))
+    assert rows["framework_over_uvicorn"].value == 2.0
+    assert not rows["framework_over_uvicorn"].meets_must
+    assert rows["framework_cpu_ms"].value == 0.09
+    assert rows["framework_known_cpu_ms"].value == 0.05
+    assert rows["framework_over_uvicorn_known"].value == pytest.approx(1.25)
