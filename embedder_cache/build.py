@@ -124,9 +124,8 @@ def build_release(
     columns = bundle.towers.schema.items
     if map_options:
         map_options.require_column(columns)
-    # Vectors that were embedded with ids and without are never mixed.
     space, engine = bundle.towers.config.vector_space_id, embed_content_here if by_content else engine
-    kept_space = f"{space}-content" if by_content else space
+    work_name = f"{space}-content" if by_content else space  # vectors that were embedded with ids and without are never mixed
     with publishing(store, signer, prove) as publication:
         directory, served = publication.directory, publication.served
         with step("read items"):
@@ -145,9 +144,9 @@ def build_release(
             say(f"  the last event is of {datetime.fromtimestamp(as_of_ms / 1000, UTC):%Y-%m-%d}: popularity is as of then")
         popularity_NP = np.concatenate([popularity.log_NP, announced(signals, bundle.towers, item_ids, as_of_ms)], 1)
         copy_towers(bundle, served, directory)
-        kept = kept_embeddings(intake, served, kept_space)
+        kept = kept_embeddings(intake, served, space, by_content)
         patch = patch_on(served, bundle, items, intake, kept, popularity_NP.shape[1], most_changed)
-        started, work_path = time.monotonic(), work_directory(publication.store.local) / kept_space
+        started, work_path = time.monotonic(), work_directory(publication.store.local) / work_name
         with step("embed items", total=len(item_ids), unit="items") as done:
             job = (directory, intake, popularity_NP, done.advance)
             if patch:
@@ -192,6 +191,7 @@ def build_release(
             index=made.info,
             delta_sequence=intake.changes.sequence,
             num_parts=num_parts,
+            by_content=by_content,
         )
         (directory / INFO).write_bytes(msgspec.json.encode(info))
         num_points = draw_map(directory, served, map_options) if map_options else 0

@@ -61,6 +61,8 @@ def main(argv: list[str]) -> int:
         parser.error("--force and --reason go together")
     if args.by_content and args.engine != "local":
         parser.error("--by-content embeds in this process: leave out --engine")
+    if args.by_content and args.device != "cpu":
+        parser.error("--by-content embeds on the CPU: leave out --device")
     if args.map_colour and not args.map:
         parser.error("--map-colour needs --map")
     if not 0 <= args.patch <= 1:

@@ -23,8 +23,11 @@ class Kept:
     num_gone: int  # items of the served release that the catalogue no longer has
 
 
-def kept_embeddings(intake: Intake, served: OpenedRelease | None, vector_space_id: str) -> Kept:
-    """The embeddings that can be kept: none without a served release, when it is damaged, or when its embedder is another."""
+def kept_embeddings(intake: Intake, served: OpenedRelease | None, vector_space_id: str, by_content: bool) -> Kept:
+    """The embeddings that can be kept: none without a served release, when it is damaged, or when it was embedded otherwise.
+
+    That is by another embedder, or with the ids of the items where these are embedded without them, or the other way round.
+    """
     nothing = Kept(np.full(len(intake.item_ids), -1), np.zeros((0, 0), np.float32), 0)
     if served is None:
         return nothing
@@ -34,7 +37,7 @@ def kept_embeddings(intake: Intake, served: OpenedRelease | None, vector_space_i
     before = served.item_ids
     rows_N = np.arange(len(before)) if intake.item_ids.equals(before) else rows_of(intake.item_ids, before)
     num_gone = len(before) - int(np.count_nonzero(rows_N >= 0))
-    if served.info.vector_space_id != vector_space_id:
+    if (served.info.vector_space_id, served.info.by_content) != (vector_space_id, by_content):
         return Kept(nothing.rows_N, nothing.vectors, num_gone)
     same_N = (rows_N >= 0) & (served.content_N[rows_N] == intake.content_N)
     return Kept(np.where(same_N, rows_N, -1), served.vectors_NV, num_gone)

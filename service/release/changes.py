@@ -33,7 +33,7 @@ from twotower.data.new_items import BoughtItems, with_expected
 from twotower.data.raw_items import Features, item_table
 from twotower.index.scan import Float32Rows, Scan
 from twotower.index.search import Index
-from twotower.model.catalogue import ID_FIELD, embed_table
+from twotower.model.catalogue import ID_FIELD, embed_content, embed_table
 
 T = TypeVar("T")
 _log = logging.getLogger("twotower.items")
@@ -211,7 +211,8 @@ def vectors_of(base: LoadedRelease, put: pa.Table, popularity_of_new_items_P: Fl
     model, config = base.towers.config.model, base.towers.config
     vectors_AV = np.empty((len(put), base.info.vector_width), np.float32)
     if len(put):
-        vectors_AV[:, : model.width] = embed_table(put, base.towers.embedder, model.item_spec, model.table_rows)
+        embed = embed_content if base.info.by_content else embed_table  # as the release's own items
+        vectors_AV[:, : model.width] = embed(put, base.towers.embedder, model.item_spec, model.table_rows)
         rows_A = np.array([base.rows.get(item_id, -1) for item_id in put.column(ID_FIELD).to_pylist()])
         new_A = rows_A < 0
         vectors_AV[~new_A, model.width :] = base.vectors_NV[torch.from_numpy(rows_A[~new_A]), model.width :].numpy()

@@ -42,6 +42,7 @@ class ReleaseInfo(msgspec.Struct, frozen=True, kw_only=True):
     index: IndexInfo = IndexInfo()
     delta_sequence: int = 0  # sequence number of the last item change that it contains
     num_parts: int = 0  # of the items; 0 when they are whole
+    by_content: bool = False  # the items were embedded without their ids; such vectors are not kept for a release with ids
 
     @property
     def part_files(self) -> list[tuple[str, str, str]]:

@@ -33,6 +33,14 @@ def test_it_publishes_once_and_says_when_nothing_changed(
     assert json.loads(said.out)["items"] == 400
 
 
+@pytest.mark.parametrize("options", [["--device", "cuda"], ["--device", "auto"], ["--engine", "ray"]])
+def test_what_by_content_does_not_do_is_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["--bundle", "b", "--items", "i", "--store", "s", "--by-content", *options])
+    assert refused.value.code == 2
+    assert f"leave out {options[0]}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", GPU_KINDS)
 def test_an_index_for_gpus_is_refused_before_anything_is_embedded(
     kind: str, tiny_shop: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -54,6 +54,19 @@ def rebuild(bundle: Bundle, shop: Path, store: Path, change: Callable[[pa.Table]
     return build_release(bundle, store / "items.parquet", store, None, limits=ANY)
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_vectors_with_ids_and_without_are_not_kept_for_one_another(
+    first: bool, tiny_shop: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    bundle, made = load_bundle(tiny_bundle), []
+    for by_content in (first, first, not first, first):
+        done = build_release(bundle, tiny_shop / "items.parquet", tmp_path, None, limits=ANY, by_content=by_content)
+        made.append((done.num_embedded, published(tmp_path)[1]))
+    assert [num_embedded for num_embedded, _ in made] == [400, 0, 400, 400]
+    assert np.array_equal(made[0][1], made[3][1])
+    assert not np.array_equal(made[0][1], made[2][1])
+
+
 def priced(table: pa.Table, rows: list[int]) -> pa.Table:
     """The table with other prices in some rows."""
     prices = np.array(table.column("price").to_pylist(), np.float64)

@@ -17,7 +17,7 @@ import torch
 
 from embedder_cache.build import build_release
 from service.histories.history import UserHistory
-from service.release.changes import popularity_of_new_items
+from service.release.changes import popularity_of_new_items, with_item_changes
 from service.release.loaded import LoadedRelease
 from service.release.loading import load_release
 from service.settings import Settings
@@ -114,6 +114,16 @@ def test_an_item_that_is_put_is_found_by_the_next_request_of_every_kind(shop: Sh
     assert (similar[0]["item_id"], similar[0]["score"]) == ("new", pytest.approx(1))
     assert "new" in ids(client.post("/v1/similar", {"item_id": "item-1", "num_results": 500}).json())
     assert "new" not in ids(client.post("/v1/similar", {"item_id": "new", "num_results": 500}).json())
+
+
+@pytest.mark.parametrize("by_content", [False, True])
+def test_an_item_is_put_with_its_id_or_without_as_those_of_the_release_are(plain: LoadedRelease, by_content: bool) -> None:
+    base = replace(plain, info=msgspec.structs.replace(plain.info, by_content=by_content))
+    features = {"title": "sweet olives", "price": 2.5}
+    added = with_item_changes(base, {"one": features, "two": features}).added
+    assert added is not None
+    one_V, two_V = added.vectors_AV
+    assert torch.equal(one_V, two_V) == by_content
 
 
 def test_events_of_an_item_that_is_put_are_read(shop: Shop) -> None:
