@@ -1,7 +1,7 @@
 """What the file of a catalogue must hold, and a program that checks one. It is imported without torch, so it answers at once.
 
 `python -m service.uploads.file_format FILE` prints how many ids a catalogue has. It ends with exit status 2 and one line when the
-file is none. It is a process of its own, because a file made to do harm can end it.
+file is none. It is a process of its own, because a file can crash its reader.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Does a job of a catalogue, as a process of its own: a file made to do harm can end such a process, and not the server.
+"""Does a job of a catalogue, as a process of its own: a file that crashes its reader ends such a process, and not the server.
 
 `python -m service.uploads.job FOLDER NUMBER TOWERS` writes the rows, the item table, and a bundle from the towers of the release
 TOWERS, with popularity from the catalogue's sales. Then it runs `twotower embed`, and ends as that does.
