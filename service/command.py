@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         "--engine", choices=("thread", "process"), help="run the model in the server or in a process of its own (thread)"
     )
     add_device_option(result, default=None, told_default="cpu")
-    result.add_argument("--dtype", choices=("auto", "fp32", "bf16"), help="of products on a CPU; auto measures first (auto)")
+    result.add_argument("--dtype", choices=("auto", "fp32", "bf16"), help="of products on a CPU; auto measures first (fp32)")
     result.add_argument("--history", metavar="URL", help="sqlite:///FILE, redis://... or rediss://... (sqlite:///history.db)")
     result.add_argument("--delta", metavar="URL", help="sqlite:///FILE for the changes of /v1/items (delta.db beside --history)")
     result.add_argument("--keys", type=Path, metavar="FILE", help="API keys; `twotower keys new` makes them (TWOTOWER_KEYS)")

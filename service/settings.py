@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, le=256)  # processes that share the port
     engine: Literal["thread", "process"] = "thread"  # in a process of its own, the model does not compete with the event loop
     device: Wanted = "cpu"  # where the engine computes
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"  # of the model's products over many events on a CPU; auto measures
+    dtype: Literal["auto", "fp32", "bf16"] = "fp32"  # of the model's products over many events on a CPU; auto measures
     torch_threads: int = Field(default_factory=lambda given: share_of_cores(given["workers"]), ge=1)  # of each process
     max_body_bytes: int = Field(default=4 << 20, ge=1)  # 1,024 events of 4 kB each, or two lists of 10,000 ids of any length
     body_timeout_s: float = Field(default=10.0, gt=0)  # for the whole body of a request to arrive

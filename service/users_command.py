@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     warm.add_argument("--history", metavar="URL", required=True, help="sqlite:///FILE, the histories of the servers")
     warm.add_argument("--days", type=float, required=True, help="users with an event in the last so many days")
     warm.add_argument("--directory", type=Path, required=True, help="TWOTOWER_USER_CACHE_DIR of the servers on this machine")
-    warm.add_argument("--dtype", choices=("auto", "fp32", "bf16"), default="auto", help="TWOTOWER_DTYPE of the servers (auto)")
+    warm.add_argument("--dtype", choices=("auto", "fp32", "bf16"), default="fp32", help="TWOTOWER_DTYPE of the servers (fp32)")
     warm.add_argument("--gb", type=float, default=2.0, help="TWOTOWER_USER_CACHE_GB of the servers (%(default)g)")
     delete = actions.add_parser("delete", help="delete one user from servers, histories and files of events")
     delete.add_argument("--user", required=True, metavar="ID")

@@ -34,7 +34,7 @@ def test_a_flipped_bit_is_found_before_anything_is_parsed(
     two: TwoReleases, follow: Follow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = follow(two.store, two.first)
-    for parser in ("load_towers", "read_table", "open_index", "np.load"):
+    for parser in ("load_towers", "read_items", "read_vectors", "open_index", "np.load"):
         monkeypatch.setattr(f"service.release.loading.{parser}", no_parser)
     flip_all(server, two, 60)
     assert server.answer()[0] == two.first
