@@ -107,12 +107,11 @@ class Front:
         The API key is checked after that: under heavy overload most requests are refused, and the time that refusals take is
         lost to the other requests, so a refusal must be cheap.
         """
-        route, headers, request = self.hot[path], dict(raw_headers), None
+        route, headers = self.hot[path], dict(raw_headers)
         if route.refuse_early and self.is_busy():
             try:
                 check_whole(headers, body, self._settings)
-                request = self._decoded(route, body)
-                route.refuse_early(request)
+                route.refuse_early(body)
             except ApiError as error:
                 if error.code == "overloaded":
                     record = _record(headers)
@@ -120,10 +119,10 @@ class Front:
                     refused = self._refused(error, record, headers)
                     self._finish(record)
                     return refused
-        return self._answer(route, path.decode(), headers, body, request)
+        return self._answer(route, path.decode(), headers, body)
 
-    async def _answer(self, route: Route, path: str, headers: Headers, body: bytes, request: Any) -> Answer:
-        """The answer of a hot route. `request` is its body if that is decoded already."""
+    async def _answer(self, route: Route, path: str, headers: Headers, body: bytes) -> Answer:
+        """The answer of a hot route."""
         record = _record(headers)
         RECORD.set(record)
         self.num_in_flight += 1
@@ -132,7 +131,7 @@ class Front:
             as_read = self._origins.as_json(headers) if route.takes_beacons else headers
             check_whole(as_read, body, self._settings)
             assert route.hot, "only hot routes are answered here"
-            text = await route.hot(self._decoded(route, body) if request is None else request)
+            text = await route.hot(self._decoded(route, body))
             record.status = route.status
             return Answer(route.status, _whole([_TYPE, *self._origins.of(headers)], record, text), text)
         except Exception as error:
