@@ -107,11 +107,12 @@ class Front:
         The API key is checked after that: under heavy overload most requests are refused, and the time that refusals take is
         lost to the other requests, so a refusal must be cheap.
         """
-        route, headers = self.hot[path], dict(raw_headers)
+        route, headers, request = self.hot[path], dict(raw_headers), None
         if route.refuse_early and self.is_busy():
             try:
                 check_whole(headers, body, self._settings)
-                route.refuse_early(body)
+                request = self._decoded(route, body)
+                route.refuse_early(request)
             except ApiError as error:
                 if error.code == "overloaded":
                     record = _record(headers)
@@ -119,10 +120,10 @@ class Front:
                     refused = self._refused(error, record, headers)
                     self._finish(record)
                     return refused
-        return self._answer(route, path.decode(), headers, body)
+        return self._answer(route, path.decode(), headers, body, request)
 
-    async def _answer(self, route: Route, path: str, headers: Headers, body: bytes) -> Answer:
-        """The answer of a hot route."""
+    async def _answer(self, route: Route, path: str, headers: Headers, body: bytes, request: Any) -> Answer:
+        """The answer of a hot route. `request` is its body if that is decoded already."""
         record = _record(headers)
         RECORD.set(record)
         self.num_in_flight += 1
@@ -131,7 +132,7 @@ class Front:
             as_read = self._origins.as_json(headers) if route.takes_beacons else headers
             check_whole(as_read, body, self._settings)
             assert route.hot, "only hot routes are answered here"
-            text = await route.hot(self._decoded(route, body))
+            text = await route.hot(self._decoded(route, body) if request is None else request)
             record.status = route.status
             return Answer(route.status, _whole([_TYPE, *self._origins.of(headers)], record, text), text)
         except Exception as error:

@@ -31,7 +31,7 @@ class Route:
     decode: Callable[[bytes], Any] | None = None  # decodes the body of a hot route; ApiError says what is wrong with it
     hot: HotHandler | None = None
     takes_beacons: bool = False  # also takes JSON as text/plain, from pages of allowed origins
-    refuse_early: Callable[[bytes], None] | None = None  # called with the body while others wait; ApiError overloaded: no room
+    refuse_early: Callable[[Any], None] | None = None  # called with the decoded body while others wait; ApiError: no room
 
 
 class RouteTable:

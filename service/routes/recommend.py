@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Annotated
 
 import msgspec
 from starlette.requests import Request
@@ -20,19 +19,6 @@ from service.routes.asking import ask_model
 from service.routes.context import Context, ms_since
 from service.telemetry.request_record import RECORD
 
-
-class _Glance(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides whether there is room for a request. Its events, which take the most time to decode, are not read."""
-
-    user_id: schemas.Id | None = None
-    session_id: schemas.Id | None = None
-    history_mode: schemas.HistoryMode = "append"
-    timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)] | None = None
-    explain: bool = False
-    validate_only: bool = False
-
-
-_glance = msgspec.json.Decoder(_Glance)
 _recommend = msgspec.json.Decoder(schemas.RecommendRequest)
 _plain_recommend = msgspec.json.Decoder(schemas.PlainRecommendRequest)
 _batch = msgspec.json.Decoder(BatchBody)
@@ -70,15 +56,8 @@ class RecommendRoutes:
             ),
         )
 
-    def refuse_early(self, body: bytes) -> None:
-        """ApiError overloaded when there is no room for the request of a body. It takes no place.
-
-        Whether the rest of the body is valid is not asked before there is room.
-        """
-        try:
-            request = schemas.RecommendRequest(**msgspec.structs.asdict(_glance.decode(body)))
-        except (msgspec.DecodeError, ValueError):
-            return  # who decodes the whole body says what is wrong
+    def refuse_early(self, request: schemas.RecommendRequest) -> None:
+        """ApiError overloaded when there is no room for a request. It takes no place."""
         release = self._context.served.choose(request).release
         deadline_s = self._context.deadlines.of(time.monotonic(), request.timeout_ms)
         self._context.admission.refuse_early(release, request, deadline_s)
