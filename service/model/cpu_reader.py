@@ -1,4 +1,6 @@
-"""The reader on a CPU: histories with one new event are read together, and queries are made one by one.
+"""The reader on a CPU: a single new event of a user is read by compiled code, several events of all users together.
+
+Queries are made one by one.
 
 T: events read at once, of all histories
 """
